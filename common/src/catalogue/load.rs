@@ -1,0 +1,274 @@
+//! Reading, merging and checking catalogues.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::{ACCOUNT, Catalogue, Event, Family, Form, Part, Template, TenantKind, TenantSource};
+
+const BUILT_IN: &str = include_str!("../catalogue.toml");
+
+/// A mistake in a catalogue; the service does not start.
+#[derive(Debug, Error)]
+pub enum CatalogueError {
+    /// The file cannot be read.
+    #[error("catalogue {file}: {reason}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// It is no TOML of the right form.
+    #[error("catalogue {file}: {reason}")]
+    Malformed {
+        /// The file.
+        file: String,
+        /// Where and what, in one line.
+        reason: String,
+    },
+    /// A family contradicts itself or another.
+    #[error("catalogue: family `{family}`: {reason}")]
+    Family {
+        /// The family's name.
+        family: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    family: Vec<Family>,
+    #[serde(default)]
+    extend: Vec<Extension>,
+}
+
+/// What an operator's file adds to a family that exists.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Extension {
+    family: String,
+    #[serde(default)]
+    values: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    event: Vec<Event>,
+}
+
+impl Catalogue {
+    /// The built-in families and, if there is a `file`, the operator's.
+    ///
+    /// # Errors
+    /// Every mistake, with the family and the reason.
+    pub fn load(file: Option<&Path>) -> Result<Catalogue, CatalogueError> {
+        let mut catalogue = Catalogue { families: parse("(built in)", BUILT_IN)?.family };
+        if let Some(path) = file {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|reason| CatalogueError::Unreadable { file: name.clone(), reason })?;
+            catalogue.merge(parse(&name, &text)?)?;
+        }
+        catalogue.check()?;
+        Ok(catalogue)
+    }
+
+    fn merge(&mut self, file: File) -> Result<(), CatalogueError> {
+        for family in file.family {
+            match self.families.iter().position(|known| known.name == family.name) {
+                Some(_) if !family.replace => {
+                    return Err(mistake(
+                        &family.name,
+                        "there is one of this name already: add `replace = true`, or use [[extend]] to add to it",
+                    ));
+                }
+                Some(index) => {
+                    self.families.remove(index);
+                    self.families.insert(index, family);
+                }
+                None => self.families.push(family),
+            }
+        }
+        for extension in file.extend {
+            let Some(family) = self.families.iter_mut().find(|family| family.name == extension.family) else {
+                return Err(mistake(&extension.family, "there is no such family to extend"));
+            };
+            for (parameter, values) in extension.values {
+                let mut lists =
+                    family.event.iter_mut().filter_map(|event| event.values.get_mut(&parameter)).peekable();
+                if lists.peek().is_none() {
+                    return Err(mistake(
+                        &family.name,
+                        &format!("`{parameter}` has no list of values to extend"),
+                    ));
+                }
+                for list in lists {
+                    list.extend(values.iter().cloned());
+                }
+            }
+            family.event.extend(extension.event);
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), CatalogueError> {
+        for (index, family) in self.families.iter().enumerate() {
+            let wrong = |reason: String| mistake(&family.name, &reason);
+            if self.families.iter().take(index).any(|other| other.name == family.name) {
+                return Err(wrong("stands twice".into()));
+            }
+            if family.event.is_empty() {
+                return Err(wrong("has no [[family.event]]".into()));
+            }
+            for event in &family.event {
+                event.check().map_err(|reason| wrong(format!("event `{}`: {reason}", event.key.as_str())))?;
+                self.check_against_others(event).map_err(wrong)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Subjects do not name the exchange, so kinds of events on different exchanges must differ by their keys,
+    /// and an exchange has one type.
+    fn check_against_others(&self, event: &Event) -> Result<(), String> {
+        for family in &self.families {
+            for other in &family.event {
+                if other.exchange == event.exchange && other.exchange_type != event.exchange_type {
+                    return Err(format!(
+                        "exchange `{}` has another type in family `{}`",
+                        event.exchange, family.name
+                    ));
+                }
+                if other.exchange != event.exchange && overlap(event, other) {
+                    return Err(format!(
+                        "key `{}` could also be one of `{}`, family `{}`, from exchange `{}`",
+                        event.key.as_str(),
+                        other.key.as_str(),
+                        family.name,
+                        other.exchange
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn overlap(one: &Event, other: &Event) -> bool {
+    let words = |event: &Event, part: &Part| -> Option<Vec<String>> {
+        match part {
+            Part::Literal(word) => Some(vec![word.clone()]),
+            Part::Parameter(name) => event.values.get(name).cloned(),
+        }
+    };
+    one.key.parts().len() == other.key.parts().len()
+        && one.key.parts().iter().zip(other.key.parts()).all(|(part, opposite)| {
+            match (words(one, part), words(other, opposite)) {
+                (Some(mine), Some(theirs)) => mine.iter().any(|word| theirs.contains(word)),
+                _ => true,
+            }
+        })
+}
+
+impl Event {
+    fn check(&self) -> Result<(), String> {
+        if self.exchange.is_empty() || self.exchange.len() > 255 {
+            return Err("`exchange` must have 1 to 255 bytes".into());
+        }
+        // The first word keeps families apart under one tenant, so it must not be anything.
+        if let Some(Part::Parameter(name)) = self.key.parts().first()
+            && !self.values.contains_key(name)
+        {
+            return Err(format!("the first word `{{{name}}}` needs a list of values"));
+        }
+        for (parameter, values) in &self.values {
+            self.has_parameter(parameter)?;
+            if values.is_empty() {
+                return Err(format!("`values.{parameter}` is empty"));
+            }
+            if let Some(value) = values.iter().find(|value| Template::try_from((*value).clone()).is_err()) {
+                return Err(format!("`{value}` in `values.{parameter}` is no plain word"));
+            }
+        }
+        for source in &self.tenant {
+            self.check_tenant(source)?;
+        }
+        for name in self.shown.iter().flat_map(Template::parameters).filter(|name| *name != ACCOUNT) {
+            self.has_parameter(name)?;
+        }
+        for form in &self.form {
+            self.check_form(form).map_err(|reason| format!("form `{}`: {reason}", form.binding.as_str()))?;
+        }
+        Ok(())
+    }
+
+    fn check_tenant(&self, source: &TenantSource) -> Result<(), String> {
+        match (&source.key, &source.body) {
+            (Some(parameter), None) => self.has_parameter(parameter),
+            (None, Some(path)) if path.split('.').all(|member| !member.is_empty()) => {
+                if source.kind == TenantKind::Database {
+                    return Err("a tenant `as = \"database\"` is a word of the key".into());
+                }
+                Ok(())
+            }
+            (None, Some(path)) => Err(format!("tenant: `{path}` has an empty member name")),
+            _ => Err("a tenant is either `key` (a parameter) or `body` (a member)".into()),
+        }
+    }
+
+    fn check_form(&self, form: &Form) -> Result<(), String> {
+        for name in form.binding.parameters() {
+            self.has_parameter(name)?;
+            if name == ACCOUNT {
+                return Err("`{account}` comes from the request, not from the binding".into());
+            }
+        }
+        let in_form = |name: &String| form.binding.parameters().any(|own| own == name);
+        if let Some(name) =
+            form.required.keys().chain(form.required_unless_superduper.keys()).find(|name| !in_form(name))
+        {
+            return Err(format!("`{name}` is required but no parameter of it"));
+        }
+        for (name, value) in &form.fixed {
+            self.has_parameter(name)?;
+            if in_form(name) {
+                return Err(format!("`{name}` is fixed and a parameter"));
+            }
+            if !self.allows(name, value) {
+                return Err(format!("`{name}` is fixed to `{value}`, which is not among its values"));
+            }
+        }
+        Ok(())
+    }
+
+    fn has_parameter(&self, name: &str) -> Result<(), String> {
+        match self.key.position(name) {
+            Some(_) => Ok(()),
+            None => Err(format!("`{name}` is no parameter of the key")),
+        }
+    }
+}
+
+fn parse(file: &str, text: &str) -> Result<File, CatalogueError> {
+    toml::from_str(text).map_err(|error| {
+        let line =
+            error.span().map_or(1, |span| text.get(..span.start).unwrap_or(text).lines().count().max(1));
+        // TOML's own report has several lines and a picture; the family is what a reader looks for.
+        let family = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .and_then(|before| before.lines().rev().find_map(|line| line.trim().strip_prefix("name = ")))
+            .map(|name| format!(" (in or after family {name})"))
+            .unwrap_or_default();
+        CatalogueError::Malformed {
+            file: file.to_owned(),
+            reason: format!("line {line}{family}: {}", error.message().replace('\n', " ")),
+        }
+    })
+}
+
+fn mistake(family: &str, reason: &str) -> CatalogueError {
+    CatalogueError::Family { family: family.to_owned(), reason: reason.to_owned() }
+}

@@ -1,0 +1,92 @@
+//! Dotted texts with parameters: `call.{event}.{call_id}`.
+
+use serde::Deserialize;
+
+/// The parameter that stands for the account a client asks for.
+pub const ACCOUNT: &str = "account";
+
+/// A dotted text whose words are literal or parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+/// One word of a [`Template`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// This word.
+    Literal(String),
+    /// The word that the parameter of this name has.
+    Parameter(String),
+}
+
+impl Template {
+    /// The words.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The names of the parameters, in order.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Parameter(name) => Some(name.as_str()),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// The position of a parameter among the words.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.parts.iter().position(|part| matches!(part, Part::Parameter(own) if own == name))
+    }
+
+    /// The text with each parameter replaced by what `word` says.
+    pub fn fill<'a>(&'a self, mut word: impl FnMut(&'a str) -> &'a str) -> String {
+        let mut text = String::with_capacity(self.text.len() + 64);
+        for (index, part) in self.parts.iter().enumerate() {
+            if index > 0 {
+                text.push('.');
+            }
+            text.push_str(match part {
+                Part::Literal(literal) => literal,
+                Part::Parameter(name) => word(name),
+            });
+        }
+        text
+    }
+
+    /// The text as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl TryFrom<String> for Template {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut parts: Vec<Part> = Vec::new();
+        for word in text.split('.') {
+            let name = word.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            let plain = |text: &str| {
+                !text.is_empty()
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'~' | b'%'))
+            };
+            if !plain(name.unwrap_or(word)) {
+                return Err(format!("`{word}` in `{text}` is neither a plain word nor a `{{parameter}}`"));
+            }
+            let part = match name {
+                Some(name) => Part::Parameter(name.to_owned()),
+                None => Part::Literal(word.to_owned()),
+            };
+            if name.is_some() && parts.contains(&part) {
+                return Err(format!("`{word}` stands twice in `{text}`"));
+            }
+            parts.push(part);
+        }
+        Ok(Template { text, parts })
+    }
+}

@@ -1,0 +1,144 @@
+use super::*;
+
+fn extended(text: &str) -> Result<Catalogue, String> {
+    let directory = std::env::temp_dir().join(format!("blackhole-catalogue-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let name =
+        format!("{:x}.toml", text.bytes().fold(7u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte)));
+    let file = directory.join(name);
+    std::fs::write(&file, text).unwrap();
+    let result = Catalogue::load(Some(&file)).map_err(|error| error.to_string());
+    std::fs::remove_file(&file).unwrap();
+    result
+}
+
+#[test]
+fn the_built_in_families_load() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let names: Vec<_> = catalogue.families().iter().map(|family| family.name.as_str()).collect();
+    assert_eq!(names, ["call", "conference", "object", "fax"]);
+}
+
+#[test]
+fn amqp_bindings_follow_from_it() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let patterns: Vec<_> = catalogue
+        .amqp_bindings()
+        .iter()
+        .map(|binding| format!("{} {}", binding.exchange, binding.pattern))
+        .collect();
+    assert_eq!(patterns.len(), 9 + 2 + 30 + 1);
+    for expected in [
+        "callevt call.PARK_ABANDONED.*",
+        "conference conference.event.*.*.*.*",
+        "conference conference.command.*",
+        "configuration doc_created.*.mailbox_message.*",
+        "faxes fax.status.*.*",
+    ] {
+        assert!(patterns.iter().any(|pattern| pattern == expected), "{expected} in {patterns:?}");
+    }
+}
+
+#[test]
+fn an_event_is_known_by_exchange_and_key() {
+    let catalogue = Catalogue::load(None).unwrap();
+    assert!(catalogue.event("callevt", "call.CHANNEL_CREATE.x").is_some());
+    for (exchange, key) in
+        [("callevt", "call.OTHER.x"), ("faxes", "call.CHANNEL_CREATE.x"), ("callevt", "call.CHANNEL_CREATE")]
+    {
+        assert!(catalogue.event(exchange, key).is_none(), "{exchange} {key}");
+    }
+}
+
+#[test]
+fn an_operators_file_adds_extends_and_replaces() {
+    let catalogue = extended(
+        r#"
+        [[extend]]
+        family = "call"
+        values.event = ["CHANNEL_DATA"]
+
+        [[family]]
+        name = "registration"
+        [[family.event]]
+        exchange = "registrar"
+        key = "registration.success.{realm}.{username}"
+        tenant = [{ key = "realm", as = "realm" }]
+        [[family.event.form]]
+        binding = "registration.success.{username}"
+
+        [[family]]
+        name = "fax"
+        replace = true
+        [[family.event]]
+        exchange = "faxes"
+        key = "fax.state.{account}"
+        tenant = [{ key = "account" }]
+        "#,
+    )
+    .unwrap();
+    assert!(catalogue.event("callevt", "call.CHANNEL_DATA.x").is_some());
+    assert!(catalogue.event("registrar", "registration.success.r.u").is_some());
+    assert!(catalogue.event("faxes", "fax.status.a.b").is_none());
+    assert!(catalogue.event("faxes", "fax.state.a").is_some());
+}
+
+#[test]
+fn a_mistake_names_the_family_and_the_reason() {
+    let family =
+        |event: &str| format!("[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\n{event}");
+    for (text, expected) in [
+        ("[[extend]]\nfamily = \"cal\"".into(), "family `cal`: there is no such family to extend"),
+        (
+            "[[extend]]\nfamily = \"call\"\nvalues.call_id = [\"x\"]".into(),
+            "family `call`: `call_id` has no list of values",
+        ),
+        (
+            "[[family]]\nname = \"call\"\nevent = []".into(),
+            "family `call`: there is one of this name already",
+        ),
+        ("[[family]]\nname = \"mine\"\nevent = []".into(), "family `mine`: has no [[family.event]]"),
+        (
+            family("key = \"mine.{id}\"\ntenant = [{ key = \"account\" }]"),
+            "family `mine`: event `mine.{id}`: `account` is no parameter of the key",
+        ),
+        (family("key = \"{a}.b\"\ntenant = []"), "the first word `{a}` needs a list of values"),
+        (
+            family("key = \"call.{event}.{x}\"\ntenant = []"),
+            "family `call`: key `call.{event}.{call_id}` could also be one of `call.{event}.{x}`",
+        ),
+        (
+            family("key = \"mine.#\"\ntenant = []"),
+            "`#` in `mine.#` is neither a plain word nor a `{parameter}`",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = [{ body = \"a\", key = \"x\" }]"),
+            "a tenant is either `key` (a parameter) or `body` (a member)",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\ncolour = 1"),
+            "(in or after family \"mine\"): unknown field `colour`",
+        ),
+        (family("key = \"mine.{x}\"\ntenant = []\nexchange_type = \"x\""), "unknown variant `x`"),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine.{y}\" }]"),
+            "form `mine.{y}`: `y` is no parameter of the key",
+        ),
+        (
+            family(
+                "key = \"mine.{account}.{x}\"\ntenant = []\nform = [{ binding = \"mine.{account}.{x}\" }]",
+            ),
+            "`{account}` comes from the request",
+        ),
+        (
+            family(
+                "key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine\", required = { x = \"X\" } }]",
+            ),
+            "`x` is required but no parameter of it",
+        ),
+    ] {
+        let error = extended(&text).unwrap_err();
+        assert!(error.contains(expected), "{text}\n gave: {error}\n not: {expected}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}

@@ -1,0 +1,89 @@
+use figment::providers::Serialized;
+
+use super::*;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Sample {
+    #[serde(default)]
+    nats: NatsConfig,
+    #[serde(default)]
+    log: LogConfig,
+    #[serde(default)]
+    auth: SampleAuth,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SampleAuth {
+    hs256_secret: Option<Secret>,
+    level: u16,
+    pair: Vec<String>,
+}
+
+impl Configuration for Sample {
+    fn check(&self) -> Result<(), Impossible> {
+        self.nats.check()?;
+        self.log.check()?;
+        Impossible::unless(self.auth.level != 13, "auth.level", "must not be 13")
+    }
+}
+
+fn from_toml(text: &str) -> Result<Sample, String> {
+    from_figment(Figment::from(Toml::string(text))).map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_gives_the_defaults() {
+    let sample = from_toml("").unwrap();
+    assert_eq!(sample.nats.url.reveal(), "nats://127.0.0.1:4222");
+    assert_eq!(sample.nats.prefix, "blackhole.v1");
+}
+
+#[test]
+fn other_services_tables_are_left_alone() {
+    from_toml("[ws]\nlisten = \"0.0.0.0:5555\"\n[amqp]\nurl = \"amqp://h\"").unwrap();
+}
+
+#[test]
+fn each_mistake_is_one_line_with_key_value_and_origin() {
+    for (text, expected) in [
+        ("[wss]\na = 1", "`wss` = a table"),
+        ("ws = 1", "`ws` = 1"),
+        ("[auth]\nlevle = 1", "`auth.levle` = 1"),
+        ("[auth]\nlevel = \"high\"", "`auth.level` = \"high\""),
+        ("[auth]\nlevel = 70000", "`auth.level` = 70000"),
+        ("[auth]\nlevel = 13", "`auth.level` = 13"),
+        ("[auth]\npair = 5", "`auth.pair` = 5"),
+        ("[log]\nformat = \"xml\"", "`log.format` = \"xml\""),
+        ("[log]\nfilter = \"a=b=c\"", "`log.filter` = \"a=b=c\""),
+        ("[nats]\nprefix = \"a..b\"", "`nats.prefix` = \"a..b\""),
+        ("[nats]\nurl = \"nats://me:pass@:x\"", "`nats.url` = \"nats://[hidden]@:x\""),
+        ("[auth]\nhs256_secret = 12345", "`auth.hs256_secret` = [hidden]"),
+        ("= broken", "TOML parse error"),
+    ] {
+        let error = from_toml(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+        assert!(!error.contains('\n') && !error.contains("12345") && !error.contains("pass@"), "{error}");
+    }
+}
+
+#[test]
+fn the_origin_is_told() {
+    let figment =
+        Figment::from(Toml::string("[auth]\nlevel = 1")).merge(Serialized::default("auth.level", "x"));
+    let error = from_figment::<Sample>(figment).unwrap_err().to_string();
+    assert!(error.starts_with("configuration: `auth.level` = \"x\" (in "), "{error}");
+    let missing = load::<Sample>(Some(Path::new("/nonexistent/blackhole.toml"))).unwrap_err().to_string();
+    assert!(missing.contains("/nonexistent/blackhole.toml: No such file"), "{missing}");
+}
+
+#[test]
+fn what_is_printed_holds_no_secret() {
+    let sample =
+        from_toml("[auth]\nhs256_secret = \"s3cr3t\"\n[nats]\nurl = \"nats://u:s3cr3t@h:1,nats://i:1\"")
+            .unwrap();
+    let printed = toml::to_string(&sample).unwrap() + &format!("{sample:?}");
+    assert!(!printed.contains("s3cr3t"), "{printed}");
+    assert!(printed.contains("nats://[hidden]@h:1,nats://i:1"), "{printed}");
+    assert_eq!(sample.auth.hs256_secret.unwrap().reveal(), "s3cr3t");
+}

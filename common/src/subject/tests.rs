@@ -1,0 +1,102 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn encoded(key: &[u8]) -> String {
+    let mut subject = String::new();
+    push_key(&mut subject, key);
+    subject
+}
+
+/// AMQP 0-9-1's topic rules, written as plainly as they are stated.
+fn amqp_matches(pattern: &[&str], key: &[&str]) -> bool {
+    match (pattern.split_first(), key.split_first()) {
+        (None, None) => true,
+        (Some((&"#", rest)), _) => {
+            amqp_matches(rest, key) || key.split_first().is_some_and(|(_, tail)| amqp_matches(pattern, tail))
+        }
+        (Some((&"*", rest)), Some((_, tail))) => amqp_matches(rest, tail),
+        (Some((word, rest)), Some((first, tail))) => word == first && amqp_matches(rest, tail),
+        _ => false,
+    }
+}
+
+#[test]
+fn keys_that_kazoo_writes_pass_unchanged() {
+    for key in [
+        "call.CHANNEL_CREATE.1f3c9a%2E77e2%4010%2E0%2E4%2E17",
+        "doc_edited.account%2F0b%2Fb9%2Fc3fe24f5a8c2b40fbf24d1e1ba17-202611.user.e1-~_+",
+    ] {
+        assert_eq!(encoded(key.as_bytes()), key);
+    }
+}
+
+#[test]
+fn what_nats_refuses_is_escaped() {
+    assert_eq!(encoded(b""), "=");
+    assert_eq!(encoded(b"a..b"), "a.=.b");
+    assert_eq!(encoded(b"a b.*.>.=.\x00\xff"), "a=20b.=2A.=3E.=3D.=00=FF");
+}
+
+#[test]
+fn text_that_is_not_escaped_is_refused() {
+    for text in ["", "a.", "=2", "=2a", "=41", "a b", "==", "*", "x.>", "=é"] {
+        assert!(decode_key(text).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_trailing_rest_is_two_subjects() {
+    let words = [Word::Exactly("call".into()), Word::Any, Word::Rest];
+    assert_eq!(pattern_subjects("e.t", &words).unwrap(), ["e.t.call.*", "e.t.call.*.>"]);
+    assert_eq!(pattern_subjects("e.t", &[Word::Rest]).unwrap(), ["e.t.>"]);
+    assert_eq!(pattern_subjects("e.t", &[Word::Rest, Word::Any]), Err(SubjectError::RestNotLast));
+}
+
+#[test]
+fn too_long_a_pattern_is_an_error() {
+    let words = vec![Word::Exactly("x".repeat(MAX_SUBJECT_BYTES))];
+    assert!(matches!(pattern_subjects("e.t", &words), Err(SubjectError::TooLong(_))));
+}
+
+proptest! {
+    #[test]
+    fn any_key_comes_back_and_is_valid_for_nats(key in prop::collection::vec(any::<u8>(), 0..255)) {
+        let subject = encoded(&key);
+        prop_assert!(subject.split('.').all(|word| !word.is_empty() && word != "*" && word != ">"));
+        prop_assert!(subject.bytes().all(|byte| byte.is_ascii_graphic()));
+        prop_assert_eq!(decode_key(&subject).unwrap(), key);
+    }
+
+    #[test]
+    fn no_two_texts_stand_for_one_key(text in "[a-c=.0-9A-F*> ]{0,12}") {
+        if let Ok(key) = decode_key(&text) {
+            prop_assert_eq!(encoded(&key), text);
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_exactly_what_amqp_says(
+        pattern in prop::collection::vec(prop::sample::select(vec!["a", "b", "", "=", "*"]), 1..5),
+        rest in any::<bool>(),
+        key in prop::collection::vec(prop::sample::select(vec!["a", "b", "", "=", "*", ">"]), 1..6),
+    ) {
+        let mut pattern = pattern;
+        let mut words: Vec<Word> = pattern
+            .iter()
+            .map(|&word| if word == "*" { Word::Any } else { Word::Exactly(word.to_owned()) })
+            .collect();
+        if rest {
+            pattern.push("#");
+            words.push(Word::Rest);
+        }
+        let subject = format!("e.t.{}", encoded(key.join(".").as_bytes()));
+        let matching = pattern_subjects("e.t", &words)
+            .unwrap()
+            .iter()
+            .filter(|pattern| subject_matches(pattern, &subject))
+            .count();
+        prop_assert!(matching <= 1, "an event would come twice");
+        prop_assert_eq!(matching == 1, amqp_matches(&pattern, &key));
+    }
+}

@@ -1,0 +1,124 @@
+//! Whose an event is. The tenant is the first word of an event's subject, and an edge subscribes only below the
+//! tenants that auth-svc granted: accounts are kept apart by where a subject begins, not by care elsewhere.
+
+use std::fmt;
+
+use crate::subject;
+
+/// The owner of an event.
+///
+/// Accounts and realms are kept apart by their first character: an account may choose its realm freely, so a
+/// realm that looks like another account's id must not become that account's tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Tenant {
+    /// An account, by its id.
+    Account(String),
+    /// The account that has this SIP realm (lower case), for events that carry no account: `@` and the realm.
+    Realm(String),
+    /// Nobody: system documents and the like, for superduper admins only: `_`.
+    Nobody,
+}
+
+impl Tenant {
+    /// The tenant of an account id; an empty one belongs to nobody.
+    pub fn account(id: &str) -> Tenant {
+        if id.is_empty() { Tenant::Nobody } else { Tenant::Account(id.to_owned()) }
+    }
+
+    /// The tenant of a SIP realm, which compares without regard to case (RFC 3261, 19.1.4).
+    pub fn realm(realm: &str) -> Tenant {
+        if realm.is_empty() { Tenant::Nobody } else { Tenant::Realm(realm.to_ascii_lowercase()) }
+    }
+
+    /// The account that owns a KAZOO database, from its percent-encoded name: `account%2F4b%2F31%2Fdd1d…`, or
+    /// that of a month, `…-202611`. Any other database belongs to nobody.
+    pub fn of_database(encoded: &str) -> Tenant {
+        Tenant::database_account(encoded).map_or(Tenant::Nobody, Tenant::Account)
+    }
+
+    fn database_account(encoded: &str) -> Option<String> {
+        let (first, rest) = encoded.strip_prefix("account%2F")?.split_once("%2F")?;
+        let (second, rest) = rest.split_once("%2F")?;
+        let rest = match rest.rsplit_once('-') {
+            Some((rest, month)) if month.len() == 6 && month.bytes().all(|b| b.is_ascii_digit()) => rest,
+            _ => rest,
+        };
+        let hex =
+            |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        (hex(first, 2) && hex(second, 2) && hex(rest, 28)).then(|| format!("{first}{second}{rest}"))
+    }
+
+    /// Appends the tenant's word to a subject.
+    pub fn push_to(&self, subject: &mut String) {
+        match self {
+            Tenant::Account(id) => {
+                let from = subject.len();
+                subject::push_word(subject, id.as_bytes());
+                // `_` and a leading `@` mean the other two kinds.
+                if id == "_" {
+                    subject.truncate(from);
+                    subject.push_str("=5F");
+                } else if id.starts_with('@') {
+                    subject.replace_range(from..=from, "=40");
+                }
+            }
+            Tenant::Realm(realm) => {
+                subject.push('@');
+                subject::push_word(subject, realm.as_bytes());
+            }
+            Tenant::Nobody => subject.push('_'),
+        }
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut word = String::new();
+        self.push_to(&mut word);
+        f.write_str(&word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn databases_name_their_account() {
+        let account = Tenant::account("4b31dd1d32ce6d249897c06332375d65");
+        assert_eq!(Tenant::of_database("account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65"), account);
+        assert_eq!(Tenant::of_database("account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65-202611"), account);
+        for other in [
+            "accounts",
+            "system_config",
+            "account%2F4b%2F31",
+            "account%2F4b%2F31%2F",
+            "account%2F*%2F31%2Fdd",
+        ] {
+            assert_eq!(Tenant::of_database(other), Tenant::Nobody, "{other}");
+        }
+    }
+
+    #[test]
+    fn realms_compare_without_case() {
+        assert_eq!(Tenant::realm("Kid.Example.COM"), Tenant::realm("kid.example.com"));
+        assert_eq!(Tenant::realm("kid.example.com").to_string(), "@kid=2Eexample=2Ecom");
+    }
+
+    fn any_tenant() -> impl Strategy<Value = Tenant> {
+        prop_oneof![
+            "[@_a=.*>]{0,4}".prop_map(|id| Tenant::account(&id)),
+            "[@_a=.*>]{0,4}".prop_map(|realm| Tenant::realm(&realm)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn different_tenants_have_different_words(one in any_tenant(), other in any_tenant()) {
+            prop_assert_eq!(one == other, one.to_string() == other.to_string());
+            prop_assert!(!one.to_string().contains(['.', '*', '>', ' ']));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! A whole Blackhole on one machine: brokers, services and a simulated KAZOO, for `cargo dev` and for the tests.
+//!
+//! What is started here dies with the process that started it, however that one ends.
+
+pub mod brokers;
+pub mod http;
+pub mod install;
+pub mod ports;
+pub mod process;
+pub mod progress;
+pub mod server;
+pub mod services;
+pub mod simulator;
+pub mod test;
+pub mod up;
+pub mod workspace;
