@@ -3,18 +3,45 @@
 //! The version stands in the subject prefix (`nats.prefix`, default `blackhole.v1`), so services of different
 //! releases run side by side. Unknown members of messages are ignored: members can be added.
 
+use std::fmt::Write as _;
+
 use serde::{Deserialize, Serialize};
 
 /// Header: what the event is told apart by, for the stream's duplicate window.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// Header: the AMQP exchange that the event came through.
 pub const EXCHANGE: &str = "Bh-Exchange";
-/// Header: the event's AMQP routing key, as it was, if it is printable ASCII; else escaped as in the subject.
+/// Header: the event's AMQP routing key, as [`header_text`].
 pub const ROUTING_KEY: &str = "Bh-Key";
-/// Header: the body's `Event-Name`, with control characters and non-ASCII as JSON escapes (`\u00e9`).
+/// Header: the body's `Event-Name`, as [`header_text`].
 pub const EVENT_NAME: &str = "Bh-Name";
 /// Header that nats-server sets on a republished message: its position in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
+
+/// A text as the inside of a JSON string of printable ASCII: safe in a header, and ready to be spliced between
+/// the quotes of a frame. KAZOO's own names and keys pass unchanged.
+pub fn header_text(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => escaped.extend(['\\', character]),
+            ' '..='~' => escaped.push(character),
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String cannot fail.
+                    let _ = write!(escaped, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    escaped
+}
+
+/// Whether a text could come from [`header_text`], so that it may be spliced unread.
+pub fn is_header_text(text: &str) -> bool {
+    serde_json::from_str::<&serde_json::value::RawValue>(&format!("\"{text}\"")).is_ok()
+        && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
 
 /// The subjects below a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +148,25 @@ mod tests {
         assert_eq!(subjects.event(), "blackhole.v1.event");
         assert_eq!(subjects.auth_check(), "blackhole.v1.auth.check");
         assert_eq!(subjects.stream(), "BLACKHOLE_V1");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn header_texts_are_the_inside_of_json_strings(text in ".{0,20}") {
+            let escaped = header_text(&text);
+            proptest::prop_assert!(is_header_text(&escaped));
+            let back: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+            proptest::prop_assert_eq!(back, text);
+        }
+
+        #[test]
+        fn what_would_end_the_string_early_is_no_header_text(text in "[a\"\\\\,{}\n]{0,6}") {
+            let json = format!("{{\"a\":\"{text}\",\"b\":1}}");
+            if is_header_text(&text) {
+                let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+                proptest::prop_assert_eq!(value.as_object().unwrap().len(), 2);
+            }
+        }
     }
 
     #[test]

@@ -1,1 +1,175 @@
-//! Being written.
+//! ws-edge serves WebSocket sessions with the events of their accounts. It holds nothing that another edge would
+//! need: any number of them run side by side.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`http`] | the port: console, upgrade, refusals |
+//! | [`session`] | one session, one task |
+//! | [`request`], [`reply`], [`close`] | what clients and the edge say to each other |
+//! | [`binding`] | a client's binding as NATS subjects |
+//! | [`authorizer`] | what auth-svc says of tokens and accounts |
+//! | [`feed`] | from NATS to the table |
+//! | [`fanout`] | the table: who gets which events |
+//! | [`frame`], [`outbox`] | event frames, and what waits to be sent |
+//! | [`rate`], [`config`], [`metrics`] | limits, configuration, counters |
+
+pub mod authorizer;
+pub mod binding;
+pub mod close;
+pub mod config;
+pub mod fanout;
+pub mod feed;
+pub mod frame;
+pub mod http;
+pub mod metrics;
+pub mod outbox;
+pub mod rate;
+pub mod reply;
+pub mod request;
+pub mod session;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use blackhole_common::{
+    admin::AdminServer,
+    catalogue::{Catalogue, CatalogueError},
+    nats::{self, NatsError},
+    readiness::Readiness,
+    telemetry,
+    wire::Subjects,
+};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authorizer::Authorizer,
+    config::{EdgeConfig, WsConfig},
+    fanout::Fanout,
+    feed::{Feed, FeedError},
+    http::Places,
+    metrics::Metrics,
+};
+
+/// Sessions that have not ended so long after the stop are cut off.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Why the edge did not start.
+#[derive(Debug, Error)]
+pub enum EdgeError {
+    /// A mistake in the catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// NATS is configured wrongly.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    /// The reader of events did not start.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// An address cannot be had.
+    #[error("{0}")]
+    Listen(#[from] std::io::Error),
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Edge {
+    /// Their limits.
+    pub config: WsConfig,
+    /// What can be bound.
+    pub catalogue: Catalogue,
+    /// What all events' subjects begin with.
+    pub event_root: String,
+    /// Who gets which events.
+    pub fanout: Arc<Fanout>,
+    /// Who may what.
+    pub authorizer: Authorizer,
+    /// How many there are.
+    pub places: Places,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// An edge whose ports are open.
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where metrics and health are.
+    pub admin: SocketAddr,
+    edge: Arc<Edge>,
+    listener: TcpListener,
+    feed: std::thread::JoinHandle<()>,
+    feed_shutdown: CancellationToken,
+    admin_server: AdminServer,
+}
+
+/// Opens the ports and connects to NATS, which need not be there yet.
+///
+/// # Errors
+/// What waiting does not mend.
+pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
+    let catalogue = Catalogue::load(config.catalogue.file.as_deref())?;
+    let mut registry = telemetry::registry("ws-edge", env!("CARGO_PKG_VERSION"));
+    let metrics = Arc::new(Metrics::default());
+    metrics.register(&mut registry);
+    let readiness = Readiness::default();
+
+    let listener = TcpListener::bind(config.ws.listen).await.map_err(|error| {
+        std::io::Error::new(
+            error.kind(),
+            format!("cannot listen on ws.listen = {}: {error}", config.ws.listen),
+        )
+    })?;
+    let admin_server = AdminServer::bind(&config.admin, registry, readiness.clone()).await?;
+
+    let subjects = Subjects::new(&config.nats.prefix);
+    let event_root = subjects.event();
+    let fanout = Arc::new(Fanout::new(&event_root, config.ws.linger, Arc::clone(&metrics)));
+    let feed_shutdown = CancellationToken::new();
+    let feed = Feed::start(
+        config.nats.clone(),
+        Arc::clone(&fanout),
+        Arc::clone(&metrics),
+        readiness.latch("events"),
+        feed_shutdown.clone(),
+    )
+    .await?;
+    // A connection of its own, so that a flood of events does not delay the questions to auth-svc.
+    let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
+    let authorizer = Authorizer::new(
+        client,
+        &subjects,
+        config.ws.request_timeout,
+        config.ws.auth_cache,
+        Arc::clone(&metrics),
+    );
+    let places = Places::new(config.ws.max_connections, config.ws.max_connections_per_ip);
+    let edge = Edge { config: config.ws, catalogue, event_root, fanout, authorizer, places, metrics };
+    Ok(Running {
+        address: listener.local_addr()?,
+        admin: admin_server.address()?,
+        edge: Arc::new(edge),
+        listener,
+        feed,
+        feed_shutdown,
+        admin_server,
+    })
+}
+
+impl Running {
+    /// Serves until `shutdown`, then closes every session with code 1012.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        tracing::info!(address = %self.address, admin = %self.admin, "serving");
+        let admin_shutdown = CancellationToken::new();
+        let admin = tokio::spawn(self.admin_server.serve(admin_shutdown.clone()));
+        let sessions = tokio::spawn(http::serve(self.edge, self.listener, shutdown.clone()));
+        shutdown.cancelled().await;
+        if tokio::time::timeout(STOP_TIMEOUT, sessions).await.is_err() {
+            tracing::warn!("some sessions did not end in time and are cut off");
+        }
+        self.feed_shutdown.cancel();
+        admin_shutdown.cancel();
+        let _ = admin.await;
+        let _ = tokio::task::spawn_blocking(|| self.feed.join()).await;
+    }
+}

@@ -1,0 +1,161 @@
+//! The edge's configuration.
+
+use std::{net::SocketAddr, time::Duration};
+
+use blackhole_common::config::{
+    AdminConfig, CatalogueConfig, Configuration, Impossible, LogConfig, NatsConfig,
+};
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::frame::View;
+
+/// Everything that ws-edge is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EdgeConfig {
+    /// The connection to NATS.
+    pub nats: NatsConfig,
+    /// Logs.
+    pub log: LogConfig,
+    /// Metrics and health.
+    pub admin: AdminConfig,
+    /// Binding families.
+    pub catalogue: CatalogueConfig,
+    /// WebSocket sessions.
+    pub ws: WsConfig,
+}
+
+/// `[ws]`: WebSocket sessions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WsConfig {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The view of clients that ask for none (`?view=`).
+    pub view: View,
+    /// Sessions in all; more are refused with HTTP 503.
+    pub max_connections: usize,
+    /// Sessions per client address; more are refused with HTTP 429. None: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections_per_ip: Option<usize>,
+    /// How fast a session may send requests.
+    pub rate: RateConfig,
+    /// Bindings per session.
+    pub max_bindings: usize,
+    /// The largest frame that a client may send.
+    pub max_frame: ByteSize,
+    /// How much may wait for a client that reads slowly.
+    pub queue_bytes: ByteSize,
+    /// A session that asks and gets nothing for so long is closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How often the edge pings. A client that is not heard for two intervals is taken for dead.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// How long a client may take from connecting to the end of its upgrade request.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// How long a request may take before it is answered with an error.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How long a decision of auth-svc is believed.
+    #[serde(with = "humantime_serde")]
+    pub auth_cache: Duration,
+    /// How long a NATS subscription that nobody uses any more is kept.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// Proxies whose `X-Forwarded-For` tells the client's address.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What happens to a session whose token expires.
+    pub on_token_expiry: OnTokenExpiry,
+}
+
+/// `[ws.rate]`: a token bucket per session, as Blackhole has it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateConfig {
+    /// Requests that may come at once.
+    pub burst: u32,
+    /// Requests per second in the long run.
+    pub per_second: u32,
+}
+
+/// What happens to a session whose token expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTokenExpiry {
+    /// It is closed with code 4401.
+    Close,
+    /// It goes on, as with Blackhole.
+    Keep,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        EdgeConfig {
+            nats: NatsConfig::default(),
+            log: LogConfig::default(),
+            admin: AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 9403)) },
+            catalogue: CatalogueConfig::default(),
+            ws: WsConfig::default(),
+        }
+    }
+}
+
+impl Default for WsConfig {
+    fn default() -> Self {
+        WsConfig {
+            listen: SocketAddr::from(([0, 0, 0, 0], 5555)),
+            view: View::Both,
+            max_connections: 50_000,
+            max_connections_per_ip: None,
+            rate: RateConfig::default(),
+            max_bindings: 1000,
+            max_frame: ByteSize::kib(64),
+            queue_bytes: ByteSize::mib(1),
+            idle_timeout: Duration::from_secs(3600),
+            ping_interval: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            auth_cache: Duration::from_secs(30),
+            linger: Duration::from_secs(5),
+            trusted_proxies: Vec::new(),
+            on_token_expiry: OnTokenExpiry::Close,
+        }
+    }
+}
+
+impl Default for RateConfig {
+    fn default() -> Self {
+        RateConfig { burst: 100, per_second: 10 }
+    }
+}
+
+impl Configuration for EdgeConfig {
+    fn check(&self) -> Result<(), Impossible> {
+        self.nats.check()?;
+        self.log.check()?;
+        let ws = &self.ws;
+        let positive = |fine: bool, key| Impossible::unless(fine, key, "must be more than nothing");
+        positive(ws.max_connections > 0, "ws.max_connections")?;
+        positive(ws.max_connections_per_ip != Some(0), "ws.max_connections_per_ip")?;
+        positive(ws.max_bindings > 0, "ws.max_bindings")?;
+        positive(ws.rate.burst > 0, "ws.rate.burst")?;
+        positive(ws.rate.per_second > 0, "ws.rate.per_second")?;
+        positive(!ws.idle_timeout.is_zero(), "ws.idle_timeout")?;
+        positive(!ws.ping_interval.is_zero(), "ws.ping_interval")?;
+        positive(!ws.handshake_timeout.is_zero(), "ws.handshake_timeout")?;
+        positive(!ws.request_timeout.is_zero(), "ws.request_timeout")?;
+        let size = |size: ByteSize, key| {
+            Impossible::unless(
+                (ByteSize::kib(1)..=ByteSize::gib(1)).contains(&size),
+                key,
+                "must lie between 1 KiB and 1 GiB",
+            )
+        };
+        size(ws.max_frame, "ws.max_frame")?;
+        size(ws.queue_bytes, "ws.queue_bytes")
+    }
+}

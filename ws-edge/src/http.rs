@@ -1,0 +1,312 @@
+//! The WebSocket port: the console for browsers, the upgrade for everyone else, and refusals that say why.
+
+mod address;
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Edge,
+    authorizer::Token,
+    frame::View,
+    metrics::Reason,
+    session::{self, Bearing, Opening},
+};
+pub use address::Places;
+use address::{Place, client_address};
+
+const CONSOLE: &str = include_str!("console.html");
+const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src *; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Enough for a token in a header and a proxy's additions.
+const MOST_HEADER_BYTES: usize = 16 * 1024;
+/// Per session and as good as never filled: requests are small.
+const READ_BUFFER_BYTES: usize = 2 * 1024;
+/// Frames that are ready together are written together, up to this.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+/// Out of descriptors: try again when some have been closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An upgrade that was agreed to.
+struct Agreed {
+    upgrade: OnUpgrade,
+    opening: Opening,
+    place: Place,
+}
+
+/// Accepts connections until `shutdown`, and returns when the last session has ended.
+pub async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: CancellationToken) {
+    let sessions = TaskTracker::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let (edge, shutdown) = (Arc::clone(&edge), shutdown.clone());
+        sessions.spawn(async move {
+            edge.metrics.connections.inc();
+            connection(&edge, stream, peer, &shutdown).await;
+            edge.metrics.connections.dec();
+        });
+    }
+    drop(listener);
+    sessions.close();
+    sessions.wait().await;
+}
+
+async fn connection(edge: &Arc<Edge>, stream: TcpStream, peer: SocketAddr, shutdown: &CancellationToken) {
+    // Small frames must not wait for one another.
+    let _ = stream.set_nodelay(true);
+    let Some(agreed) = Box::pin(handshake(edge, stream, peer, shutdown)).await else { return };
+    let Agreed { upgrade, opening, place } = agreed;
+    let Ok(upgraded) = upgrade.await else { return };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+    let (stream, early) = (parts.io.into_inner(), parts.read_buf);
+    let config = Some(socket_config(edge));
+    let socket = WebSocketStream::from_partially_read(stream, early.into(), Role::Server, config).await;
+    session::serve(Arc::clone(edge), socket, opening, shutdown).await;
+    drop(place);
+}
+
+/// Speaks HTTP until the client has agreed on an upgrade, has left, or has taken too long.
+async fn handshake(
+    edge: &Arc<Edge>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: &CancellationToken,
+) -> Option<Agreed> {
+    let agreed: Mutex<Option<Agreed>> = Mutex::default();
+    let service = service_fn(|request| async {
+        let response = match answer(edge, peer, request).await {
+            Ok(Answer::Page(page)) => page,
+            Ok(Answer::Upgrade(response, upgrade)) => {
+                *agreed.lock() = Some(*upgrade);
+                response
+            }
+            Err(refusal) => {
+                edge.metrics.handshakes_refused.get_or_create(&Reason { reason: refusal.reason }).inc();
+                refusal.response()
+            }
+        };
+        Ok::<_, Infallible>(response)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(edge.config.handshake_timeout)
+        .max_buf_size(MOST_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // The header's time, and that of one question to auth-svc.
+    let most = edge.config.handshake_timeout + edge.config.request_timeout;
+    tokio::select! {
+        () = shutdown.cancelled() => return None,
+        ended = tokio::time::timeout(most, connection) => {
+            let reason = match ended {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) if error.is_timeout() => Some("timeout"),
+                Ok(Err(error)) if error.is_parse() => Some("not_http"),
+                Ok(Err(_)) => Some("broken_off"),
+                Err(_) => Some("timeout"),
+            };
+            if let Some(reason) = reason {
+                edge.metrics.handshakes_refused.get_or_create(&Reason { reason }).inc();
+            }
+        }
+    }
+    agreed.into_inner()
+}
+
+enum Answer {
+    Page(Response<Full<Bytes>>),
+    Upgrade(Response<Full<Bytes>>, Box<Agreed>),
+}
+
+/// Why there is no session.
+struct Refusal {
+    status: StatusCode,
+    reason: &'static str,
+    text: String,
+    header: Option<(HeaderName, &'static str)>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, reason: &'static str, text: impl Into<String>) -> Refusal {
+        Refusal { status, reason, text: text.into(), header: None }
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Refusal {
+        self.header = Some((name, value));
+        self
+    }
+
+    fn response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(self.text + "\n"));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if let Some((name, value)) = self.header {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+async fn answer(edge: &Arc<Edge>, peer: SocketAddr, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    if !has_word(request.headers(), &header::UPGRADE, "websocket") {
+        return page(&request).map(Answer::Page);
+    }
+    upgrade(edge, peer, request).await
+}
+
+fn page(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
+    if request.uri().path() != "/" {
+        let text = "nothing here: open a WebSocket at any path, or / for the console";
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", text));
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", "only GET here")
+            .with(header::ALLOW, "GET, HEAD"));
+    }
+    let mut response = Response::new(Full::from(CONSOLE));
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, CONSOLE_POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+async fn upgrade(
+    edge: &Arc<Edge>,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let headers = request.headers();
+    let bad = |text: &str| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", text);
+    if *request.method() != Method::GET || !has_word(headers, &header::CONNECTION, "upgrade") {
+        return Err(bad("a WebSocket begins with GET and `Connection: Upgrade`"));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Refusal::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "version",
+            "only WebSocket version 13 is spoken here",
+        )
+        .with(header::SEC_WEBSOCKET_VERSION, "13"));
+    }
+    if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "sub_protocol", "there are no sub-protocols here"));
+    }
+    let Some(accept) = headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()))
+    else {
+        return Err(bad("Sec-WebSocket-Key is missing"));
+    };
+    let view = view(request.uri().query(), edge.config.view).map_err(|text| bad(&text))?;
+    let address = client_address(peer.ip(), headers, &edge.config.trusted_proxies);
+    let place = edge.places.take(address)?;
+    let bearing = authenticate(edge, headers).await?;
+
+    let number = {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed)
+    };
+    let opening = Opening { number, address, view, bearing };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    Ok(Answer::Upgrade(response, Box::new(Agreed { upgrade, opening, place })))
+}
+
+/// KAZOO 5 takes a token at the upgrade as well, with or without `Bearer`.
+async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Bearing>, Refusal> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let forbidden = |reason: &str| {
+        Refusal::new(StatusCode::FORBIDDEN, "token", format!("failed to authenticate token : {reason}"))
+    };
+    let text = value.to_str().map_err(|_| forbidden("not readable"))?.trim();
+    let token = match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Token::new(token.trim()),
+        _ => Token::new(text),
+    };
+    match edge.authorizer.check(&token, None).await {
+        Ok(reply) => match &*reply {
+            blackhole_common::wire::AuthReply::Accepted { bearer, .. } => {
+                Ok(Some(Bearing::new(token, bearer.clone())))
+            }
+            blackhole_common::wire::AuthReply::Refused { reason } => Err(forbidden(reason)),
+        },
+        Err(unavailable) => {
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "auth_unavailable", unavailable.to_string())
+                .with(header::RETRY_AFTER, "1"))
+        }
+    }
+}
+
+fn view(query: Option<&str>, default: View) -> Result<View, String> {
+    let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("view="));
+    asked.map_or(Ok(default), str::parse)
+}
+
+fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|own| own.trim().eq_ignore_ascii_case(word))
+}
+
+fn socket_config(edge: &Edge) -> WebSocketConfig {
+    let most = usize::try_from(edge.config.max_frame.as_u64()).unwrap_or(usize::MAX);
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(most))
+        .max_frame_size(Some(most))
+}

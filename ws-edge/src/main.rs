@@ -1,0 +1,27 @@
+//! The ws-edge binary.
+
+use anyhow::Context;
+use blackhole_common::{cli::ConfigArgs, shutdown, telemetry};
+use clap::Parser;
+use ws_edge::config::EdgeConfig;
+
+/// Serves WebSocket sessions with the events of their accounts, read from NATS
+#[derive(Parser)]
+#[command(name = "ws-edge", version)]
+struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Some(config) = Arguments::parse().config.load::<EdgeConfig>()? else { return Ok(()) };
+    telemetry::init_logs(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+        let running = ws_edge::start(config).await?;
+        running.serve(shutdown).await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}

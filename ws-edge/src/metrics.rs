@@ -1,0 +1,155 @@
+//! What the edge counts.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// One label: why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// A fixed word, never a client's text.
+    pub reason: &'static str,
+}
+
+/// One label: what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// A fixed word, never a client's text.
+    pub outcome: &'static str,
+}
+
+/// All metrics of the edge.
+#[derive(Debug)]
+pub struct Metrics {
+    /// TCP connections on the WebSocket port.
+    pub connections: Gauge,
+    /// WebSocket sessions.
+    pub sessions: Gauge,
+    /// Sessions that ended, by the reason.
+    pub sessions_closed: Family<Reason, Counter>,
+    /// Sessions whose queue overran.
+    pub sessions_overrun: Counter,
+    /// Connections that became no session, by the reason.
+    pub handshakes_refused: Family<Reason, Counter>,
+    /// Requests of clients, by the outcome.
+    pub requests: Family<Outcome, Counter>,
+    /// Bindings of all sessions.
+    pub subscriptions: Gauge,
+    /// Distinct NATS subjects.
+    pub subjects: Gauge,
+    /// Events from NATS.
+    pub events: Counter,
+    /// Events that were missed live and brought from the stream.
+    pub events_repaired: Counter,
+    /// Events that no frame could be made of.
+    pub events_unreadable: Counter,
+    /// Frames sent.
+    pub frames: Counter,
+    /// Bytes of frames sent.
+    pub frame_bytes: Counter,
+    /// Frames dropped because a session's queue had overrun.
+    pub frames_dropped: Counter,
+    /// Messages that the NATS client dropped.
+    pub nats_slow: Counter,
+    /// Questions to auth-svc, by the outcome.
+    pub auth_calls: Family<Outcome, Counter>,
+    /// How long auth-svc took.
+    pub auth_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            connections: Gauge::default(),
+            sessions: Gauge::default(),
+            sessions_closed: Family::default(),
+            sessions_overrun: Counter::default(),
+            handshakes_refused: Family::default(),
+            requests: Family::default(),
+            subscriptions: Gauge::default(),
+            subjects: Gauge::default(),
+            events: Counter::default(),
+            events_repaired: Counter::default(),
+            events_unreadable: Counter::default(),
+            frames: Counter::default(),
+            frame_bytes: Counter::default(),
+            frames_dropped: Counter::default(),
+            nats_slow: Counter::default(),
+            auth_calls: Family::default(),
+            auth_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+        }
+    }
+}
+
+impl Metrics {
+    /// Makes the metrics visible; the registry shares their values.
+    pub fn register(&self, registry: &mut Registry) {
+        let edge = registry.sub_registry_with_prefix("edge");
+        edge.register("connections", "Open TCP connections on the WebSocket port", self.connections.clone());
+        edge.register("sessions", "Open WebSocket sessions", self.sessions.clone());
+        edge.register(
+            "sessions_closed",
+            "WebSocket sessions that ended, by reason",
+            self.sessions_closed.clone(),
+        );
+        edge.register(
+            "sessions_overrun",
+            "Sessions that read too slowly for their queue",
+            self.sessions_overrun.clone(),
+        );
+        edge.register(
+            "handshakes_refused",
+            "Connections that became no session, by reason",
+            self.handshakes_refused.clone(),
+        );
+        edge.register("requests", "Requests of clients, by outcome", self.requests.clone());
+        edge.register("subscriptions", "Bindings of all sessions", self.subscriptions.clone());
+        edge.register("subjects", "Distinct subjects subscribed at NATS", self.subjects.clone());
+        edge.register(
+            "events",
+            "Events received from NATS, once for each subject that matched",
+            self.events.clone(),
+        );
+        edge.register(
+            "events_repaired",
+            "Events missed live and read from the stream",
+            self.events_repaired.clone(),
+        );
+        edge.register(
+            "events_unreadable",
+            "Events that no frame could be made of",
+            self.events_unreadable.clone(),
+        );
+        edge.register("frames", "Frames sent to clients", self.frames.clone());
+        edge.register_with_unit(
+            "frames_sent",
+            "Size of the frames sent to clients",
+            Unit::Bytes,
+            self.frame_bytes.clone(),
+        );
+        edge.register(
+            "frames_dropped",
+            "Frames dropped because a session's queue had overrun",
+            self.frames_dropped.clone(),
+        );
+        edge.register(
+            "nats_slow",
+            "Times the NATS client dropped messages of a full subscription",
+            self.nats_slow.clone(),
+        );
+        edge.register("auth_calls", "Questions to auth-svc, by outcome", self.auth_calls.clone());
+        edge.register_with_unit(
+            "auth_call_duration",
+            "Time until auth-svc answered",
+            Unit::Seconds,
+            self.auth_seconds.clone(),
+        );
+    }
+}
