@@ -81,7 +81,9 @@ pub async fn connect_with(
                         tracing::info!(%url, "connected to nats");
                     }
                 }
-                Event::Disconnected | Event::Closed => {
+                // Closed by ourselves.
+                Event::Closed => drop(state.set(false)),
+                Event::Disconnected => {
                     if state.set(false) {
                         tracing::warn!(%url, "lost the connection to nats, trying again until it is back");
                     }

@@ -7,8 +7,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use async_nats::{Client, Request, RequestErrorKind};
+use async_nats::{Client, Message, Request, RequestError, RequestErrorKind};
 use blackhole_common::wire::{AuthReply, AuthRequest, Subjects};
+use bytes::Bytes;
 use moka::future::Cache;
 use thiserror::Error;
 
@@ -125,17 +126,25 @@ impl Authorizer {
     async fn request(&self, token: &Token, account_id: Option<&str>) -> Result<Arc<AuthReply>, Unavailable> {
         let question = AuthRequest { token: token.0.to_string(), account_id: account_id.map(str::to_owned) };
         let payload = serde_json::to_vec(&question).map_err(|_| Unavailable::Silent)?;
-        let request = Request::new().payload(payload.into()).timeout(Some(self.timeout));
-        let answer = self.client.send_request(self.subject.clone(), request).await.map_err(|error| {
-            match error.kind() {
-                RequestErrorKind::NoResponders => Unavailable::Away,
-                _ => Unavailable::Silent,
-            }
+        let payload = Bytes::from(payload);
+        // A question that an ending auth-svc took with it is asked once more, of another.
+        let mut answer = self.send(payload.clone()).await;
+        if answer.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::TimedOut) {
+            answer = self.send(payload).await;
+        }
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Unavailable::Away,
+            _ => Unavailable::Silent,
         })?;
         serde_json::from_slice(&answer.payload).map(Arc::new).map_err(|error| {
             tracing::warn!(%error, "the answer of auth-svc cannot be read");
             Unavailable::Silent
         })
+    }
+
+    async fn send(&self, payload: Bytes) -> Result<Message, RequestError> {
+        let request = Request::new().payload(payload).timeout(Some(self.timeout / 2));
+        self.client.send_request(self.subject.clone(), request).await
     }
 }
 

@@ -324,7 +324,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_what_a_tree_would_give(inner in any_json(), pretty in any::<bool>()) {
-            let body = json!({ "Server-ID": inner.clone(), "Body": inner });
+            let body = json!({ "Server-ID": inner, "Body": inner });
             let text = if pretty { serde_json::to_string_pretty(&body).unwrap() } else { body.to_string() };
             let result: Value = serde_json::from_str(&normalized(&text)).unwrap();
             prop_assert_eq!(result, reference(body, true));

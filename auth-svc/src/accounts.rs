@@ -1,0 +1,262 @@
+//! Accounts from a TOML file.
+//!
+//! ```toml
+//! [[account]]
+//! id = "4b31dd1d32ce6d249897c06332375d65"
+//! name = "reseller"
+//! realm = "reseller.example.com"
+//! parent = "ffffffffffffffffffffffffffffffff"   # absent for an account at the top
+//! superduper_admin = false                       # the default
+//! enabled = true                                 # the default
+//! ```
+//!
+//! A mistake refuses the whole file, and names the account: half of a tree could grant what the whole one does not.
+
+use std::{collections::HashMap, fs, path::Path, sync::Arc};
+
+use futures_util::future::{self, BoxFuture};
+use serde::Deserialize;
+
+use crate::{
+    directory::{Account, AccountDirectory},
+    error::Error,
+    reload::{Fingerprint, FromFiles, Reloaded},
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    account: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    id: String,
+    name: String,
+    realm: String,
+    parent: Option<String>,
+    #[serde(default)]
+    superduper_admin: bool,
+    #[serde(default = "enabled")]
+    enabled: bool,
+}
+
+fn enabled() -> bool {
+    true
+}
+
+/// The accounts of a file, consistent with each other.
+#[derive(Debug)]
+pub struct Accounts {
+    by_id: HashMap<String, Arc<Account>>,
+}
+
+impl Accounts {
+    /// Reads the text of an accounts file.
+    ///
+    /// # Errors
+    /// The first mistake, in one line.
+    pub fn parse(text: &str) -> Result<Accounts, String> {
+        let file: File = toml::from_str(text).map_err(|error| in_one_line(text, &error))?;
+        if file.account.is_empty() {
+            // Far likelier a file that is being written than an installation without accounts.
+            return Err("holds no [[account]]".into());
+        }
+        let mut entries: HashMap<&str, &Entry> = HashMap::with_capacity(file.account.len());
+        let mut realms: HashMap<String, &str> = HashMap::with_capacity(file.account.len());
+        for entry in &file.account {
+            check(entry)?;
+            if entries.insert(&entry.id, entry).is_some() {
+                return Err(format!("account {}: there are two with this id", entry.id));
+            }
+            // Presence events carry nothing but a realm: two accounts that share it would see each other's.
+            if let Some(other) = realms.insert(entry.realm.to_ascii_lowercase(), &entry.id) {
+                return Err(format!("account {}: account {other} has the same realm", entry.id));
+            }
+        }
+        let mut by_id = HashMap::with_capacity(file.account.len());
+        for entry in &file.account {
+            let account = Account {
+                id: entry.id.clone(),
+                name: entry.name.clone(),
+                realm: Some(entry.realm.clone()),
+                ancestors: ancestors(entry, &entries)?,
+                superduper_admin: entry.superduper_admin,
+                enabled: entry.enabled,
+            };
+            by_id.insert(entry.id.clone(), Arc::new(account));
+        }
+        Ok(Accounts { by_id })
+    }
+
+    /// The account with this id.
+    pub fn get(&self, id: &str) -> Option<&Arc<Account>> {
+        self.by_id.get(id)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.by_id.values()
+    }
+
+    /// How many there are: at least one.
+    pub fn count(&self) -> usize {
+        self.by_id.len()
+    }
+}
+
+/// What an account may be called, by itself. KAZOO's ids are 32 hexadecimal digits; a realm is a host name.
+fn check(entry: &Entry) -> Result<(), String> {
+    let plain = |text: &str, extra: &[u8]| {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || extra.contains(&byte))
+    };
+    if !(1..=64).contains(&entry.id.len()) || !plain(&entry.id, b"_-") {
+        return Err(format!("account {:?}: an id is 1 to 64 letters, digits, `_` and `-`", entry.id));
+    }
+    if !(1..=253).contains(&entry.realm.len()) || !plain(&entry.realm, b"_-.:[]") {
+        return Err(format!("account {}: {:?} is no realm", entry.id, entry.realm));
+    }
+    Ok(())
+}
+
+/// The ids above an account, top first.
+fn ancestors(entry: &Entry, entries: &HashMap<&str, &Entry>) -> Result<Vec<String>, String> {
+    let mut ancestors = Vec::new();
+    let mut below = entry;
+    while let Some(parent) = &below.parent {
+        let Some(above) = entries.get(parent.as_str()) else {
+            return Err(format!("account {}: its parent {parent:?} is not here", below.id));
+        };
+        // A way up that is longer than there are accounts goes in a circle.
+        if above.id == entry.id || ancestors.len() >= entries.len() {
+            return Err(format!("account {}: is among its own ancestors", above.id));
+        }
+        ancestors.push(above.id.clone());
+        below = above;
+    }
+    ancestors.reverse();
+    Ok(ancestors)
+}
+
+fn in_one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
+}
+
+impl FromFiles for Accounts {
+    const NAME: &'static str = "accounts";
+
+    fn look(file: &Path) -> Fingerprint {
+        Fingerprint::of([file.to_owned()])
+    }
+
+    fn read(file: &Path) -> Result<Accounts, Error> {
+        let text = fs::read_to_string(file).map_err(|reason| Error::unreadable(file, reason))?;
+        Accounts::parse(&text).map_err(|reason| Error::invalid(file, reason))
+    }
+}
+
+impl AccountDirectory for Reloaded<Accounts> {
+    fn account<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>> {
+        Box::pin(future::ready(Ok(self.current().get(id).cloned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn ancestors_are_told_top_first() {
+        let accounts = Accounts::parse(testing::ACCOUNTS).unwrap();
+        assert_eq!(accounts.count(), 5);
+        let child = accounts.get("child").unwrap();
+        assert_eq!(child.ancestors, ["system", "reseller"]);
+        assert_eq!(child.realm.as_deref(), Some("child.example.com"));
+        assert!(child.enabled && !child.superduper_admin);
+        assert!(accounts.get("system").unwrap().superduper_admin);
+        assert!(!accounts.get("closed").unwrap().enabled);
+    }
+
+    #[test]
+    fn mistakes_name_the_account() {
+        let account = |id: &str, more: &str| {
+            format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = \"{id}.example.com\"\n{more}\n")
+        };
+        for (text, expected) in [
+            (String::new(), "holds no [[account]]"),
+            ("[account]\nid = 1".into(), "line 1: "),
+            (account("a", "enable = true"), "line 5: unknown field `enable`"),
+            (account("a", "") + "[other]\n", "line 6: unknown field `other`"),
+            (account("a", "enabled = \"yes\""), "line 5: invalid type"),
+            ("[[account]]\nid = \"a\"\nname = \"n\"".into(), "missing field `realm`"),
+            (account("a", "") + &account("a", ""), "account a: there are two"),
+            (account("a", "parent = \"b\""), "account a: its parent \"b\" is not here"),
+            (account("a", "parent = \"a\""), "account a: is among its own ancestors"),
+            (account("a", "parent = \"b\"") + &account("b", "parent = \"a\""), "is among its own ancestors"),
+            (account("*", ""), "account \"*\": an id is"),
+            (account("", ""), "account \"\": an id is"),
+            (account("a.b", ""), "account \"a.b\": an id is"),
+            (
+                "[[account]]\nid = \"a\"\nname = \"n\"\nrealm = \"a b\"".into(),
+                "account a: \"a b\" is no realm",
+            ),
+            (
+                account("a", "") + "[[account]]\nid = \"b\"\nname = \"n\"\nrealm = \"A.EXAMPLE.com\"",
+                "account b: account a has the same realm",
+            ),
+        ] {
+            let reason = Accounts::parse(&text).unwrap_err();
+            assert!(reason.contains(expected), "{reason} instead of {expected}");
+            assert!(!reason.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_circle_elsewhere_on_the_way_up_is_found() {
+        let text = ["a b", "b c", "c b"]
+            .map(|pair| {
+                let (id, parent) = pair.split_once(' ').unwrap();
+                format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = {id:?}\nparent = {parent:?}\n")
+            })
+            .concat();
+        assert!(Accounts::parse(&text).unwrap_err().contains("is among its own ancestors"));
+    }
+
+    proptest! {
+        /// Account i has any parent or none: a file is taken exactly when nobody is above himself, by a reference
+        /// that walks up step by step.
+        #[test]
+        fn files_are_taken_exactly_without_circles(
+            parents in prop::collection::vec(prop::option::of(0usize..6), 1..6)
+        ) {
+            let mut text = String::new();
+            for (id, parent) in parents.iter().enumerate() {
+                text += &format!("[[account]]\nid = \"{id}\"\nname = \"\"\nrealm = \"r{id}\"\n");
+                if let Some(parent) = parent {
+                    text += &format!("parent = \"{parent}\"\n");
+                }
+            }
+            let fine = (0..parents.len()).all(|start| {
+                let mut here = Some(start);
+                for _ in 0..=parents.len() {
+                    here = match here {
+                        None => return true,
+                        Some(id) if id >= parents.len() => return false,
+                        Some(id) => parents[id],
+                    };
+                }
+                here.is_none()
+            });
+            prop_assert_eq!(Accounts::parse(&text).is_ok(), fine, "{}", text);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What a token's claims have to say, each rule by itself, so that `check-token` can tell them one by one.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+
+use crate::refusal::Refusal;
+
+/// Clocks may differ by so many seconds.
+pub const LEEWAY_SECONDS: u64 = 30;
+/// The end of the year 9999. An `exp` beyond it is taken for it, so that nobody downstream adds up to an overflow.
+pub const LATEST: u64 = 253_402_300_799;
+
+/// What a verified token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedToken {
+    /// Claim `account_id`: the bearer's account.
+    pub account_id: String,
+    /// Claim `exp`, in Unix seconds, without leeway.
+    pub expires_at: u64,
+    /// Claim `owner_id`: the bearer's user, where there is one.
+    pub owner_id: Option<String>,
+}
+
+impl VerifiedToken {
+    /// Applies every rule to the claims of a token whose signature was good. `now` in Unix seconds.
+    ///
+    /// # Errors
+    /// The first rule that the claims break.
+    pub fn from_claims(claims: &Map<String, Value>, now: u64) -> Result<VerifiedToken, Refusal> {
+        let expires_at = expiry(claims, now)?;
+        not_before(claims, now)?;
+        audience(claims)?;
+        Ok(VerifiedToken {
+            account_id: account(claims)?.to_owned(),
+            expires_at,
+            owner_id: claims.get("owner_id").and_then(Value::as_str).map(str::to_owned),
+        })
+    }
+}
+
+/// Now, in Unix seconds.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
+
+/// `exp`, if it is not over by more than [`LEEWAY_SECONDS`].
+///
+/// # Errors
+/// When it is over, missing, or no time.
+pub fn expiry(claims: &Map<String, Value>, now: u64) -> Result<u64, Refusal> {
+    let expires_at = time(claims, "exp")?.ok_or(Refusal::NoExpiry)?;
+    if expires_at.saturating_add(LEEWAY_SECONDS) < now {
+        return Err(Refusal::Expired);
+    }
+    Ok(expires_at)
+}
+
+/// `nbf`, if there is one and it is not ahead by more than [`LEEWAY_SECONDS`].
+///
+/// # Errors
+/// When it is ahead, or no time.
+pub fn not_before(claims: &Map<String, Value>, now: u64) -> Result<Option<u64>, Refusal> {
+    match time(claims, "nbf")? {
+        Some(not_before) if not_before > now.saturating_add(LEEWAY_SECONDS) => Err(Refusal::NotYetValid),
+        not_before => Ok(not_before),
+    }
+}
+
+/// No `aud`: KAZOO writes none, and a token that another issuer made for another service is not for this one
+/// (RFC 7519, 4.1.3).
+///
+/// # Errors
+/// When there is one.
+pub fn audience(claims: &Map<String, Value>) -> Result<(), Refusal> {
+    match claims.get("aud") {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) => Err(Refusal::Audience),
+    }
+}
+
+/// `account_id`.
+///
+/// # Errors
+/// When it is missing, empty or no text.
+pub fn account(claims: &Map<String, Value>) -> Result<&str, Refusal> {
+    match claims.get("account_id") {
+        None | Some(Value::Null) => Err(Refusal::NoAccount),
+        Some(Value::String(id)) if id.is_empty() => Err(Refusal::NoAccount),
+        Some(Value::String(id)) => Ok(id),
+        Some(_) => Err(Refusal::InvalidClaim("account_id")),
+    }
+}
+
+/// A NumericDate (RFC 7519, 2): seconds, possibly with a fraction, which does not matter here.
+fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, Refusal> {
+    let Some(value) = claims.get(claim) else { return Ok(None) };
+    let seconds = match (value.as_u64(), value.as_f64()) {
+        (Some(seconds), _) => seconds,
+        // The cast saturates; a negative time is in nobody's token.
+        (None, Some(seconds)) if seconds.is_finite() && seconds >= 0.0 => seconds as u64,
+        _ => return Err(Refusal::InvalidClaim(claim)),
+    };
+    Ok(Some(seconds.min(LATEST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn verdict(claims: Value) -> Result<VerifiedToken, Refusal> {
+        VerifiedToken::from_claims(claims.as_object().unwrap(), NOW)
+    }
+
+    #[test]
+    fn kazoos_claims_are_read() {
+        let verified = verdict(json!({
+            "iss": "kazoo", "account_id": "a", "owner_id": "o", "method": "cb_user_auth", "exp": NOW + 3600,
+            "identity_sig": "x"
+        }));
+        let expected =
+            VerifiedToken { account_id: "a".into(), expires_at: NOW + 3600, owner_id: Some("o".into()) };
+        assert_eq!(verified, Ok(expected));
+    }
+
+    #[test]
+    fn the_leeway_is_thirty_seconds_both_ways() {
+        for (exp, expected) in [(NOW - 29, Ok(())), (NOW - 30, Ok(())), (NOW - 31, Err(Refusal::Expired))] {
+            assert_eq!(verdict(json!({"account_id": "a", "exp": exp})).map(drop), expected);
+        }
+        for (nbf, expected) in [(NOW - 1, Ok(())), (NOW + 30, Ok(())), (NOW + 31, Err(Refusal::NotYetValid))]
+        {
+            assert_eq!(verdict(json!({"account_id": "a", "exp": NOW + 99, "nbf": nbf})).map(drop), expected);
+        }
+    }
+
+    #[test]
+    fn times_are_numbers() {
+        assert_eq!(verdict(json!({"account_id": "a"})), Err(Refusal::NoExpiry));
+        for exp in [json!("1800009999"), json!(-1), json!(null), json!([NOW + 9]), json!(true)] {
+            assert_eq!(verdict(json!({"account_id": "a", "exp": exp})), Err(Refusal::InvalidClaim("exp")));
+        }
+        let nbf = verdict(json!({"account_id": "a", "exp": NOW + 9, "nbf": "soon"}));
+        assert_eq!(nbf, Err(Refusal::InvalidClaim("nbf")));
+        assert_eq!(verdict(json!({"account_id": "a", "exp": 1.8e9 + 0.5})).unwrap().expires_at, NOW);
+        for far in [json!(u64::MAX), json!(1e300)] {
+            assert_eq!(verdict(json!({"account_id": "a", "exp": far})).unwrap().expires_at, LATEST);
+        }
+    }
+
+    #[test]
+    fn the_account_is_a_text() {
+        for (claims, expected) in [
+            (json!({"exp": NOW}), Refusal::NoAccount),
+            (json!({"exp": NOW, "account_id": null}), Refusal::NoAccount),
+            (json!({"exp": NOW, "account_id": ""}), Refusal::NoAccount),
+            (json!({"exp": NOW, "account_id": 7}), Refusal::InvalidClaim("account_id")),
+            (json!({"exp": NOW, "account_id": ["a"]}), Refusal::InvalidClaim("account_id")),
+        ] {
+            assert_eq!(verdict(claims), Err(expected));
+        }
+    }
+
+    #[test]
+    fn tokens_for_others_are_refused() {
+        for aud in [json!("other"), json!(["other"]), json!([])] {
+            let claims = json!({"account_id": "a", "exp": NOW, "aud": aud});
+            assert_eq!(verdict(claims), Err(Refusal::Audience));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The configuration of auth-svc.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use blackhole_common::config::{AdminConfig, Configuration, Impossible, LogConfig, NatsConfig, Secret};
+use serde::{Deserialize, Serialize};
+
+use crate::{accounts::Accounts, keys::Keys, reload::FromFiles};
+
+/// A shorter secret could be guessed from a token at leisure.
+const MIN_SECRET_BYTES: usize = 16;
+
+/// What auth-svc reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuthSvcConfig {
+    /// The connection to NATS.
+    #[serde(default)]
+    pub nats: NatsConfig,
+    /// Logs.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Metrics and health.
+    #[serde(default = "admin")]
+    pub admin: AdminConfig,
+    /// Tokens and accounts.
+    #[serde(default)]
+    pub auth: AuthConfig,
+}
+
+/// `[auth]`: tokens and accounts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// The accounts, see [`crate::accounts`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounts_file: Option<PathBuf>,
+    /// Tokens.
+    pub jwt: JwtConfig,
+}
+
+/// `[auth.jwt]`: what verifies tokens.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JwtConfig {
+    /// For development: tokens signed with this secret (HS256) are good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hs256_secret: Option<Secret>,
+    /// A directory of public keys, `<kid>.pem` each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_dir: Option<PathBuf>,
+}
+
+fn admin() -> AdminConfig {
+    AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9402)) }
+}
+
+impl Configuration for AuthSvcConfig {
+    /// Reads the files too, so that `--check-config` tells what a start would.
+    fn check(&self) -> Result<(), Impossible> {
+        self.nats.check()?;
+        self.log.check()?;
+        self.auth.jwt.check()?;
+        let key = "auth.accounts_file";
+        let Some(file) = &self.auth.accounts_file else {
+            return Err(Impossible { key, reason: "is needed: the file that lists the accounts".into() });
+        };
+        match Accounts::read(file) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Impossible { key, reason: error.to_string() }),
+        }
+    }
+}
+
+impl JwtConfig {
+    fn check(&self) -> Result<(), Impossible> {
+        self.check_secret()?;
+        let key = "auth.jwt.keys_dir";
+        let Some(directory) = &self.keys_dir else {
+            return Impossible::unless(
+                self.hs256_secret.is_some(),
+                key,
+                "is needed: the directory of the keys that verify tokens, <kid>.pem each (or, for development, set auth.jwt.hs256_secret)",
+            );
+        };
+        let keys = Keys::read(directory).map_err(|error| Impossible { key, reason: error.to_string() })?;
+        match keys.broken().first() {
+            None => Ok(()),
+            Some(error) => Err(Impossible { key, reason: error.to_string() }),
+        }
+    }
+
+    fn check_secret(&self) -> Result<(), Impossible> {
+        Impossible::unless(
+            self.hs256_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= MIN_SECRET_BYTES),
+            "auth.jwt.hs256_secret",
+            "is too short: 16 bytes at least, such as `openssl rand -base64 32` prints",
+        )
+    }
+}
+
+/// What `auth-svc token` reads: it needs neither accounts nor NATS.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MintConfig {
+    /// Tokens and accounts.
+    #[serde(default)]
+    pub auth: AuthConfig,
+}
+
+impl Configuration for MintConfig {
+    fn check(&self) -> Result<(), Impossible> {
+        self.auth.jwt.check_secret()?;
+        Impossible::unless(
+            self.auth.jwt.hs256_secret.is_some(),
+            "auth.jwt.hs256_secret",
+            "is needed to mint tokens, which is for development only; real tokens come from KAZOO's log-in",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blackhole_common::config;
+
+    use super::*;
+    use crate::testing::{self, TempDir};
+
+    fn load<C: Configuration>(dir: &TempDir, text: &str) -> Result<C, String> {
+        let file = dir.write("blackhole.toml", text);
+        config::load(Some(&file)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_missing_or_broken_is_told_in_one_line() {
+        let dir = TempDir::new();
+        let accounts = dir.write("accounts.toml", testing::ACCOUNTS);
+        let broken_accounts = dir.write("broken.toml", "[[account]]\nid = \"a\"");
+        for keys in ["keys", "broken-keys"] {
+            std::fs::create_dir(dir.path().join(keys)).unwrap();
+            dir.write(&format!("{keys}/a.pem"), testing::RSA_PUBLIC);
+        }
+        dir.write("broken-keys/b.pem", testing::RSA_1024_PUBLIC);
+        let auth = |accounts: &std::path::Path, jwt: &str| {
+            format!("[auth]\naccounts_file = {:?}\n[auth.jwt]\n{jwt}\n", accounts.display().to_string())
+        };
+        let keys_dir = |name: &str| format!("keys_dir = {:?}", dir.path().join(name).display().to_string());
+        let secret = format!("hs256_secret = \"{}\"", testing::SECRET);
+        for (text, expected) in [
+            (String::new(), "`auth.jwt.keys_dir` (by default): is needed"),
+            (format!("[auth.jwt]\n{secret}"), "`auth.accounts_file` (by default): is needed"),
+            (auth(&accounts, ""), "set auth.jwt.hs256_secret"),
+            (auth(&accounts, "hs256_secret = \"short\""), "`auth.jwt.hs256_secret` = [hidden]"),
+            (auth(&accounts, "hs256_secrets = \"s\""), "unknown key"),
+            (auth(&accounts, &keys_dir("none")), "No such file"),
+            (auth(&accounts, &keys_dir("broken-keys")), "b.pem: is an RSA key of 1024 bits"),
+            (auth(&dir.path().join("none.toml"), &secret), "No such file"),
+            (auth(&broken_accounts, &secret), "broken.toml: line 1: missing field `name`"),
+            (auth(&accounts, &secret) + "[admin]\nlisten = \"here\"", "`admin.listen` = \"here\""),
+        ] {
+            let error = load::<AuthSvcConfig>(&dir, &text).unwrap_err();
+            assert!(error.contains(expected), "{error} instead of {expected}");
+            assert!(!error.contains('\n') && !error.contains("short\"") && !error.contains(testing::SECRET));
+        }
+        for jwt in [secret.clone(), keys_dir("keys"), format!("{secret}\n{}", keys_dir("keys"))] {
+            let config: AuthSvcConfig = load(&dir, &auth(&accounts, &jwt)).unwrap();
+            assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9402");
+        }
+    }
+
+    #[test]
+    fn minting_needs_the_secret_alone() {
+        let dir = TempDir::new();
+        let error = load::<MintConfig>(&dir, "[auth]\naccounts_file = \"/nonexistent\"").unwrap_err();
+        assert!(error.contains("`auth.jwt.hs256_secret` (by default): is needed to mint tokens"), "{error}");
+        let text = format!("[auth.jwt]\nhs256_secret = \"{}\"", testing::SECRET);
+        load::<MintConfig>(&dir, &text).unwrap();
+    }
+}

@@ -1,0 +1,253 @@
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{EncodingKey, Header};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::testing::{self, TempDir};
+
+const NOW: u64 = 1_800_000_000;
+
+struct Fixture {
+    dir: TempDir,
+    keys: Arc<Reloaded<Keys>>,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let dir = TempDir::new();
+        dir.write("rsa.pem", testing::RSA_PUBLIC);
+        dir.write("p256.pem", testing::P256_PUBLIC);
+        dir.write("ed.pem", testing::ED25519_PUBLIC);
+        let keys = Arc::new(Reloaded::open(dir.path()).unwrap());
+        Fixture { dir, keys }
+    }
+
+    /// Keys alone, the secret alone, both.
+    fn verifiers(&self) -> [JwtVerifier; 3] {
+        let secret = Secret::new(testing::SECRET);
+        let keys = || Some(Arc::clone(&self.keys));
+        [
+            JwtVerifier::new(None, keys()),
+            JwtVerifier::new(Some(&secret), None),
+            JwtVerifier::new(Some(&secret), keys()),
+        ]
+    }
+
+    fn verdicts(&self, token: &str) -> [Result<(), Refusal>; 3] {
+        self.verifiers().map(|verifier| verifier.verify_at(token, NOW).map(drop))
+    }
+}
+
+fn good_claims() -> Value {
+    json!({"iss": "kazoo", "account_id": "child", "exp": NOW + 3600})
+}
+
+fn encoding_key(algorithm: Algorithm) -> EncodingKey {
+    match algorithm {
+        Algorithm::ES256 => EncodingKey::from_ec_pem(testing::P256_PRIVATE.as_bytes()).unwrap(),
+        Algorithm::EdDSA => EncodingKey::from_ed_pem(testing::ED25519_PRIVATE.as_bytes()).unwrap(),
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
+            EncodingKey::from_secret(testing::SECRET.as_bytes())
+        }
+        _ => EncodingKey::from_rsa_pem(testing::RSA_PRIVATE_PKCS1.as_bytes()).unwrap(),
+    }
+}
+
+fn signed(algorithm: Algorithm, kid: Option<&str>, claims: &Value) -> String {
+    let mut header = Header::new(algorithm);
+    header.kid = kid.map(str::to_owned);
+    jsonwebtoken::encode(&header, claims, &encoding_key(algorithm)).unwrap()
+}
+
+fn part(json: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(json.to_string())
+}
+
+#[test]
+fn every_accepted_algorithm_verifies() {
+    let fixture = Fixture::new();
+    for (algorithm, kid) in [
+        (Algorithm::RS256, "rsa"),
+        (Algorithm::RS384, "rsa"),
+        (Algorithm::RS512, "rsa"),
+        (Algorithm::ES256, "p256"),
+        (Algorithm::EdDSA, "ed"),
+    ] {
+        let token = signed(algorithm, Some(kid), &good_claims());
+        assert_eq!(fixture.verdicts(&token), [Ok(()), Err(Refusal::Algorithm), Ok(())], "{algorithm:?}");
+    }
+    for kid in [None, Some("rsa"), Some("whatever")] {
+        let token = signed(Algorithm::HS256, kid, &good_claims());
+        assert_eq!(fixture.verdicts(&token), [Err(Refusal::Algorithm), Ok(()), Ok(())], "{kid:?}");
+    }
+}
+
+#[test]
+fn other_algorithms_are_refused_even_with_the_right_key() {
+    let fixture = Fixture::new();
+    for algorithm in [Algorithm::HS384, Algorithm::HS512, Algorithm::PS256, Algorithm::PS512] {
+        let token = signed(algorithm, Some("rsa"), &good_claims());
+        assert_eq!(fixture.verdicts(&token), [Err(Refusal::Algorithm); 3], "{algorithm:?}");
+    }
+}
+
+#[test]
+fn none_is_refused_in_any_spelling() {
+    let fixture = Fixture::new();
+    for name in ["none", "None", "NONE", "nOnE", "", "hs256", "RS256 "] {
+        for kid in [json!(null), json!("rsa")] {
+            let mut header = json!({"typ": "JWT", "alg": name});
+            if !kid.is_null() {
+                header["kid"] = kid;
+            }
+            for signature in ["", "AAAA"] {
+                let token = format!("{}.{}.{signature}", part(&header), part(&good_claims()));
+                assert_eq!(fixture.verdicts(&token), [Err(Refusal::Algorithm); 3], "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_public_key_is_no_hmac_secret() {
+    let fixture = Fixture::new();
+    let header = |kid| Header { kid: Some(kid), ..Header::new(Algorithm::HS256) };
+    for (kid, pem) in
+        [("rsa", testing::RSA_PUBLIC), ("p256", testing::P256_PUBLIC), ("ed", testing::ED25519_PUBLIC)]
+    {
+        for secret in [pem, pem.trim_end()] {
+            let key = EncodingKey::from_secret(secret.as_bytes());
+            let token = jsonwebtoken::encode(&header(kid.into()), &good_claims(), &key).unwrap();
+            let refused = [Err(Refusal::Algorithm), Err(Refusal::Signature), Err(Refusal::Signature)];
+            assert_eq!(fixture.verdicts(&token), refused);
+        }
+    }
+}
+
+#[test]
+fn the_key_decides_the_algorithm() {
+    let fixture = Fixture::new();
+    for (algorithm, kid) in [
+        (Algorithm::RS256, "p256"),
+        (Algorithm::RS256, "ed"),
+        (Algorithm::ES256, "rsa"),
+        (Algorithm::ES256, "ed"),
+        (Algorithm::EdDSA, "rsa"),
+        (Algorithm::EdDSA, "p256"),
+    ] {
+        let token = signed(algorithm, Some(kid), &good_claims());
+        let [keys, _, both] = fixture.verdicts(&token);
+        assert_eq!((keys, both), (Err(Refusal::KeyMismatch), Err(Refusal::KeyMismatch)));
+    }
+}
+
+#[test]
+fn hostile_key_ids_are_just_unknown() {
+    let fixture = Fixture::new();
+    std::fs::create_dir(fixture.dir.path().join("sub")).unwrap();
+    fixture.dir.write("sub/rsa.pem", testing::RSA_PUBLIC);
+    let absolute = fixture.dir.path().join("rsa").display().to_string();
+    for kid in ["../rsa", "./rsa", "sub/rsa", "rsa.pem", "rsa\0", "..", "", "rsa\n", "RSA", &absolute] {
+        let token = signed(Algorithm::RS256, Some(kid), &good_claims());
+        let [keys, _, both] = fixture.verdicts(&token);
+        assert_eq!((keys, both), (Err(Refusal::UnknownKey), Err(Refusal::UnknownKey)), "{kid:?}");
+    }
+    let token = signed(Algorithm::RS256, None, &good_claims());
+    assert_eq!(fixture.verdicts(&token)[0], Err(Refusal::NoKeyId));
+    for kid in [json!(["rsa"]), json!({}), json!(1), json!(null)] {
+        let header = part(&json!({"alg": "RS256", "kid": kid}));
+        let token = format!("{header}.{}.AAAA", part(&good_claims()));
+        assert_eq!(fixture.verdicts(&token)[0], Err(Refusal::Malformed));
+    }
+}
+
+#[test]
+fn keys_inside_the_header_are_not_used() {
+    let fixture = Fixture::new();
+    let mut header = Header::new(Algorithm::HS256);
+    header.jku = Some("https://evil.example.com/keys".into());
+    header.extras.insert("jwk", json!({"kty": "oct", "k": "YWFhYWFhYWFhYWFhYWFhYQ"}));
+    let key = EncodingKey::from_secret(b"aaaaaaaaaaaaaaaa");
+    let token = jsonwebtoken::encode(&header, &good_claims(), &key).unwrap();
+    let refused = [Err(Refusal::Algorithm), Err(Refusal::Signature), Err(Refusal::Signature)];
+    assert_eq!(fixture.verdicts(&token), refused);
+}
+
+#[test]
+fn whatever_is_changed_breaks_the_signature() {
+    let fixture = Fixture::new();
+    for (algorithm, kid) in [(Algorithm::HS256, "rsa"), (Algorithm::ES256, "p256"), (Algorithm::EdDSA, "ed")]
+    {
+        let token = signed(algorithm, Some(kid), &good_claims());
+        let parts: Vec<&str> = token.split('.').collect();
+        let mut claims = good_claims();
+        claims["account_id"] = json!("system");
+        for forged in [
+            format!("{}.{}.{}", parts[0], part(&claims), parts[2]),
+            format!("{}.{}.", parts[0], parts[1]),
+            format!("{}.{}.{}", parts[0], parts[1], &parts[2][..parts[2].len() - 4]),
+            format!("{}.{}.{}=", parts[0], parts[1], parts[2]),
+        ] {
+            assert_eq!(fixture.verdicts(&forged)[2], Err(Refusal::Signature), "{algorithm:?}");
+        }
+    }
+}
+
+#[test]
+fn claims_count_only_after_the_signature() {
+    let fixture = Fixture::new();
+    let expired = json!({"account_id": "child", "exp": NOW - 31});
+    let token = signed(Algorithm::RS256, Some("rsa"), &expired);
+    assert_eq!(fixture.verdicts(&token)[0], Err(Refusal::Expired));
+    let last = if token.ends_with("AAAA") { "BBBB" } else { "AAAA" };
+    let forged = format!("{}{last}", &token[..token.len() - 4]);
+    assert_eq!(fixture.verdicts(&forged)[0], Err(Refusal::Signature));
+    let token = signed(Algorithm::RS256, Some("rsa"), &json!({"account_id": "child"}));
+    assert_eq!(fixture.verdicts(&token)[0], Err(Refusal::NoExpiry));
+}
+
+#[test]
+fn huge_tokens_are_refused_unread() {
+    let fixture = Fixture::new();
+    let mut claims = good_claims();
+    claims["filler"] = json!("x".repeat(9000));
+    let token = signed(Algorithm::HS256, None, &claims);
+    assert_eq!(fixture.verdicts(&token), [Err(Refusal::TooLong); 3]);
+}
+
+#[test]
+fn keys_come_and_go_without_a_restart() {
+    let fixture = Fixture::new();
+    let [verifier, ..] = fixture.verifiers();
+    let token = signed(Algorithm::RS256, Some("new"), &good_claims());
+    assert_eq!(verifier.verify_at(&token, NOW).unwrap_err(), Refusal::UnknownKey);
+    let file = fixture.dir.write("new.pem", testing::RSA_PRIVATE_PKCS1);
+    let settle = || fixture.keys.look_again().and_then(|_| fixture.keys.look_again()).unwrap().unwrap();
+    assert_eq!(settle().len(), 4);
+    verifier.verify_at(&token, NOW).unwrap();
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(settle().len(), 3);
+    assert_eq!(verifier.verify_at(&token, NOW).unwrap_err(), Refusal::UnknownKey);
+}
+
+proptest! {
+    #[test]
+    fn no_other_text_verifies(header in "\\PC{0,40}", claims in "\\PC{0,40}", signature in "[A-Za-z0-9_-]{0,43}") {
+        let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
+        let token = format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        prop_assert!(verifier.verify_at(&token, NOW).is_err());
+    }
+
+    #[test]
+    fn no_single_byte_can_be_changed(index in 0usize..200, byte in b'-'..=b'z') {
+        let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
+        let good = signed(Algorithm::HS256, None, &good_claims());
+        let mut bytes = good.clone().into_bytes();
+        let index = index % bytes.len();
+        bytes[index] = byte;
+        if let Ok(changed) = String::from_utf8(bytes) {
+            prop_assert_eq!(verifier.verify_at(&changed, NOW).is_ok(), changed == good);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! auth-svc: read the configuration, then serve until SIGTERM, or mint or explain a token.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use auth_svc::{
+    AuthSvc,
+    cli::{Cli, Command, TokenArgs},
+    config::{AuthSvcConfig, MintConfig},
+};
+use blackhole_common::{cli::ConfigArgs, shutdown, telemetry};
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        None => serve(&cli.config).await,
+        Some(Command::Token(args)) => token(&cli.config, args),
+        Some(Command::CheckToken(args)) => cli.config.read().map_err(Into::into).and_then(|config| {
+            let explanation = args.explain(&config)?;
+            write!(io::stdout(), "{explanation}")?;
+            Ok(if explanation.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }),
+    };
+    done.unwrap_or_else(|error: anyhow::Error| {
+        let _ = writeln!(io::stderr(), "auth-svc: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let Some(config) = args.load::<AuthSvcConfig>()? else { return Ok(ExitCode::SUCCESS) };
+    telemetry::init_logs(&config.log);
+    let shutdown = shutdown::on_signal()?;
+    let service = AuthSvc::start(config).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %service.admin_address()?, "started");
+    service.run(shutdown).await?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn token(args: &ConfigArgs, token: &TokenArgs) -> anyhow::Result<ExitCode> {
+    let config: MintConfig = args.read()?;
+    let minted = token.mint(&config)?;
+    writeln!(
+        io::stderr(),
+        "a token for development, good for {}; whoever has auth.jwt.hs256_secret can make any token",
+        humantime::format_duration(token.ttl)
+    )?;
+    writeln!(io::stdout(), "{minted}")?;
+    Ok(ExitCode::SUCCESS)
+}

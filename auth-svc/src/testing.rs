@@ -1,0 +1,84 @@
+//! What unit tests share: keys, accounts, a directory that goes away.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+pub(crate) const RSA_PRIVATE_PKCS1: &str = include_str!("testdata/rsa-private-pkcs1.pem");
+pub(crate) const RSA_PRIVATE_PKCS8: &str = include_str!("testdata/rsa-private-pkcs8.pem");
+pub(crate) const RSA_PUBLIC: &str = include_str!("testdata/rsa-public.pem");
+pub(crate) const RSA_PUBLIC_PKCS1: &str = include_str!("testdata/rsa-public-pkcs1.pem");
+pub(crate) const RSA_1024_PUBLIC: &str = include_str!("testdata/rsa-1024-public.pem");
+pub(crate) const P256_PRIVATE: &str = include_str!("testdata/p256-private.pem");
+pub(crate) const P256_PUBLIC: &str = include_str!("testdata/p256-public.pem");
+pub(crate) const P384_PUBLIC: &str = include_str!("testdata/p384-public.pem");
+pub(crate) const ED25519_PRIVATE: &str = include_str!("testdata/ed25519-private.pem");
+pub(crate) const ED25519_PUBLIC: &str = include_str!("testdata/ed25519-public.pem");
+pub(crate) const CERTIFICATE: &str = include_str!("testdata/certificate.pem");
+pub(crate) const SECRET: &str = "a secret for unit tests";
+
+/// A system account, a reseller below it with a child and a disabled child, and a disabled top with a child.
+pub(crate) const ACCOUNTS: &str = r#"
+[[account]]
+id = "system"
+name = "System"
+realm = "system.example.com"
+superduper_admin = true
+
+[[account]]
+id = "reseller"
+name = "Reseller"
+realm = "Reseller.example.com"
+parent = "system"
+
+[[account]]
+id = "child"
+name = "Child"
+realm = "child.example.com"
+parent = "reseller"
+
+[[account]]
+id = "closed"
+name = "Closed"
+realm = "closed.example.com"
+parent = "reseller"
+enabled = false
+
+[[account]]
+id = "below-closed"
+name = "Below closed"
+realm = "below.example.com"
+parent = "closed"
+"#;
+
+/// A directory that is removed when dropped.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> TempDir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("auth-svc-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        TempDir(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file in place and gives its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
