@@ -1,1 +1,42 @@
-//! Being written.
+//! The harness of the end-to-end tests: real brokers and services, shared by all tests of a run, which keep out of
+//! each other's way by using accounts of their own.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`stack`] | the brokers and services |
+//! | [`accounts`] | accounts and tokens |
+//! | [`client`] | a WebSocket client, of two makes |
+//! | [`events`] | AMQP events as KAZOO publishes them |
+//! | [`browser`] | a real Chromium |
+
+// A test harness fails by panicking, as the tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+pub mod accounts;
+pub mod browser;
+pub mod client;
+pub mod events;
+pub mod stack;
+
+use std::{future::Future, time::Duration};
+
+/// More than enough for anything that is going to happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for what has to happen; a panic says what did not.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+    }
+}
+
+/// Looks again and again until `condition` holds.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    soon(what, async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}

@@ -110,11 +110,14 @@ impl Request {
         Ok(Request { request_id, token, members })
     }
 
-    /// The request id of a frame that [`Request::read`] refused, if it has a usable one.
+    /// The request id of a frame that is not looked at any further, if it has a usable one.
     pub fn id_of(frame: &str) -> Option<Value> {
         let value: Value = serde_json::from_str(frame).ok()?;
-        let id = value.get("request_id")?;
-        matches!(id, Value::String(text) if text.len() <= MAX_TEXT_BYTES).then(|| id.clone())
+        match value.get("request_id")? {
+            Value::String(text) if text.len() > MAX_TEXT_BYTES => None,
+            id @ (Value::String(_) | Value::Number(_)) => Some(id.clone()),
+            _ => None,
+        }
     }
 
     /// The account that the request is about, as far as it can be told before the request is looked at closely.

@@ -1,0 +1,105 @@
+//! One broker: connects, declares, reads the queue, and does it again after a loss.
+//!
+//! lapin's own recovery stays off. After a loss everything is declared and bound anew, since KAZOO's exchanges and
+//! with them the queue's bindings do not survive a restart of the broker; and the deliveries that were not
+//! acknowledged come again, in their order, so that there is no state to recover here.
+
+mod delivery;
+mod session;
+mod topology;
+mod window;
+
+use std::{sync::Arc, time::Duration};
+
+use blackhole_common::{backoff::Backoff, catalogue::Catalogue};
+use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::AmqpConfig, error::IngestError, metrics::Metrics, outage::Outage, publish::Outgoing};
+use session::Session;
+
+/// What connects and declares must have been answered within this.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Seconds between heartbeats, unless the URL says otherwise. lapin gives up after twice this without a sign of the
+/// broker.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// A connection that lasted this long was no failure: the next attempt comes soon.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+
+/// Keeps one broker's events carried.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// The broker.
+    pub(crate) broker: Broker,
+    /// Whether it is there.
+    pub(crate) outage: Outage,
+}
+
+/// One broker, and what is done with its events.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    /// Where it is, and the queue there.
+    pub(crate) config: AmqpConfig,
+    /// What subjects begin with.
+    pub(crate) root: String,
+    /// What is bound and how it is understood.
+    pub(crate) catalogue: Arc<Catalogue>,
+    /// To the publisher.
+    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    /// Counters.
+    pub(crate) metrics: Metrics,
+}
+
+impl Source {
+    /// Carries events until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::for_brokers();
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.connect_and_carry(&shutdown).await else { return };
+            self.outage.began(&error);
+            if began.elapsed() > GOOD_AFTER {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            }
+        }
+    }
+
+    /// Comes back after the shutdown, or with the reason of a loss.
+    async fn connect_and_carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
+        let set_up = async {
+            let connection = connect(&self.broker.config).await?;
+            let channel = connection.create_channel().await?;
+            topology::declare(&connection, &channel, &self.broker.config, &self.broker.catalogue).await?;
+            let session = Session::open(channel, &self.broker).await?;
+            Ok::<_, IngestError>((connection, session))
+        };
+        let (connection, mut session) = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            result = timeout(ANSWER_WITHIN, set_up) => {
+                result.map_err(|_| IngestError::AmqpTimeout(ANSWER_WITHIN.as_secs()))??
+            }
+        };
+        self.outage.ended();
+        let result = session.carry(shutdown).await;
+        // The broker takes back at once what is not acknowledged, and turns to the standby if there is one.
+        let _ = timeout(Duration::from_secs(2), connection.close(200, "end".into())).await;
+        result
+    }
+}
+
+async fn connect(config: &AmqpConfig) -> Result<Connection, IngestError> {
+    let mut uri: AMQPUri = config.url.reveal().parse().map_err(IngestError::AmqpUrl)?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    let properties = ConnectionProperties::default().with_connection_name("amqp-ingest".into());
+    Ok(Connection::connect_uri(uri, properties).await?)
+}

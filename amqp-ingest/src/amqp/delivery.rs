@@ -1,0 +1,131 @@
+//! What becomes of a delivery: an event for the stream, a dead letter, or nothing.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use blackhole_common::catalogue::{Catalogue, Event};
+use bytes::Bytes;
+use lapin::{BasicProperties, message::Delivery};
+
+use crate::{
+    body::{self, Rejection},
+    message::{Message, Origin},
+    metrics::Metrics,
+    owner,
+};
+
+/// Seconds from year 0, where KAZOO's clock begins, to 1970.
+const GREGORIAN_EPOCH: f64 = 62_167_219_200.0;
+
+/// What becomes of a delivery.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It is published.
+    Publish(Message),
+    /// It is rejected to the dead-letter exchange.
+    Reject(Rejection),
+    /// It is acknowledged and forgotten: no family of the catalogue has its key.
+    Forget,
+}
+
+/// Decides, counts, and takes the body out of the delivery.
+pub(super) fn decide(delivery: &mut Delivery, catalogue: &Catalogue, root: &str, metrics: &Metrics) -> Fate {
+    if delivery.redelivered {
+        metrics.redelivered.inc();
+    }
+    let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
+    let Some((family, event)) = find(catalogue, exchange, key) else {
+        metrics.unknown.inc();
+        return Fate::Forget;
+    };
+    metrics.received(family);
+    if let Some(lag) = lag(&delivery.properties) {
+        metrics.lag_seconds.observe(lag.as_secs_f64());
+    }
+    let body = Bytes::from(std::mem::take(&mut delivery.data));
+    match body::read(&body, &owner::body_paths(event)) {
+        Ok(facts) => {
+            let tenant = owner::tenant(event, key, &facts.members);
+            let origin = Origin { exchange, key, properties: &delivery.properties };
+            Fate::Publish(Message::new(root, &tenant, &facts.name, &origin, body.clone()))
+        }
+        Err(rejection) => Fate::Reject(rejection),
+    }
+}
+
+/// The kind of an event, with the number of its family.
+fn find<'c>(catalogue: &'c Catalogue, exchange: &str, key: &str) -> Option<(usize, &'c Event)> {
+    let event = catalogue.event(exchange, key)?;
+    let holds = |family: &blackhole_common::catalogue::Family| {
+        family.event.iter().any(|own| std::ptr::eq(own, event))
+    };
+    Some((catalogue.families().iter().position(holds)?, event))
+}
+
+/// How long ago the event was published, if it says so.
+///
+/// AMQP's timestamp has seconds since 1970; KAZOO's releases write microseconds, and may count them from year 0. The
+/// magnitudes do not overlap. What lies in the future or more than a day back is no timestamp but a mistake.
+fn lag(properties: &BasicProperties) -> Option<Duration> {
+    let timestamp = (*properties.timestamp())? as f64;
+    let mut seconds = match timestamp {
+        ..1e11 => timestamp,
+        ..1e14 => timestamp / 1e3,
+        _ => timestamp / 1e6,
+    };
+    if seconds > GREGORIAN_EPOCH {
+        seconds -= GREGORIAN_EPOCH;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+    let day = 0.0..86_400.0;
+    let lag = now - seconds;
+    // A clock that is a little ahead of ours is no mistake.
+    let lag = if (-1.0..0.0).contains(&lag) { 0.0 } else { lag };
+    day.contains(&lag).then(|| Duration::from_secs_f64(lag))
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::ShortString;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    fn fate(exchange: &str, key: &str, body: &[u8]) -> Fate {
+        let catalogue = Catalogue::load(None).unwrap();
+        let metrics = Metrics::register(&mut Registry::default(), &catalogue);
+        let mut delivery =
+            Delivery::mock(1, ShortString::from(exchange), ShortString::from(key), false, body.to_vec());
+        decide(&mut delivery, &catalogue, "blackhole.v1.ingest", &metrics)
+    }
+
+    #[test]
+    fn deliveries_are_told_apart() {
+        let body = br#"{"Event-Name":"CHANNEL_HOLD","Custom-Channel-Vars":{"Account-ID":"acc1"}}"#;
+        let Fate::Publish(message) = fate("callevt", "call.CHANNEL_HOLD.c%2E1", body) else { panic!() };
+        assert_eq!(message.subject, "blackhole.v1.ingest.acc1.call.CHANNEL_HOLD.c%2E1");
+        assert_eq!(message.body, body.as_slice());
+        assert!(matches!(fate("callevt", "call.UNHEARD_OF.x", body), Fate::Forget));
+        assert!(matches!(fate("faxes", "call.CHANNEL_HOLD.x", body), Fate::Forget));
+        assert!(matches!(fate("callevt", "call.CHANNEL_HOLD.x", b"["), Fate::Reject(Rejection::NotAnObject)));
+        assert!(matches!(fate("callevt", "call.CHANNEL_HOLD.x", b"{}"), Fate::Reject(Rejection::NoName)));
+    }
+
+    #[test]
+    fn timestamps_come_in_several_units() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let gregorian = now + GREGORIAN_EPOCH as u64;
+        let lag_of = |timestamp: u64| {
+            lag(&BasicProperties::default().with_timestamp(timestamp)).map(|lag| lag.as_secs())
+        };
+        for timestamp in
+            [now, now * 1_000, now * 1_000_000, gregorian, gregorian * 1_000, gregorian * 1_000_000]
+        {
+            let seconds = lag_of(timestamp).unwrap();
+            assert!(seconds <= 2, "{timestamp}: {seconds}");
+        }
+        for timestamp in [0, 1, now - 100_000, now + 100, u64::MAX] {
+            assert_eq!(lag_of(timestamp), None, "{timestamp}");
+        }
+        assert_eq!(lag(&BasicProperties::default()), None);
+    }
+}

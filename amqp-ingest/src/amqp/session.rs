@@ -1,0 +1,197 @@
+//! One channel, from the first delivery to the loss or the shutdown: takes deliveries, hands events to the publisher,
+//! and acknowledges what the stream has.
+//!
+//! The broker sends no more than `amqp.prefetch` deliveries ahead of the acknowledgements, which bounds everything
+//! here. Acknowledgements go out together: all that has been settled without a gap, each time that some news of the
+//! publisher was read.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::{
+    Channel, Consumer,
+    message::Delivery,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
+    types::FieldTable,
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Broker,
+    delivery::{Fate, decide},
+    topology::short,
+    window::{State, Window},
+};
+use crate::{
+    body::Rejection,
+    error::IngestError,
+    publish::{Outcome, Outgoing, Receipt, Settled},
+};
+
+/// After the shutdown, what is on its way to the stream gets this long to arrive. What does not is given back.
+const FINISH_WITHIN: Duration = Duration::from_secs(3);
+
+/// A broken publisher must not fill the log: one line in this time, with the number of those left out.
+const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many settlements are read at once, at most.
+const SETTLED_AT_ONCE: usize = 256;
+
+/// A consuming channel.
+pub(super) struct Session<'s> {
+    broker: &'s Broker,
+    channel: Channel,
+    consumer: Consumer,
+    window: Window,
+    settle: mpsc::Sender<Settled>,
+    settled: mpsc::Receiver<Settled>,
+    next_rejection_log: Instant,
+    rejections_left_out: u64,
+}
+
+impl<'s> Session<'s> {
+    /// Begins to consume.
+    pub(super) async fn open(channel: Channel, broker: &'s Broker) -> Result<Session<'s>, IngestError> {
+        let prefetch = broker.config.prefetch;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let queue = short(&broker.config.queue)?;
+        let consumer =
+            channel.basic_consume(queue, "amqp-ingest".into(), options, FieldTable::default()).await?;
+        // Room for every delivery that can be under way, so that the publisher never waits for a channel.
+        let (settle, settled) = mpsc::channel(usize::from(prefetch));
+        Ok(Session {
+            broker,
+            channel,
+            consumer,
+            window: Window::new(),
+            settle,
+            settled,
+            next_rejection_log: Instant::now(),
+            rejections_left_out: 0,
+        })
+    }
+
+    /// Carries events until the shutdown, or until the channel is lost.
+    pub(super) async fn carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
+        let mut news = Vec::with_capacity(SETTLED_AT_ONCE);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return self.finish().await,
+                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news).await?,
+                delivery = self.consumer.next() => match delivery {
+                    Some(Ok(delivery)) => self.take(delivery, shutdown).await?,
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(IngestError::ConsumerCancelled(self.broker.config.queue.clone())),
+                },
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        mut delivery: Delivery,
+        shutdown: &CancellationToken,
+    ) -> Result<(), IngestError> {
+        let Broker { catalogue, root, metrics, outgoing, .. } = self.broker;
+        let tag = delivery.delivery_tag;
+        let bytes = delivery.data.len();
+        match decide(&mut delivery, catalogue, root, metrics) {
+            Fate::Publish(message) => {
+                self.push(tag, State::InFlight)?;
+                let receipt = Receipt { tag, settle: self.settle.clone() };
+                tokio::select! {
+                    // The publisher ends only after its sources.
+                    _ = outgoing.send(Outgoing { message, receipt }) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+            Fate::Reject(reason) => {
+                self.push(tag, State::Rejected)?;
+                self.log_rejection(reason, &delivery, bytes);
+                self.reject(tag, reason).await?;
+                self.acknowledge().await?;
+            }
+            Fate::Forget => {
+                self.push(tag, State::Done)?;
+                self.acknowledge().await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, tag: u64, state: State) -> Result<(), IngestError> {
+        self.broker.metrics.in_flight.inc();
+        if self.window.push(tag, state) { Ok(()) } else { Err(IngestError::DeliveryTag(tag)) }
+    }
+
+    async fn settle(&mut self, news: &mut Vec<Settled>) -> Result<(), IngestError> {
+        for Settled { tag, outcome } in news.drain(..) {
+            match outcome {
+                Outcome::Stored => self.window.settle(tag, State::Done),
+                Outcome::Refused(reason) => {
+                    self.window.settle(tag, State::Rejected);
+                    self.reject(tag, reason).await?;
+                }
+            }
+        }
+        self.acknowledge().await
+    }
+
+    async fn acknowledge(&mut self) -> Result<(), IngestError> {
+        let before = self.window.len();
+        let done = self.window.advance();
+        self.broker.metrics.in_flight.dec_by((before - self.window.len()) as i64);
+        if let Some(tag) = done {
+            self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+        }
+        Ok(())
+    }
+
+    /// To the dead-letter exchange.
+    async fn reject(&self, tag: u64, reason: Rejection) -> Result<(), IngestError> {
+        self.broker.metrics.rejected(reason).inc();
+        self.channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await?;
+        Ok(())
+    }
+
+    fn log_rejection(&mut self, reason: Rejection, delivery: &Delivery, bytes: usize) {
+        if Instant::now() < self.next_rejection_log {
+            self.rejections_left_out += 1;
+            return;
+        }
+        tracing::warn!(
+            reason = reason.label(),
+            exchange = delivery.exchange.as_str(),
+            routing_key = delivery.routing_key.as_str(),
+            bytes,
+            left_out = std::mem::take(&mut self.rejections_left_out),
+            "rejected an event to the dead-letter exchange"
+        );
+        self.next_rejection_log = Instant::now() + REJECTION_LOG_INTERVAL;
+    }
+
+    /// Waits for what is on its way to the stream; the rest goes back to the broker with the channel.
+    async fn finish(&mut self) -> Result<(), IngestError> {
+        let deadline = Instant::now() + FINISH_WITHIN;
+        let mut news = Vec::new();
+        while self.window.len() > 0 {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => {
+                    tracing::warn!(events = self.window.len(), "gives events back to the broker");
+                    return Ok(());
+                }
+                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.broker.metrics.in_flight.dec_by(self.window.len() as i64);
+    }
+}

@@ -1,0 +1,207 @@
+//! The configuration: `[nats]`, `[log]`, `[admin]`, `[amqp]`, `[history]`, `[catalogue]`.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use blackhole_common::config::{
+    AdminConfig, CatalogueConfig, Configuration, Impossible, LogConfig, NatsConfig, ServerUrl,
+};
+use bytesize::ByteSize;
+use lapin::uri::AMQPUri;
+use serde::{Deserialize, Serialize};
+
+/// AMQP's names are short strings: at most 255 bytes.
+const MAX_AMQP_NAME: usize = 255;
+
+/// Everything that the ingest can be told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IngestConfig {
+    /// The connection to NATS.
+    pub nats: NatsConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// Metrics and health.
+    pub admin: AdminConfig,
+    /// The broker and the queue.
+    pub amqp: AmqpConfig,
+    /// The stream.
+    pub history: HistoryConfig,
+    /// Binding families.
+    pub catalogue: CatalogueConfig,
+}
+
+/// `[amqp]`: KAZOO's broker, and the queue that the ingest keeps there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AmqpConfig {
+    /// The broker's URL. `?heartbeat=` sets the seconds between heartbeats, 10 if absent.
+    pub url: ServerUrl,
+    /// The durable queue that holds events until the stream has them.
+    pub queue: String,
+    /// How many deliveries may be on their way to the stream at once. More hide a longer way to NATS, and cost
+    /// memory and what is delivered again after a loss.
+    pub prefetch: u16,
+    /// How many bytes of bodies the queue may hold while nobody reads it; beyond, the oldest go.
+    pub queue_max_bytes: ByteSize,
+    /// The exchange, and the queue of the same name behind it, that gets what cannot be passed on.
+    pub dead_letter_exchange: String,
+}
+
+/// `[history]`: the stream that events are stored in and republished from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// How long events are kept.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// How many bytes of events are kept at most; beyond, the oldest go.
+    pub max_bytes: ByteSize,
+    /// Where they are kept.
+    pub storage: Storage,
+    /// On how many NATS servers of a cluster: 1, 3 or 5.
+    pub replicas: usize,
+}
+
+/// Where a stream is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// In files: survives a restart of nats-server.
+    File,
+    /// In memory.
+    Memory,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        IngestConfig {
+            nats: NatsConfig::default(),
+            log: LogConfig::default(),
+            admin: AdminConfig { listen: (Ipv4Addr::LOCALHOST, 9401).into() },
+            amqp: AmqpConfig::default(),
+            history: HistoryConfig::default(),
+            catalogue: CatalogueConfig::default(),
+        }
+    }
+}
+
+impl Default for AmqpConfig {
+    fn default() -> Self {
+        AmqpConfig {
+            url: ServerUrl::new("amqp://guest:guest@127.0.0.1:5672/%2f"),
+            queue: "blackhole-ingest".into(),
+            prefetch: 1000,
+            queue_max_bytes: ByteSize::gib(1),
+            dead_letter_exchange: "blackhole-dead-letter".into(),
+        }
+    }
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        HistoryConfig {
+            max_age: Duration::from_secs(600),
+            max_bytes: ByteSize::gib(1),
+            storage: Storage::File,
+            replicas: 1,
+        }
+    }
+}
+
+impl Configuration for IngestConfig {
+    fn check(&self) -> Result<(), Impossible> {
+        self.nats.check()?;
+        self.log.check()?;
+        self.amqp.check()?;
+        self.history.check()
+    }
+}
+
+impl AmqpConfig {
+    fn check(&self) -> Result<(), Impossible> {
+        if let Err(reason) = self.url.reveal().parse::<AMQPUri>() {
+            let reason = format!("{reason}; expected a URL such as amqp://user:password@host:5672/%2f");
+            return Err(Impossible { key: "amqp.url", reason });
+        }
+        let is_name =
+            |name: &str| !name.is_empty() && name.len() <= MAX_AMQP_NAME && !name.starts_with("amq.");
+        let names = "must have 1 to 255 bytes and not begin with `amq.`";
+        Impossible::unless(is_name(&self.queue), "amqp.queue", names)?;
+        Impossible::unless(is_name(&self.dead_letter_exchange), "amqp.dead_letter_exchange", names)?;
+        Impossible::unless(
+            self.queue != self.dead_letter_exchange,
+            "amqp.dead_letter_exchange",
+            "names a queue too, so it must differ from amqp.queue",
+        )?;
+        Impossible::unless(
+            self.prefetch > 0,
+            "amqp.prefetch",
+            "must be 1 or more: 0 means no limit in AMQP",
+        )?;
+        let range = 1 << 20..=i64::MAX as u64;
+        Impossible::unless(
+            range.contains(&self.queue_max_bytes.as_u64()),
+            "amqp.queue_max_bytes",
+            "must be 1 MiB or more",
+        )
+    }
+}
+
+impl HistoryConfig {
+    fn check(&self) -> Result<(), Impossible> {
+        let day = Duration::from_secs(24 * 3600);
+        Impossible::unless(
+            (Duration::from_secs(1)..=365 * day).contains(&self.max_age),
+            "history.max_age",
+            "must be between 1s and 365 days",
+        )?;
+        let range = 1 << 20..=i64::MAX as u64;
+        Impossible::unless(
+            range.contains(&self.max_bytes.as_u64()),
+            "history.max_bytes",
+            "must be 1 MiB or more",
+        )?;
+        Impossible::unless((1..=5).contains(&self.replicas), "history.replicas", "must be 1 to 5")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(change: impl FnOnce(&mut IngestConfig)) -> Option<&'static str> {
+        let mut config = IngestConfig::default();
+        change(&mut config);
+        config.check().err().map(|impossible| impossible.key)
+    }
+
+    #[test]
+    fn the_defaults_are_good_and_show_no_password() {
+        assert_eq!(checked(|_| {}), None);
+        let printed = toml::to_string(&IngestConfig::default()).unwrap();
+        assert!(printed.contains("amqp://[hidden]@127.0.0.1:5672/%2f"), "{printed}");
+        assert!(printed.contains("max_age = \"10m\""), "{printed}");
+        let again: IngestConfig = toml::from_str(&printed).unwrap();
+        assert_eq!(again.history.max_bytes, ByteSize::gib(1));
+        assert_eq!(again.amqp.prefetch, 1000);
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        assert_eq!(checked(|config| config.amqp.url = ServerUrl::new("http://x")), Some("amqp.url"));
+        assert_eq!(checked(|config| config.amqp.queue = String::new()), Some("amqp.queue"));
+        assert_eq!(checked(|config| config.amqp.queue = "q".repeat(256)), Some("amqp.queue"));
+        assert_eq!(
+            checked(|config| config.amqp.dead_letter_exchange = config.amqp.queue.clone()),
+            Some("amqp.dead_letter_exchange")
+        );
+        assert_eq!(checked(|config| config.amqp.prefetch = 0), Some("amqp.prefetch"));
+        assert_eq!(
+            checked(|config| config.amqp.queue_max_bytes = ByteSize::b(u64::MAX)),
+            Some("amqp.queue_max_bytes")
+        );
+        assert_eq!(checked(|config| config.history.max_age = Duration::ZERO), Some("history.max_age"));
+        assert_eq!(checked(|config| config.history.max_bytes = ByteSize::b(1)), Some("history.max_bytes"));
+        assert_eq!(checked(|config| config.history.replicas = 0), Some("history.replicas"));
+    }
+}

@@ -1,0 +1,32 @@
+//! The `amqp-ingest` binary.
+
+use amqp_ingest::IngestConfig;
+use anyhow::Context;
+use blackhole_common::{cli::ConfigArgs, shutdown, telemetry};
+use clap::Parser;
+
+/// Carries KAZOO's AMQP events into the NATS stream
+#[derive(Debug, Parser)]
+#[command(name = "amqp-ingest", version)]
+struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    // Nothing is opened before the configuration is known to be good.
+    let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(()) };
+    telemetry::init_logs(&config.log);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), amqp = %config.amqp.url, nats = %config.nats.url, "starting");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
+        amqp_ingest::run(config, shutdown).await?;
+        tracing::info!("stopped");
+        anyhow::Ok(())
+    })?;
+    // A task that hangs on a dead broker must not hold up the exit.
+    runtime.shutdown_background();
+    Ok(())
+}

@@ -1,0 +1,128 @@
+use blackhole_common::catalogue::Catalogue;
+
+use super::*;
+use crate::body;
+
+fn owner_in(catalogue: &Catalogue, exchange: &str, key: &str, body: &str) -> String {
+    let event = catalogue.event(exchange, key).unwrap();
+    let facts = body::read(body.as_bytes(), &body_paths(event)).unwrap();
+    tenant(event, key, &facts.members).to_string()
+}
+
+fn owner(exchange: &str, key: &str, body: &str) -> String {
+    owner_in(&Catalogue::load(None).unwrap(), exchange, key, body)
+}
+
+fn extended(text: &str) -> Catalogue {
+    let file = std::env::temp_dir().join(format!("amqp-ingest-owner-{}.toml", std::process::id()));
+    std::fs::write(&file, text).unwrap();
+    let catalogue = Catalogue::load(Some(&file)).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    catalogue
+}
+
+#[test]
+fn calls_belong_to_the_account_in_the_body() {
+    let key = "call.CHANNEL_ANSWER.c7d1%2E5e%4010%2E0%2E0%2E9";
+    assert_eq!(
+        owner(
+            "callevt",
+            key,
+            r#"{"Event-Category": "call_event", "Event-Name": "CHANNEL_ANSWER", "To": "100@elsewhere.example",
+                "Custom-Channel-Vars": {"Realm": "acme.example", "Account-ID": "5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6"}}"#
+        ),
+        "5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6"
+    );
+}
+
+#[test]
+fn calls_without_an_account_belong_to_their_realm() {
+    let key = "call.CHANNEL_CREATE.x";
+    for (body, expected) in [
+        (r#""Custom-Channel-Vars": {"Realm": "Acme.Example"}"#, "@acme=2Eexample"),
+        (r#""Custom-Channel-Vars": {"Account-ID": ""}, "To": "100@acme.example""#, "@acme=2Eexample"),
+        (r#""Custom-Channel-Vars": {"Account-ID": 7}, "From": "100@acme.example""#, "@acme=2Eexample"),
+        (r#""To": "nowhere", "From": 5, "Request": "sip:100@acme.example:5060;x=1""#, "@acme=2Eexample"),
+        (r#""Custom-Channel-Vars": "none""#, "_"),
+        (r#""Account-ID": "not-where-a-call-has-it""#, "_"),
+    ] {
+        let body = format!(r#"{{"Event-Name": "CHANNEL_CREATE", {body}}}"#);
+        assert_eq!(owner("callevt", key, &body), expected, "{body}");
+    }
+}
+
+#[test]
+fn keys_tell_the_account_of_conferences_and_faxes() {
+    let body = r#"{"Event-Name": "event", "Account-ID": "of-the-body"}"#;
+    assert_eq!(owner("conference", "conference.event.add-member.acc1.room9.c%2E1", body), "acc1");
+    assert_eq!(owner("faxes", "fax.status.acc1.job7", body), "acc1");
+    assert_eq!(owner("conference", "conference.command.room9", body), "of-the-body");
+    let nested = r#"{"Event-Name": "command", "Custom-Channel-Vars": {"Account-ID": "nested"}}"#;
+    assert_eq!(owner("conference", "conference.command.room9", nested), "nested");
+    // An empty word is no account.
+    assert_eq!(owner("faxes", "fax.status..job7", body), "_");
+}
+
+#[test]
+fn databases_decide_alone() {
+    let body = r#"{"Event-Name": "doc_edited", "Account-ID": "5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6"}"#;
+    for (key, expected) in [
+        (
+            "doc_edited.account%2F5d%2F0c%2F1f6b8a7e4c3d9f20b1a2c3d4e5f6.user.u1",
+            "5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6",
+        ),
+        (
+            "doc_created.account%2F5d%2F0c%2F1f6b8a7e4c3d9f20b1a2c3d4e5f6-202612.fax.f1",
+            "5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6",
+        ),
+        ("doc_edited.accounts.account.5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6", "_"),
+        ("doc_deleted.system_media.media.m1", "_"),
+    ] {
+        assert_eq!(owner("configuration", key, body), expected, "{key}");
+    }
+}
+
+#[test]
+fn realms_in_keys_are_decoded() {
+    let catalogue = extended(
+        "[[family]]\nname = \"presence\"\n[[family.event]]\nexchange = \"presence\"\n\
+         key = \"dialog.{realm}.{call_id}\"\ntenant = [{ key = \"realm\", as = \"realm\" }]\n\
+         [[family.event]]\nexchange = \"presence\"\nkey = \"update.{who}\"\n\
+         tenant = [{ key = \"who\", as = \"address\" }]\n",
+    );
+    let body = r#"{"Event-Name": "dialog_update"}"#;
+    assert_eq!(owner_in(&catalogue, "presence", "dialog.Acme%2EExample.c1", body), "@acme=2Eexample");
+    assert_eq!(owner_in(&catalogue, "presence", "update.100%40acme%2Eexample", body), "@acme=2Eexample");
+    assert_eq!(owner_in(&catalogue, "presence", "dialog..c1", body), "_");
+}
+
+#[test]
+fn absurd_tenants_are_nobodys() {
+    let body =
+        |id: &str| format!(r#"{{"Event-Name": "x", "Custom-Channel-Vars": {{"Account-ID": "{id}"}}}}"#);
+    let key = "call.CHANNEL_CREATE.x";
+    assert_eq!(owner("callevt", key, &body(&"a".repeat(256))), "_");
+    // What looks like a subject is one escaped word.
+    assert_eq!(owner("callevt", key, &body("a.*.>")), "a=2E=2A=2E=3E");
+    assert_eq!(owner("callevt", key, &body("_")), "=5F");
+}
+
+#[test]
+fn addresses_come_in_many_shapes() {
+    for (address, expected) in [
+        ("100@acme.example", Some("acme.example")),
+        ("*97@acme.example", Some("acme.example")),
+        ("sip:100@acme.example", Some("acme.example")),
+        ("sips:100@acme.example:5061;transport=tls", Some("acme.example")),
+        ("\"Front <desk>\" <sip:100@acme.example>;tag=9", None),
+        ("\"Front desk\" <sip:100@acme.example;lr>;tag=9", Some("acme.example")),
+        ("sip:a;b?c@acme.example?subject=x", Some("acme.example")),
+        ("sip:100@[2001:db8::7]:5060", Some("2001:db8::7")),
+        ("a@b@acme.example", Some("acme.example")),
+        ("acme.example", None),
+        ("100@", Some("")),
+        ("", None),
+    ] {
+        assert_eq!(realm_of(address), expected, "{address}");
+    }
+}

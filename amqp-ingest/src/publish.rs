@@ -1,0 +1,325 @@
+//! The publisher: every event to the stream, in order, until the stream has it.
+//!
+//! # Order
+//! Events of one queue are published in the queue's order, many ahead of the stream's acknowledgements. A server
+//! handles what one connection sends in the order of sending, so the order can only break where something fails:
+//! event 5 is not stored and event 6 is. Hence:
+//!
+//! - The first sign of failure (a refusal, no answer in time, the connection lost) ends the use of a connection at
+//!   once. On a fresh one everything that is not acknowledged is published again from the oldest on; what the stream
+//!   has already it recognises by `Nats-Msg-Id` and acknowledges again. The AMQP side does not notice.
+//! - On a fresh connection the oldest event goes alone ([`PROBE`]); the others follow when the stream has taken it.
+//!   So while a stream comes and goes (no leader, no space), at most one event is tried at a time.
+//! - A connection never reconnects by itself ([`connection`]): what still lay in its buffers would reach the stream
+//!   before what was lost.
+//!
+//! Two connections that overlap (the old one's last bytes are still under way) do no harm: both carry a gapless part
+//! of the same order, and an event counts where it is stored first.
+//!
+//! What remains: with `replicas` above 1, when the stream's leadership moves, events that the old leader had not
+//! replicated are lost while later ones, published within the same round trip, may reach the new leader. They are
+//! then stored before the earlier ones, which are published again. Nothing is lost in that case.
+//! (`Nats-Expected-Last-Msg-Id` would close this gap, but before nats-server 2.10.26 a replicated stream takes an
+//! event that it refused for a duplicate when it comes again.)
+
+mod answer;
+mod connection;
+mod stream;
+
+use std::{collections::VecDeque, future::Future, pin::pin};
+
+use async_nats::client::PublishErrorKind;
+use blackhole_common::{backoff::Backoff, config::NatsConfig, wire::Subjects};
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant, sleep_until, timeout},
+};
+
+pub(crate) use connection::CLIENT_NAME;
+
+use crate::{
+    body::Rejection, config::HistoryConfig, error::IngestError, message::Message, metrics::Metrics,
+    outage::Outage,
+};
+use answer::Answer;
+use connection::Connection;
+
+/// How many events go out on a fresh connection before the first acknowledgement.
+const PROBE: usize = 1;
+
+/// An event that is not acknowledged within this ends the connection's use.
+const ACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// A connection that lasted this long was no failure: the next attempt comes soon.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+
+/// How many events are taken from the sources at once, at most.
+const TAKEN_AT_ONCE: usize = 256;
+
+/// Below this many waiting events nobody looks for abandoned ones.
+const FEW: usize = 4096;
+
+/// An event on its way from a source to the stream.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// The event.
+    pub(crate) message: Message,
+    /// Whom to tell.
+    pub(crate) receipt: Receipt,
+}
+
+/// Where a source learns what became of a delivery.
+#[derive(Clone, Debug)]
+pub(crate) struct Receipt {
+    /// The delivery.
+    pub(crate) tag: u64,
+    /// The source's channel; it has room for all deliveries under way. Closed when the source has lost its AMQP
+    /// channel: the broker then delivers the event again, and nobody waits for this one.
+    pub(crate) settle: mpsc::Sender<Settled>,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// The delivery.
+    pub(crate) tag: u64,
+    /// What became of it.
+    pub(crate) outcome: Outcome,
+}
+
+/// What the stream did with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It has it.
+    Stored,
+    /// It will never take it.
+    Refused(Rejection),
+}
+
+impl Receipt {
+    fn settle(&self, outcome: Outcome) {
+        // Without a receiver the broker delivers again; there is always room.
+        let _ = self.settle.try_send(Settled { tag: self.tag, outcome });
+    }
+}
+
+/// An event that the stream has not acknowledged.
+#[derive(Debug)]
+struct Pending {
+    outgoing: Outgoing,
+    /// When it was published on the present connection.
+    sent: Option<Instant>,
+    /// Settled, but not yet at the front.
+    settled: bool,
+}
+
+/// The one publisher of the process.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    nats: NatsConfig,
+    history: HistoryConfig,
+    from_sources: mpsc::Receiver<Outgoing>,
+    /// In order; the first `sent` of them are published on the present connection.
+    pending: VecDeque<Pending>,
+    sent: usize,
+    /// The number of the front event on the present connection; its answer is addressed with it.
+    front: u64,
+    /// When so many wait, look for abandoned ones.
+    many: usize,
+    outage: Outage,
+    metrics: Metrics,
+}
+
+/// All sources have ended: so does the publisher.
+struct NoSources;
+
+impl Publisher {
+    /// A publisher for what comes from `from_sources`.
+    pub(crate) fn new(
+        nats: NatsConfig,
+        history: HistoryConfig,
+        from_sources: mpsc::Receiver<Outgoing>,
+        outage: Outage,
+        metrics: Metrics,
+    ) -> Publisher {
+        Publisher {
+            nats,
+            history,
+            from_sources,
+            pending: VecDeque::new(),
+            sent: 0,
+            front: 0,
+            many: FEW,
+            outage,
+            metrics,
+        }
+    }
+
+    /// Publishes until all sources have ended.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::for_brokers();
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.connect_and_publish(&mut backoff).await else { return };
+            self.outage.began(&error);
+            self.forget_connection();
+            if began.elapsed() > GOOD_AFTER {
+                backoff.reset();
+            }
+            if self.while_taking(tokio::time::sleep(backoff.next_wait())).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Comes back when all sources have ended, or with the reason why the connection is of no more use.
+    async fn connect_and_publish(&mut self, backoff: &mut Backoff) -> Result<(), IngestError> {
+        let (nats, history) = (self.nats.clone(), self.history.clone());
+        let opened = self.while_taking(async move {
+            let connection = Connection::open(&nats).await?;
+            stream::ensure(connection.client(), &history, &Subjects::new(&nats.prefix)).await?;
+            Ok::<_, IngestError>(connection)
+        });
+        let mut connection = match opened.await {
+            Ok(result) => result?,
+            Err(NoSources) => return Ok(()),
+        };
+        let mut proven = false;
+        if self.pending.is_empty() {
+            self.outage.ended();
+        }
+        let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
+        loop {
+            let most = if proven { usize::MAX } else { PROBE };
+            while self.sent < self.pending.len().min(most) {
+                self.publish_next(&connection).await?;
+            }
+            let deadline = self.ack_deadline();
+            tokio::select! {
+                biased;
+                answer = connection.answer() => {
+                    let (number, answer) = answer::read(&answer?);
+                    if self.answered(number, answer)? && !proven {
+                        proven = true;
+                        backoff.reset();
+                        self.outage.ended();
+                    }
+                }
+                count = self.from_sources.recv_many(&mut taken, TAKEN_AT_ONCE) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    taken.drain(..).for_each(|outgoing| self.take(outgoing));
+                }
+                () = sleep_until(deadline), if self.sent > 0 => {
+                    return Err(IngestError::AckTimeout(ACK_WITHIN.as_secs()));
+                }
+            }
+        }
+    }
+
+    /// Does something else than publishing, and goes on taking events: a source that waits for room would notice
+    /// neither its broker's loss nor the shutdown.
+    async fn while_taking<T>(&mut self, work: impl Future<Output = T>) -> Result<T, NoSources> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Ok(result),
+                outgoing = self.from_sources.recv() => match outgoing {
+                    Some(outgoing) => self.take(outgoing),
+                    None => return Err(NoSources),
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, outgoing: Outgoing) {
+        // A broker that comes and goes while NATS is away leaves events here that it will deliver again.
+        if self.pending.len() >= self.many && self.sent == 0 {
+            self.pending.retain(|pending| !pending.outgoing.receipt.settle.is_closed());
+            self.many = FEW.max(2 * self.pending.len());
+        }
+        self.pending.push_back(Pending { outgoing, sent: None, settled: false });
+    }
+
+    async fn publish_next(&mut self, connection: &Connection) -> Result<(), IngestError> {
+        let number = self.front + self.sent as u64;
+        let Some(pending) = self.pending.get_mut(self.sent) else { return Ok(()) };
+        self.sent += 1;
+        let Message { subject, headers, body } = pending.outgoing.message.clone();
+        let published = connection.publish(number, subject, headers, body);
+        let result = timeout(ACK_WITHIN, published).await;
+        pending.sent = Some(Instant::now());
+        match result {
+            Err(_) => Err(IngestError::AckTimeout(ACK_WITHIN.as_secs())),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => self
+                    .answered(Some(number), Answer::Refused(Rejection::TooLarge, error.to_string()))
+                    .map(|_| ()),
+                // A subject comes from an AMQP key and is always valid; if not, waiting would not mend it.
+                PublishErrorKind::InvalidSubject => self
+                    .answered(Some(number), Answer::Refused(Rejection::Refused, error.to_string()))
+                    .map(|_| ()),
+                PublishErrorKind::Send => Err(IngestError::NatsLost(String::new())),
+            },
+        }
+    }
+
+    /// Handles the answer to event `number`. Returns whether the stream has stored something.
+    fn answered(&mut self, number: Option<u64>, answer: Answer) -> Result<bool, IngestError> {
+        let place = number
+            .and_then(|number| number.checked_sub(self.front))
+            .and_then(|place| usize::try_from(place).ok())
+            .filter(|place| *place < self.sent);
+        let Some(pending) = place.and_then(|place| self.pending.get_mut(place)) else { return Ok(false) };
+        let Outgoing { message, receipt } = &pending.outgoing;
+        let stored = match answer {
+            Answer::Later(reason) => return Err(IngestError::NotStored(reason)),
+            Answer::Stored { duplicate } => {
+                self.metrics.published.inc();
+                self.metrics.bytes.inc_by(message.body.len() as u64);
+                if duplicate {
+                    self.metrics.duplicates.inc();
+                }
+                if let Some(sent) = pending.sent {
+                    self.metrics.ack_seconds.observe(sent.elapsed().as_secs_f64());
+                }
+                receipt.settle(Outcome::Stored);
+                true
+            }
+            Answer::Refused(rejection, reason) => {
+                tracing::warn!(
+                    subject = message.subject,
+                    bytes = message.body.len(),
+                    reason,
+                    "rejects an event to the dead-letter exchange: the stream will never take it"
+                );
+                receipt.settle(Outcome::Refused(rejection));
+                false
+            }
+        };
+        pending.settled = true;
+        while self.pending.front().is_some_and(|pending| pending.settled) {
+            self.pending.pop_front();
+            self.front += 1;
+            self.sent -= 1;
+        }
+        Ok(stored)
+    }
+
+    fn ack_deadline(&self) -> Instant {
+        let oldest = self.pending.front().and_then(|pending| pending.sent);
+        oldest.unwrap_or_else(Instant::now) + ACK_WITHIN
+    }
+
+    /// Everything is to be published again, except what was settled out of turn.
+    fn forget_connection(&mut self) {
+        self.pending.retain(|pending| !pending.settled && !pending.outgoing.receipt.settle.is_closed());
+        for pending in &mut self.pending {
+            pending.sent = None;
+        }
+        self.sent = 0;
+        self.front = 0;
+    }
+}

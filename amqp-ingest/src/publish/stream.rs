@@ -1,0 +1,133 @@
+//! The stream: created where it is missing, updated where it differs.
+//!
+//! What an operator has added to the stream (a description, a placement, …) stays as it is.
+
+use std::time::Duration;
+
+use async_nats::{
+    Client,
+    jetstream::{
+        self, ErrorCode,
+        context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind},
+        stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
+    },
+};
+use blackhole_common::wire::Subjects;
+
+use crate::{
+    config::{HistoryConfig, Storage},
+    error::IngestError,
+};
+
+/// How long the stream recognises an event by its id: longer than a broker takes to deliver again.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// Makes the stream what the configuration says.
+pub(super) async fn ensure(
+    client: &Client,
+    history: &HistoryConfig,
+    subjects: &Subjects,
+) -> Result<(), IngestError> {
+    let jetstream = jetstream::new(client.clone());
+    let stream = subjects.stream();
+    match jetstream.get_stream(&stream).await {
+        Ok(present) => {
+            let present = &present.cached_info().config;
+            let wanted = configured(present.clone(), history, subjects);
+            if *present == wanted {
+                return Ok(());
+            }
+            jetstream.update_stream(&wanted).await.map_err(|error| refused(&stream, &error))?;
+            tracing::info!(stream, "updated the stream to the configuration");
+        }
+        Err(error) => {
+            match error.kind() {
+                GetStreamErrorKind::JetStream(reason)
+                    if reason.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                _ => return Err(IngestError::Stream { stream, reason: with_source(&error) }),
+            }
+            let wanted = configured(Config::default(), history, subjects);
+            jetstream.create_stream(wanted).await.map_err(|error| refused(&stream, &error))?;
+            tracing::info!(stream, "created the stream");
+        }
+    }
+    Ok(())
+}
+
+/// `config` with everything set that the services rely on.
+fn configured(config: Config, history: &HistoryConfig, subjects: &Subjects) -> Config {
+    let all = |root: String| format!("{root}.>");
+    Config {
+        name: subjects.stream(),
+        subjects: vec![all(subjects.ingest())],
+        republish: Some(Republish {
+            source: all(subjects.ingest()),
+            destination: all(subjects.event()),
+            headers_only: false,
+        }),
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_age: history.max_age,
+        // Checked with the configuration to fit.
+        max_bytes: i64::try_from(history.max_bytes.as_u64()).unwrap_or(i64::MAX),
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_message_size: -1,
+        max_consumers: config_max_consumers(&config),
+        storage: match history.storage {
+            Storage::File => StorageType::File,
+            Storage::Memory => StorageType::Memory,
+        },
+        num_replicas: history.replicas,
+        duplicate_window: DUPLICATE_WINDOW.min(history.max_age),
+        allow_direct: true,
+        no_ack: false,
+        ..config
+    }
+}
+
+/// A stream's limit of consumers cannot be changed; a new one has none.
+fn config_max_consumers(present: &Config) -> i32 {
+    if present.name.is_empty() { -1 } else { present.max_consumers }
+}
+
+fn refused(stream: &str, error: &CreateStreamError) -> IngestError {
+    match error.kind() {
+        CreateStreamErrorKind::JetStream(reason) if !is_passing(&reason) => {
+            IngestError::StreamRefused { stream: stream.to_owned(), reason: reason.to_string() }
+        }
+        _ => IngestError::Stream { stream: stream.to_owned(), reason: with_source(error) },
+    }
+}
+
+/// JetStream is there but not able: a cluster without a leader, a server that is still starting.
+fn is_passing(reason: &jetstream::Error) -> bool {
+    matches!(reason.error_code(), ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER)
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_added_stays() {
+        let subjects = Subjects::new("blackhole.v1");
+        let fresh = configured(Config::default(), &HistoryConfig::default(), &subjects);
+        assert_eq!(fresh.name, "BLACKHOLE_V1");
+        assert_eq!(fresh.subjects, ["blackhole.v1.ingest.>"]);
+        assert_eq!(fresh.duplicate_window, DUPLICATE_WINDOW);
+        let described = Config { description: Some("ours".into()), max_consumers: 9, ..fresh };
+        assert_eq!(configured(described.clone(), &HistoryConfig::default(), &subjects), described);
+        let short = HistoryConfig { max_age: Duration::from_secs(30), ..HistoryConfig::default() };
+        let changed = configured(described, &short, &subjects);
+        assert_eq!((changed.max_age, changed.duplicate_window), (short.max_age, short.max_age));
+        assert_eq!(changed.description.as_deref(), Some("ours"));
+    }
+}

@@ -1,0 +1,160 @@
+//! A RabbitMQ broker with an epmd of its own.
+//!
+//! Erlang starts its port mapper, epmd, as a daemon of the whole machine, and leaves it behind. Here epmd is a child
+//! on a private port like the broker is, and Erlang is told not to start one.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::process::Spec;
+use crate::server::{Ready, Server};
+use crate::{install, ports};
+
+/// Its start takes 3 to 8 seconds on two free cores.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const CTL_WITHIN: Duration = Duration::from_secs(60);
+
+/// Two schedulers and few threads: the machine has other things to do. No wildcard may appear here, as a shell splits
+/// this text.
+const ERLANG: &str = "+S 2:2 +SDio 4 -kernel inet_dist_use_interface {127,0,0,1}";
+
+/// The command-line tool must neither listen nor take more than one core.
+const CTL_ERLANG: &str = "+S 1:1 -dist_listen false";
+
+const CONFIG: &str = "vm_memory_high_watermark.absolute = 1GB\n\
+                      disk_free_limit.absolute = 50MB\n\
+                      log.console.level = warning\n";
+
+/// A RabbitMQ broker; port and data stay over [`Server::restart`] and the like, to be called on [`RabbitMq::server`].
+#[derive(Debug)]
+pub struct RabbitMq {
+    // Fields are dropped in this order: the broker needs epmd.
+    server: Server,
+    epmd: Server,
+    port: u16,
+    ctl: PathBuf,
+    env: Vec<(&'static str, String)>,
+}
+
+impl RabbitMq {
+    /// Starts one with its configuration, data and logs below `dir`, and waits until it is ready.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        Self::with_config(dir, "").await
+    }
+
+    /// As [`RabbitMq::start`], with more lines for its configuration file.
+    pub async fn with_config(dir: &Path, more: &str) -> Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let program = install::find(install::RABBITMQ_SERVER)?;
+        let (port, epmd_port) = (ports::free()?, ports::free()?);
+        let config = format!("listeners.tcp.1 = 127.0.0.1:{port}\n{CONFIG}{more}\n");
+        write_files(dir, &config).with_context(|| format!("cannot write to {}", dir.display()))?;
+        let env = environment(dir, port, epmd_port)?;
+
+        let spec = Spec::new(install::find(install::EPMD)?).log(dir.join("epmd.log"));
+        let spec = env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
+        let ready = Ready::Port(([127, 0, 0, 1], epmd_port).into());
+        let epmd = Server::start("epmd", spec, ready, Duration::from_secs(10)).await?;
+
+        let spec = Spec::new(&program).dir(dir).log(dir.join("rabbitmq.log"));
+        let spec = env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
+        let server = Server::start("rabbitmq-server", spec, Ready::Amqp(url(port)), READY_WITHIN).await?;
+        Ok(Self { server, epmd, port, ctl: program.with_file_name("rabbitmqctl"), env })
+    }
+
+    /// The broker's process, to kill, freeze, stop and start.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Stops the broker in order, and its epmd.
+    pub async fn stop(&self) -> Result<()> {
+        let stopped = self.server.stop().await;
+        self.epmd.kill().await?;
+        stopped?;
+        Ok(())
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        url(self.port)
+    }
+
+    /// The port of [`RabbitMq::url`].
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs `rabbitmqctl` and returns what it printed.
+    pub async fn ctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.ctl);
+        command.arg("--quiet").args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let output = tokio::time::timeout(CTL_WITHIN, command.kill_on_drop(true).output());
+        let output = output.await.context("rabbitmqctl takes too long")?.context("cannot run rabbitmqctl")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!("rabbitmqctl {} failed: {text}{}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(text)
+    }
+
+    /// Closes every client's connection from the broker's side.
+    pub async fn close_all_connections(&self) -> Result<()> {
+        self.ctl(&["close_all_connections", "test"]).await.map(drop)
+    }
+
+    /// The messages of each queue: ready and unacknowledged.
+    pub async fn queues(&self) -> Result<Vec<(String, u64)>> {
+        let text = self.ctl(&["list_queues", "--no-table-headers", "name", "messages"]).await?;
+        let rows = text.lines().filter_map(|line| line.rsplit_once('\t'));
+        rows.map(|(name, messages)| Ok((name.to_owned(), messages.trim().parse()?))).collect()
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+}
+
+fn write_files(dir: &Path, config: &str) -> Result<()> {
+    std::fs::write(dir.join("rabbitmq.conf"), config)?;
+    // Empty, so that the machine's own files of these names are not read.
+    std::fs::write(dir.join("rabbitmq-env.conf"), "")?;
+    std::fs::write(dir.join("advanced.config"), "[].\n")?;
+    std::fs::write(dir.join("enabled_plugins"), "[].\n")?;
+    let cookie = dir.join(".erlang.cookie");
+    if !cookie.exists() {
+        let letters: String = (0..32).map(|_| char::from(rand::random_range(b'A'..=b'Z'))).collect();
+        std::fs::write(&cookie, letters)?;
+        std::fs::set_permissions(&cookie, Permissions::from_mode(0o400))?;
+    }
+    Ok(())
+}
+
+fn environment(dir: &Path, port: u16, epmd_port: u16) -> Result<Vec<(&'static str, String)>> {
+    let below = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    Ok(vec![
+        ("HOME", below("")),
+        ("RABBITMQ_CONF_ENV_FILE", below("rabbitmq-env.conf")),
+        ("RABBITMQ_CONFIG_FILE", below("rabbitmq.conf")),
+        ("RABBITMQ_ADVANCED_CONFIG_FILE", below("advanced.config")),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", below("enabled_plugins")),
+        ("RABBITMQ_MNESIA_BASE", below("data")),
+        ("RABBITMQ_LOG_BASE", below("log")),
+        ("RABBITMQ_LOGS", "-".into()),
+        ("RABBITMQ_NODENAME", format!("blackhole-{port}@localhost")),
+        ("RABBITMQ_DIST_PORT", ports::free()?.to_string()),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG.into()),
+        ("RABBITMQ_CTL_ERL_ARGS", CTL_ERLANG.into()),
+        ("ERL_EPMD_PORT", epmd_port.to_string()),
+        ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
+        ("ERL_FLAGS", "-start_epmd false".into()),
+        ("ERL_CRASH_DUMP", below("erl_crash.dump")),
+        // The start script then becomes the broker, instead of staying as a parent that cannot be killed with it.
+        ("RUNNING_UNDER_SYSTEMD", "true".into()),
+    ])
+}

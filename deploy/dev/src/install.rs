@@ -1,0 +1,212 @@
+//! Finds the programs that this crate starts, and installs Debian's packages of those that are missing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{Process, Signal, Spec, tail};
+use crate::progress::{say, step};
+
+mod units;
+
+/// A program, and the Debian package that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// The program's file name.
+    pub program: &'static str,
+    /// Debian's package.
+    pub package: &'static str,
+    /// Where it may lie besides the directories of `PATH`; these are looked at first.
+    dirs: &'static [&'static str],
+    /// The services that installing the package would start.
+    units: &'static [&'static str],
+}
+
+const SBIN: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// The NATS server.
+pub const NATS_SERVER: Tool =
+    Tool { program: "nats-server", package: "nats-server", dirs: SBIN, units: &["nats-server.service"] };
+
+/// The RabbitMQ server itself: the script of the same name in `/usr/sbin` would change the user.
+pub const RABBITMQ_SERVER: Tool = Tool {
+    program: "rabbitmq-server",
+    package: "rabbitmq-server",
+    dirs: &["/usr/lib/rabbitmq/bin"],
+    units: &["rabbitmq-server.service", "epmd.service", "epmd.socket"],
+};
+
+/// Erlang's port mapper, which RabbitMQ needs.
+pub const EPMD: Tool =
+    Tool { program: "epmd", package: "erlang-base", dirs: &[], units: &["epmd.service", "epmd.socket"] };
+
+/// The browser of the tests.
+pub const CHROMIUM: Tool = Tool { program: "chromium", package: "chromium", dirs: &[], units: &[] };
+
+/// Its WebDriver.
+pub const CHROMEDRIVER: Tool =
+    Tool { program: "chromedriver", package: "chromium-driver", dirs: &[], units: &[] };
+
+/// The proxy of the tests.
+pub const HAPROXY: Tool =
+    Tool { program: "haproxy", package: "haproxy", dirs: SBIN, units: &["haproxy.service"] };
+
+/// Makes the certificates of the tests.
+pub const OPENSSL: Tool = Tool { program: "openssl", package: "openssl", dirs: &[], units: &[] };
+
+/// What `cargo dev up` starts.
+pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];
+
+/// What the tests start.
+pub const FOR_TESTS: &[Tool] =
+    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, OPENSSL];
+
+/// Where the program is; if it is missing, the error says what to install.
+pub fn find(tool: Tool) -> Result<PathBuf> {
+    locate(tool).with_context(|| format!("{} is missing; {}", tool.program, advice(&[tool])))
+}
+
+fn locate(tool: Tool) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own = tool.dirs.iter().map(PathBuf::from);
+    own.chain(std::env::split_paths(&path)).map(|dir| dir.join(tool.program)).find(|file| file.is_file())
+}
+
+fn packages(tools: &[Tool]) -> Vec<&'static str> {
+    let mut packages: Vec<_> = tools.iter().map(|tool| tool.package).collect();
+    packages.dedup();
+    packages
+}
+
+fn advice(tools: &[Tool]) -> String {
+    format!("on Debian: apt-get install {}", packages(tools).join(" "))
+}
+
+/// Installs those that are missing, as root or through a sudo that asks for no password. `log_dir` gets apt's output.
+pub async fn ensure(tools: &[Tool], log_dir: &Path) -> Result<()> {
+    let missing: Vec<Tool> = tools.iter().copied().filter(|tool| locate(*tool).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|tool| tool.program).collect();
+    say(format_args!("missing: {}", names.join(", ")));
+    let Some(apt) = Apt::new(log_dir) else {
+        bail!(
+            "cannot install {} here (neither root nor sudo with apt); {}",
+            names.join(", "),
+            advice(&missing)
+        );
+    };
+    apt.install(&missing)
+        .await
+        .with_context(|| format!("cannot install what is missing; {}", advice(&missing)))?;
+    for tool in missing {
+        find(tool)?;
+    }
+    Ok(())
+}
+
+/// apt-get, run with the rights that it needs.
+struct Apt {
+    sudo: bool,
+    log: PathBuf,
+}
+
+impl Apt {
+    fn new(log_dir: &Path) -> Option<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).find(|dir| dir.join("apt-get").is_file())?;
+        let root = nix::unistd::geteuid().is_root();
+        let log = log_dir.join("apt.log");
+        (root || succeeds("sudo", &["-n", "true"])).then_some(Self { sudo: !root, log })
+    }
+
+    async fn install(&self, tools: &[Tool]) -> Result<()> {
+        let units: Vec<_> = tools.iter().flat_map(|tool| tool.units).copied().collect();
+        let quiet = units::KeptQuiet::new(&units, self.sudo);
+        let result = self.install_packages(&packages(tools)).await;
+        quiet.release(result.is_ok());
+        result
+    }
+
+    async fn install_packages(&self, packages: &[&str]) -> Result<()> {
+        let install = ["install", "--yes", "--no-install-recommends", "--quiet"];
+        let args: Vec<&str> = install.iter().chain(packages).copied().collect();
+        let known = packages.iter().all(|package| has_candidate(package));
+        let what = format!("installing {}", packages.join(", "));
+        // Package lists that are old name files that are gone, so a failure is worth one update too.
+        if known && step(&what, self.run(&args)).await.is_ok() {
+            return Ok(());
+        }
+        step("updating the package lists", self.run(&["update", "--quiet"])).await?;
+        step(&what, self.run(&args)).await
+    }
+
+    async fn run(&self, args: &[&str]) -> Result<()> {
+        let settings =
+            ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-o", "DPkg::Lock::Timeout=300"];
+        let spec = if self.sudo { Spec::new("sudo").args(["-n", "env"]) } else { Spec::new("env") };
+        let spec = spec.args(settings).args(args).log(&self.log).interrupted_by_our_death();
+        let apt = Uncut(Process::start(&spec)?);
+        let status = apt.0.exited().await?;
+        if !status.success() {
+            bail!("apt-get {} failed ({status}):\n{}", args.join(" "), tail(&self.log, 15)?);
+        }
+        Ok(())
+    }
+}
+
+/// Cutting apt off would leave packages half configured: it is asked to end, and finishes the package it is at.
+struct Uncut(Process);
+
+impl Drop for Uncut {
+    fn drop(&mut self) {
+        if self.0.status().is_some() {
+            return;
+        }
+        // Under sudo it is not ours to signal; then it is waited for all the same.
+        let _ = self.0.signal(Signal::SIGINT);
+        say("waiting for apt-get to end");
+        while self.0.status().is_none() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn has_candidate(package: &str) -> bool {
+    let policy = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
+    let text = policy.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.contains("Candidate:") && !text.contains("Candidate: (none)")
+}
+
+fn succeeds(program: &str, args: &[&str]) -> bool {
+    Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABSENT: Tool =
+        Tool { program: "no-such-program", package: "no-such-package", dirs: SBIN, units: &[] };
+
+    #[test]
+    fn a_program_is_found_outside_the_path_too() {
+        let setpriv = Tool { program: "setpriv", package: "util-linux", dirs: &["/usr/bin"], units: &[] };
+        assert_eq!(find(setpriv).unwrap(), Path::new("/usr/bin/setpriv"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_package() {
+        let error = find(ABSENT).unwrap_err();
+        let text = "no-such-program is missing; on Debian: apt-get install no-such-package";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_package_without_a_candidate_is_noticed() {
+        assert!(!has_candidate("no-such-package"));
+    }
+}

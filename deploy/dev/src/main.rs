@@ -1,0 +1,34 @@
+//! `cargo dev`: everything on this machine, or all tests.
+
+use std::process::ExitCode;
+
+use blackhole_dev::{progress, test, up};
+use clap::{Parser, Subcommand};
+
+/// Runs a whole Blackhole on this machine, or its tests
+#[derive(Parser)]
+#[command(name = "cargo dev", bin_name = "cargo dev")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts brokers, services and a simulated KAZOO, and prints the events that a client receives
+    Up(up::Options),
+    /// Installs what the tests need, and runs them all
+    Test(test::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Up(options) => up::run(options).await,
+        Command::Test(options) => test::run(options).await,
+    };
+    done.unwrap_or_else(|error| {
+        progress::say(format_args!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,124 @@
+//! What a child runs: program, arguments, environment, and where its output goes.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+/// Runs after the death signal is set: whoever lost its parent before that must not go on.
+const GUARD: &str = r#"test "$PPID" = "$0" && exec "$@""#;
+
+/// What to run, and where its output goes.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    dir: Option<PathBuf>,
+    stdout: Option<PathBuf>,
+    stderr: Option<PathBuf>,
+    death_signal: &'static str,
+}
+
+impl Spec {
+    /// Runs `program`; its output goes where ours goes until [`Spec::log`] says otherwise.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            stdout: None,
+            stderr: None,
+            death_signal: "KILL",
+        }
+    }
+
+    /// Adds one argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets one variable of the environment.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets the working directory.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Appends both outputs to this file.
+    pub fn log(mut self, file: impl Into<PathBuf>) -> Self {
+        let file = file.into();
+        self.stdout = Some(file.clone());
+        self.stderr = Some(file);
+        self
+    }
+
+    /// Appends only the standard output to this file.
+    pub fn stdout(mut self, file: impl Into<PathBuf>) -> Self {
+        self.stdout = Some(file.into());
+        self
+    }
+
+    /// What it gets when we die, instead of SIGKILL: for programs that must not be cut off in the middle.
+    pub fn interrupted_by_our_death(mut self) -> Self {
+        self.death_signal = "INT";
+        self
+    }
+
+    /// The program's file name, for messages.
+    pub fn name(&self) -> String {
+        self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// The file that its error output goes to, else its standard output.
+    pub(super) fn log_file(&self) -> Option<PathBuf> {
+        self.stderr.clone().or_else(|| self.stdout.clone())
+    }
+
+    /// The command, wrapped so that it does not outlive us.
+    pub(super) fn command(&self) -> Result<Command> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", self.death_signal, "--", "sh", "-c", GUARD]);
+        command.arg(std::process::id().to_string()).arg(&self.program).args(&self.args);
+        // Services take their whole configuration from the environment: only what is given here may reach them.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BLACKHOLE_") {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command.stdin(Stdio::null());
+        if let Some(file) = &self.stdout {
+            command.stdout(append(file)?);
+        }
+        if let Some(file) = &self.stderr {
+            command.stderr(append(file)?);
+        }
+        command.process_group(0);
+        Ok(command)
+    }
+}
+
+fn append(file: &Path) -> Result<Stdio> {
+    let opened = OpenOptions::new().create(true).append(true).open(file);
+    Ok(opened.with_context(|| format!("cannot open the log file {}", file.display()))?.into())
+}

@@ -1,0 +1,175 @@
+//! The plan of a simulation: scenes that begin at random, and their events in the order of time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::accounts::Account;
+use super::script::{Publication, Script};
+use super::{calls, conferences, documents};
+
+/// One of so many scenes is not a call but this.
+const CONFERENCE_EVERY: u64 = 8;
+const EDITS_EVERY: u64 = 5;
+const FAX_EVERY: u64 = 11;
+
+/// What a plan is made from. The same settings give the same plan.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The seed of all that is random.
+    pub seed: u64,
+    /// How many calls begin each second, on average; with 0, nothing happens.
+    pub calls_per_second: f64,
+    /// The time that the events tell.
+    pub start: SystemTime,
+    /// Where things happen. Without accounts, nothing happens.
+    pub accounts: Vec<Account>,
+}
+
+/// An endless sequence of publications, ordered by time.
+#[derive(Debug)]
+pub struct Plan {
+    settings: Settings,
+    rng: StdRng,
+    scenes: u64,
+    next_scene: Duration,
+    /// The events of the scenes that have begun; the number keeps those of one moment in the order they were written.
+    ahead: BTreeMap<(Duration, u64), Publication>,
+    written: u64,
+}
+
+impl Plan {
+    /// A plan from its beginning.
+    pub fn new(settings: Settings) -> Self {
+        let rng = StdRng::seed_from_u64(settings.seed);
+        Self { settings, rng, scenes: 0, next_scene: Duration::ZERO, ahead: BTreeMap::new(), written: 0 }
+    }
+
+    fn begin_scene(&mut self) {
+        let at = self.rng.random_range(0..self.settings.accounts.len());
+        let Some(account) = self.settings.accounts.get(at) else { return };
+        let mut script = Script::new(account, &mut self.rng, self.settings.start, self.next_scene);
+        // The first scenes show one of each, so that a short look sees everything.
+        match self.scenes {
+            n if n % CONFERENCE_EVERY == 2 => conferences::conference(&mut script),
+            n if n % EDITS_EVERY == 1 => documents::user_edits(&mut script),
+            n if n % FAX_EVERY == 4 => documents::fax(&mut script),
+            _ => calls::call(&mut script),
+        }
+        for event in script.finish() {
+            self.ahead.insert((event.at, self.written), event);
+            self.written += 1;
+        }
+        self.scenes += 1;
+        // Scenes begin independently of each other: exponential gaps, with scenes that are no calls on top.
+        let calls = 1.0 - 1.0 / CONFERENCE_EVERY as f64 - 1.0 / EDITS_EVERY as f64 - 1.0 / FAX_EVERY as f64;
+        let mean = calls / self.settings.calls_per_second;
+        let gap = -mean * (1.0 - self.rng.random::<f64>()).ln();
+        self.next_scene += Duration::from_secs_f64(gap);
+    }
+}
+
+impl Iterator for Plan {
+    type Item = Publication;
+
+    fn next(&mut self) -> Option<Publication> {
+        if self.settings.calls_per_second <= 0.0 || self.settings.accounts.is_empty() {
+            return None;
+        }
+        loop {
+            let first = self.ahead.first_key_value().map(|((at, _), _)| *at);
+            if first.is_some_and(|at| at <= self.next_scene) {
+                return self.ahead.pop_first().map(|(_, event)| event);
+            }
+            self.begin_scene();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+    use std::time::UNIX_EPOCH;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::simulator::sample;
+
+    fn plan(seed: u64, calls_per_second: f64) -> Plan {
+        let start = UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        Plan::new(Settings { seed, calls_per_second, start, accounts: sample().unwrap() })
+    }
+
+    #[test]
+    fn a_seed_gives_one_plan() {
+        let first: Vec<_> = plan(1, 5.0).take(500).collect();
+        assert_eq!(first, plan(1, 5.0).take(500).collect::<Vec<_>>());
+        assert_ne!(first, plan(2, 5.0).take(500).collect::<Vec<_>>());
+        assert!(first.is_sorted_by_key(|event| event.at));
+    }
+
+    #[test]
+    fn without_calls_nothing_happens() {
+        assert_eq!(plan(1, 0.0).next(), None);
+    }
+
+    #[test]
+    fn calls_begin_as_often_as_asked_for() {
+        let until = Duration::from_secs(100);
+        let events = plan(3, 20.0).take_while(|event| event.at < until);
+        let legs = events.filter(|event| event.name == "CHANNEL_CREATE").count();
+        assert!((1800..2200).contains(&(legs / 2)), "{legs} legs");
+    }
+
+    #[test]
+    fn the_first_twenty_seconds_show_every_exchange() {
+        for seed in 0..20 {
+            let events = plan(seed, 1.0).take_while(|event| event.at < Duration::from_secs(20));
+            let exchanges: HashSet<_> = events.map(|event| event.exchange).collect();
+            assert_eq!(exchanges.len(), 4, "seed {seed}: {exchanges:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_as_large_as_real_ones_and_say_whose_they_are() {
+        let mut ids = HashSet::new();
+        for event in plan(4, 10.0).take(3000) {
+            let body: Value = serde_json::from_slice(&event.body).unwrap();
+            assert!(ids.insert(body["Msg-ID"].as_str().unwrap().to_owned()), "a Msg-ID twice");
+            assert_eq!(body["Event-Name"], event.name);
+            let account = body.get("Account-ID").unwrap_or(&body["Custom-Channel-Vars"]["Account-ID"]);
+            assert_eq!(account, &event.account_id);
+            let large = event.exchange == "callevt" || event.routing_key.starts_with("conference.event");
+            let least = if large { 1000 } else { 400 };
+            assert!(
+                (least..=1700).contains(&event.body.len()),
+                "{}: {}",
+                event.routing_key,
+                event.body.len()
+            );
+        }
+    }
+
+    #[test]
+    fn every_leg_is_created_first_and_destroyed_last() {
+        let mut legs: HashMap<String, Vec<&str>> = HashMap::new();
+        let mut plan = plan(5, 5.0);
+        let mut names = HashSet::new();
+        for event in plan.by_ref().take(20_000).filter(|event| event.exchange == "callevt") {
+            assert_eq!(event.routing_key.split('.').count(), 3, "{}", event.routing_key);
+            let id = event.routing_key.rsplit('.').next().unwrap().to_owned();
+            legs.entry(id).or_default().push(event.name);
+            names.insert(event.name);
+        }
+        assert_eq!(names.len(), 9, "{names:?}");
+        let whole: Vec<_> = legs.values().filter(|names| names.last() == Some(&"CHANNEL_DESTROY")).collect();
+        assert!(whole.len() > 1000);
+        for names in legs.values() {
+            assert_eq!(names[0], "CHANNEL_CREATE");
+            assert!(names[..names.len() - 1].iter().all(|name| *name != "CHANNEL_DESTROY"));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `cargo dev test`: installs what the tests need, builds what they start, and runs them.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::ending::Endings;
+use crate::process::{Process, Spec};
+use crate::progress::say;
+use crate::services::Binaries;
+use crate::workspace::RunDir;
+use crate::{install, workspace};
+
+/// A test program ends with the cargo that runs it, as that one ends with us; and what the test started, with the test.
+const RUNNER: &str = "target.'cfg(unix)'.runner = ['setpriv', '--pdeathsig', 'KILL', '--']";
+
+/// The options of `cargo dev test`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Passed on to `cargo test --workspace`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+/// Runs the tests; the exit code is theirs.
+pub async fn run(options: Options) -> Result<ExitCode> {
+    let mut endings = Endings::listen()?;
+    let run = RunDir::create("test")?;
+    let code = tokio::select! {
+        code = tests(&options, &run) => code?,
+        ending = endings.next() => ending.exit_code(),
+    };
+    run.remove()?;
+    Ok(code)
+}
+
+async fn tests(options: &Options, run: &RunDir) -> Result<ExitCode> {
+    install::ensure(install::FOR_TESTS, run.path()).await?;
+    say("building the services");
+    Binaries::build(run.path()).await?;
+    say("building and running the tests");
+    let spec = Spec::new(workspace::cargo())
+        .args(["--config", RUNNER, "test", "--workspace"])
+        .args(&options.args)
+        .dir(workspace::root()?);
+    let status = Process::start(&spec)?.exited().await?;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}

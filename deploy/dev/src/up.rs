@@ -1,0 +1,191 @@
+//! `cargo dev up`: everything on this machine, from the brokers to a client that prints what it receives.
+
+mod stack;
+mod watcher;
+
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+
+use crate::ending::{Ending, Endings};
+use crate::install;
+use crate::progress::{print, say, step};
+use crate::services::Binaries;
+use crate::simulator::{Plan, Publisher, Settings, sample, top_account};
+use crate::workspace::RunDir;
+use stack::Stack;
+use watcher::Watcher;
+
+/// The options of `cargo dev up`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// End after this time (as "20s", "5m"), counted from when everything is ready; fails if no event arrived
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub time: Option<Duration>,
+    /// How many calls begin each second in the simulated KAZOO; 0 simulates nothing
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = rate)]
+    pub calls_per_second: f64,
+    /// Use this AMQP broker instead of starting one. The simulated KAZOO publishes there, unless it is told to begin
+    /// 0 calls per second
+    #[arg(long, value_name = "URL")]
+    pub amqp: Option<String>,
+    /// Use this NATS server (with JetStream) instead of starting one
+    #[arg(long, value_name = "URL")]
+    pub nats: Option<String>,
+    /// The WebSocket port [default: 5555, or another where that is taken]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.0..=10_000.0).contains(&rate) => Ok(rate),
+        _ => Err("must be a number between 0 and 10000".into()),
+    }
+}
+
+/// How far a run has come.
+#[derive(Default)]
+struct Run {
+    ready: bool,
+    received: u64,
+}
+
+/// Runs it to its end.
+pub async fn run(options: Options) -> Result<ExitCode> {
+    let mut endings = Endings::listen()?;
+    let dir = RunDir::create("up")?;
+    let mut stack = Stack::default();
+    let mut run = Run::default();
+    // `None` is the time of `--for`.
+    let ended = tokio::select! {
+        ended = session(&options, &dir, &mut stack, &mut run) => ended,
+        ending = endings.next() => Ok(Some(ending)),
+    };
+    if let Err(error) = &ended {
+        say(format_args!("error: {error:#}"));
+    }
+    tokio::select! {
+        () = stack.stop() => {}
+        // Whoever asks twice does not want to wait; dropping kills.
+        _ = endings.next() => say("killing what still runs"),
+    }
+    let stack_was_started = stack.is_started();
+    drop(stack);
+    if options.amqp.is_some() || options.nats.is_some() {
+        say("what the services declared on the brokers that were given stays there: a queue, a stream");
+    }
+    if run.ready {
+        let _ = print(format_args!("{} events received", run.received));
+    }
+    let code = match ended {
+        Err(_) => {
+            if stack_was_started {
+                say(format_args!("the logs stay in {} until the next run", dir.path().display()));
+                return Ok(ExitCode::FAILURE);
+            }
+            ExitCode::FAILURE
+        }
+        Ok(None) if run.received == 0 => ExitCode::FAILURE,
+        Ok(None) => ExitCode::SUCCESS,
+        // Without `--for`, this is how one ends it.
+        Ok(Some(Ending::Interrupt | Ending::NobodyReads)) if run.ready && options.time.is_none() => {
+            ExitCode::SUCCESS
+        }
+        Ok(Some(ending)) => ending.exit_code(),
+    };
+    dir.remove()?;
+    Ok(code)
+}
+
+async fn session(
+    options: &Options,
+    dir: &RunDir,
+    stack: &mut Stack,
+    run: &mut Run,
+) -> Result<Option<Ending>> {
+    let port = stack::websocket_port(options.port)?;
+    install::ensure(&needed(options), dir.path()).await?;
+    say("building the services");
+    let binaries = Binaries::build(dir.path()).await?;
+    let accounts = sample()?;
+    let top = top_account(&accounts)?.id.clone();
+    let amqp = stack.start(options, dir, &binaries, port).await?;
+    let token = stack.token(&binaries, dir.path(), &top).await?;
+    let publisher = step("connecting the simulated KAZOO", Publisher::connect(&amqp)).await?;
+    let names = accounts.iter().map(|account| (account.id.clone(), account.name.clone())).collect();
+    let mut watcher = step("connecting a client", Watcher::connect(port, &token, names)).await?;
+    run.ready = true;
+
+    let settings = Settings {
+        seed: rand::random(),
+        calls_per_second: options.calls_per_second,
+        start: SystemTime::now(),
+        accounts,
+    };
+    let mut plan = Plan::new(settings);
+    let simulation = publisher.run_surely(&mut plan, std::future::pending());
+    let ended = tokio::select! {
+        ended = watch(options, port, &token, &mut watcher, run) => ended?,
+        never = forever(simulation) => never,
+        error = stack.death() => return Err(error),
+    };
+    say(format_args!("{} events published", publisher.confirmed()));
+    let _ = publisher.close().await;
+    Ok(ended)
+}
+
+/// Prints what the client receives, until the time is up or nobody reads it.
+async fn watch(
+    options: &Options,
+    port: u16,
+    token: &str,
+    watcher: &mut Watcher,
+    run: &mut Run,
+) -> Result<Option<Ending>> {
+    let how_to_end =
+        options.time.map_or("Ctrl-C ends it".to_owned(), |time| format!("it ends after {time:?}"));
+    say(format_args!("everything is ready; {how_to_end}"));
+    let head = format!(
+        "console  http://127.0.0.1:{port}/#token={token}\n\
+         socket   ws://127.0.0.1:{port}\n\
+         token    {token}"
+    );
+    if print(head).is_err() {
+        return Ok(Some(Ending::NobodyReads));
+    }
+    let mut time_is_up = pin!(async {
+        match options.time {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    });
+    loop {
+        tokio::select! {
+            () = &mut time_is_up => return Ok(None),
+            line = watcher.next() => {
+                let line = line?;
+                run.received += 1;
+                if print(line).is_err() {
+                    return Ok(Some(Ending::NobodyReads));
+                }
+            }
+        }
+    }
+}
+
+/// A plan without calls is over at once, which ends nothing.
+async fn forever<T>(work: impl Future<Output = ()>) -> T {
+    work.await;
+    std::future::pending().await
+}
+
+fn needed(options: &Options) -> Vec<install::Tool> {
+    let given = |tool: &install::Tool| match *tool {
+        install::NATS_SERVER => options.nats.is_some(),
+        _ => options.amqp.is_some(),
+    };
+    install::FOR_UP.iter().filter(|tool| !given(tool)).copied().collect()
+}

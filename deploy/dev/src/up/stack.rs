@@ -1,0 +1,186 @@
+//! The brokers and services of one run, started in the order of their needs and stopped in the opposite one.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::Options;
+use crate::brokers::{Nats, RabbitMq};
+use crate::ports;
+use crate::progress::{say, step};
+use crate::server::{Ready, Server};
+use crate::services::{Binaries, Service, run_command};
+use crate::simulator::SAMPLE_ACCOUNTS;
+use crate::workspace::RunDir;
+
+const DEFAULT_PORT: u16 = 5555;
+
+/// What has been started so far. Dropping it kills that.
+#[derive(Default)]
+pub(super) struct Stack {
+    ws_edge: Option<Service>,
+    amqp_ingest: Option<Service>,
+    auth_svc: Option<Service>,
+    rabbitmq: Option<RabbitMq>,
+    nats: Option<Nats>,
+    auth_env: Vec<(&'static str, String)>,
+}
+
+/// The port that was asked for, or the default, or a free one where the default is taken.
+pub(super) fn websocket_port(asked: Option<u16>) -> Result<u16> {
+    match asked {
+        Some(port) if !ports::is_free(port) => bail!("port {port} is taken"),
+        Some(port) => Ok(port),
+        None if ports::is_free(DEFAULT_PORT) => Ok(DEFAULT_PORT),
+        None => {
+            let port = ports::free()?;
+            say(format_args!("port {DEFAULT_PORT} is taken: using {port}"));
+            Ok(port)
+        }
+    }
+}
+
+impl Stack {
+    /// Starts all that was not given; returns the AMQP broker's URL.
+    pub(super) async fn start(
+        &mut self,
+        options: &Options,
+        run: &RunDir,
+        binaries: &Binaries,
+        port: u16,
+    ) -> Result<String> {
+        let nats = self.start_nats(options, run).await?;
+        let amqp = self.start_rabbitmq(options, run).await?;
+        self.start_services(&nats, &amqp, run, binaries, port).await?;
+        Ok(amqp)
+    }
+
+    async fn start_nats(&mut self, options: &Options, run: &RunDir) -> Result<String> {
+        if let Some(url) = &options.nats {
+            let ready = Ready::Nats(authority(url));
+            check_given("NATS", url, ready).await?;
+            return Ok(url.clone());
+        }
+        let nats = step("starting NATS", Nats::start(&run.subdir("nats")?)).await?;
+        let url = nats.url();
+        self.nats = Some(nats);
+        Ok(url)
+    }
+
+    async fn start_rabbitmq(&mut self, options: &Options, run: &RunDir) -> Result<String> {
+        if let Some(url) = &options.amqp {
+            check_given("AMQP", url, Ready::Amqp(url.clone())).await?;
+            return Ok(url.clone());
+        }
+        let rabbitmq = step("starting RabbitMQ", RabbitMq::start(&run.subdir("rabbitmq")?)).await?;
+        let url = rabbitmq.url();
+        self.rabbitmq = Some(rabbitmq);
+        Ok(url)
+    }
+
+    async fn start_services(
+        &mut self,
+        nats: &str,
+        amqp: &str,
+        run: &RunDir,
+        binaries: &Binaries,
+        port: u16,
+    ) -> Result<()> {
+        let accounts = run.path().join("accounts.toml");
+        std::fs::write(&accounts, SAMPLE_ACCOUNTS).context("cannot write the sample accounts")?;
+        let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
+        let common = [("NATS__URL", nats.to_owned()), ("LOG__FILTER", "info".to_owned())];
+        self.auth_env = common.to_vec();
+        self.auth_env.push(("AUTH__ACCOUNTS_FILE", accounts.to_string_lossy().into_owned()));
+        self.auth_env.push(("AUTH__JWT__HS256_SECRET", secret));
+
+        let start = Service::start("auth-svc", &binaries.auth_svc, run.path(), &self.auth_env);
+        self.auth_svc = Some(step("starting auth-svc", start).await?);
+
+        let [nats, log] = common;
+        let env = [nats.clone(), log.clone(), ("AMQP__URL", amqp.to_owned())];
+        let start = Service::start("amqp-ingest", &binaries.amqp_ingest, run.path(), &env);
+        self.amqp_ingest = Some(step("starting amqp-ingest", start).await?);
+
+        let env = [nats, log, ("WS__LISTEN", format!("127.0.0.1:{port}"))];
+        let start = Service::start("ws-edge", &binaries.ws_edge, run.path(), &env);
+        self.ws_edge = Some(step("starting ws-edge", start).await?);
+        Ok(())
+    }
+
+    /// A token of this account, minted with the configuration that auth-svc runs with.
+    pub(super) async fn token(&self, binaries: &Binaries, dir: &Path, account_id: &str) -> Result<String> {
+        let args = ["token", "--account", account_id, "--ttl", "12h"];
+        run_command(&binaries.auth_svc, &args, dir, &self.auth_env).await.context("cannot mint a token")
+    }
+
+    /// Whether anything was started.
+    pub(super) fn is_started(&self) -> bool {
+        self.servers().next().is_some()
+    }
+
+    /// Waits until any of them ends by itself.
+    pub(super) async fn death(&self) -> anyhow::Error {
+        let mut deaths: FuturesUnordered<_> = self.servers().map(Server::died).collect();
+        match deaths.next().await {
+            Some(death) => death,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops all, each after those that need it.
+    pub(super) async fn stop(&self) {
+        if !self.is_started() {
+            return;
+        }
+        let stop = async {
+            for server in self.servers() {
+                if let Err(error) = server.stop().await {
+                    say(format_args!("{error:#}"));
+                }
+            }
+            Ok(())
+        };
+        let _ = step("stopping", stop).await;
+    }
+
+    fn servers(&self) -> impl Iterator<Item = &Server> {
+        let services = [&self.ws_edge, &self.amqp_ingest, &self.auth_svc];
+        let services = services.into_iter().flatten().map(Service::server);
+        let rabbitmq = self.rabbitmq.iter().map(RabbitMq::server);
+        services.chain(rabbitmq).chain(self.nats.iter().map(Nats::server))
+    }
+}
+
+/// `host:port` of a NATS URL.
+fn authority(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host).trim_end_matches('/');
+    if host.contains(':') { host.to_owned() } else { format!("{host}:4222") }
+}
+
+/// Fails early, and clearly, where a broker that was given is not there.
+async fn check_given(what: &str, url: &str, ready: Ready) -> Result<()> {
+    ready.check().await.with_context(|| format!("cannot reach the {what} server at {url}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nats_urls_may_be_short() {
+        assert_eq!(authority("nats://example.org"), "example.org:4222");
+        assert_eq!(authority("nats://user:word@127.0.0.1:4333/"), "127.0.0.1:4333");
+        assert_eq!(authority("localhost:1"), "localhost:1");
+    }
+
+    #[test]
+    fn a_port_that_was_asked_for_is_not_replaced() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        assert_eq!(websocket_port(Some(port)).unwrap_err().to_string(), format!("port {port} is taken"));
+    }
+}

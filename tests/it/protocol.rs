@@ -1,0 +1,353 @@
+//! The WebSocket protocol, case by case, as `docs/protocol.md` tells it: once with the library that the edge is
+//! built on, once with another.
+
+use std::time::Duration;
+
+use blackhole_tests::{
+    accounts::{self, Account, Family},
+    client::{Client, Incoming, Make},
+    events,
+    stack::Stack,
+};
+use serde_json::{Value, json};
+
+/// Runs a case with each make of client.
+macro_rules! with_each_client {
+    ($($(#[$about:meta])* $case:ident)*) => {
+        mod with_tungstenite {
+            use super::*;
+            $($(#[$about])* #[tokio::test] async fn $case() { super::$case(Make::Tungstenite).await; })*
+        }
+        mod with_tokio_websockets {
+            use super::*;
+            $($(#[$about])* #[tokio::test] async fn $case() { super::$case(Make::TokioWebsockets).await; })*
+        }
+    };
+}
+
+with_each_client! {
+    a_subscriber_gets_the_event_in_both_forms
+    a_view_is_chosen_by_the_query
+    binding_comes_before_bindings
+    the_account_defaults_to_the_tokens_own
+    a_parent_sees_its_child_but_not_the_other_way_round
+    every_account_is_for_superduper_admins_only
+    unsubscribing_one_several_and_all
+    what_is_not_bound_is_unsubscribed_successfully
+    a_ping_is_answered
+    the_request_id_is_echoed_and_stands_in_events
+    a_request_is_all_or_nothing
+    the_token_is_needed_once
+    bad_tokens_are_refused_with_the_text_that_clients_know
+    the_upgrade_may_carry_the_token
+    a_session_ends_with_its_token_unless_it_is_renewed
+    requests_are_limited_in_rate
+    bindings_are_limited_in_number
+}
+
+async fn connect(make: Make) -> Client {
+    Client::connect_as(make, &Stack::shared().edge.url(""), &[]).await.unwrap()
+}
+
+fn error(reply: &Value) -> &str {
+    assert_eq!(reply["status"], "error", "{reply}");
+    assert_eq!(reply["action"], "reply");
+    reply["data"]["errors"][0].as_str().unwrap()
+}
+
+async fn a_subscriber_gets_the_event_in_both_forms(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    let reply = client.subscribe(&account, &["call.CHANNEL_CREATE.*"]).await;
+    assert_eq!(reply["data"], json!({ "subscribed": ["call.CHANNEL_CREATE.*"], "subscriptions": ["call.CHANNEL_CREATE.*"] }));
+
+    let event = events::call(&account, "CHANNEL_CREATE", "1f3c9a.77e2@10.0.4.17");
+    event.publish(&Stack::shared().publisher().await).await;
+    let frame = client.event().await;
+    let key = "CHANNEL_CREATE.1f3c9a%2E77e2%4010%2E0%2E4%2E17";
+    assert_eq!(frame["name"], "CHANNEL_CREATE");
+    assert_eq!(frame["subscribed_key"], "call.CHANNEL_CREATE.*");
+    assert_eq!(frame["subscription_key"], format!("call.{}.CHANNEL_CREATE.*", account.id));
+    assert_eq!(frame["routing_key"], format!("call.{}.{key}", account.id));
+    assert_eq!(frame["args"], event.body, "the body as it was published");
+    assert_eq!(frame["data"]["custom_channel_vars"]["account_id"], account.id);
+    assert_eq!(frame["data"]["caller_id_name"], "Zoë Ångström");
+    assert_eq!(frame["data"].get("server_id"), None, "transport headers go");
+    assert_eq!(frame["data"].get("media_server"), None, "nulls go");
+}
+
+async fn a_view_is_chosen_by_the_query(make: Make) {
+    let account = Account::fresh();
+    let stack = Stack::shared();
+    let publisher = stack.publisher().await;
+    for (query, args, data) in [("view=args", true, false), ("view=data", false, true), ("view=both", true, true), ("x=y", true, true)] {
+        let mut client = Client::connect_as(make, &stack.edge.url(query), &[]).await.unwrap();
+        client.subscribe(&account, &["call.*.*"]).await;
+        events::call(&account, "CHANNEL_ANSWER", "c").publish(&publisher).await;
+        let frame = client.event().await;
+        assert_eq!((frame.get("args").is_some(), frame.get("data").is_some()), (args, data), "{query}: {frame}");
+    }
+}
+
+async fn binding_comes_before_bindings(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    let data = json!({ "binding": "fax.status.*", "bindings": ["call.*.*", "object.*.user"] });
+    let reply = client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
+    assert_eq!(reply["data"]["subscribed"], json!(["fax.status.*"]));
+}
+
+async fn the_account_defaults_to_the_tokens_own(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    let data = json!({ "binding": "call.*.*" });
+    client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
+    events::call(&account, "CHANNEL_CREATE", "mine").publish(&Stack::shared().publisher().await).await;
+    assert_eq!(client.event().await["args"]["Call-ID"], "mine");
+}
+
+async fn a_parent_sees_its_child_but_not_the_other_way_round(make: Make) {
+    let Family { parent, child } = Family::fresh();
+    let stranger = Account::fresh();
+    let mut client = connect(make).await;
+    client.subscribe_with(&parent.token(), &child.id, &["call.*.*"]).await;
+    events::call(&child, "CHANNEL_CREATE", "of-the-child").publish(&Stack::shared().publisher().await).await;
+    assert_eq!(client.event().await["args"]["Call-ID"], "of-the-child");
+
+    for (token, account_id) in [
+        (child.token(), parent.id.as_str()),
+        (stranger.token(), child.id.as_str()),
+        (parent.token(), "unknown"),
+        (parent.token(), accounts::DISABLED),
+        (accounts::top_token(), accounts::DISABLED),
+    ] {
+        let mut client = connect(make).await;
+        let data = json!({ "account_id": account_id, "binding": "call.*.*" });
+        let reply = client.request(json!({ "action": "subscribe", "auth_token": token, "data": data })).await;
+        assert!(error(&reply).starts_with("unauthorized account id"), "{reply}");
+    }
+}
+
+async fn every_account_is_for_superduper_admins_only(make: Make) {
+    let account = Account::fresh();
+    let subscribe = |token| {
+        let data = json!({ "account_id": "*", "binding": "call.CHANNEL_CREATE.*" });
+        json!({ "action": "subscribe", "auth_token": token, "data": data })
+    };
+    let mut client = connect(make).await;
+    assert!(error(&client.request(subscribe(account.token())).await).starts_with("unauthorized wildcard account id"));
+
+    let mut client = connect(make).await;
+    assert_eq!(client.request(subscribe(accounts::top_token())).await["status"], "success");
+    let call_id = format!("of-{}", account.id);
+    events::call(&account, "CHANNEL_CREATE", &call_id).publish(&Stack::shared().publisher().await).await;
+    let frame = loop {
+        // Other tests' events come as well.
+        let frame = client.event().await;
+        if frame["args"]["Call-ID"] == call_id {
+            break frame;
+        }
+    };
+    assert_eq!(frame["subscription_key"], "call.*.CHANNEL_CREATE.*");
+    assert_eq!(frame["routing_key"], format!("call.{}.CHANNEL_CREATE.{call_id}", account.id));
+}
+
+async fn unsubscribing_one_several_and_all(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    client.subscribe(&account, &["call.*.*", "fax.status.*", "object.*.user", "doc_edited.*.user.*"]).await;
+    let reply = client.request(json!({ "action": "unsubscribe", "data": { "account_id": account.id, "binding": "call.*.*" } })).await;
+    assert_eq!(reply["data"]["unsubscribed"], json!(["call.*.*"]));
+    assert_eq!(reply["data"]["subscribed"], json!(["fax.status.*", "object.*.user", "doc_edited.*.user.*"]));
+    assert_eq!(reply["data"]["subscriptions"], reply["data"]["subscribed"]);
+
+    let publisher = Stack::shared().publisher().await;
+    events::call(&account, "CHANNEL_CREATE", "gone").publish(&publisher).await;
+    events::fax(&account, "still-there").publish(&publisher).await;
+    assert_eq!(client.event().await["args"]["Job-ID"], "still-there");
+
+    let several = json!({ "action": "unsubscribe", "data": { "bindings": ["fax.status.*", "object.*.user"] } });
+    let reply = client.request(several).await;
+    assert_eq!(reply["data"]["subscriptions"], json!(["doc_edited.*.user.*"]));
+    let reply = client.request(json!({ "action": "unsubscribe", "auth_token": account.token() })).await;
+    assert_eq!(reply["data"]["unsubscribed"], json!(["doc_edited.*.user.*"]));
+    assert_eq!(reply["data"]["subscriptions"], json!([]));
+}
+
+async fn what_is_not_bound_is_unsubscribed_successfully(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    for binding in ["call.*.*", "no.such.family"] {
+        let data = json!({ "account_id": account.id, "binding": binding });
+        let reply = client.request(json!({ "action": "unsubscribe", "auth_token": account.token(), "data": data })).await;
+        assert_eq!(reply["status"], "success", "{reply}");
+        assert_eq!(reply["data"]["unsubscribed"], json!([]));
+    }
+}
+
+async fn a_ping_is_answered(make: Make) {
+    let mut client = connect(make).await;
+    let reply = client.request(json!({ "action": "ping", "auth_token": Account::fresh().token() })).await;
+    assert_eq!(reply["data"], json!({ "response": "pong" }));
+}
+
+async fn the_request_id_is_echoed_and_stands_in_events(make: Make) {
+    let account = Account::fresh();
+    let publisher = Stack::shared().publisher().await;
+    let mut client = connect(make).await;
+    let subscribe = |id: Option<Value>| {
+        let mut request = json!({ "action": "subscribe", "auth_token": account.token(), "data": { "binding": "call.*.*" } });
+        if let Some(id) = id {
+            request["request_id"] = id;
+        }
+        request.to_string()
+    };
+    client.send_text(subscribe(None)).await;
+    assert!(client.reply().await["request_id"].as_str().is_some_and(|id| !id.is_empty()), "one is generated");
+    events::call(&account, "CHANNEL_CREATE", "1").publish(&publisher).await;
+    assert_eq!(client.event().await.get("request_id"), None);
+
+    // The same binding again: its events carry the newer request's id, and come once.
+    for id in [json!("a \"quoted\" id"), json!(42)] {
+        client.send_text(subscribe(Some(id.clone()))).await;
+        let reply = client.reply().await;
+        assert_eq!(reply["request_id"], id);
+        assert_eq!(reply["data"]["subscriptions"], json!(["call.*.*"]));
+        events::call(&account, "CHANNEL_CREATE", "2").publish(&publisher).await;
+        events::call(&account, "CHANNEL_DESTROY", "2").publish(&publisher).await;
+        let (create, destroy) = (client.event().await, client.event().await);
+        assert_eq!((&create["request_id"], &create["name"]), (&id, &json!("CHANNEL_CREATE")));
+        assert_eq!((&destroy["request_id"], &destroy["name"]), (&id, &json!("CHANNEL_DESTROY")));
+    }
+}
+
+async fn a_request_is_all_or_nothing(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    let data = json!({ "bindings": ["call.*.*", "call.NO_SUCH_EVENT.*"] });
+    let reply = client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
+    assert_eq!(error(&reply), "event NO_SUCH_EVENT not supported");
+    let reply = client.request(json!({ "action": "unsubscribe" })).await;
+    assert_eq!(reply["data"]["unsubscribed"], json!([]));
+}
+
+async fn the_token_is_needed_once(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    for request in [json!({ "action": "ping" }), json!({ "action": "subscribe", "data": { "binding": "call.*.*" } })] {
+        assert_eq!(error(&client.request(request).await), "authentication token required");
+    }
+    client.subscribe(&account, &["call.*.*"]).await;
+    let reply = client.request(json!({ "action": "subscribe", "data": { "binding": "fax.status.*" } })).await;
+    assert_eq!(reply["data"]["subscriptions"], json!(["call.*.*", "fax.status.*"]));
+}
+
+async fn bad_tokens_are_refused_with_the_text_that_clients_know(make: Make) {
+    let mut client = connect(make).await;
+    let expired = accounts::signed(&json!({ "account_id": accounts::TOP, "exp": 1_000_000_000 }));
+    let endless = accounts::signed(&json!({ "account_id": accounts::TOP }));
+    let unknown = accounts::token("nobody", Duration::from_secs(60));
+    let disabled = accounts::token(accounts::DISABLED, Duration::from_secs(60));
+    let forged = accounts::top_token() + "x";
+    // {"alg":"none"} and no signature.
+    let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", accounts::top_token().split('.').nth(1).unwrap());
+    for token in ["nonsense", &expired, &endless, &unknown, &disabled, &forged, &unsigned, &"x".repeat(20_000)] {
+        let reply = client.request(json!({ "action": "ping", "auth_token": token })).await;
+        let text = error(&reply);
+        assert!(text.starts_with("failed to authenticate token "), "{text}");
+        assert!(!text.contains(token), "the token is not echoed");
+    }
+    let reply = client.request(json!({ "action": "ping" })).await;
+    assert_eq!(error(&reply), "authentication token required", "a refused token authenticates nobody");
+}
+
+async fn the_upgrade_may_carry_the_token(make: Make) {
+    let account = Account::fresh();
+    let url = Stack::shared().edge.url("");
+    let token = account.token();
+    for value in [token.clone(), format!("Bearer {token}"), format!("bearer {token}")] {
+        let mut client = Client::connect_as(make, &url, &[("authorization", &value)]).await.unwrap();
+        assert_eq!(client.request(json!({ "action": "ping" })).await["status"], "success");
+    }
+    // Only tungstenite's client tells the status of a refusal.
+    let refused = Client::connect_as(Make::Tungstenite, &url, &[("authorization", "Bearer nonsense")]).await;
+    assert_eq!(refused.err(), Some(403));
+}
+
+async fn a_session_ends_with_its_token_unless_it_is_renewed(make: Make) {
+    let account = Account::fresh();
+    let mut ends = connect(make).await;
+    let mut renewed = connect(make).await;
+    let short = account.token_for(Duration::from_secs(3));
+    for client in [&mut ends, &mut renewed] {
+        client.subscribe_with(&short, &account.id, &["call.*.*"]).await;
+    }
+    let reply = renewed.request(json!({ "action": "ping", "auth_token": account.token() })).await;
+    assert_eq!(reply["status"], "success");
+    assert_eq!(ends.closed().await, Some(4401));
+    events::call(&account, "CHANNEL_CREATE", "after").publish(&Stack::shared().publisher().await).await;
+    assert_eq!(renewed.event().await["args"]["Call-ID"], "after");
+}
+
+async fn requests_are_limited_in_rate(make: Make) {
+    let mut client = connect(make).await;
+    let token = Account::fresh().token();
+    client.request(json!({ "action": "ping", "auth_token": token })).await;
+    for number in 0..150 {
+        client.send_text(json!({ "action": "ping", "request_id": number }).to_string()).await;
+    }
+    let mut refused = 0;
+    for number in 0..150 {
+        let reply = client.reply().await;
+        assert_eq!(reply["request_id"], number, "replies keep the order of the requests");
+        if reply["status"] == "error" {
+            assert!(error(&reply).starts_with("rate limiting threshold hit for "), "{reply}");
+            refused += 1;
+        }
+    }
+    assert!((1..=51).contains(&refused), "{refused} of 150 refused after a burst of 100");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let reply = client.request(json!({ "action": "ping" })).await;
+    assert_eq!(reply["status"], "success", "the bucket fills again");
+}
+
+async fn bindings_are_limited_in_number(make: Make) {
+    let account = Account::fresh();
+    let mut client = connect(make).await;
+    let bindings = |range: std::ops::Range<u32>| -> Vec<String> { range.map(|number| format!("call.*.{number}")).collect() };
+    let first = bindings(0..900);
+    client.subscribe(&account, &first.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for range in [900..1001, 0..3000] {
+        let data = json!({ "bindings": bindings(range) });
+        let reply = client.request(json!({ "action": "subscribe", "data": data })).await;
+        assert_eq!(error(&reply), "too many bindings : at most 1000 per session");
+    }
+    let data = json!({ "bindings": bindings(900..1000) });
+    let reply = client.request(json!({ "action": "subscribe", "data": data })).await;
+    assert_eq!(reply["data"]["subscriptions"].as_array().map(Vec::len), Some(1000));
+}
+
+#[tokio::test]
+async fn the_client_is_told_when_it_is_idle_too_long() {
+    let edge = Stack::shared().another_edge("edge-idle", &[("WS__IDLE_TIMEOUT", "300ms")]).await;
+    let mut client = Client::connect(&edge.url("")).await;
+    assert_eq!(client.incoming().await, Incoming::Closed(Some(4408)));
+}
+
+#[tokio::test]
+async fn a_stopping_edge_says_come_back_and_is_gone_in_time() {
+    let edge = Stack::shared().another_edge("edge-stop", &[]).await;
+    let account = Account::fresh();
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::connect(&edge.url("")).await;
+        client.subscribe(&account, &["call.*.*"]).await;
+        clients.push(client);
+    }
+    let begun = std::time::Instant::now();
+    let status = edge.service.server().stop().await.unwrap();
+    assert!(status.success() && begun.elapsed() < Duration::from_secs(10), "{status} after {:?}", begun.elapsed());
+    for client in &mut clients {
+        assert_eq!(client.incoming().await, Incoming::Closed(Some(1012)));
+    }
+}

@@ -1,0 +1,110 @@
+//! Accounts and tokens. All accounts stand in the file from the start; each test takes fresh ones.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::json;
+
+/// The HS256 secret of the tests.
+pub const SECRET: &str = "a secret for the tests only, long enough";
+/// The superduper admin's account, above all others.
+pub const TOP: &str = "ffffffffffffffffffffffffffffffff";
+/// An account that is disabled.
+pub const DISABLED: &str = "d15ab1edd15ab1edd15ab1edd15ab1ed";
+
+/// How many families there are: more than tests.
+const FAMILIES: usize = 600;
+
+/// An account.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Its id.
+    pub id: String,
+    /// Its SIP realm.
+    pub realm: String,
+}
+
+/// A reseller and its child, and nobody else's.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// The reseller.
+    pub parent: Account,
+    /// Its child.
+    pub child: Account,
+}
+
+impl Family {
+    fn number(number: usize) -> Family {
+        let account = |kind: char, name: &str| Account {
+            id: format!("{kind}{number:031x}"),
+            realm: format!("{name}{number}.example.com"),
+        };
+        Family { parent: account('a', "parent"), child: account('c', "child") }
+    }
+
+    /// One that no other test has.
+    pub fn fresh() -> Family {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(number < FAMILIES, "there are more tests than accounts: raise FAMILIES");
+        Family::number(number)
+    }
+}
+
+impl Account {
+    /// One that no other test has.
+    pub fn fresh() -> Account {
+        Family::fresh().parent
+    }
+
+    /// A token of this account, good for an hour.
+    pub fn token(&self) -> String {
+        token(&self.id, Duration::from_secs(3600))
+    }
+
+    /// A token of this account, good for `time`.
+    pub fn token_for(&self, time: Duration) -> String {
+        token(&self.id, time)
+    }
+}
+
+/// The superduper admin's token.
+pub fn top_token() -> String {
+    token(TOP, Duration::from_secs(3600))
+}
+
+/// A token of an account, good for `time`.
+pub fn token(account_id: &str, time: Duration) -> String {
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + time;
+    signed(&json!({ "iss": "kazoo", "account_id": account_id, "exp": expires.as_secs() }))
+}
+
+/// A token with these claims.
+pub fn signed(claims: &serde_json::Value) -> String {
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).unwrap()
+}
+
+/// The accounts file.
+pub fn file() -> String {
+    let mut text = format!(
+        "[[account]]\nid = \"{TOP}\"\nname = \"top\"\nrealm = \"top.example.com\"\nsuperduper_admin = true\n\
+         [[account]]\nid = \"{DISABLED}\"\nname = \"disabled\"\nrealm = \"off.example.com\"\nparent = \"{TOP}\"\nenabled = false\n"
+    );
+    for number in 0..FAMILIES {
+        let Family { parent, child } = Family::number(number);
+        for (account, above) in [(&parent, TOP), (&child, &parent.id)] {
+            write!(
+                text,
+                "[[account]]\nid = \"{}\"\nname = \"test\"\nrealm = \"{}\"\nparent = \"{above}\"\n",
+                account.id, account.realm
+            )
+            .unwrap();
+        }
+    }
+    text
+}

@@ -1,0 +1,262 @@
+//! A WebSocket client, of two makes: tungstenite, which the edge is built on, and tokio-websockets, which knows
+//! nothing of it.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
+
+use crate::{accounts::Account, soon};
+
+/// Which implementation speaks.
+#[derive(Clone, Copy, Debug)]
+pub enum Make {
+    /// tokio-tungstenite.
+    Tungstenite,
+    /// tokio-websockets.
+    TokioWebsockets,
+}
+
+/// What comes from the edge.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Incoming {
+    /// A text frame.
+    Json(Value),
+    /// A close frame's code, or none where the connection just ended.
+    Closed(Option<u16>),
+}
+
+/// What goes to the edge.
+enum Outgoing {
+    Text(String),
+    Binary(Vec<u8>),
+    Close,
+}
+
+/// A connected client. Frames are taken in by a task of its own, so an idle test does not look like a slow client.
+pub struct Client {
+    outgoing: mpsc::Sender<Outgoing>,
+    incoming: mpsc::Receiver<Incoming>,
+    /// Events that came while a reply was waited for.
+    events: VecDeque<Value>,
+    last_request: u64,
+}
+
+/// Many: tests wait for events long after they came.
+const QUEUE: usize = 1 << 20;
+
+impl Client {
+    /// Connects with tungstenite.
+    pub async fn connect(url: &str) -> Client {
+        Self::connect_as(Make::Tungstenite, url, &[]).await.unwrap()
+    }
+
+    /// Connects, with headers; the error is the HTTP status of a refusal.
+    pub async fn connect_as(make: Make, url: &str, headers: &[(&str, &str)]) -> Result<Client, u16> {
+        let (outgoing, to_send) = mpsc::channel(1024);
+        let (received, incoming) = mpsc::channel(QUEUE);
+        match make {
+            Make::Tungstenite => {
+                let mut request = url.into_client_request().unwrap();
+                for (name, value) in headers {
+                    request.headers_mut().insert(
+                        tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                        value.parse().unwrap(),
+                    );
+                }
+                match soon("the connection", tokio_tungstenite::connect_async(request)).await {
+                    Ok((socket, _)) => drop(tokio::spawn(run_tungstenite(socket, to_send, received))),
+                    Err(tungstenite::Error::Http(response)) => return Err(response.status().as_u16()),
+                    Err(error) => panic!("cannot connect to {url}: {error}"),
+                }
+            }
+            Make::TokioWebsockets => {
+                let mut builder = tokio_websockets::ClientBuilder::new().uri(url).unwrap();
+                for (name, value) in headers {
+                    let name = tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap();
+                    builder = builder.add_header(name, value.parse().unwrap()).unwrap();
+                }
+                match soon("the connection", builder.connect()).await {
+                    Ok((socket, _)) => drop(tokio::spawn(run_tokio_websockets(socket, to_send, received))),
+                    Err(error) => panic!("cannot connect to {url}: {error}"),
+                }
+            }
+        }
+        Ok(Client { outgoing, incoming, events: VecDeque::new(), last_request: 0 })
+    }
+
+    /// Sends a text frame.
+    pub async fn send_text(&self, text: impl Into<String>) {
+        // A closed connection shows when something is waited for.
+        let _ = self.outgoing.send(Outgoing::Text(text.into())).await;
+    }
+
+    /// Sends a binary frame.
+    pub async fn send_binary(&self, bytes: Vec<u8>) {
+        let _ = self.outgoing.send(Outgoing::Binary(bytes)).await;
+    }
+
+    /// Closes the connection in order.
+    pub async fn close(&self) {
+        let _ = self.outgoing.send(Outgoing::Close).await;
+    }
+
+    /// Sends a request, with a request id unless it has one, and waits for its reply.
+    pub async fn request(&mut self, mut request: Value) -> Value {
+        if request.get("request_id").is_none() {
+            self.last_request += 1;
+            request["request_id"] = json!(format!("r{}", self.last_request));
+        }
+        let id = request["request_id"].clone();
+        self.send_text(request.to_string()).await;
+        let reply = self.reply().await;
+        assert_eq!(reply["request_id"], id, "the reply to another request: {reply}");
+        reply
+    }
+
+    /// The next reply; events that come before it are kept.
+    pub async fn reply(&mut self) -> Value {
+        loop {
+            let frame = self.frame().await;
+            if frame["action"] == "reply" {
+                return frame;
+            }
+            self.events.push_back(frame);
+        }
+    }
+
+    /// Subscribes, successfully.
+    pub async fn subscribe(&mut self, account: &Account, bindings: &[&str]) -> Value {
+        self.subscribe_with(&account.token(), &account.id, bindings).await
+    }
+
+    /// Subscribes with a token to an account, successfully.
+    pub async fn subscribe_with(&mut self, token: &str, account_id: &str, bindings: &[&str]) -> Value {
+        let data = json!({ "account_id": account_id, "bindings": bindings });
+        let reply = self.request(json!({ "action": "subscribe", "auth_token": token, "data": data })).await;
+        assert_eq!(reply["status"], "success", "{reply}");
+        reply
+    }
+
+    /// The next event.
+    pub async fn event(&mut self) -> Value {
+        if let Some(event) = self.events.pop_front() {
+            return event;
+        }
+        let frame = self.frame().await;
+        assert_eq!(frame["action"], "event", "{frame}");
+        frame
+    }
+
+    /// The next event, if one comes within `time`.
+    pub async fn event_within(&mut self, time: Duration) -> Option<Value> {
+        tokio::time::timeout(time, self.event()).await.ok()
+    }
+
+    /// The events until the one whose routing key contains `last`, without that one: everything that was published
+    /// before it, in this session's order.
+    pub async fn events_until(&mut self, last: &str) -> Vec<Value> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.event().await;
+            if event["routing_key"].as_str().is_some_and(|key| key.contains(last)) {
+                return events;
+            }
+            events.push(event);
+        }
+    }
+
+    /// The next frame.
+    pub async fn frame(&mut self) -> Value {
+        match self.incoming().await {
+            Incoming::Json(frame) => frame,
+            Incoming::Closed(code) => panic!("the connection was closed with {code:?} while a frame was waited for"),
+        }
+    }
+
+    /// The next frame or the end.
+    pub async fn incoming(&mut self) -> Incoming {
+        soon("a frame", self.incoming.recv()).await.unwrap_or(Incoming::Closed(None))
+    }
+
+    /// Waits for the end, whatever comes before it, and tells the close code.
+    pub async fn closed(&mut self) -> Option<u16> {
+        loop {
+            if let Incoming::Closed(code) = self.incoming().await {
+                return code;
+            }
+        }
+    }
+}
+
+type TungsteniteSocket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+async fn run_tungstenite(socket: TungsteniteSocket, mut to_send: mpsc::Receiver<Outgoing>, received: mpsc::Sender<Incoming>) {
+    use tungstenite::Message;
+    let (mut sink, mut stream) = socket.split();
+    let mut sending = true;
+    loop {
+        tokio::select! {
+            outgoing = to_send.recv(), if sending => {
+                let message = match outgoing {
+                    Some(Outgoing::Text(text)) => Message::text(text),
+                    Some(Outgoing::Binary(bytes)) => Message::binary(bytes),
+                    Some(Outgoing::Close) => Message::Close(None),
+                    // The test is done with it.
+                    None => return,
+                };
+                sending = sink.send(message).await.is_ok();
+            }
+            message = stream.next() => {
+                let incoming = match message {
+                    Some(Ok(Message::Text(text))) => Incoming::Json(serde_json::from_str(&text).expect("a frame that is no JSON")),
+                    Some(Ok(Message::Close(frame))) => Incoming::Closed(frame.map(|frame| frame.code.into())),
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => Incoming::Closed(None),
+                };
+                let end = matches!(incoming, Incoming::Closed(_));
+                let _ = received.send(incoming).await;
+                if end {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+type OtherSocket = tokio_websockets::WebSocketStream<tokio_websockets::MaybeTlsStream<tokio::net::TcpStream>>;
+
+async fn run_tokio_websockets(mut socket: OtherSocket, mut to_send: mpsc::Receiver<Outgoing>, received: mpsc::Sender<Incoming>) {
+    use tokio_websockets::Message;
+    let mut sending = true;
+    loop {
+        tokio::select! {
+            outgoing = to_send.recv(), if sending => {
+                let message = match outgoing {
+                    Some(Outgoing::Text(text)) => Message::text(text),
+                    Some(Outgoing::Binary(bytes)) => Message::binary(bytes),
+                    Some(Outgoing::Close) => Message::close(None, ""),
+                    None => return,
+                };
+                sending = socket.send(message).await.is_ok();
+            }
+            message = socket.next() => {
+                let incoming = match message {
+                    Some(Ok(message)) => match (message.as_text(), message.as_close()) {
+                        (Some(text), _) => Incoming::Json(serde_json::from_str(text).expect("a frame that is no JSON")),
+                        (None, Some((code, _))) => Incoming::Closed(Some(code.into())),
+                        _ => continue,
+                    },
+                    Some(Err(_)) | None => Incoming::Closed(None),
+                };
+                let end = matches!(incoming, Incoming::Closed(_));
+                let _ = received.send(incoming).await;
+                if end {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! AMQP events as KAZOO publishes them.
+
+use blackhole_dev::simulator::{Publisher, account_database, encode_word};
+use serde_json::{Value, json};
+
+use crate::accounts::Account;
+
+/// A message to an exchange.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The exchange.
+    pub exchange: &'static str,
+    /// The routing key.
+    pub key: String,
+    /// The body.
+    pub body: Value,
+}
+
+impl Event {
+    /// Publishes it; the broker has it when this returns.
+    pub async fn publish(&self, publisher: &Publisher) {
+        publisher.publish(self.exchange, &self.key, self.body.to_string().as_bytes()).await.unwrap();
+    }
+}
+
+/// `name` of a call.
+pub fn call(account: &Account, name: &str, call_id: &str) -> Event {
+    Event {
+        exchange: "callevt",
+        key: format!("call.{name}.{}", encode_word(call_id)),
+        body: json!({
+            "App-Name": "ecallmgr",
+            "Event-Category": "call_event",
+            "Event-Name": name,
+            "Msg-ID": format!("{:032x}", rand::random::<u128>()),
+            "Node": "ecallmgr@apps01.example.com",
+            "Call-ID": call_id,
+            "Call-Direction": "inbound",
+            "Caller-ID-Name": "Zoë Ångström",
+            "Custom-Channel-Vars": { "Account-ID": account.id, "Realm": account.realm },
+            "Server-ID": "",
+            "Media-Server": null,
+        }),
+    }
+}
+
+/// The first event of an inbound call: no account yet, only the realm.
+pub fn call_of_realm(realm: &str, name: &str, call_id: &str) -> Event {
+    let mut event = call(&Account { id: String::new(), realm: realm.to_owned() }, name, call_id);
+    event.body["Custom-Channel-Vars"] = json!({ "Realm": realm });
+    event
+}
+
+/// An event of a conference.
+pub fn conference(account: &Account, name: &str, conference_id: &str, call_id: &str) -> Event {
+    Event {
+        exchange: "conference",
+        key: format!("conference.event.{name}.{}.{conference_id}.{}", account.id, encode_word(call_id)),
+        body: json!({
+            "Event-Category": "conference",
+            "Event-Name": "event",
+            "Event": name,
+            "Msg-ID": format!("{:032x}", rand::random::<u128>()),
+            "Account-ID": account.id,
+            "Conference-ID": conference_id,
+            "Call-ID": call_id,
+        }),
+    }
+}
+
+/// A command to a conference.
+pub fn conference_command(account: &Account, conference_id: &str) -> Event {
+    Event {
+        exchange: "conference",
+        key: format!("conference.command.{conference_id}"),
+        body: json!({
+            "Event-Category": "conference",
+            "Event-Name": "command",
+            "Application-Name": "mute_participant",
+            "Msg-ID": format!("{:032x}", rand::random::<u128>()),
+            "Account-ID": account.id,
+            "Conference-ID": conference_id,
+        }),
+    }
+}
+
+/// A change of a document in an account's database.
+pub fn document(account: &Account, action: &str, kind: &str, id: &str) -> Event {
+    document_in(&account_database(&account.id), action, kind, id)
+}
+
+/// A change of a document in any database.
+pub fn document_in(database: &str, action: &str, kind: &str, id: &str) -> Event {
+    Event {
+        exchange: "configuration",
+        key: format!("{action}.{database}.{kind}.{}", encode_word(id)),
+        body: json!({
+            "Event-Category": "configuration",
+            "Event-Name": action,
+            "Msg-ID": format!("{:032x}", rand::random::<u128>()),
+            "Database": database,
+            "ID": id,
+            "Type": kind,
+            "Doc": null,
+        }),
+    }
+}
+
+/// The status of a fax.
+pub fn fax(account: &Account, id: &str) -> Event {
+    Event {
+        exchange: "faxes",
+        key: format!("fax.status.{}.{}", account.id, encode_word(id)),
+        body: json!({
+            "Event-Category": "fax",
+            "Event-Name": "status",
+            "Msg-ID": format!("{:032x}", rand::random::<u128>()),
+            "Account-ID": account.id,
+            "Job-ID": id,
+        }),
+    }
+}
