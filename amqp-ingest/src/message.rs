@@ -32,7 +32,6 @@ impl Message {
         subject.push_str(root);
         subject.push('.');
         tenant.push_to(&mut subject);
-        subject.push('.');
         subject::push_key(&mut subject, event.key.as_bytes());
         let mut headers = HeaderMap::new();
         headers.insert(wire::MESSAGE_ID, event.id(&body));

@@ -69,22 +69,27 @@ pub fn push_word(subject: &mut String, word: &[u8]) {
     }
 }
 
-/// Appends an AMQP routing key, each word escaped.
+/// Appends an AMQP routing key: a dot and the escaped word for each of its words. The empty key has none, as
+/// RabbitMQ sees it: `#` matches it, `*` does not.
 pub fn push_key(subject: &mut String, key: &[u8]) {
-    for (index, word) in key.split(|&byte| byte == b'.').enumerate() {
-        if index > 0 {
-            subject.push('.');
-        }
+    if key.is_empty() {
+        return;
+    }
+    for word in key.split(|&byte| byte == b'.') {
+        subject.push('.');
         push_word(subject, word);
     }
 }
 
-/// The routing key that [`push_key`] wrote.
+/// The routing key that [`push_key`] wrote, given without the leading dot.
 ///
 /// # Errors
 /// [`SubjectError::NotEscaped`] for text that [`push_key`] never writes.
 pub fn decode_key(escaped: &str) -> Result<Vec<u8>, SubjectError> {
     let refused = || SubjectError::NotEscaped(escaped.to_owned());
+    if escaped.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut key = Vec::with_capacity(escaped.len());
     for (index, word) in escaped.split('.').enumerate() {
         if index > 0 {
@@ -118,7 +123,8 @@ pub fn decode_key(escaped: &str) -> Result<Vec<u8>, SubjectError> {
             return Err(refused());
         }
     }
-    Ok(key)
+    // A single empty word would be the empty key, which has no words.
+    if key.is_empty() { Err(refused()) } else { Ok(key) }
 }
 
 /// The NATS subjects that together match what the AMQP pattern `words` matches, each below `root` (a subject
@@ -133,11 +139,8 @@ pub fn pattern_subjects(root: &str, words: &[Word]) -> Result<Vec<String>, Subje
         match word {
             Word::Rest if index + 1 < words.len() => return Err(SubjectError::RestNotLast),
             Word::Rest => {
-                // AMQP's `#` also matches no word at all; below a tenant there is always at least one, because
-                // an empty routing key is one empty word.
-                if index > 0 {
-                    subjects.push(subject.clone());
-                }
+                // AMQP's `#` also matches no word at all.
+                subjects.push(subject.clone());
                 subject.push_str(".>");
             }
             Word::Any => subject.push_str(".*"),

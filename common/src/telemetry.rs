@@ -4,7 +4,9 @@ use std::io::IsTerminal;
 
 use prometheus_client::{metrics::info::Info, registry::Registry};
 use tracing::{Level, Metadata};
-use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -17,14 +19,18 @@ pub fn init_logs(config: &LogConfig) {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    let _ = tracing_subscriber::registry().with(filter).with(lines.with_filter(filter_fn(is_ours_to_show))).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines.with_filter(filter_fn(is_ours_to_show)))
+        .try_init();
 }
 
 /// At trace level libraries print what they carry: tokens in frames, passwords in handshakes. No filter of an
 /// operator shows that. What async-nats says of its connection at info level the services say themselves.
 fn is_ours_to_show(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    let ours = ["blackhole", "amqp_ingest", "auth_svc", "ws_edge"].iter().any(|name| target.starts_with(name));
+    let ours =
+        ["blackhole", "amqp_ingest", "auth_svc", "ws_edge"].iter().any(|name| target.starts_with(name));
     let most = if target.starts_with("async_nats") { Level::WARN } else { Level::DEBUG };
     ours || *metadata.level() <= most
 }

@@ -3,4 +3,6 @@
 // Tests fail by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod families;
+mod outages;
 mod protocol;

@@ -59,7 +59,10 @@ async fn a_subscriber_gets_the_event_in_both_forms(make: Make) {
     let account = Account::fresh();
     let mut client = connect(make).await;
     let reply = client.subscribe(&account, &["call.CHANNEL_CREATE.*"]).await;
-    assert_eq!(reply["data"], json!({ "subscribed": ["call.CHANNEL_CREATE.*"], "subscriptions": ["call.CHANNEL_CREATE.*"] }));
+    assert_eq!(
+        reply["data"],
+        json!({ "subscribed": ["call.CHANNEL_CREATE.*"], "subscriptions": ["call.CHANNEL_CREATE.*"] })
+    );
 
     let event = events::call(&account, "CHANNEL_CREATE", "1f3c9a.77e2@10.0.4.17");
     event.publish(&Stack::shared().publisher().await).await;
@@ -80,12 +83,21 @@ async fn a_view_is_chosen_by_the_query(make: Make) {
     let account = Account::fresh();
     let stack = Stack::shared();
     let publisher = stack.publisher().await;
-    for (query, args, data) in [("view=args", true, false), ("view=data", false, true), ("view=both", true, true), ("x=y", true, true)] {
+    for (query, args, data) in [
+        ("view=args", true, false),
+        ("view=data", false, true),
+        ("view=both", true, true),
+        ("x=y", true, true),
+    ] {
         let mut client = Client::connect_as(make, &stack.edge.url(query), &[]).await.unwrap();
         client.subscribe(&account, &["call.*.*"]).await;
         events::call(&account, "CHANNEL_ANSWER", "c").publish(&publisher).await;
         let frame = client.event().await;
-        assert_eq!((frame.get("args").is_some(), frame.get("data").is_some()), (args, data), "{query}: {frame}");
+        assert_eq!(
+            (frame.get("args").is_some(), frame.get("data").is_some()),
+            (args, data),
+            "{query}: {frame}"
+        );
     }
 }
 
@@ -93,7 +105,8 @@ async fn binding_comes_before_bindings(make: Make) {
     let account = Account::fresh();
     let mut client = connect(make).await;
     let data = json!({ "binding": "fax.status.*", "bindings": ["call.*.*", "object.*.user"] });
-    let reply = client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
+    let reply =
+        client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
     assert_eq!(reply["data"]["subscribed"], json!(["fax.status.*"]));
 }
 
@@ -135,7 +148,10 @@ async fn every_account_is_for_superduper_admins_only(make: Make) {
         json!({ "action": "subscribe", "auth_token": token, "data": data })
     };
     let mut client = connect(make).await;
-    assert!(error(&client.request(subscribe(account.token())).await).starts_with("unauthorized wildcard account id"));
+    assert!(
+        error(&client.request(subscribe(account.token())).await)
+            .starts_with("unauthorized wildcard account id")
+    );
 
     let mut client = connect(make).await;
     assert_eq!(client.request(subscribe(accounts::top_token())).await["status"], "success");
@@ -156,7 +172,11 @@ async fn unsubscribing_one_several_and_all(make: Make) {
     let account = Account::fresh();
     let mut client = connect(make).await;
     client.subscribe(&account, &["call.*.*", "fax.status.*", "object.*.user", "doc_edited.*.user.*"]).await;
-    let reply = client.request(json!({ "action": "unsubscribe", "data": { "account_id": account.id, "binding": "call.*.*" } })).await;
+    let reply = client
+        .request(
+            json!({ "action": "unsubscribe", "data": { "account_id": account.id, "binding": "call.*.*" } }),
+        )
+        .await;
     assert_eq!(reply["data"]["unsubscribed"], json!(["call.*.*"]));
     assert_eq!(reply["data"]["subscribed"], json!(["fax.status.*", "object.*.user", "doc_edited.*.user.*"]));
     assert_eq!(reply["data"]["subscriptions"], reply["data"]["subscribed"]);
@@ -166,7 +186,8 @@ async fn unsubscribing_one_several_and_all(make: Make) {
     events::fax(&account, "still-there").publish(&publisher).await;
     assert_eq!(client.event().await["args"]["Job-ID"], "still-there");
 
-    let several = json!({ "action": "unsubscribe", "data": { "bindings": ["fax.status.*", "object.*.user"] } });
+    let several =
+        json!({ "action": "unsubscribe", "data": { "bindings": ["fax.status.*", "object.*.user"] } });
     let reply = client.request(several).await;
     assert_eq!(reply["data"]["subscriptions"], json!(["doc_edited.*.user.*"]));
     let reply = client.request(json!({ "action": "unsubscribe", "auth_token": account.token() })).await;
@@ -179,7 +200,9 @@ async fn what_is_not_bound_is_unsubscribed_successfully(make: Make) {
     let mut client = connect(make).await;
     for binding in ["call.*.*", "no.such.family"] {
         let data = json!({ "account_id": account.id, "binding": binding });
-        let reply = client.request(json!({ "action": "unsubscribe", "auth_token": account.token(), "data": data })).await;
+        let reply = client
+            .request(json!({ "action": "unsubscribe", "auth_token": account.token(), "data": data }))
+            .await;
         assert_eq!(reply["status"], "success", "{reply}");
         assert_eq!(reply["data"]["unsubscribed"], json!([]));
     }
@@ -225,7 +248,8 @@ async fn a_request_is_all_or_nothing(make: Make) {
     let account = Account::fresh();
     let mut client = connect(make).await;
     let data = json!({ "bindings": ["call.*.*", "call.NO_SUCH_EVENT.*"] });
-    let reply = client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
+    let reply =
+        client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
     assert_eq!(error(&reply), "event NO_SUCH_EVENT not supported");
     let reply = client.request(json!({ "action": "unsubscribe" })).await;
     assert_eq!(reply["data"]["unsubscribed"], json!([]));
@@ -234,7 +258,9 @@ async fn a_request_is_all_or_nothing(make: Make) {
 async fn the_token_is_needed_once(make: Make) {
     let account = Account::fresh();
     let mut client = connect(make).await;
-    for request in [json!({ "action": "ping" }), json!({ "action": "subscribe", "data": { "binding": "call.*.*" } })] {
+    for request in
+        [json!({ "action": "ping" }), json!({ "action": "subscribe", "data": { "binding": "call.*.*" } })]
+    {
         assert_eq!(error(&client.request(request).await), "authentication token required");
     }
     client.subscribe(&account, &["call.*.*"]).await;
@@ -251,7 +277,9 @@ async fn bad_tokens_are_refused_with_the_text_that_clients_know(make: Make) {
     let forged = accounts::top_token() + "x";
     // {"alg":"none"} and no signature.
     let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", accounts::top_token().split('.').nth(1).unwrap());
-    for token in ["nonsense", &expired, &endless, &unknown, &disabled, &forged, &unsigned, &"x".repeat(20_000)] {
+    for token in
+        ["nonsense", &expired, &endless, &unknown, &disabled, &forged, &unsigned, &"x".repeat(20_000)]
+    {
         let reply = client.request(json!({ "action": "ping", "auth_token": token })).await;
         let text = error(&reply);
         assert!(text.starts_with("failed to authenticate token "), "{text}");
@@ -314,7 +342,9 @@ async fn requests_are_limited_in_rate(make: Make) {
 async fn bindings_are_limited_in_number(make: Make) {
     let account = Account::fresh();
     let mut client = connect(make).await;
-    let bindings = |range: std::ops::Range<u32>| -> Vec<String> { range.map(|number| format!("call.*.{number}")).collect() };
+    let bindings = |range: std::ops::Range<u32>| -> Vec<String> {
+        range.map(|number| format!("call.*.{number}")).collect()
+    };
     let first = bindings(0..900);
     client.subscribe(&account, &first.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for range in [900..1001, 0..3000] {
@@ -346,7 +376,11 @@ async fn a_stopping_edge_says_come_back_and_is_gone_in_time() {
     }
     let begun = std::time::Instant::now();
     let status = edge.service.server().stop().await.unwrap();
-    assert!(status.success() && begun.elapsed() < Duration::from_secs(10), "{status} after {:?}", begun.elapsed());
+    assert!(
+        status.success() && begun.elapsed() < Duration::from_secs(10),
+        "{status} after {:?}",
+        begun.elapsed()
+    );
     for client in &mut clients {
         assert_eq!(client.incoming().await, Incoming::Closed(Some(1012)));
     }

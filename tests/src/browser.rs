@@ -58,7 +58,10 @@ impl Browser {
     pub async fn record_console(&self) {
         let source = "window.logged = []; const log = console.log; \
                       console.log = (...all) => { window.logged.push(...all); log(...all); };";
-        let command = DevTools { command: "Page.addScriptToEvaluateOnNewDocument", parameters: json!({ "source": source }) };
+        let command = DevTools {
+            command: "Page.addScriptToEvaluateOnNewDocument",
+            parameters: json!({ "source": source }),
+        };
         self.page.issue_cmd(command).await.unwrap();
     }
 

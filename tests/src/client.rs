@@ -172,7 +172,9 @@ impl Client {
     pub async fn frame(&mut self) -> Value {
         match self.incoming().await {
             Incoming::Json(frame) => frame,
-            Incoming::Closed(code) => panic!("the connection was closed with {code:?} while a frame was waited for"),
+            Incoming::Closed(code) => {
+                panic!("the connection was closed with {code:?} while a frame was waited for")
+            }
         }
     }
 
@@ -191,9 +193,14 @@ impl Client {
     }
 }
 
-type TungsteniteSocket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+type TungsteniteSocket =
+    tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn run_tungstenite(socket: TungsteniteSocket, mut to_send: mpsc::Receiver<Outgoing>, received: mpsc::Sender<Incoming>) {
+async fn run_tungstenite(
+    socket: TungsteniteSocket,
+    mut to_send: mpsc::Receiver<Outgoing>,
+    received: mpsc::Sender<Incoming>,
+) {
     use tungstenite::Message;
     let (mut sink, mut stream) = socket.split();
     let mut sending = true;
@@ -228,7 +235,11 @@ async fn run_tungstenite(socket: TungsteniteSocket, mut to_send: mpsc::Receiver<
 
 type OtherSocket = tokio_websockets::WebSocketStream<tokio_websockets::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn run_tokio_websockets(mut socket: OtherSocket, mut to_send: mpsc::Receiver<Outgoing>, received: mpsc::Sender<Incoming>) {
+async fn run_tokio_websockets(
+    mut socket: OtherSocket,
+    mut to_send: mpsc::Receiver<Outgoing>,
+    received: mpsc::Sender<Incoming>,
+) {
     use tokio_websockets::Message;
     let mut sending = true;
     loop {

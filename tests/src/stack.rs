@@ -1,9 +1,6 @@
 //! The brokers and services, as real processes.
 
-use std::{
-    path::PathBuf,
-    sync::LazyLock,
-};
+use std::{path::PathBuf, sync::LazyLock};
 
 use blackhole_dev::{
     brokers::{Nats, RabbitMq},
@@ -84,7 +81,10 @@ impl Stack {
 
     /// One more edge on the same brokers, with settings of its own.
     pub async fn another_edge(&self, name: &str, settings: &[Setting<'_>]) -> Edge {
-        let mut env = vec![("NATS__URL", self.nats.url()), ("LOG__FILTER", "debug,async_nats=info,hyper=info".to_owned())];
+        let mut env = vec![
+            ("NATS__URL", self.nats.url()),
+            ("LOG__FILTER", "debug,async_nats=info,hyper=info".to_owned()),
+        ];
         env.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Edge::start(name, &self.dir, &env).await
     }
@@ -132,7 +132,11 @@ pub fn binaries() -> Binaries {
         assert!(program.is_file(), "{} is not there: run the tests by `cargo dev test`", program.display());
         program
     };
-    Binaries { amqp_ingest: program("amqp-ingest"), auth_svc: program("auth-svc"), ws_edge: program("ws-edge") }
+    Binaries {
+        amqp_ingest: program("amqp-ingest"),
+        auth_svc: program("auth-svc"),
+        ws_edge: program("ws-edge"),
+    }
 }
 
 /// Where cargo puts programs: above the `deps` directory that this one is in.

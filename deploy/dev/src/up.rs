@@ -1,5 +1,6 @@
 //! `cargo dev up`: everything on this machine, from the brokers to a client that prints what it receives.
 
+mod given;
 mod stack;
 mod watcher;
 
@@ -15,6 +16,7 @@ use crate::progress::{print, say, step};
 use crate::services::Binaries;
 use crate::simulator::{Plan, Publisher, Settings, sample, top_account};
 use crate::workspace::RunDir;
+use given::Given;
 use stack::Stack;
 use watcher::Watcher;
 
@@ -49,6 +51,7 @@ fn rate(text: &str) -> Result<f64, String> {
 /// How far a run has come.
 #[derive(Default)]
 struct Run {
+    given: Option<Given>,
     ready: bool,
     received: u64,
 }
@@ -67,16 +70,21 @@ pub async fn run(options: Options) -> Result<ExitCode> {
     if let Err(error) = &ended {
         say(format_args!("error: {error:#}"));
     }
+    let stop = async {
+        stack.stop().await;
+        if let Some(given) = &run.given
+            && stack.is_started()
+        {
+            given.clean().await;
+        }
+    };
     tokio::select! {
-        () = stack.stop() => {}
+        () = stop => {}
         // Whoever asks twice does not want to wait; dropping kills.
         _ = endings.next() => say("killing what still runs"),
     }
     let stack_was_started = stack.is_started();
     drop(stack);
-    if options.amqp.is_some() || options.nats.is_some() {
-        say("what the services declared on the brokers that were given stays there: a queue, a stream");
-    }
     if run.ready {
         let _ = print(format_args!("{} events received", run.received));
     }
@@ -107,12 +115,13 @@ async fn session(
     run: &mut Run,
 ) -> Result<Option<Ending>> {
     let port = stack::websocket_port(options.port)?;
+    let given = run.given.insert(Given::look(options).await?);
     install::ensure(&needed(options), dir.path()).await?;
     say("building the services");
     let binaries = Binaries::build(dir.path()).await?;
     let accounts = sample()?;
     let top = top_account(&accounts)?.id.clone();
-    let amqp = stack.start(options, dir, &binaries, port).await?;
+    let amqp = stack.start(options, given, dir, &binaries, port).await?;
     let token = stack.token(&binaries, dir.path(), &top).await?;
     let publisher = step("connecting the simulated KAZOO", Publisher::connect(&amqp)).await?;
     let names = accounts.iter().map(|account| (account.id.clone(), account.name.clone())).collect();
@@ -128,7 +137,10 @@ async fn session(
     let mut plan = Plan::new(settings);
     let simulation = publisher.run_surely(&mut plan, std::future::pending());
     let ended = tokio::select! {
-        ended = watch(options, port, &token, &mut watcher, run) => ended?,
+        ended = watch(options, port, &token, &mut watcher, run) => match ended {
+            Ok(ended) => ended,
+            Err(error) => return Err(cause(error, stack).await),
+        },
         never = forever(simulation) => never,
         error = stack.death() => return Err(error),
     };
@@ -174,6 +186,11 @@ async fn watch(
             }
         }
     }
+}
+
+/// A client that loses its connection may only be the first to notice that something has died.
+async fn cause(error: anyhow::Error, stack: &Stack) -> anyhow::Error {
+    tokio::time::timeout(Duration::from_secs(1), stack.death()).await.unwrap_or(error)
 }
 
 /// A plan without calls is over at once, which ends nothing.

@@ -7,10 +7,11 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Options;
+use super::given::Given;
 use crate::brokers::{Nats, RabbitMq};
 use crate::ports;
 use crate::progress::{say, step};
-use crate::server::{Ready, Server};
+use crate::server::Server;
 use crate::services::{Binaries, Service, run_command};
 use crate::simulator::SAMPLE_ACCOUNTS;
 use crate::workspace::RunDir;
@@ -47,20 +48,19 @@ impl Stack {
     pub(super) async fn start(
         &mut self,
         options: &Options,
+        given: &Given,
         run: &RunDir,
         binaries: &Binaries,
         port: u16,
     ) -> Result<String> {
         let nats = self.start_nats(options, run).await?;
         let amqp = self.start_rabbitmq(options, run).await?;
-        self.start_services(&nats, &amqp, run, binaries, port).await?;
+        self.start_services(&nats, &amqp, given, run, binaries, port).await?;
         Ok(amqp)
     }
 
     async fn start_nats(&mut self, options: &Options, run: &RunDir) -> Result<String> {
         if let Some(url) = &options.nats {
-            let ready = Ready::Nats(authority(url));
-            check_given("NATS", url, ready).await?;
             return Ok(url.clone());
         }
         let nats = step("starting NATS", Nats::start(&run.subdir("nats")?)).await?;
@@ -71,7 +71,6 @@ impl Stack {
 
     async fn start_rabbitmq(&mut self, options: &Options, run: &RunDir) -> Result<String> {
         if let Some(url) = &options.amqp {
-            check_given("AMQP", url, Ready::Amqp(url.clone())).await?;
             return Ok(url.clone());
         }
         let rabbitmq = step("starting RabbitMQ", RabbitMq::start(&run.subdir("rabbitmq")?)).await?;
@@ -84,6 +83,7 @@ impl Stack {
         &mut self,
         nats: &str,
         amqp: &str,
+        given: &Given,
         run: &RunDir,
         binaries: &Binaries,
         port: u16,
@@ -91,20 +91,23 @@ impl Stack {
         let accounts = run.path().join("accounts.toml");
         std::fs::write(&accounts, SAMPLE_ACCOUNTS).context("cannot write the sample accounts")?;
         let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
-        let common = [("NATS__URL", nats.to_owned()), ("LOG__FILTER", "info".to_owned())];
-        self.auth_env = common.to_vec();
-        self.auth_env.push(("AUTH__ACCOUNTS_FILE", accounts.to_string_lossy().into_owned()));
-        self.auth_env.push(("AUTH__JWT__HS256_SECRET", secret));
+        let mut common = vec![("NATS__URL", nats.to_owned()), ("LOG__FILTER", "info".to_owned())];
+        common.extend(given.for_all());
+        let with = |more: Vec<(&'static str, String)>| [common.clone(), more].concat();
 
+        self.auth_env = with(vec![
+            ("AUTH__ACCOUNTS_FILE", accounts.to_string_lossy().into_owned()),
+            ("AUTH__JWT__HS256_SECRET", secret),
+        ]);
         let start = Service::start("auth-svc", &binaries.auth_svc, run.path(), &self.auth_env);
         self.auth_svc = Some(step("starting auth-svc", start).await?);
 
-        let [nats, log] = common;
-        let env = [nats.clone(), log.clone(), ("AMQP__URL", amqp.to_owned())];
+        let mut env = with(vec![("AMQP__URL", amqp.to_owned())]);
+        env.extend(given.for_ingest());
         let start = Service::start("amqp-ingest", &binaries.amqp_ingest, run.path(), &env);
         self.amqp_ingest = Some(step("starting amqp-ingest", start).await?);
 
-        let env = [nats, log, ("WS__LISTEN", format!("127.0.0.1:{port}"))];
+        let env = with(vec![("WS__LISTEN", format!("127.0.0.1:{port}"))]);
         let start = Service::start("ws-edge", &binaries.ws_edge, run.path(), &env);
         self.ws_edge = Some(step("starting ws-edge", start).await?);
         Ok(())
@@ -154,28 +157,9 @@ impl Stack {
     }
 }
 
-/// `host:port` of a NATS URL.
-fn authority(url: &str) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host).trim_end_matches('/');
-    if host.contains(':') { host.to_owned() } else { format!("{host}:4222") }
-}
-
-/// Fails early, and clearly, where a broker that was given is not there.
-async fn check_given(what: &str, url: &str, ready: Ready) -> Result<()> {
-    ready.check().await.with_context(|| format!("cannot reach the {what} server at {url}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nats_urls_may_be_short() {
-        assert_eq!(authority("nats://example.org"), "example.org:4222");
-        assert_eq!(authority("nats://user:word@127.0.0.1:4333/"), "127.0.0.1:4333");
-        assert_eq!(authority("localhost:1"), "localhost:1");
-    }
 
     #[test]
     fn a_port_that_was_asked_for_is_not_replaced() {

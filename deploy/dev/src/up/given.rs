@@ -1,0 +1,190 @@
+//! Brokers that were given, and what this run has on them.
+//!
+//! The services use the names of the documentation unless something of that name exists already: another Blackhole may
+//! be at work there, and must not share its queue or its tokens with this one. What the services made there is removed
+//! at the end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use async_nats::jetstream::context::{DeleteStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::{self, ErrorCode};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties, ErrorKind};
+
+use super::Options;
+use crate::progress::say;
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const QUEUE: &str = "blackhole-ingest";
+const DEAD_LETTERS: &str = "blackhole-dead-letter";
+const PREFIX: &str = "blackhole.v1";
+
+/// The given brokers.
+#[derive(Default)]
+pub(super) struct Given {
+    amqp: Option<Amqp>,
+    nats: Option<Nats>,
+}
+
+struct Amqp {
+    url: String,
+    queue: String,
+    dead_letters: String,
+}
+
+struct Nats {
+    url: String,
+    prefix: String,
+}
+
+impl Given {
+    /// Looks what is there; fails early, and clearly, where a broker does not answer.
+    pub(super) async fn look(options: &Options) -> Result<Self> {
+        let tag = format!("dev-{:08x}", rand::random::<u32>());
+        let mut given = Self::default();
+        if let Some(url) = &options.amqp {
+            let found = in_time(Amqp::look(url, &tag)).await;
+            given.amqp =
+                Some(found.with_context(|| format!("cannot use the AMQP broker at {}", shown(url)))?);
+        }
+        if let Some(url) = &options.nats {
+            let found = in_time(Nats::look(url, &tag)).await;
+            given.nats =
+                Some(found.with_context(|| format!("cannot use the NATS server at {}", shown(url)))?);
+        }
+        Ok(given)
+    }
+
+    /// What all services have to know.
+    pub(super) fn for_all(&self) -> Vec<(&'static str, String)> {
+        self.nats.iter().map(|nats| ("NATS__PREFIX", nats.prefix.clone())).collect()
+    }
+
+    /// What amqp-ingest has to know besides.
+    pub(super) fn for_ingest(&self) -> Vec<(&'static str, String)> {
+        let names = |amqp: &Amqp| {
+            [("AMQP__QUEUE", amqp.queue.clone()), ("AMQP__DEAD_LETTER_EXCHANGE", amqp.dead_letters.clone())]
+        };
+        self.amqp.iter().flat_map(names).collect()
+    }
+
+    /// Removes what the services made.
+    pub(super) async fn clean(&self) {
+        if let Some(amqp) = &self.amqp
+            && let Err(error) = in_time(amqp.clean()).await
+        {
+            let Amqp { url, queue, dead_letters } = amqp;
+            say(format_args!("cannot remove {queue} and {dead_letters} from {}: {error:#}", shown(url)));
+        }
+        if let Some(nats) = &self.nats
+            && let Err(error) = in_time(nats.clean()).await
+        {
+            say(format_args!(
+                "cannot remove the stream {} from {}: {error:#}",
+                nats.stream(),
+                shown(&nats.url)
+            ));
+        }
+    }
+}
+
+impl Amqp {
+    async fn look(url: &str, tag: &str) -> Result<Self> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let taken = exists(&connection, QUEUE).await? || exists(&connection, DEAD_LETTERS).await?;
+        // Its channels are closing already, which lapin may find fault with.
+        let _ = connection.close(200, "done".into()).await;
+        let name = |name: &str| if taken { format!("{name}-{tag}") } else { name.to_owned() };
+        Ok(Self { url: url.to_owned(), queue: name(QUEUE), dead_letters: name(DEAD_LETTERS) })
+    }
+
+    async fn clean(&self) -> Result<()> {
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        for queue in [&self.queue, &self.dead_letters] {
+            channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
+        }
+        let exchange = self.dead_letters.as_str().into();
+        channel.exchange_delete(exchange, ExchangeDeleteOptions::default()).await?;
+        let _ = connection.close(200, "done".into()).await;
+        Ok(())
+    }
+}
+
+/// Whether there is a queue of this name. The broker closes a channel that asks for one that is not there.
+async fn exists(connection: &Connection, queue: &str) -> Result<bool> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let channel = connection.create_channel().await?;
+    match channel.queue_declare(queue.into(), passive, FieldTable::default()).await {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            ErrorKind::ProtocolError(refusal) if refusal.get_id() == 404 => Ok(false),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+impl Nats {
+    async fn look(url: &str, tag: &str) -> Result<Self> {
+        let mut nats = Self { url: url.to_owned(), prefix: PREFIX.to_owned() };
+        match nats.jetstream().await?.get_stream(nats.stream()).await {
+            Ok(_) => nats.prefix = format!("blackhole-{tag}.v1"),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(refusal)
+                    if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                _ => return Err(error.into()),
+            },
+        }
+        Ok(nats)
+    }
+
+    async fn clean(&self) -> Result<()> {
+        match self.jetstream().await?.delete_stream(self.stream()).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                DeleteStreamErrorKind::JetStream(refusal)
+                    if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
+                    Ok(())
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    async fn jetstream(&self) -> Result<jetstream::Context> {
+        let servers: Vec<&str> = self.url.split(',').map(str::trim).collect();
+        Ok(jetstream::new(async_nats::connect(servers).await?))
+    }
+
+    /// The stream that amqp-ingest makes.
+    fn stream(&self) -> String {
+        self.prefix.replace('.', "_").to_ascii_uppercase()
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(ANSWER_WITHIN, work).await.context("no answer in time")?
+}
+
+/// The URL without the password.
+fn shown(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(shown("amqp://user:word@host:5672/%2f"), "amqp://host:5672/%2f");
+        assert_eq!(shown("nats://host"), "nats://host");
+    }
+}

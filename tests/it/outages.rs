@@ -1,0 +1,263 @@
+//! Parts that go away and come back while events flow: nothing is lost, nothing comes twice, order is kept.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use blackhole_dev::{
+    ports,
+    services::Service,
+    simulator::{Publication, Publisher},
+};
+use blackhole_tests::{
+    accounts::{self, Account},
+    client::Client,
+    events, soon,
+    stack::{self, Stack},
+};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+/// One stack for all of these, used by one at a time, and whole again at the end of each.
+async fn breakable() -> (&'static Stack, MutexGuard<'static, ()>) {
+    static STACK: OnceCell<Stack> = OnceCell::const_new();
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let turn = TURN.lock().await;
+    let start = || tokio::runtime::Runtime::new().unwrap().block_on(Stack::start("outages"));
+    let stack = STACK.get_or_init(|| async { tokio::task::spawn_blocking(start).await.unwrap() }).await;
+    (stack, turn)
+}
+
+/// Events that are published all the while, numbered, and their subscriber.
+struct Flow {
+    account: Account,
+    client: Client,
+    stop: Arc<AtomicBool>,
+    published: Arc<AtomicU64>,
+    publishing: tokio::task::JoinHandle<()>,
+}
+
+impl Flow {
+    async fn start(stack: &Stack) -> Flow {
+        let account = Account::fresh();
+        let mut client = Client::connect(&stack.edge.url("view=args")).await;
+        client.subscribe(&account, &["call.*.*"]).await;
+        let (stop, published) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let publisher = stack.publisher().await;
+        let publishing =
+            tokio::spawn(publish(publisher, account.clone(), Arc::clone(&stop), Arc::clone(&published)));
+        let flow = Flow { account, client, stop, published, publishing };
+        flow.some_more().await;
+        flow
+    }
+
+    /// Waits until quite a few more were published.
+    async fn some_more(&self) {
+        let now = self.published.load(Ordering::Relaxed);
+        blackhole_tests::eventually("more events", || async {
+            self.published.load(Ordering::Relaxed) > now + 100
+        })
+        .await;
+    }
+
+    /// Every event came once and in order.
+    async fn verify(mut self) {
+        self.some_more().await;
+        self.stop.store(true, Ordering::Relaxed);
+        soon("the last confirm", &mut self.publishing).await.unwrap();
+        let count = self.published.load(Ordering::Relaxed);
+        for number in 0..count {
+            let event = self.client.event().await;
+            assert_eq!(event["args"]["Number"], number, "of {count} events of {}", self.account.id);
+        }
+    }
+}
+
+async fn publish(publisher: Publisher, account: Account, stop: Arc<AtomicBool>, published: Arc<AtomicU64>) {
+    while !stop.load(Ordering::Relaxed) {
+        let number = published.load(Ordering::Relaxed);
+        let mut event =
+            events::call(&account, ["CHANNEL_CREATE", "CHANNEL_DESTROY"][(number % 2) as usize], "one-call");
+        event.body["Number"] = json!(number);
+        let publication = Publication {
+            at: Duration::ZERO,
+            exchange: event.exchange,
+            routing_key: event.key,
+            account_id: account.id.clone(),
+            name: "",
+            body: event.body.to_string().into_bytes(),
+        };
+        publisher.publish_surely(&publication).await;
+        published.store(number + 1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_ingest_dies() {
+    let (stack, _turn) = breakable().await;
+    let flow = Flow::start(stack).await;
+    for _ in 0..3 {
+        stack.amqp_ingest.server().kill().await.unwrap();
+        flow.some_more().await;
+        stack.amqp_ingest.server().start_again().await.unwrap();
+        flow.some_more().await;
+    }
+    flow.verify().await;
+}
+
+#[tokio::test]
+async fn the_ingest_is_stopped_in_order() {
+    let (stack, _turn) = breakable().await;
+    let flow = Flow::start(stack).await;
+    stack.amqp_ingest.server().restart().await.unwrap();
+    flow.verify().await;
+}
+
+#[tokio::test]
+async fn rabbitmq_closes_the_connections() {
+    let (stack, _turn) = breakable().await;
+    let flow = Flow::start(stack).await;
+    for _ in 0..2 {
+        stack.rabbitmq.close_all_connections().await.unwrap();
+        flow.some_more().await;
+    }
+    Stack::until_ready(&stack.amqp_ingest, true).await;
+    flow.verify().await;
+}
+
+#[tokio::test]
+async fn nats_dies() {
+    let (stack, _turn) = breakable().await;
+    let flow = Flow::start(stack).await;
+    for _ in 0..3 {
+        stack.nats.server().kill().await.unwrap();
+        Stack::until_ready(&stack.amqp_ingest, false).await;
+        Stack::until_ready(&stack.edge.service, false).await;
+        flow.some_more().await;
+        stack.nats.server().start_again().await.unwrap();
+        Stack::until_ready(&stack.amqp_ingest, true).await;
+        Stack::until_ready(&stack.edge.service, true).await;
+    }
+    flow.verify().await;
+    let repaired = Stack::metric(&stack.edge.service, "blackhole_edge_events_repaired_total").await;
+    println!("{repaired} events were brought from the stream");
+}
+
+#[tokio::test]
+async fn auth_svc_dies() {
+    let (stack, _turn) = breakable().await;
+    let mut flow = Flow::start(stack).await;
+    stack.auth_svc.server().kill().await.unwrap();
+    flow.some_more().await;
+
+    // A session that is known goes on, with its token sent again too.
+    let account = flow.account.clone();
+    flow.client.subscribe(&account, &["fax.status.*"]).await;
+    // A new one is told, at once.
+    let mut fresh = Client::connect(&stack.edge.url("")).await;
+    let stranger = Account::fresh();
+    let request =
+        json!({ "action": "subscribe", "auth_token": stranger.token(), "data": { "binding": "call.*.*" } });
+    let reply: Value = fresh.request(request.clone()).await;
+    assert_eq!(reply["data"]["errors"], json!(["the authentication service is not available, try again"]));
+    let refused = Client::connect_as(
+        blackhole_tests::client::Make::Tungstenite,
+        &stack.edge.url(""),
+        &[("authorization", &stranger.token())],
+    )
+    .await;
+    assert_eq!(refused.err(), Some(503));
+
+    stack.auth_svc.server().start_again().await.unwrap();
+    assert_eq!(fresh.request(request).await["status"], "success");
+    flow.verify().await;
+}
+
+#[tokio::test]
+async fn services_wait_for_brokers_that_are_not_there_yet() {
+    let dir = blackhole_dev::workspace::RunDir::create("late").unwrap();
+    let nats = format!("nats://127.0.0.1:{}", ports::free().unwrap());
+    let amqp = format!("amqp://guest:guest@127.0.0.1:{}/%2f", ports::free().unwrap());
+    std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
+    let env = [
+        ("NATS__URL", nats),
+        ("AMQP__URL", amqp),
+        ("AUTH__ACCOUNTS_FILE", dir.path().join("accounts.toml").display().to_string()),
+        ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
+        ("WS__LISTEN", format!("127.0.0.1:{}", ports::free().unwrap())),
+    ];
+    let binaries = stack::binaries();
+    for (name, program) in [
+        ("auth-svc", &binaries.auth_svc),
+        ("amqp-ingest", &binaries.amqp_ingest),
+        ("ws-edge", &binaries.ws_edge),
+    ] {
+        let service = Service::start_unready(name, program, dir.path(), &env).await.unwrap();
+        blackhole_tests::eventually("liveness", || async {
+            blackhole_dev::http::get(service.admin(), "/health/live")
+                .await
+                .is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+        let ready = blackhole_dev::http::get(service.admin(), "/health/ready").await.unwrap();
+        assert_eq!(ready.status, 503, "{name}: {}", ready.body);
+        assert!(ready.body.contains("nats"), "{name} says what is missing: {}", ready.body);
+        let begun = std::time::Instant::now();
+        assert!(service.server().stop().await.unwrap().success(), "{name} stops in order all the same");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[tokio::test]
+async fn each_calls_events_keep_their_order_under_load() {
+    const CALLS: usize = 40;
+    const EVENTS: u64 = 100;
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut clients = Vec::new();
+    for bindings in
+        [vec!["call.*.*"], vec!["call.CHANNEL_CREATE.*", "call.CHANNEL_DESTROY.*"], vec!["call.#"]]
+    {
+        let mut client = Client::connect(&stack.edge.url("view=args")).await;
+        client.subscribe(&account, &bindings).await;
+        clients.push(client);
+    }
+    let publishers = (0..4).map(|part| {
+        let account = account.clone();
+        tokio::spawn(async move {
+            let publisher = stack.publisher().await;
+            for number in 0..EVENTS {
+                let mut confirms = Vec::new();
+                for call in (0..CALLS).filter(|call| call % 4 == part) {
+                    let name = ["CHANNEL_CREATE", "CHANNEL_DESTROY"][(number % 2) as usize];
+                    let mut event = events::call(&account, name, &format!("call-{call}"));
+                    event.body["Number"] = json!(number);
+                    let body = event.body.to_string();
+                    confirms.push(publisher.send(event.exchange, &event.key, body.as_bytes()).await.unwrap());
+                }
+                for confirm in confirms {
+                    assert!(confirm.await.unwrap().is_ack());
+                }
+            }
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        publisher.await.unwrap();
+    }
+    for client in &mut clients {
+        let mut next: HashMap<String, u64> = HashMap::new();
+        for _ in 0..CALLS as u64 * EVENTS {
+            let event = client.event().await;
+            let expected = next.entry(event["args"]["Call-ID"].as_str().unwrap().to_owned()).or_default();
+            assert_eq!(event["args"]["Number"], *expected, "{}", event["args"]["Call-ID"]);
+            *expected += 1;
+        }
+        assert_eq!(next.len(), CALLS);
+    }
+}
