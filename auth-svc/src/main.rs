@@ -10,25 +10,25 @@ use auth_svc::{
     cli::{Cli, Command, TokenArgs},
     config::{AuthSvcConfig, MintConfig},
 };
-use blackhole_common::{cli::ConfigArgs, shutdown, telemetry};
+use blackhole_common::{
+    cli::{self, ConfigArgs},
+    shutdown, telemetry,
+};
 use clap::Parser;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match &cli.command {
-        None => serve(&cli.config).await,
-        Some(Command::Token(args)) => token(&cli.config, args),
-        Some(Command::CheckToken(args)) => cli.config.read().map_err(Into::into).and_then(|config| {
+    let arguments = Cli::parse();
+    let done = match &arguments.command {
+        None => serve(&arguments.config).await,
+        Some(Command::Token(args)) => token(&arguments.config, args),
+        Some(Command::CheckToken(args)) => arguments.config.read().map_err(Into::into).and_then(|config| {
             let explanation = args.explain(&config)?;
             write!(io::stdout(), "{explanation}")?;
             Ok(if explanation.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
     };
-    done.unwrap_or_else(|error: anyhow::Error| {
-        let _ = writeln!(io::stderr(), "auth-svc: {error:#}");
-        ExitCode::FAILURE
-    })
+    cli::finish("auth-svc", done)
 }
 
 async fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,6 @@
 //! The flags that every binary has.
 
-use std::{io::Write, path::PathBuf};
+use std::{fmt::Display, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
@@ -18,6 +18,15 @@ pub struct ConfigArgs {
     /// Print the configuration in force, without secrets, and exit
     #[arg(long, conflicts_with = "check_config")]
     pub print_config: bool,
+}
+
+/// How a program ends: a failure is one line on standard error, the causes included, and exit code 1.
+pub fn finish(program: &str, done: Result<ExitCode, impl Display>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        // `{:#}`: with anyhow, the whole chain in one line.
+        let _ = writeln!(std::io::stderr(), "{program}: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 impl ConfigArgs {

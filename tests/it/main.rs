@@ -6,3 +6,4 @@
 mod families;
 mod outages;
 mod protocol;
+mod tokens;

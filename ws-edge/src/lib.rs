@@ -67,7 +67,7 @@ pub enum EdgeError {
     #[error(transparent)]
     Feed(#[from] FeedError),
     /// An address cannot be had.
-    #[error("{0}")]
+    #[error(transparent)]
     Listen(#[from] std::io::Error),
 }
 

@@ -1,7 +1,12 @@
 //! The ws-edge binary.
 
+use std::process::ExitCode;
+
 use anyhow::Context;
-use blackhole_common::{cli::ConfigArgs, shutdown, telemetry};
+use blackhole_common::{
+    cli::{self, ConfigArgs},
+    shutdown, telemetry,
+};
 use clap::Parser;
 use ws_edge::config::EdgeConfig;
 
@@ -13,8 +18,12 @@ struct Arguments {
     config: ConfigArgs,
 }
 
-fn main() -> anyhow::Result<()> {
-    let Some(config) = Arguments::parse().config.load::<EdgeConfig>()? else { return Ok(()) };
+fn main() -> ExitCode {
+    cli::finish("ws-edge", run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let Some(config) = arguments.config.load::<EdgeConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
@@ -22,6 +31,6 @@ fn main() -> anyhow::Result<()> {
         let running = ws_edge::start(config).await?;
         running.serve(shutdown).await;
         tracing::info!("stopped");
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     })
 }

@@ -1,0 +1,120 @@
+//! Keys in a directory, as KAZOO's are used, through auth-svc and the edge.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use blackhole_dev::{ports, services::Service, workspace::RunDir};
+use blackhole_tests::{
+    accounts::{self, Account},
+    client::Client,
+    eventually, stack,
+    stack::Stack,
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+use serde_json::json;
+
+fn signed(algorithm: Algorithm, kid: &str, key: &EncodingKey, account: &Account) -> String {
+    let header = Header { kid: Some(kid.to_owned()), ..Header::new(algorithm) };
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(600);
+    let claims = json!({ "iss": "kazoo", "account_id": account.id, "exp": expires.as_secs() });
+    jsonwebtoken::encode(&header, &claims, key).unwrap()
+}
+
+async fn reply(url: &str, token: &str) -> serde_json::Value {
+    Client::connect(url).await.request(json!({ "action": "ping", "auth_token": token })).await
+}
+
+#[tokio::test]
+async fn keys_are_found_by_their_id_and_may_come_and_go() {
+    let shared = Stack::shared();
+    let dir = RunDir::create("keys").unwrap();
+    let keys = dir.subdir("keys").unwrap();
+    let (ec, ed) = (
+        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
+        KeyPair::generate_for(&PKCS_ED25519).unwrap(),
+    );
+    std::fs::write(keys.join("ec.pem"), ec.public_key_pem()).unwrap();
+    std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
+    // A deployment of its own on the same NATS server.
+    let mut env = vec![
+        ("NATS__URL", shared.nats.url()),
+        ("NATS__PREFIX", "keys.v1".to_owned()),
+        ("AUTH__ACCOUNTS_FILE", dir.path().join("accounts.toml").display().to_string()),
+        ("AUTH__JWT__KEYS_DIR", keys.display().to_string()),
+    ];
+    let binaries = stack::binaries();
+    let _auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
+    let port = ports::free().unwrap();
+    env.push(("WS__LISTEN", format!("127.0.0.1:{port}")));
+    env.push(("WS__AUTH_CACHE", "1ms".to_owned()));
+    let _edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
+    let url = format!("ws://127.0.0.1:{port}");
+
+    let account = Account::fresh();
+    let ec_key = EncodingKey::from_ec_der(ec.serialized_der());
+    let ed_key = EncodingKey::from_ed_der(ed.serialized_der());
+    let good = signed(Algorithm::ES256, "ec", &ec_key, &account);
+    assert_eq!(reply(&url, &good).await["status"], "success");
+
+    let later = signed(Algorithm::EdDSA, "ed", &ed_key, &account);
+    for bad in [
+        later.clone(),
+        signed(Algorithm::EdDSA, "ec", &ed_key, &account),
+        signed(Algorithm::ES256, "../keys/ec", &ec_key, &account),
+        // The public key as an HMAC secret.
+        signed(Algorithm::HS256, "ec", &EncodingKey::from_secret(ec.public_key_pem().as_bytes()), &account),
+        // HS256 is off without a secret.
+        account.token(),
+    ] {
+        let text = reply(&url, &bad).await["data"]["errors"][0].to_string();
+        assert!(text.starts_with("\"failed to authenticate token "), "{text}");
+    }
+
+    std::fs::write(keys.join("ed.pem"), ed.public_key_pem()).unwrap();
+    eventually("the new key", || async { reply(&url, &later).await["status"] == "success" }).await;
+    std::fs::remove_file(keys.join("ec.pem")).unwrap();
+    eventually("the end of the old key", || async { reply(&url, &good).await["status"] == "error" }).await;
+}
+
+/// auth-svc is a NATS micro service like any other: the standard tools find it.
+#[tokio::test]
+async fn the_service_is_found_by_the_standard_discovery() {
+    let client = async_nats::connect(Stack::shared().nats.url()).await.unwrap();
+    // Other tests' deployments on this server answer as well, and only the first answer is seen.
+    eventually("the answer of the shared deployment", || async {
+        let answer = client.request("$SRV.INFO.blackhole-auth", "".into()).await.unwrap();
+        let info: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert_eq!(info["name"], "blackhole-auth");
+        info["endpoints"][0]["subject"] == "blackhole.v1.auth.check"
+    })
+    .await;
+}
+
+/// An account that is disabled while its sessions are there gets no further binding.
+#[tokio::test]
+async fn a_changed_accounts_file_is_in_force_at_once() {
+    let dir = RunDir::create("reload").unwrap();
+    let shared = Stack::shared();
+    let file = dir.path().join("accounts.toml");
+    std::fs::write(&file, accounts::file()).unwrap();
+    let mut env = vec![
+        ("NATS__URL", shared.nats.url()),
+        ("NATS__PREFIX", "reload.v1".to_owned()),
+        ("AUTH__ACCOUNTS_FILE", file.display().to_string()),
+        ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
+    ];
+    let binaries = stack::binaries();
+    let _auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
+    let port = ports::free().unwrap();
+    env.push(("WS__LISTEN", format!("127.0.0.1:{port}")));
+    env.push(("WS__AUTH_CACHE", "1ms".to_owned()));
+    let _edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
+    let url = format!("ws://127.0.0.1:{port}");
+
+    let account = Account::fresh();
+    assert_eq!(reply(&url, &account.token()).await["status"], "success");
+    let line = format!("realm = \"{}\"\n", account.realm);
+    std::fs::write(&file, accounts::file().replace(&line, &format!("{line}enabled = false\n"))).unwrap();
+    eventually("the disabled account", || async { reply(&url, &account.token()).await["status"] == "error" })
+        .await;
+}
