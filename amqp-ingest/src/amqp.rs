@@ -7,12 +7,13 @@
 mod delivery;
 mod session;
 mod topology;
+mod unreadable;
 mod window;
 
 use std::{sync::Arc, time::Duration};
 
 use blackhole_common::{backoff::Backoff, catalogue::Catalogue};
-use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
@@ -28,6 +29,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Seconds between heartbeats, unless the URL says otherwise. lapin gives up after twice this without a sign of the
 /// broker.
 const HEARTBEAT_SECONDS: u16 = 10;
+
+/// Between attempts to connect. Short, because a restarted broker has lost the queue's bindings with KAZOO's exchanges:
+/// what KAZOO publishes before they are declared anew is lost. A handful of ingests is no storm.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+const MOST_WAIT: Duration = Duration::from_secs(1);
 
 /// A connection that lasted this long was no failure: the next attempt comes soon.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
@@ -59,7 +65,7 @@ pub(crate) struct Broker {
 impl Source {
     /// Carries events until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let mut backoff = Backoff::for_brokers();
+        let mut backoff = Backoff::new(LEAST_WAIT, MOST_WAIT);
         loop {
             let began = Instant::now();
             let Err(error) = self.connect_and_carry(&shutdown).await else { return };
@@ -67,10 +73,27 @@ impl Source {
             if began.elapsed() > GOOD_AFTER {
                 backoff.reset();
             }
+            let wait = backoff.next_wait();
+            let pause = async {
+                if is_unreadable(&error) {
+                    self.reject_unreadable().await;
+                }
+                tokio::time::sleep(wait).await;
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = pause => {}
             }
+        }
+    }
+
+    async fn reject_unreadable(&self) {
+        match unreadable::reject(&self.broker).await {
+            Ok(events) => tracing::warn!(
+                events,
+                "rejected events to the dead-letter exchange whose routing key or properties are no text"
+            ),
+            Err(error) => tracing::warn!(%error, "an event cannot be read and not be rejected either"),
         }
     }
 
@@ -102,4 +125,8 @@ async fn connect(config: &AmqpConfig) -> Result<Connection, IngestError> {
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let properties = ConnectionProperties::default().with_connection_name("amqp-ingest".into());
     Ok(Connection::connect_uri(uri, properties).await?)
+}
+
+fn is_unreadable(error: &IngestError) -> bool {
+    matches!(error, IngestError::Amqp(error) if matches!(error.kind(), ErrorKind::ParsingError(_)))
 }

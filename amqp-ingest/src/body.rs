@@ -31,16 +31,19 @@ pub(crate) enum Rejection {
     TooLarge,
     /// The stream will never take it.
     Refused,
+    /// Its routing key or properties are no text.
+    Unreadable,
 }
 
 impl Rejection {
     /// All reasons.
-    pub(crate) const ALL: [Rejection; 5] = [
+    pub(crate) const ALL: [Rejection; 6] = [
         Rejection::NotJson,
         Rejection::NotAnObject,
         Rejection::NoName,
         Rejection::TooLarge,
         Rejection::Refused,
+        Rejection::Unreadable,
     ];
 
     /// The reason in metrics and logs.
@@ -51,6 +54,7 @@ impl Rejection {
             Rejection::NoName => "no_name",
             Rejection::TooLarge => "too_large",
             Rejection::Refused => "refused",
+            Rejection::Unreadable => "unreadable",
         }
     }
 }

@@ -42,6 +42,12 @@ pub enum IngestError {
         /// What to do.
         remedy: String,
     },
+    /// The broker or the connection to it failed while unreadable deliveries were taken out of the way.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The broker did not let unreadable deliveries be taken out of the way.
+    #[error("the broker refuses: {0}")]
+    Handshake(String),
     /// A delivery tag that does not follow the one before: the bookkeeping would be wrong.
     #[error("delivery tag {0} is out of order")]
     DeliveryTag(u64),

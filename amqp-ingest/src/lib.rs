@@ -15,6 +15,7 @@
 //! | `amqp` | one broker: topology, deliveries, acknowledgements, connecting again |
 //! | `publish` | the one publisher: order, acknowledgements, connecting again, the stream |
 //! | `outage` | saying once that something is away, and once that it is back |
+//! | `seldom` | log lines that others cause, one in a while |
 //! | `metrics` | what is counted |
 //!
 //! An event is acknowledged to AMQP only after the stream has acknowledged it, so that what neither has is still
@@ -30,6 +31,7 @@ mod metrics;
 mod outage;
 mod owner;
 mod publish;
+mod seldom;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -39,7 +39,7 @@ pub(crate) use connection::CLIENT_NAME;
 
 use crate::{
     body::Rejection, config::HistoryConfig, error::IngestError, message::Message, metrics::Metrics,
-    outage::Outage,
+    outage::Outage, seldom::Seldom,
 };
 use answer::Answer;
 use connection::Connection;
@@ -127,6 +127,7 @@ pub(crate) struct Publisher {
     /// When so many wait, look for abandoned ones.
     many: usize,
     outage: Outage,
+    refusal_log: Seldom,
     metrics: Metrics,
 }
 
@@ -151,6 +152,7 @@ impl Publisher {
             front: 0,
             many: FEW,
             outage,
+            refusal_log: Seldom::new(),
             metrics,
         }
     }
@@ -289,12 +291,15 @@ impl Publisher {
                 true
             }
             Answer::Refused(rejection, reason) => {
-                tracing::warn!(
-                    subject = message.subject,
-                    bytes = message.body.len(),
-                    reason,
-                    "rejects an event to the dead-letter exchange: the stream will never take it"
-                );
+                if let Some(left_out) = self.refusal_log.pass() {
+                    tracing::warn!(
+                        subject = message.subject,
+                        bytes = message.body.len(),
+                        reason,
+                        left_out,
+                        "rejects an event to the dead-letter exchange: the stream will never take it"
+                    );
+                }
                 receipt.settle(Outcome::Refused(rejection));
                 false
             }

@@ -22,9 +22,11 @@ pub const SEQUENCE: &str = "Nats-Sequence";
 /// the quotes of a frame. KAZOO's own names and keys pass unchanged.
 pub fn header_text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
+    for (index, character) in text.char_indices() {
         match character {
             '"' | '\\' => escaped.extend(['\\', character]),
+            // Spaces at the ends of a header's value are not kept on the way.
+            ' ' if index == 0 || index + 1 == text.len() => escaped.push_str("\\u0020"),
             ' '..='~' => escaped.push(character),
             _ => {
                 for unit in character.encode_utf16(&mut [0; 2]) {
@@ -152,9 +154,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn header_texts_are_the_inside_of_json_strings(text in ".{0,20}") {
+        fn header_texts_are_the_inside_of_json_strings(text in " ?.{0,20} ?") {
             let escaped = header_text(&text);
             proptest::prop_assert!(is_header_text(&escaped));
+            proptest::prop_assert_eq!(escaped.trim(), &escaped);
             let back: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
             proptest::prop_assert_eq!(back, text);
         }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod families;
+mod hostile;
 mod outages;
 mod protocol;
 mod tokens;

@@ -6,6 +6,7 @@
 //! | [`stack`] | the brokers and services |
 //! | [`accounts`] | accounts and tokens |
 //! | [`client`] | a WebSocket client, of two makes |
+//! | [`raw`] | a client made of a TCP stream and nothing else |
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 
@@ -16,6 +17,7 @@ pub mod accounts;
 pub mod browser;
 pub mod client;
 pub mod events;
+pub mod raw;
 pub mod stack;
 
 use std::{future::Future, time::Duration};

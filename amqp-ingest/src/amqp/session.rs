@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::{
-    Channel, Consumer,
+    Channel, Consumer, ErrorKind,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
     types::FieldTable,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -27,13 +30,11 @@ use crate::{
     body::Rejection,
     error::IngestError,
     publish::{Outcome, Outgoing, Receipt, Settled},
+    seldom::Seldom,
 };
 
 /// After the shutdown, what is on its way to the stream gets this long to arrive. What does not is given back.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
-
-/// A broken publisher must not fill the log: one line in this time, with the number of those left out.
-const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many settlements are read at once, at most.
 const SETTLED_AT_ONCE: usize = 256;
@@ -46,8 +47,7 @@ pub(super) struct Session<'s> {
     window: Window,
     settle: mpsc::Sender<Settled>,
     settled: mpsc::Receiver<Settled>,
-    next_rejection_log: Instant,
-    rejections_left_out: u64,
+    rejection_log: Seldom,
 }
 
 impl<'s> Session<'s> {
@@ -68,13 +68,34 @@ impl<'s> Session<'s> {
             window: Window::new(),
             settle,
             settled,
-            next_rejection_log: Instant::now(),
-            rejections_left_out: 0,
+            rejection_log: Seldom::new(),
         })
     }
 
     /// Carries events until the shutdown, or until the channel is lost.
     pub(super) async fn carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
+        match self.carry_on(shutdown).await {
+            // The channel was found closed when it was to be used: the consumer knows why.
+            Err(IngestError::Amqp(error)) if matches!(error.kind(), ErrorKind::InvalidChannelState(..)) => {
+                Err(self.reason().await.unwrap_or(error).into())
+            }
+            result => result,
+        }
+    }
+
+    async fn reason(&mut self) -> Option<lapin::Error> {
+        let reason = async {
+            while let Some(delivery) = self.consumer.next().await {
+                if let Err(error) = delivery {
+                    return Some(error);
+                }
+            }
+            None
+        };
+        timeout(Duration::from_secs(1), reason).await.ok().flatten()
+    }
+
+    async fn carry_on(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
         let mut news = Vec::with_capacity(SETTLED_AT_ONCE);
         loop {
             tokio::select! {
@@ -158,19 +179,16 @@ impl<'s> Session<'s> {
     }
 
     fn log_rejection(&mut self, reason: Rejection, delivery: &Delivery, bytes: usize) {
-        if Instant::now() < self.next_rejection_log {
-            self.rejections_left_out += 1;
-            return;
+        if let Some(left_out) = self.rejection_log.pass() {
+            tracing::warn!(
+                reason = reason.label(),
+                exchange = delivery.exchange.as_str(),
+                routing_key = delivery.routing_key.as_str(),
+                bytes,
+                left_out,
+                "rejected an event to the dead-letter exchange"
+            );
         }
-        tracing::warn!(
-            reason = reason.label(),
-            exchange = delivery.exchange.as_str(),
-            routing_key = delivery.routing_key.as_str(),
-            bytes,
-            left_out = std::mem::take(&mut self.rejections_left_out),
-            "rejected an event to the dead-letter exchange"
-        );
-        self.next_rejection_log = Instant::now() + REJECTION_LOG_INTERVAL;
     }
 
     /// Waits for what is on its way to the stream; the rest goes back to the broker with the channel.

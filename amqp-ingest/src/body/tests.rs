@@ -148,7 +148,9 @@ proptest! {
         bytes[at] = byte;
         let parsed = serde_json::from_slice::<serde_json::Value>(&bytes);
         match read(&bytes, &[]) {
-            Ok(_) | Err(Rejection::NoName | Rejection::NotAnObject) => prop_assert!(parsed.is_ok()),
+            Ok(_) | Err(Rejection::NoName) => prop_assert!(parsed.is_ok()),
+            // What does not begin as an object is not read to its end.
+            Err(Rejection::NotAnObject) => {}
             Err(_) => prop_assert!(parsed.is_err()),
         }
     }

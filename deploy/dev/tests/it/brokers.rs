@@ -1,12 +1,11 @@
 //! Real brokers: started, used, killed, started again, and gone without a trace when their owner dies.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use blackhole_dev::brokers::{Nats, RabbitMq};
 use blackhole_dev::ports;
-use blackhole_dev::process::{Process, Spec};
+use blackhole_dev::process::{Process, Signal, Spec};
 use blackhole_dev::workspace::RunDir;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -107,16 +106,18 @@ async fn hold_brokers_until_killed() {
 async fn brokers_die_with_an_owner_that_is_killed() {
     let run = RunDir::create("test-killed").unwrap();
     let dir = run.subdir("of-the-owner").unwrap();
-    let mut owner = Command::new(std::env::current_exe().unwrap());
-    owner.args(["--exact", "brokers::hold_brokers_until_killed", "--ignored"]).env("HOLD_BELOW", &dir);
-    let mut owner = owner.spawn().unwrap();
+    let spec = Spec::new(std::env::current_exe().unwrap())
+        .args(["--exact", "brokers::hold_brokers_until_killed", "--ignored"])
+        .env("HOLD_BELOW", &dir)
+        .log(run.path().join("owner.log"));
+    let owner = Process::start(&spec).unwrap();
     while !dir.join("ready").exists() {
-        assert!(owner.try_wait().unwrap().is_none(), "it ended before its brokers were ready");
+        assert!(owner.status().is_none(), "it ended before its brokers were ready: {}", owner.log_tail(20));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(processes_of(&dir).len() >= 3);
-    owner.kill().unwrap();
-    owner.wait().unwrap();
+    owner.signal(Signal::SIGKILL).unwrap();
+    owner.exited().await.unwrap();
     wait_until_none_of(&dir).await;
     run.remove().unwrap();
 }

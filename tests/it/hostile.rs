@@ -1,0 +1,41 @@
+//! What bad input gets: an error reply, a documented close code or the dead-letter queue; never another account's
+//! event, and the sessions beside it go on.
+
+mod bindings;
+mod bodies;
+mod frames;
+mod keys;
+mod slow;
+
+use blackhole_dev::simulator::Publisher;
+use blackhole_tests::{
+    accounts::Account,
+    client::Client,
+    events,
+    stack::{Edge, Stack},
+};
+
+/// A well-behaved session on the edge that is mistreated.
+struct Neighbour {
+    account: Account,
+    client: Client,
+    publisher: Publisher,
+    published: u32,
+}
+
+impl Neighbour {
+    async fn on(edge: &Edge) -> Neighbour {
+        let account = Account::fresh();
+        let mut client = Client::connect(&edge.url("view=args")).await;
+        client.subscribe(&account, &["call.*.*"]).await;
+        Neighbour { account, client, publisher: Stack::shared().publisher().await, published: 0 }
+    }
+
+    /// Publishes an event of the neighbour's and waits for it.
+    async fn still_gets_events(&mut self) {
+        self.published += 1;
+        let call_id = format!("neighbour-{}", self.published);
+        events::call(&self.account, "CHANNEL_CREATE", &call_id).publish(&self.publisher).await;
+        assert_eq!(self.client.event().await["args"]["Call-ID"], call_id);
+    }
+}

@@ -1,0 +1,255 @@
+//! Bodies of AMQP messages: what cannot be passed on goes to the dead letters, everything else as it is.
+
+use std::collections::HashMap;
+
+use blackhole_tests::{
+    accounts::Account,
+    client::Client,
+    events::{self, Event},
+    raw::{Raw, TEXT},
+    soon,
+    stack::Stack,
+};
+use futures_util::StreamExt;
+use lapin::{
+    BasicProperties, Consumer,
+    options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde_json::json;
+
+/// The dead-letter exchange, and the queue behind it.
+const DEAD_LETTERS: &str = "blackhole-dead-letter";
+/// nats-server's `max_payload`.
+const MOST: usize = 1 << 20;
+
+/// What cannot be passed on, and the reason that it is counted under.
+fn unusable() -> Vec<(&'static str, Vec<u8>)> {
+    let valid = br#"{"Event-Name":"CHANNEL_CREATE"}"#;
+    let padded = |length: usize| {
+        format!(r#"{{"Event-Name":"CHANNEL_CREATE","Padding":"{}"}}"#, "x".repeat(length)).into_bytes()
+    };
+    vec![
+        ("not_json", b"".to_vec()),
+        ("not_json", b"no json".to_vec()),
+        ("not_json", b"{\"Event-Name\":".to_vec()),
+        ("not_json", [valid.as_slice(), b"{}"].concat()),
+        ("not_json", b"{\"Event-Name\":\"\xFF\xFE\"}".to_vec()),
+        ("not_json", b"\x00\x01\x02\x83h\x02d".to_vec()),
+        ("not_json", b"\xEF\xBB\xBF{\"Event-Name\":\"X\"}".to_vec()),
+        ("not_json", br#"{"Event-Name":"X","a":1e999}"#.to_vec()),
+        ("not_json", br#"{"Event-Name":"X","a":"\ud800"}"#.to_vec()),
+        (
+            "not_json",
+            format!(r#"{{"Event-Name":"X","a":{}{}}}"#, "[".repeat(50_000), "]".repeat(50_000)).into_bytes(),
+        ),
+        ("not_an_object", "[".repeat(50_000).into_bytes()),
+        ("not_an_object", b"[]".to_vec()),
+        ("not_an_object", b"\"CHANNEL_CREATE\"".to_vec()),
+        ("not_an_object", b"null".to_vec()),
+        ("no_name", b"{}".to_vec()),
+        ("no_name", br#"{"Event-Name":""}"#.to_vec()),
+        ("no_name", br#"{"Event-Name":5}"#.to_vec()),
+        ("no_name", format!(r#"{{"Event-Name":"{}"}}"#, "X".repeat(257)).into_bytes()),
+        ("too_large", padded(MOST)),
+        ("too_large", padded(3 * MOST)),
+    ]
+}
+
+/// What ingest has counted under each reason.
+async fn rejected() -> HashMap<String, u64> {
+    let text = Stack::shared().amqp_ingest.metrics().await.unwrap();
+    let lines =
+        text.lines().filter_map(|line| line.strip_prefix("blackhole_ingest_events_rejected_total{reason=\""));
+    lines
+        .map(|line| line.split_once("\"} ").unwrap())
+        .map(|(reason, count)| (reason.to_owned(), count.parse().unwrap()))
+        .collect()
+}
+
+/// Reads dead letters from a queue of its own, so that nobody takes them away.
+async fn dead_letters(channel: &lapin::Channel) -> Consumer {
+    let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+    let name = queue.name().clone();
+    channel
+        .queue_bind(
+            name.clone(),
+            DEAD_LETTERS.into(),
+            "".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    channel.basic_consume(name, "test".into(), options, FieldTable::default()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_passed_on_is_a_dead_letter_and_what_follows_arrives() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    let publisher = stack.publisher().await;
+    let channel = publisher.channel().await.unwrap();
+    let mut letters = dead_letters(&channel).await;
+    let before = rejected().await;
+
+    let key = |number: usize| format!("call.CHANNEL_CREATE.{}-{number}", account.id);
+    for (number, (_, body)) in unusable().iter().enumerate() {
+        publisher.publish("callevt", &key(number), body).await.unwrap();
+    }
+    events::call(&account, "CHANNEL_CREATE", "after").publish(&publisher).await;
+    assert_eq!(
+        client.event().await["args"]["Call-ID"],
+        "after",
+        "nothing of that arrives, and it holds up nothing"
+    );
+
+    let mut expected: HashMap<String, (&str, Vec<u8>)> =
+        unusable().into_iter().enumerate().map(|(number, letter)| (key(number), letter)).collect();
+    while !expected.is_empty() {
+        let letter = soon("the dead letters", letters.next()).await.unwrap().unwrap();
+        // Other tests may make some too.
+        if let Some((reason, body)) = expected.remove(letter.routing_key.as_str()) {
+            assert!(letter.data == body, "the body of the {reason} letter {} is another", letter.routing_key);
+            assert_eq!(death(&letter), "rejected");
+        }
+    }
+    let after = rejected().await;
+    for reason in ["not_json", "not_an_object", "no_name", "too_large"] {
+        let of_these = unusable().iter().filter(|(own, _)| *own == reason).count() as u64;
+        assert!(after[reason] >= before[reason] + of_these, "{reason}: {before:?}, {after:?}");
+    }
+}
+
+/// Why the broker says that it is a dead letter.
+fn death(letter: &lapin::message::Delivery) -> String {
+    let headers = letter.properties.headers().as_ref().unwrap();
+    match headers.inner().get("x-first-death-reason") {
+        Some(AMQPValue::LongString(reason)) => reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_dead_letters_wait_in_a_durable_queue_for_somebody_to_look_at_them() {
+    let stack = Stack::shared();
+    let publisher = stack.publisher().await;
+    let channel = publisher.channel().await.unwrap();
+    let mut letters = dead_letters(&channel).await;
+    publisher.publish("callevt", "call.CHANNEL_CREATE.to-be-kept", b"no json").await.unwrap();
+    let is_ours =
+        |letter: &lapin::message::Delivery| letter.routing_key.as_str() == "call.CHANNEL_CREATE.to-be-kept";
+    while !is_ours(&soon("the dead letter", letters.next()).await.unwrap().unwrap()) {}
+    let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+    let queue = channel.queue_declare(DEAD_LETTERS.into(), passive, FieldTable::default()).await.unwrap();
+    assert!(queue.message_count() > 0);
+}
+
+#[tokio::test]
+async fn a_usable_body_arrives_byte_for_byte_whatever_is_in_it() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut raw = Raw::session(stack.edge.port, "view=args").await;
+    let request =
+        json!({ "action": "subscribe", "auth_token": account.token(), "data": { "binding": "call.*.*" } });
+    raw.send_frame(TEXT, request.to_string()).await;
+    assert!(raw.text().await.contains("success"));
+    let publisher = stack.publisher().await;
+    let nested = "[".repeat(100) + &"]".repeat(100);
+    for members in [
+        r#""a" : 1 ,  "a" : 2"#,
+        r#""a":-0.0,"b":123456789012345678901234567890,"c":1E+2"#,
+        r#""a":"\u0000\ud83d\ude00\/\"","\u0041":null"#,
+        "\"a\":\"\u{2028}\u{0}\u{7f}é\u{1f600}\"".replace('\u{0}', "").as_str(),
+        r#""__proto__":{"constructor":1},"":"""#,
+        r#""a":"</script>\r\nSUB > 1\r\n","view":"data""#,
+        &format!("\"a\":{nested}"),
+        &format!("\"a\":\"{}\"", "x".repeat(900_000)),
+    ] {
+        let own = format!(
+            r#""Event-Name":"CHANNEL_CREATE","Custom-Channel-Vars":{{"Account-ID":"{}"}}"#,
+            account.id
+        );
+        let body = format!("{{{own},{members}}}");
+        publisher.publish("callevt", "call.CHANNEL_CREATE.x", body.as_bytes()).await.unwrap();
+        assert!(raw.text().await.contains(&format!("\"args\":{body}")), "{members:.200}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_may_be_called_anything() {
+    let account = Account::fresh();
+    let stack = Stack::shared();
+    let mut client = Client::connect(&stack.edge.url("")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    let publisher = stack.publisher().await;
+    for name in ["\"", "\\", "x\r\nNats-Rollup: all", "\u{0}", " ", "é\u{2028}\u{1f600}", &"x".repeat(256)] {
+        let mut event = events::call(&account, "CHANNEL_CREATE", "x");
+        event.body["Event-Name"] = json!(name);
+        event.publish(&publisher).await;
+        assert_eq!(client.event().await["name"], name);
+    }
+}
+
+#[tokio::test]
+async fn an_account_id_in_a_body_that_looks_like_a_pattern_reaches_nobody_else() {
+    let account = Account::fresh();
+    let stack = Stack::shared();
+    let mut client = Client::connect(&stack.edge.url("")).await;
+    client.subscribe(&account, &["call.#"]).await;
+    let publisher = stack.publisher().await;
+    let (id, realm) = (&account.id, &account.realm);
+    let forged = [
+        format!("{id}.x"),
+        format!("{id}.>"),
+        format!("@{realm}"),
+        realm.clone(),
+        format!("{id} "),
+        format!("{id}\u{0}"),
+        id.to_uppercase(),
+    ];
+    for forged in
+        forged.iter().map(String::as_str).chain(["*", ">", "#", "_", "", "=", "é", &"x".repeat(10_000)])
+    {
+        let mut event = events::call(&account, "CHANNEL_CREATE", "forged");
+        event.body["Custom-Channel-Vars"] = json!({ "Account-ID": forged });
+        event.publish(&publisher).await;
+    }
+    events::call(&account, "CHANNEL_CREATE", "sentinel").publish(&publisher).await;
+    assert_eq!(client.events_until("sentinel").await, Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn odd_amqp_properties_change_nothing() {
+    let account = Account::fresh();
+    let stack = Stack::shared();
+    let mut client = Client::connect(&stack.edge.url("")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    let publisher = stack.publisher().await;
+    let channel = publisher.channel().await.unwrap();
+    let mut headers = FieldTable::default();
+    headers.insert("Nats-Rollup".into(), AMQPValue::LongString("all\r\n\r\n".into()));
+    let odd = [
+        BasicProperties::default(),
+        BasicProperties::default()
+            .with_content_type("text/html; \u{1f600}".into())
+            .with_content_encoding("gzip".into()),
+        BasicProperties::default().with_timestamp(u64::MAX).with_message_id("a\r\nb\u{0}".into()),
+        BasicProperties::default().with_headers(headers).with_priority(255).with_reply_to("é".into()),
+    ];
+    for (number, properties) in odd.into_iter().enumerate() {
+        let Event { exchange, key, body } = events::call(&account, "CHANNEL_CREATE", &number.to_string());
+        let body = body.to_string();
+        let options = BasicPublishOptions::default();
+        let confirm = channel
+            .basic_publish(exchange.into(), key.into(), options, body.as_bytes(), properties)
+            .await
+            .unwrap();
+        confirm.await.unwrap();
+        assert_eq!(client.event().await["args"]["Call-ID"], number.to_string());
+    }
+}
