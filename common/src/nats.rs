@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use crate::{backoff::Backoff, config::NatsConfig, readiness::Latch};
 
+/// A server that is there has answered within this.
+const NOT_THERE_YET: Duration = Duration::from_secs(1);
+
 /// Why there is no connection, and never will be without a change of configuration.
 #[derive(Debug, Error)]
 pub enum NatsError {
@@ -98,9 +101,13 @@ pub async fn connect_with(
         .connect(servers(config))
         .await
         .map_err(|reason| NatsError::Connect { url: config.url.to_string(), reason })?;
-    if !latch.is_ready() && client.connection_state() != async_nats::connection::State::Connected {
-        tracing::warn!(url = %config.url, "nats is not there yet, trying until it is");
-    }
+    let url = config.url.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(NOT_THERE_YET).await;
+        if !latch.is_ready() {
+            tracing::warn!(%url, "nats is not there yet, trying until it is");
+        }
+    });
     Ok(client)
 }
 

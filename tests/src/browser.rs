@@ -1,6 +1,11 @@
 //! A real Chromium, driven through its driver.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use blackhole_dev::{
     install, ports,
@@ -10,6 +15,8 @@ use blackhole_dev::{
 };
 use fantoccini::{
     ClientBuilder,
+    actions::{InputSource, KeyAction, KeyActions},
+    key::Key,
     wd::{Capabilities, WebDriverCompatibleCommand},
 };
 use serde_json::{Value, json};
@@ -17,15 +24,19 @@ use serde_json::{Value, json};
 use crate::{eventually, soon};
 
 const DRIVER_READY_WITHIN: Duration = Duration::from_secs(30);
+/// More than any of the pages has places for the focus.
+const MOST_TABS: usize = 60;
 
 struct Driver {
     /// Ends with this process.
     _server: Server,
     authority: String,
+    /// Starts Chromium so that it ends with its driver.
+    chromium: PathBuf,
     dir: RunDir,
 }
 
-/// A browser of its own, closed by [`Browser::close`].
+/// A browser of its own, closed by [`Browser::close`]. It writes down what it asks the network for.
 pub struct Browser {
     /// Everything that WebDriver can do.
     pub page: fantoccini::Client,
@@ -41,28 +52,46 @@ impl Browser {
         capabilities.insert(
             "goog:chromeOptions".into(),
             json!({
+                "binary": driver.chromium,
                 "args": [
-                    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-                    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                    "--window-size=1280,900", format!("--user-data-dir={}", profile.display()),
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--disable-dev-shm-usage",
+                    "--disable-quic",
+                    "--no-first-run",
+                    "--disable-background-networking",
+                    "--disable-component-update",
+                    "--disable-sync",
+                    "--window-size=1280,900",
+                    format!("--user-data-dir={}", profile.display()),
                 ],
             }),
         );
+        capabilities.insert("goog:loggingPrefs".into(), json!({ "browser": "ALL", "performance": "ALL" }));
         let mut builder = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
         builder.capabilities(capabilities);
         let page = soon("a browser", builder.connect(&format!("http://{}", driver.authority))).await.unwrap();
         Browser { page }
     }
 
+    /// Opens a page.
+    pub async fn goto(&self, url: &str) {
+        soon("the page", self.page.goto(url)).await.unwrap();
+    }
+
+    /// Opens a file, with this after the `#` of its address.
+    pub async fn goto_file(&self, file: &Path, fragment: Option<&str>) {
+        let mut url = url::Url::from_file_path(file).unwrap();
+        url.set_fragment(fragment);
+        self.goto(url.as_str()).await;
+    }
+
     /// Keeps every argument of the page's `console.log` in `window.logged`, from the next page on.
     pub async fn record_console(&self) {
         let source = "window.logged = []; const log = console.log; \
                       console.log = (...all) => { window.logged.push(...all); log(...all); };";
-        let command = DevTools {
-            command: "Page.addScriptToEvaluateOnNewDocument",
-            parameters: json!({ "source": source }),
-        };
-        self.page.issue_cmd(command).await.unwrap();
+        self.dev_tools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source })).await;
     }
 
     /// What [`Browser::record_console`] has kept.
@@ -73,17 +102,87 @@ impl Browser {
         }
     }
 
+    /// Waits until [`Browser::record_console`] has kept `count` frames of this action, and returns them.
+    pub async fn logged_frames(&self, action: &str, count: usize) -> Vec<Value> {
+        let is = move |frame: &Value| frame["action"] == action;
+        let enough = async || self.logged().await.iter().filter(|frame| is(frame)).count() >= count;
+        eventually(&format!("{action} number {count} in the console"), enough).await;
+        self.logged().await.into_iter().filter(is).collect()
+    }
+
     /// The value that a script returns.
     pub async fn script(&self, script: &str) -> Value {
         self.page.execute(script, Vec::new()).await.unwrap()
     }
 
-    /// Waits until a script returns true.
-    pub async fn until(&self, what: &str, script: &str) {
-        eventually(what, || async { self.script(script).await == json!(true) }).await;
+    /// The text that an expression of a script has.
+    pub async fn text(&self, expression: &str) -> String {
+        match self.script(&format!("return {expression}")).await {
+            Value::String(text) => text,
+            other => panic!("{expression} is {other}"),
+        }
     }
 
-    /// Saves what the page looks like beside the logs, for who looks at a failure.
+    /// Waits until an expression of a script is true.
+    pub async fn until(&self, expression: &str) {
+        let script = format!("return ({expression}) === true");
+        eventually(expression, async || self.script(&script).await == json!(true)).await;
+    }
+
+    /// Presses and releases one key.
+    pub async fn press(&self, key: Key) {
+        self.keys(&char::from(key).to_string()).await;
+    }
+
+    /// Types a text, key by key, wherever the focus is.
+    pub async fn keys(&self, text: &str) {
+        let keys = text.chars().fold(KeyActions::new("keyboard".into()), |keys, value| {
+            keys.then(KeyAction::Down { value }).then(KeyAction::Up { value })
+        });
+        self.page.perform_actions(keys).await.unwrap();
+    }
+
+    /// Presses Tab until what this selector names has the focus, as a person does who cannot use a mouse.
+    pub async fn tab_to(&self, selector: &str) {
+        let script = format!("return document.activeElement.matches({})", json!(selector));
+        for _ in 0..MOST_TABS {
+            self.press(Key::Tab).await;
+            if self.script(&script).await == json!(true) {
+                return;
+            }
+        }
+        panic!("Tab does not lead to {selector}");
+    }
+
+    /// What the page has asked the network for since this was called last, WebSockets included.
+    pub async fn requests(&self) -> Vec<String> {
+        let log = self.log("performance").await;
+        let events = log.iter().map(|entry| serde_json::from_str::<Value>(&message(entry)).unwrap());
+        let url = |event: Value| {
+            let (method, parameters) = (&event["message"]["method"], &event["message"]["params"]);
+            let url = match method.as_str()? {
+                "Network.requestWillBeSent" => &parameters["request"]["url"],
+                "Network.webSocketCreated" => &parameters["url"],
+                _ => return None,
+            };
+            url.as_str().map(str::to_owned)
+        };
+        events.filter_map(url).collect()
+    }
+
+    /// What the browser has complained about since this was called last: scripts, policies, failed requests.
+    pub async fn complaints(&self) -> Vec<String> {
+        let log = self.log("browser").await;
+        log.iter().filter(|entry| entry["source"] != "console-api").map(message).collect()
+    }
+
+    /// Prefers `light` or `dark` from now on.
+    pub async fn prefer_colours(&self, scheme: &str) {
+        let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
+        self.dev_tools("Emulation.setEmulatedMedia", json!({ "features": [feature] })).await;
+    }
+
+    /// Saves what the page looks like beside the driver's log, for who looks at a failure.
     pub async fn screenshot(&self, name: &str) {
         let png = self.page.screenshot().await.unwrap();
         std::fs::write(driver().dir.path().join(format!("{name}.png")), png).unwrap();
@@ -93,6 +192,28 @@ impl Browser {
     pub async fn close(self) {
         self.page.close().await.unwrap();
     }
+
+    /// A command of Chromium's own protocol.
+    async fn dev_tools(&self, command: &str, parameters: Value) {
+        self.vendor("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await;
+    }
+
+    /// The new entries of one of the driver's logs.
+    async fn log(&self, kind: &str) -> Vec<Value> {
+        match self.vendor("se/log", json!({ "type": kind })).await {
+            Value::Array(entries) => entries,
+            other => panic!("{other}"),
+        }
+    }
+
+    async fn vendor(&self, path: &'static str, body: Value) -> Value {
+        self.page.issue_cmd(VendorCommand { path, body }).await.unwrap()
+    }
+}
+
+/// What an entry of the driver's log says.
+fn message(entry: &Value) -> String {
+    entry["message"].as_str().unwrap().to_owned()
 }
 
 fn driver() -> &'static Driver {
@@ -110,25 +231,30 @@ async fn start_driver() -> Driver {
     let spec = Spec::new(install::find(install::CHROMEDRIVER).unwrap())
         .arg(format!("--port={port}"))
         .log(dir.path().join("chromedriver.log"));
-    let ready = Ready::Http(authority.clone(), "/status".into());
+    let ready = Ready::Port(authority.parse().unwrap());
     let server = Server::start("chromedriver", spec, ready, DRIVER_READY_WITHIN).await.unwrap();
-    Driver { _server: server, authority, dir }
+    // A driver that is killed leaves its browsers behind.
+    let chromium = dir.path().join("chromium");
+    let real = install::find(install::CHROMIUM).unwrap();
+    let script = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", real.display());
+    std::fs::write(&chromium, script).unwrap();
+    std::fs::set_permissions(&chromium, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Driver { _server: server, authority, chromium, dir }
 }
 
-/// A command of Chromium's own protocol, passed on by its driver.
+/// A command that only Chromium's driver knows.
 #[derive(Debug)]
-struct DevTools {
-    command: &'static str,
-    parameters: Value,
+struct VendorCommand {
+    path: &'static str,
+    body: Value,
 }
 
-impl WebDriverCompatibleCommand for DevTools {
+impl WebDriverCompatibleCommand for VendorCommand {
     fn endpoint(&self, base_url: &url::Url, session_id: Option<&str>) -> Result<url::Url, url::ParseError> {
-        base_url.join(&format!("session/{}/goog/cdp/execute", session_id.unwrap_or_default()))
+        base_url.join(&format!("session/{}/{}", session_id.unwrap_or_default(), self.path))
     }
 
     fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
-        let body = json!({ "cmd": self.command, "params": self.parameters });
-        (http::Method::POST, Some(body.to_string()))
+        (http::Method::POST, Some(self.body.to_string()))
     }
 }

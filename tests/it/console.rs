@@ -1,0 +1,313 @@
+//! The console, the page that an edge serves, in a real Chromium and without a mouse.
+
+use blackhole_tests::{
+    accounts::Account,
+    browser::Browser,
+    events::{self, Event},
+    stack::Stack,
+};
+use fantoccini::key::Key;
+use serde_json::{Value, json};
+
+/// The console of the shared edge, in a browser of its own.
+struct Console {
+    browser: Browser,
+    account: Account,
+    token: String,
+}
+
+impl Console {
+    /// Opens it as a newcomer finds it.
+    async fn open() -> Console {
+        let account = Account::fresh();
+        let console = Console { browser: Browser::open().await, token: account.token(), account };
+        console.browser.goto(&page()).await;
+        console
+    }
+
+    /// Opens it with a token and these bindings in its address, and waits until they are subscribed to.
+    async fn watching(bindings: &[&str]) -> Console {
+        let account = Account::fresh();
+        let console = Console { browser: Browser::open().await, token: account.token(), account };
+        let mut fragment = url::form_urlencoded::Serializer::new(String::new());
+        fragment.append_pair("token", &console.token);
+        fragment.extend_pairs(bindings.iter().map(|binding| ("binding", binding)));
+        console.browser.goto(&format!("{}#{}", page(), fragment.finish())).await;
+        for binding in bindings {
+            console.until_subscribed(binding).await;
+        }
+        console
+    }
+
+    async fn until(&self, expression: &str) {
+        self.browser.until(expression).await;
+    }
+
+    async fn until_subscribed(&self, binding: &str) {
+        self.until(&format!("{} !== null", subscription(binding))).await;
+    }
+
+    /// What stands in this column of the events, from the newest on.
+    async fn column(&self, name: &str) -> Vec<String> {
+        serde_json::from_value(self.browser.script(&format!("return {}", cells(name))).await).unwrap()
+    }
+
+    /// Waits until the events shown are those of these calls and documents, the newest first.
+    async fn until_shown(&self, ids: &[&str]) {
+        self.until(&format!("JSON.stringify({}) === {}", cells("id"), json!(json!(ids).to_string()))).await;
+    }
+
+    /// Waits until an element's text contains this.
+    async fn until_says(&self, id: &str, text: &str) {
+        self.until(&format!("{}.includes({})", text_of(id), json!(text))).await;
+    }
+
+    async fn publish(&self, event: &Event) {
+        event.publish(&Stack::shared().publisher().await).await;
+    }
+
+    /// Publishes an event of a call of the console's account.
+    async fn call(&self, name: &str, call_id: &str) -> Event {
+        let event = events::call(&self.account, name, call_id);
+        self.publish(&event).await;
+        event
+    }
+}
+
+fn page() -> String {
+    format!("http://127.0.0.1:{}/", Stack::shared().edge.port)
+}
+
+fn text_of(id: &str) -> String {
+    format!("document.getElementById('{id}').textContent")
+}
+
+fn cells(name: &str) -> String {
+    format!("[...document.querySelectorAll('.row .{name}')].map((cell) => cell.textContent)")
+}
+
+fn subscription(binding: &str) -> String {
+    let selector = format!(".subscription[data-binding={}][data-state=active]", json!(binding));
+    format!("document.querySelector({})", json!(selector))
+}
+
+#[tokio::test]
+async fn a_token_in_the_address_is_enough() {
+    let console = Console::watching(&["call.*.*", "object.*.user"]).await;
+    console.until_says("status", "connected").await;
+    console.call("CHANNEL_CREATE", "1f3c9a.77e2@10.0.4.17").await;
+    console.until_shown(&["1f3c9a.77e2@10.0.4.17"]).await;
+    console.publish(&events::document(&console.account, "doc_edited", "user", "jane")).await;
+    console.until_shown(&["jane", "1f3c9a.77e2@10.0.4.17"]).await;
+    assert_eq!(console.column("name").await, ["doc_edited", "CHANNEL_CREATE"]);
+    assert_eq!(console.column("binding").await, ["object.*.user", "call.*.*"]);
+    assert_eq!(console.column("account").await[1], console.account.id);
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn the_token_leaves_the_address_and_is_written_down_nowhere() {
+    let console = Console::watching(&["call.*.*"]).await;
+    let browser = &console.browser;
+    assert_eq!(browser.page.current_url().await.unwrap().as_str(), page());
+    let places =
+        "JSON.stringify([localStorage.length, sessionStorage.length, document.cookie, history.state])";
+    assert_eq!(browser.text(places).await, r#"[0,0,"",null]"#);
+    assert!(!browser.text("document.documentElement.outerHTML").await.contains(&console.token));
+    assert_eq!(browser.text("document.getElementById('token').type").await, "password");
+    browser.page.refresh().await.unwrap();
+    console.until_says("status", "disconnected").await;
+    assert_eq!(browser.text("document.getElementById('token').value").await, "");
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn the_page_loads_nothing_from_elsewhere() {
+    let console = Console::watching(&["call.*.*"]).await;
+    console.call("CHANNEL_CREATE", "a-call").await;
+    console.until_shown(&["a-call"]).await;
+    let (page, socket) = (page(), page().replacen("http", "ws", 1));
+    let mut requests = console.browser.requests().await;
+    // The browser's own first tab is no part of the page.
+    requests.retain(|url| !url.starts_with("data:") && !url.starts_with("chrome:"));
+    assert_eq!(requests.len(), 2, "{requests:?}");
+    assert!(requests[0].starts_with(&page) && requests[1].starts_with(&socket), "{requests:?}");
+    assert_eq!(console.browser.complaints().await, [""; 0], "its policy forbids nothing that it does");
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn one_connects_and_subscribes_by_keyboard() {
+    let console = Console::open().await;
+    let browser = &console.browser;
+    console.until_says("empty", "Paste a token and connect").await;
+
+    browser.tab_to("#token").await;
+    browser.press(Key::Enter).await;
+    console.until_says("token-problem", "Paste a token first.").await;
+    browser.keys("nonsense\n").await;
+    console.until_says("token-problem", "failed to authenticate token").await;
+    // The focus is still there: the refused token is replaced.
+    for _ in "nonsense".chars() {
+        browser.press(Key::Backspace).await;
+    }
+    browser.keys(&console.token).await;
+    console.until_says("token-info", &console.account.id).await;
+    browser.press(Key::Enter).await;
+    console.until("document.getElementById('token').getAttribute('aria-invalid') === 'false'").await;
+    console.until_says("replies", "ping: pong").await;
+    console.until_says("empty", "Now choose what to watch").await;
+
+    browser.tab_to("#binding").await;
+    browser.keys("call.*.*\n").await;
+    console.until_subscribed("call.*.*").await;
+    console.until_says("replies", "subscribe call.*.*").await;
+    console.until_says("empty", "Waiting for events").await;
+    browser.keys("fax.status.*\n").await;
+    console.until_subscribed("fax.status.*").await;
+
+    console.call("CHANNEL_CREATE", "a-call").await;
+    console.until_shown(&["a-call"]).await;
+    console.publish(&events::fax(&console.account, "a-fax")).await;
+    console.until_shown(&["a-fax", "a-call"]).await;
+    console.until_says("total", "2").await;
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn one_reads_an_event_by_keyboard() {
+    let console = Console::watching(&["call.*.*"]).await;
+    let browser = &console.browser;
+    let first = console.call("CHANNEL_CREATE", "first").await;
+    console.until_shown(&["first"]).await;
+    console.call("CHANNEL_CREATE", "second").await;
+    console.until_shown(&["second", "first"]).await;
+
+    browser.tab_to(".row").await;
+    browser.press(Key::Down).await;
+    browser.press(Key::Enter).await;
+    let shown = "document.activeElement.parentElement.querySelector('.detail pre').textContent";
+    assert_eq!(serde_json::from_str::<Value>(&browser.text(shown).await).unwrap(), first.body);
+    // The other views are the next places of Tab.
+    browser.tab_to("[data-view=data]").await;
+    browser.press(Key::Space).await;
+    let shown = browser.text("document.querySelector('.detail pre').textContent").await;
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["call_id"], "first");
+
+    // The list keeps still while one reads it; Escape goes back to what is new.
+    console.call("CHANNEL_DESTROY", "second").await;
+    console.until_says("held", "Held while you read: 1 new.").await;
+    assert_eq!(console.column("id").await, ["second", "first"]);
+    browser.press(Key::Escape).await;
+    console.until_shown(&["second", "second", "first"]).await;
+    assert_eq!(browser.script("return document.querySelector('.detail')").await, Value::Null);
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn single_keys_filter_pause_and_clear() {
+    let console = Console::watching(&["call.*.*"]).await;
+    let browser = &console.browser;
+    console.call("CHANNEL_CREATE", "one").await;
+    console.call("CHANNEL_ANSWER", "two").await;
+    console.until_shown(&["two", "one"]).await;
+
+    browser.keys("/channel_answer").await;
+    console.until_shown(&["two"]).await;
+    console.until_says("shown", "1 of 2 events match.").await;
+    browser.press(Key::Escape).await;
+    console.until_shown(&["two", "one"]).await;
+
+    browser.keys("p").await;
+    console.until_says("held", "Paused: 0 new.").await;
+    console.call("CHANNEL_DESTROY", "three").await;
+    console.until_says("held", "Paused: 1 new.").await;
+    assert_eq!(console.column("id").await, ["two", "one"]);
+    browser.keys("p").await;
+    console.until_shown(&["three", "two", "one"]).await;
+
+    browser.keys("c").await;
+    console.until_shown(&[]).await;
+    console.until_says("total", "0").await;
+    console.call("CHANNEL_CREATE", "four").await;
+    console.until_shown(&["four"]).await;
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn a_refused_binding_is_explained_and_another_is_unsubscribed() {
+    let console = Console::watching(&["call.*.*", "fax.status.*"]).await;
+    let browser = &console.browser;
+    browser.keys("scall.NO_SUCH_EVENT.*\n").await;
+    console.until_says("subscribe-problem", "event NO_SUCH_EVENT not supported").await;
+    console.until_says("replies", "subscribe call.NO_SUCH_EVENT.*: event NO_SUCH_EVENT not supported").await;
+    assert_eq!(browser.text("document.activeElement.id").await, "binding", "where it is corrected");
+    assert_eq!(browser.text("document.activeElement.getAttribute('aria-invalid')").await, "true");
+
+    browser.tab_to("[data-binding='call.*.*'] button").await;
+    browser.press(Key::Enter).await;
+    console.until(&format!("{} === null", subscription("call.*.*"))).await;
+    // The call would be there before the fax.
+    console.call("CHANNEL_CREATE", "a-call").await;
+    console.publish(&events::fax(&console.account, "a-fax")).await;
+    console.until_shown(&["a-fax"]).await;
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn what_strangers_write_stays_text() {
+    let console = Console::watching(&["call.*.*"]).await;
+    let browser = &console.browser;
+    let hostile = "\"><img src=x onerror='window.hacked = 1'><script>window.hacked = 1</script>";
+    let mut event = events::call(&console.account, "CHANNEL_CREATE", hostile);
+    event.body["Caller-ID-Name"] = json!(hostile);
+    event.body[hostile] = json!({ hostile: hostile });
+    console.publish(&event).await;
+    console.until_shown(&[hostile]).await;
+    assert_eq!(console.column("summary").await, [hostile]);
+
+    browser.tab_to(".row").await;
+    browser.press(Key::Enter).await;
+    let shown = browser.text("document.querySelector('.detail pre').textContent").await;
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), event.body);
+    // An error reply tells what was asked, word for word.
+    browser.tab_to("#pause").await;
+    browser.keys(&format!("scall.{hostile}\n")).await;
+    console.until_says("subscribe-problem", "<img src=x").await;
+
+    assert_eq!(
+        browser
+            .script("return document.querySelector('main img, .side img, main script, .side script')")
+            .await,
+        Value::Null
+    );
+    assert_eq!(browser.script("return window.hacked === undefined").await, json!(true));
+    assert_eq!(browser.complaints().await, [""; 0]);
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn it_is_light_or_dark_as_the_reader_prefers() {
+    let console = Console::watching(&["call.*.*", "object.*.user", "doc_created.*.user.*"]).await;
+    let browser = &console.browser;
+    for (name, id) in
+        [("CHANNEL_CREATE", "1f3c9a.77e2@10.0.4.17"), ("CHANNEL_ANSWER", "1f3c9a.77e2@10.0.4.17")]
+    {
+        console.call(name, id).await;
+    }
+    console.publish(&events::document(&console.account, "doc_edited", "user", "jane")).await;
+    console.until("document.querySelectorAll('.row').length === 3").await;
+    browser.keys("scall.NO_SUCH_EVENT.*\n").await;
+    console.until_says("subscribe-problem", "not supported").await;
+    browser.tab_to(".row").await;
+    browser.press(Key::Down).await;
+    browser.press(Key::Enter).await;
+    let lightness = "return Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)) / 255";
+    for (scheme, is_light) in [("light", true), ("dark", false)] {
+        browser.prefer_colours(scheme).await;
+        let lightness = browser.script(lightness).await.as_f64().unwrap();
+        assert_eq!(lightness > 0.5, is_light, "{scheme}: {lightness}");
+        browser.screenshot(&format!("console-{scheme}")).await;
+    }
+    console.browser.close().await;
+}
