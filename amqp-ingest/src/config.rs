@@ -1,6 +1,9 @@
 //! The configuration: `[nats]`, `[log]`, `[admin]`, `[amqp]`, `[history]`, `[catalogue]`.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use blackhole_common::config::{
     AdminConfig, CatalogueConfig, Configuration, Impossible, LogConfig, NatsConfig, ServerUrl,
@@ -109,6 +112,10 @@ impl Default for HistoryConfig {
 }
 
 impl Configuration for IngestConfig {
+    fn admin(&self) -> Option<SocketAddr> {
+        Some(self.admin.listen)
+    }
+
     fn check(&self) -> Result<(), Impossible> {
         self.nats.check()?;
         self.log.check()?;

@@ -125,10 +125,10 @@ impl Ingest {
 /// # Errors
 /// Those of [`Ingest::bind`].
 pub async fn run(config: IngestConfig, shutdown: CancellationToken) -> Result<(), IngestError> {
+    let (amqp, nats) = (config.amqp.url.clone(), config.nats.url.clone());
     let ingest = Ingest::bind(config).await?;
-    if let Ok(address) = ingest.admin_address() {
-        tracing::info!(%address, "admin server listens");
-    }
+    let admin = ingest.admin_address().map_err(IngestError::Admin)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %amqp, %nats, %admin, "started");
     ingest.run(shutdown).await;
     Ok(())
 }

@@ -1,8 +1,13 @@
 //! The `amqp-ingest` binary.
 
 use amqp_ingest::IngestConfig;
+use std::process::ExitCode;
+
 use anyhow::Context;
-use blackhole_common::{cli::ConfigArgs, shutdown, telemetry};
+use blackhole_common::{
+    cli::{self, ConfigArgs},
+    shutdown, telemetry,
+};
 use clap::Parser;
 
 /// Carries KAZOO's AMQP events into the NATS stream
@@ -13,12 +18,14 @@ struct Args {
     config: ConfigArgs,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    cli::finish("amqp-ingest", run(&Args::parse()))
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Nothing is opened before the configuration is known to be good.
-    let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(()) };
+    let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), amqp = %config.amqp.url, nats = %config.nats.url, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
@@ -28,5 +35,5 @@ fn main() -> anyhow::Result<()> {
     })?;
     // A task that hangs on a dead broker must not hold up the exit.
     runtime.shutdown_background();
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

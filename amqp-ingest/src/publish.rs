@@ -24,6 +24,7 @@
 
 mod answer;
 mod connection;
+mod receipt;
 mod stream;
 
 use std::{collections::VecDeque, future::Future, pin::pin};
@@ -36,6 +37,7 @@ use tokio::{
 };
 
 pub(crate) use connection::CLIENT_NAME;
+pub(crate) use receipt::{Outcome, Outgoing, Receipt, Settled};
 
 use crate::{
     body::Rejection, config::HistoryConfig, error::IngestError, message::Message, metrics::Metrics,
@@ -58,50 +60,6 @@ const TAKEN_AT_ONCE: usize = 256;
 
 /// Below this many waiting events nobody looks for abandoned ones.
 const FEW: usize = 4096;
-
-/// An event on its way from a source to the stream.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    /// The event.
-    pub(crate) message: Message,
-    /// Whom to tell.
-    pub(crate) receipt: Receipt,
-}
-
-/// Where a source learns what became of a delivery.
-#[derive(Clone, Debug)]
-pub(crate) struct Receipt {
-    /// The delivery.
-    pub(crate) tag: u64,
-    /// The source's channel; it has room for all deliveries under way. Closed when the source has lost its AMQP
-    /// channel: the broker then delivers the event again, and nobody waits for this one.
-    pub(crate) settle: mpsc::Sender<Settled>,
-}
-
-/// What became of a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Settled {
-    /// The delivery.
-    pub(crate) tag: u64,
-    /// What became of it.
-    pub(crate) outcome: Outcome,
-}
-
-/// What the stream did with an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It has it.
-    Stored,
-    /// It will never take it.
-    Refused(Rejection),
-}
-
-impl Receipt {
-    fn settle(&self, outcome: Outcome) {
-        // Without a receiver the broker delivers again; there is always room.
-        let _ = self.settle.try_send(Settled { tag: self.tag, outcome });
-    }
-}
 
 /// An event that the stream has not acknowledged.
 #[derive(Debug)]
@@ -238,7 +196,7 @@ impl Publisher {
     fn take(&mut self, outgoing: Outgoing) {
         // A broker that comes and goes while NATS is away leaves events here that it will deliver again.
         if self.pending.len() >= self.many && self.sent == 0 {
-            self.pending.retain(|pending| !pending.outgoing.receipt.settle.is_closed());
+            self.pending.retain(|pending| !pending.outgoing.receipt.is_abandoned());
             self.many = FEW.max(2 * self.pending.len());
         }
         self.pending.push_back(Pending { outgoing, sent: None, settled: false });
@@ -320,7 +278,7 @@ impl Publisher {
 
     /// Everything is to be published again, except what was settled out of turn.
     fn forget_connection(&mut self) {
-        self.pending.retain(|pending| !pending.settled && !pending.outgoing.receipt.settle.is_closed());
+        self.pending.retain(|pending| !pending.settled && !pending.outgoing.receipt.is_abandoned());
         for pending in &mut self.pending {
             pending.sent = None;
         }

@@ -58,6 +58,10 @@ fn admin() -> AdminConfig {
 }
 
 impl Configuration for AuthSvcConfig {
+    fn admin(&self) -> Option<SocketAddr> {
+        Some(self.admin.listen)
+    }
+
     /// Reads the files too, so that `--check-config` tells what a start would.
     fn check(&self) -> Result<(), Impossible> {
         self.nats.check()?;

@@ -1,12 +1,23 @@
 //! The flags that every binary has.
 
-use std::{fmt::Display, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
+use thiserror::Error;
 
 use crate::config::{self, ConfigError, Configuration};
 
-/// `--config`, `--check-config`, `--print-config`.
+/// A service that takes longer to say that it is ready is not.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `--config`, `--check-config`, `--print-config`, `--check-health`.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigArgs {
     /// TOML file with the configuration; BLACKHOLE_<TABLE>__<KEY> variables override it
@@ -18,6 +29,20 @@ pub struct ConfigArgs {
     /// Print the configuration in force, without secrets, and exit
     #[arg(long, conflicts_with = "check_config")]
     pub print_config: bool,
+    /// Ask the running service at admin.listen whether it is ready, and exit with 0 if so
+    #[arg(long, conflicts_with_all = ["check_config", "print_config"])]
+    pub check_health: bool,
+}
+
+/// Why a program does not go on.
+#[derive(Debug, Error)]
+pub enum CliError {
+    /// A mistake in the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The running service is not ready, or there is none.
+    #[error("not ready: {0}")]
+    NotReady(String),
 }
 
 /// How a program ends: a failure is one line on standard error, the causes included, and exit code 1.
@@ -30,11 +55,11 @@ pub fn finish(program: &str, done: Result<ExitCode, impl Display>) -> ExitCode {
 }
 
 impl ConfigArgs {
-    /// The configuration in force; `None` when `--check-config` or `--print-config` was all that was asked for.
+    /// The configuration in force; `None` when a flag that only checks or prints was all that was asked for.
     ///
     /// # Errors
-    /// The first mistake, in one line.
-    pub fn load<C: Configuration>(&self) -> Result<Option<C>, ConfigError> {
+    /// The first mistake, in one line; with `--check-health`, what is missing.
+    pub fn load<C: Configuration>(&self) -> Result<Option<C>, CliError> {
         let config: C = self.read()?;
         let mut out = std::io::stdout();
         if self.check_config {
@@ -44,6 +69,12 @@ impl ConfigArgs {
         if self.print_config {
             let _ = write!(out, "{}", toml::to_string(&config).unwrap_or_default());
             return Ok(None);
+        }
+        if self.check_health {
+            let listen = config.admin().ok_or_else(|| CliError::NotReady("no admin server".to_owned()))?;
+            let answer = ready(listen).map_err(|error| CliError::NotReady(error.to_string()))?;
+            let _ = writeln!(out, "{answer}");
+            return if answer == "ready" { Ok(None) } else { Err(CliError::NotReady(answer)) };
         }
         Ok(Some(config))
     }
@@ -56,4 +87,20 @@ impl ConfigArgs {
         let file = self.config.clone().or_else(|| std::env::var_os("BLACKHOLE_CONFIG").map(PathBuf::from));
         config::load(file.as_deref())
     }
+}
+
+/// What a running service says of itself. Containers have no other program to ask with.
+fn ready(listen: SocketAddr) -> std::io::Result<String> {
+    // What listens everywhere is asked on this machine.
+    let address = match listen.ip() {
+        ip if !ip.is_unspecified() => listen,
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, listen.port())),
+    };
+    let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer.lines().last().unwrap_or_default().to_owned())
 }

@@ -32,6 +32,11 @@ pub trait Configuration: Serialize + DeserializeOwned {
     /// # Errors
     /// The first impossible value.
     fn check(&self) -> Result<(), Impossible>;
+
+    /// Where the service's health is asked for, if it is a service.
+    fn admin(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// A value that no service can work with.

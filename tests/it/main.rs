@@ -3,10 +3,15 @@
 // Tests fail by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod admin;
 mod browser;
+mod configuration;
 mod console;
+mod dev_up;
 mod families;
 mod hostile;
+mod http;
 mod outages;
 mod protocol;
 mod tokens;
+mod wss;

@@ -9,6 +9,7 @@
 //! | [`raw`] | a client made of a TCP stream and nothing else |
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
+//! | [`haproxy`] | a real HAProxy |
 
 // A test harness fails by panicking, as the tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -17,6 +18,7 @@ pub mod accounts;
 pub mod browser;
 pub mod client;
 pub mod events;
+pub mod haproxy;
 pub mod raw;
 pub mod stack;
 

@@ -55,6 +55,14 @@ impl Raw {
         Raw { stream, read: Vec::new() }
     }
 
+    /// Connects from another address of this machine than the usual one, such as 127.0.0.2.
+    pub async fn connect_from(address: std::net::Ipv4Addr, port: u16) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        let connection = socket.connect(([127, 0, 0, 1], port).into());
+        Raw { stream: soon("the connection", connection).await.unwrap(), read: Vec::new() }
+    }
+
     /// Connects with hardly any room for what it does not read.
     pub async fn connect_with_little_room(port: u16) -> Raw {
         let socket = TcpSocket::new_v4().unwrap();

@@ -134,6 +134,10 @@ impl Default for RateConfig {
 }
 
 impl Configuration for EdgeConfig {
+    fn admin(&self) -> Option<SocketAddr> {
+        Some(self.admin.listen)
+    }
+
     fn check(&self) -> Result<(), Impossible> {
         self.nats.check()?;
         self.log.check()?;

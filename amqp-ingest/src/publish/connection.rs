@@ -24,6 +24,9 @@ const NOBODY: &str = "nats://127.0.0.1:0";
 /// A server that was asked and does not answer is given up after this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// JetStream does not answer while a stream has no leader; asking again finds the new one sooner than waiting.
+const JETSTREAM_WITHIN: Duration = Duration::from_secs(2);
+
 /// A silent server is asked for a sign of life this often, and given up after two without.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -47,7 +50,7 @@ impl Connection {
             .max_reconnects(servers.len().max(1))
             .ignore_discovered_servers()
             .connection_timeout(ANSWER_WITHIN)
-            .request_timeout(Some(ANSWER_WITHIN))
+            .request_timeout(Some(JETSTREAM_WITHIN))
             .ping_interval(PING_INTERVAL)
             .event_callback(move |event| {
                 notice(&event, &lost);

@@ -44,7 +44,7 @@ pub(super) async fn ensure(
             match error.kind() {
                 GetStreamErrorKind::JetStream(reason)
                     if reason.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-                _ => return Err(IngestError::Stream { stream, reason: with_source(&error) }),
+                _ => return Err(IngestError::Stream { stream, reason: cause(&error) }),
             }
             let wanted = configured(Config::default(), history, subjects);
             jetstream.create_stream(wanted).await.map_err(|error| refused(&stream, &error))?;
@@ -96,7 +96,7 @@ fn refused(stream: &str, error: &CreateStreamError) -> IngestError {
         CreateStreamErrorKind::JetStream(reason) if !is_passing(&reason) => {
             IngestError::StreamRefused { stream: stream.to_owned(), reason: reason.to_string() }
         }
-        _ => IngestError::Stream { stream: stream.to_owned(), reason: with_source(error) },
+        _ => IngestError::Stream { stream: stream.to_owned(), reason: cause(error) },
     }
 }
 
@@ -105,11 +105,9 @@ fn is_passing(reason: &jetstream::Error) -> bool {
     matches!(reason.error_code(), ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER)
 }
 
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
+/// What lies below the client's own words.
+fn cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]

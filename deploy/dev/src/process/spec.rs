@@ -11,6 +11,12 @@ use anyhow::{Context, Result};
 /// Runs after the death signal is set: whoever lost its parent before that must not go on.
 const GUARD: &str = r#"test "$PPID" = "$0" && exec "$@""#;
 
+/// Variables of ours that a child does not get. Services take their whole configuration from the environment: only
+/// what is given may reach them. And what cargo told us of our own package would make a cargo that we run build
+/// some libraries (ring) anew.
+const KEPT_BACK: [&str; 6] =
+    ["BLACKHOLE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"];
+
 /// What to run, and where its output goes.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -96,10 +102,10 @@ impl Spec {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", self.death_signal, "--", "sh", "-c", GUARD]);
         command.arg(std::process::id().to_string()).arg(&self.program).args(&self.args);
-        // Services take their whole configuration from the environment: only what is given here may reach them.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BLACKHOLE_") {
-                command.env_remove(name);
+            let text = name.to_string_lossy();
+            if KEPT_BACK.iter().any(|prefix| text.starts_with(prefix)) {
+                command.env_remove(&name);
             }
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));

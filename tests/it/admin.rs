@@ -1,0 +1,107 @@
+//! The admin ports: health, metrics, and that neither they nor the logs hold a secret.
+
+use std::collections::HashMap;
+
+use blackhole_dev::{http, ports, services::Service, workspace::RunDir};
+use blackhole_tests::{
+    accounts::{self, Account},
+    client::Client,
+    events, stack,
+    stack::Stack,
+};
+use serde_json::json;
+
+#[tokio::test]
+async fn readiness_names_what_is_missing() {
+    let dir = RunDir::create("admin").unwrap();
+    let env = [
+        ("NATS__URL", format!("nats://127.0.0.1:{}", ports::free().unwrap())),
+        ("WS__LISTEN", format!("127.0.0.1:{}", ports::free().unwrap())),
+    ];
+    let edge = Service::start_unready("ws-edge", &stack::binaries().ws_edge, dir.path(), &env).await.unwrap();
+    blackhole_tests::eventually("liveness", || async {
+        http::get(edge.admin(), "/health/live").await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    let ready = http::get(edge.admin(), "/health/ready").await.unwrap();
+    assert_eq!((ready.status, ready.body.as_str()), (503, "waiting for events, nats\n"));
+    let shared = Stack::shared();
+    for service in [&shared.edge.service, &shared.auth_svc, &shared.amqp_ingest] {
+        let ready = http::get(service.admin(), "/health/ready").await.unwrap();
+        assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
+        assert_eq!(http::get(service.admin(), "/nothing").await.unwrap().status, 404);
+    }
+}
+
+#[tokio::test]
+async fn every_metric_says_what_it_is() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    events::call(&account, "CHANNEL_CREATE", "counted").publish(&stack.publisher().await).await;
+    client.event().await;
+    for (service, expected) in [
+        (&stack.edge.service, vec!["connections", "sessions", "subscriptions", "subjects", "events", "frames", "auth_calls"]),
+        (&stack.auth_svc, vec!["requests", "accounts"]),
+        (&stack.amqp_ingest, vec!["events_received", "events_published", "events_rejected"]),
+    ] {
+        let text = service.metrics().await.unwrap();
+        assert!(text.ends_with("# EOF\n"));
+        let mut described: HashMap<&str, Vec<&str>> = HashMap::new();
+        for line in text.lines() {
+            if let Some((kind, rest)) = line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
+                let (name, what) = rest.split_once(' ').unwrap();
+                assert!(!what.is_empty(), "{line}");
+                described.entry(name).or_default().push(kind);
+            }
+        }
+        for (name, kinds) in &described {
+            assert!(name.starts_with("blackhole_"), "{name}");
+            assert!(kinds.contains(&"HELP") && kinds.contains(&"TYPE"), "{name}: {kinds:?}");
+            for unit in ["seconds", "bytes"] {
+                assert_eq!(name.ends_with(&format!("_{unit}")), kinds.contains(&"UNIT") && text.contains(&format!("# UNIT {name} {unit}")), "{name}");
+            }
+        }
+        for name in expected {
+            assert!(described.keys().any(|own| own.ends_with(&format!("_{name}"))), "{name} in {:?}", described.keys());
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            assert!(described.keys().any(|own| name.starts_with(own)), "{line} is described");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_log_and_no_metric_holds_a_token_or_a_secret() {
+    // All that can be logged, by everyone.
+    let stack = Stack::start_with("secrets", &[("LOG__FILTER", "trace"), ("LOG__FORMAT", "json")]).await;
+    let account = Account::fresh();
+    let token = account.token();
+    let bad = format!("{token}-but-bad");
+    let mut client = Client::connect(&stack.edge.url("")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    client.request(json!({ "action": "ping", "auth_token": bad })).await;
+    let header = format!("Bearer {token}");
+    let upgraded = Client::connect_as(blackhole_tests::client::Make::Tungstenite, &stack.edge.url(""), &[("authorization", &header)]).await;
+    assert!(upgraded.is_ok());
+    events::call(&account, "CHANNEL_CREATE", "x").publish(&stack.publisher().await).await;
+    client.event().await;
+
+    // The signature is what makes a token.
+    let signature = token.rsplit('.').next().unwrap();
+    for (name, service) in [("ws-edge", &stack.edge.service), ("auth-svc", &stack.auth_svc), ("amqp-ingest", &stack.amqp_ingest)] {
+        let log = std::fs::read_to_string(stack.dir.path().join(format!("{name}.log"))).unwrap();
+        assert!(log.lines().count() > 1, "{name} logs something");
+        for line in log.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"));
+            assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        }
+        for (what, text) in [("log", log), ("metrics", service.metrics().await.unwrap())] {
+            for secret in [signature, accounts::SECRET, "guest:guest"] {
+                assert!(!text.contains(secret), "the {what} of {name} holds {secret}");
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The binaries' flags, and every mistake in a configuration: exit code 1 and one line that says what, where, why.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use blackhole_dev::workspace::RunDir;
+use blackhole_tests::{accounts, stack};
+
+/// What auth-svc cannot be without.
+const AUTH: &str = "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = \"a secret of sixteen bytes\"\n";
+
+struct Files(RunDir);
+
+impl Files {
+    fn new() -> Files {
+        let dir = RunDir::create("configuration").unwrap();
+        std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
+        Files(dir)
+    }
+
+    /// A file with this text, in which ACCOUNTS stands for the accounts file.
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.0.path().join(name);
+        let accounts = self.0.path().join("accounts.toml");
+        std::fs::write(&file, text.replace("ACCOUNTS", &accounts.display().to_string())).unwrap();
+        file
+    }
+}
+
+fn programs() -> [PathBuf; 3] {
+    let binaries = stack::binaries();
+    [binaries.amqp_ingest, binaries.auth_svc, binaries.ws_edge]
+}
+
+fn run(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).env("RUST_BACKTRACE", "1");
+    command.envs(environment.iter().copied()).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The one line of a failure.
+fn complaint(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "one line: {text}");
+    text.trim().to_owned()
+}
+
+#[test]
+fn each_binary_tells_its_version_and_its_flags() {
+    for program in programs() {
+        let name = program.file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(out(&run(&program, &["--version"], &[])), format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+        let help = out(&run(&program, &["--help"], &[]));
+        for flag in ["--config", "--check-config", "--print-config", "--version"] {
+            assert!(help.contains(flag), "{name}: {help}");
+        }
+    }
+}
+
+#[test]
+fn what_is_printed_is_a_configuration_without_secrets() {
+    let files = Files::new();
+    let text = format!("{AUTH}[nats]\nurl = \"nats://me:s3cr3t@127.0.0.1:1\"\n[amqp]\nurl = \"amqp://me:s3cr3t@127.0.0.1:1\"\n");
+    let file = files.file("all.toml", &text);
+    for program in programs() {
+        let file = file.to_str().unwrap();
+        assert_eq!(out(&run(&program, &["--config", file, "--check-config"], &[])), "the configuration is good\n");
+        let printed = out(&run(&program, &["--print-config"], &[("BLACKHOLE_CONFIG", file)]));
+        assert!(printed.contains("[nats]") && printed.contains("[hidden]"), "{printed}");
+        assert!(!printed.contains("s3cr3t") && !printed.contains("sixteen"), "{printed}");
+        // The environment comes after the file.
+        let printed = out(&run(&program, &["--print-config", "--config", file], &[("BLACKHOLE_LOG__FILTER", "debug")]));
+        assert!(printed.contains("filter = \"debug\""), "{printed}");
+        let again = files.file("again.toml", &printed.replace("[hidden]@", "").replace("[hidden]", "sixteen bytes or more"));
+        out(&run(&program, &["--check-config", "--config", again.to_str().unwrap()], &[]));
+    }
+}
+
+#[test]
+fn each_mistake_is_told_in_one_line() {
+    let files = Files::new();
+    let [ingest, auth, edge] = programs();
+    for (program, text, expected) in [
+        (&edge, "[wss]\nlisten = \"x\"", "`wss` = a table"),
+        (&edge, "[ws]\nlisten = \"here\"", "`ws.listen` = \"here\""),
+        (&edge, "[ws]\nlisen = \"0.0.0.0:1\"", "`ws.lisen` = \"0.0.0.0:1\""),
+        (&edge, "[ws.rate]\nburst = 0", "`ws.rate.burst` = 0"),
+        (&edge, "[ws]\nview = \"all\"", "expected one of args, data, both"),
+        (&edge, "[ws]\nmax_frame = \"1 TiB\"", "must lie between 1 KiB and 1 GiB"),
+        (&edge, "[ws]\nidle_timeout = \"soon\"", "`ws.idle_timeout` = \"soon\""),
+        (&edge, "[ws]\ntrusted_proxies = [\"nowhere\"]", "`ws.trusted_proxies"),
+        (&edge, "[nats]\nprefix = \"a b\"", "`nats.prefix` = \"a b\""),
+        (&edge, "[nats]\nurl = \"nats://me:s3cr3t@:x\"", "`nats.url` = \"nats://[hidden]@:x\""),
+        (&edge, "[log]\nfilter = \"a=b=c\"", "`log.filter` = \"a=b=c\""),
+        (&edge, "[log]\nformat = \"xml\"", "expected one of text, json"),
+        (&edge, "[admin]\nlisten = 7", "`admin.listen` = 7"),
+        (&edge, "ws = 5", "`ws` = 5"),
+        (&edge, "= broken", "TOML"),
+        (&ingest, "[amqp]\nurl = \"http://me:s3cr3t@x\"", "`amqp.url` = \"http://[hidden]@x\""),
+        (&ingest, "[amqp]\nprefetch = 0", "`amqp.prefetch` = 0"),
+        (&ingest, "[amqp]\nprefetch = -1", "`amqp.prefetch` = -1"),
+        (&ingest, "[history]\nstorage = \"tape\"", "expected one of file, memory"),
+        (&ingest, "[history]\nreplicas = 9", "`history.replicas` = 9"),
+        (&auth, "[auth.jwt]\nhs256_secret = \"a secret of sixteen bytes\"", "auth.accounts_file"),
+        (&auth, "[auth]\naccounts_file = \"ACCOUNTS\"", "auth.jwt"),
+        (&auth, "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = \"s3cr3t\"", "`auth.jwt.hs256_secret` = [hidden]"),
+        (&auth, "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = 5", "`auth.jwt.hs256_secret` = [hidden]"),
+    ] {
+        let file = files.file("wrong.toml", text);
+        let output = run(program, &["--config", file.to_str().unwrap(), "--check-config"], &[]);
+        let line = complaint(&output);
+        assert!(line.contains(expected), "{text}\n gave: {line}\n not: {expected}");
+        assert!(!line.contains("s3cr3t"), "{line}");
+        // The same without the flag: the start stops.
+        assert_eq!(complaint(&run(program, &["--config", file.to_str().unwrap()], &[])), line);
+    }
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    let [_, _, edge] = programs();
+    let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WS__MAX_BINDINGS", "many")]));
+    assert!(line.contains("BLACKHOLE_WS__MAX_BINDINGS") && line.contains("\"many\""), "{line}");
+    let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WSS__LISTEN", "x")]));
+    assert!(line.contains("`wss`"), "{line}");
+    let line = complaint(&run(&edge, &["--check-config", "--config", "/nonexistent/file.toml"], &[]));
+    assert!(line.contains("/nonexistent/file.toml: No such file"), "{line}");
+}
+
+#[test]
+fn a_mistake_in_the_catalogue_stops_both_who_read_it() {
+    let files = Files::new();
+    let catalogue = files.file("families.toml", "[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\nkey = \"{x}.y\"\ntenant = []\n");
+    let [ingest, _, edge] = programs();
+    for program in [&ingest, &edge] {
+        let environment = [("BLACKHOLE_CATALOGUE__FILE", catalogue.to_str().unwrap()), ("BLACKHOLE_ADMIN__LISTEN", "127.0.0.1:0")];
+        let line = complaint(&run(program, &[], &environment));
+        assert!(line.contains("family `mine`: event `{x}.y`: the first word `{x}` needs a list of values"), "{line}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let [_, _, edge] = programs();
+    for variable in ["BLACKHOLE_WS__LISTEN", "BLACKHOLE_ADMIN__LISTEN"] {
+        let other = if variable.contains("WS__") { "BLACKHOLE_ADMIN__LISTEN" } else { "BLACKHOLE_WS__LISTEN" };
+        let line = complaint(&run(&edge, &[], &[(variable, address.as_str()), (other, "127.0.0.1:0")]));
+        assert!(line.contains(&address) && line.contains("in use"), "{line}");
+    }
+}

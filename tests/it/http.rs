@@ -1,0 +1,144 @@
+//! The WebSocket port as an HTTP server: the console, the upgrade, and refusals that say why.
+
+use std::net::Ipv4Addr;
+
+use blackhole_tests::{
+    accounts::Account,
+    client::{Client, Make},
+    eventually,
+    raw::{Answer, CLOSE, PING, Raw, upgrade},
+    stack::{Edge, Stack},
+};
+
+async fn answer_of(edge: &Edge, request: &str) -> Answer {
+    let mut raw = Raw::connect(edge.port).await;
+    raw.send(request).await;
+    raw.answer().await
+}
+
+async fn upgraded(edge: &Edge, target: &str, changes: &[(&str, Option<&str>)]) -> Answer {
+    answer_of(edge, &upgrade(target, changes)).await
+}
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: edge\r\n\r\n")
+}
+
+/// A connection that becomes a session, with the headers of a proxy; it holds its place while it is held.
+async fn session_from(edge: &Edge, headers: &[(&str, Option<&str>)]) -> (Raw, u16) {
+    let mut raw = Raw::connect(edge.port).await;
+    raw.send(upgrade("/", headers)).await;
+    let status = raw.answer().await.status;
+    (raw, status)
+}
+
+#[tokio::test]
+async fn the_console_is_at_the_root_and_may_load_nothing_from_elsewhere() {
+    let edge = &Stack::shared().edge;
+    let page = answer_of(edge, &get("/")).await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("<title>") && page.body.contains("Blackhole"));
+    assert!(page.header("content-security-policy").unwrap().starts_with("default-src 'none';"));
+    assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
+    assert_eq!(answer_of(edge, &get("/?view=args")).await.status, 200);
+    assert_eq!(answer_of(edge, &get("/elsewhere")).await.status, 404);
+    assert_eq!(answer_of(edge, "POST / HTTP/1.1\r\nHost: edge\r\nContent-Length: 0\r\n\r\n").await.status, 405);
+}
+
+#[tokio::test]
+async fn any_path_and_any_origin_upgrade() {
+    let edge = &Stack::shared().edge;
+    for (target, origin) in [("/", "null"), ("/any/path?x=1&view=data", "https://elsewhere.example"), ("/socket", "file://")] {
+        assert_eq!(upgraded(edge, target, &[("Origin", Some(origin))]).await.status, 101, "{target} {origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_asks_for_what_there_is_not_is_refused() {
+    let edge = &Stack::shared().edge;
+    let sub_protocol = upgraded(edge, "/", &[("Sec-WebSocket-Protocol", Some("mqtt"))]).await;
+    assert_eq!((sub_protocol.status, sub_protocol.body.as_str()), (400, "there are no sub-protocols here\n"));
+    let view = upgraded(edge, "/?view=nice", &[]).await;
+    assert_eq!((view.status, view.body.as_str()), (400, "view is one of args, data and both\n"));
+    let version = upgraded(edge, "/", &[("Sec-WebSocket-Version", Some("8"))]).await;
+    assert_eq!((version.status, version.header("sec-websocket-version")), (426, Some("13")));
+    assert_eq!(upgraded(edge, "/", &[("Sec-WebSocket-Key", None)]).await.status, 400);
+    assert_eq!(upgraded(edge, "/", &[("Connection", Some("keep-alive"))]).await.status, 400);
+    assert_eq!(answer_of(edge, &upgrade("/", &[]).replace("GET", "PUT")).await.status, 400);
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_refused_and_counted() {
+    let edge = Stack::shared().another_edge("edge-not-http", &[]).await;
+    for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"AMQP\x00\x00\x09\x01 \r\n\r\n", b"\x00\x00\x00\x00\r\n\r\n"] {
+        let mut raw = Raw::connect(edge.port).await;
+        raw.send(bytes).await;
+        raw.rest().await;
+    }
+    let huge = format!("GET / HTTP/1.1\r\nHost: edge\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let mut raw = Raw::connect(edge.port).await;
+    raw.send(huge).await;
+    raw.rest().await;
+    eventually("the count", || async { Stack::metric(&edge.service, "blackhole_edge_handshakes_refused_total").await >= 4.0 }).await;
+}
+
+#[tokio::test]
+async fn who_dawdles_over_the_handshake_is_let_go() {
+    let edge = Stack::shared().another_edge("edge-slow", &[("WS__HANDSHAKE_TIMEOUT", "300ms")]).await;
+    let mut silent = Raw::connect(edge.port).await;
+    silent.rest().await;
+    let mut slow = Raw::connect(edge.port).await;
+    slow.send("GET / HTTP/1.1\r\nHost: ed").await;
+    slow.rest().await;
+    eventually("the count", || async { Stack::metric(&edge.service, "blackhole_edge_handshakes_refused_total").await >= 2.0 }).await;
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_places_and_gets_them_back() {
+    let settings = [("WS__MAX_CONNECTIONS_PER_IP", "2"), ("WS__TRUSTED_PROXIES", "[\"127.0.0.1/32\"]")];
+    let edge = Stack::shared().another_edge("edge-places", &settings).await;
+    let from = |address: &'static str| [("X-Forwarded-For", Some(address))];
+    let first = session_from(&edge, &from("198.51.100.7")).await;
+    let second = session_from(&edge, &from("6.6.6.6, 198.51.100.7")).await;
+    assert_eq!((first.1, second.1), (101, 101));
+    assert_eq!(session_from(&edge, &from("198.51.100.7")).await.1, 429, "what a client wrote before does not count");
+    assert_eq!(session_from(&edge, &from("198.51.100.8")).await.1, 101);
+    drop(first);
+    eventually("the place is given back", || async { session_from(&edge, &from("198.51.100.7")).await.1 == 101 }).await;
+
+    // From an address that is no trusted proxy the header says nothing.
+    let mut direct = Vec::new();
+    for number in 0..3 {
+        let mut raw = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 2), edge.port).await;
+        raw.send(upgrade("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
+        direct.push((raw.answer().await.status, raw));
+    }
+    assert_eq!(direct.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [101, 101, 429]);
+}
+
+#[tokio::test]
+async fn an_edge_has_so_many_places() {
+    let edge = Stack::shared().another_edge("edge-full", &[("WS__MAX_CONNECTIONS", "1")]).await;
+    let first = session_from(&edge, &[]).await;
+    assert_eq!(first.1, 101);
+    let refused = upgraded(&edge, "/", &[]).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+}
+
+#[tokio::test]
+async fn who_answers_no_ping_is_dropped_and_who_does_stays() {
+    let edge = Stack::shared().another_edge("edge-dead", &[("WS__PING_INTERVAL", "200ms")]).await;
+    let account = Account::fresh();
+    let mut alive = Client::connect_as(Make::TokioWebsockets, &edge.url(""), &[]).await.unwrap();
+    alive.subscribe(&account, &["call.*.*"]).await;
+    let mut dead = Raw::session(edge.port, "").await;
+    let mut pings = 0;
+    while let Some((first, _)) = dead.frame().await {
+        assert_ne!(first, CLOSE, "nobody is there to read it");
+        pings += usize::from(first == PING);
+    }
+    assert!(pings >= 2, "{pings}");
+    // Its library answers pings by itself.
+    alive.subscribe(&account, &["fax.status.*"]).await;
+    eventually("one session is left", || async { Stack::metric(&edge.service, "blackhole_edge_sessions").await == 1.0 }).await;
+}

@@ -1,0 +1,117 @@
+//! TLS by HAProxy in front of two edges, with the project's own configuration.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use blackhole_tests::{
+    accounts::Account,
+    browser::Browser,
+    client::Client,
+    eventually, events,
+    haproxy::HaProxy,
+    raw::{Raw, upgrade},
+    stack::{Edge, Stack},
+};
+
+/// HAProxy connects from there.
+const PROXY: (&str, &str) = ("WS__TRUSTED_PROXIES", "[\"127.0.0.1/32\"]");
+
+async fn two_edges(name: &str, settings: &[(&str, &str)]) -> [Edge; 2] {
+    let stack = Stack::shared();
+    let settings: Vec<(&str, &str)> = settings.iter().copied().chain([PROXY]).collect();
+    [stack.another_edge(&format!("{name}-1"), &settings).await, stack.another_edge(&format!("{name}-2"), &settings).await]
+}
+
+async fn sessions(edge: &Edge) -> f64 {
+    Stack::metric(&edge.service, "blackhole_edge_sessions").await
+}
+
+fn ws(proxy: &HaProxy) -> String {
+    format!("ws://127.0.0.1:{}/?view=args", proxy.ws)
+}
+
+#[tokio::test]
+async fn the_example_works_over_wss() {
+    let edges = two_edges("edge-wss", &[]).await;
+    let proxy = HaProxy::start([&edges[0], &edges[1]], &[]).await;
+    let account = Account::fresh();
+    let browser = Browser::open().await;
+    // The browser accepts the test's certificate; the page is the console's, from the same HAProxy.
+    let page = format!("https://127.0.0.1:{}/#token={}&binding=call.*.*", proxy.wss, account.token());
+    browser.page.goto(&page).await.unwrap();
+    browser.until("!!document.querySelector('.subscription[data-state=active]')").await;
+    events::call(&account, "CHANNEL_CREATE", "over-tls").publish(&Stack::shared().publisher().await).await;
+    browser.until("document.getElementById('events').textContent.includes('over-tls')").await;
+
+    let example = blackhole_dev::workspace::root().unwrap().join("docs/example.html");
+    let url = format!("wss://127.0.0.1:{}/", proxy.wss);
+    let fragment = format!("url={url}&token={}&account={}&conference=C", account.token(), account.id);
+    browser.page.goto(&format!("file://{}#{fragment}", example.display())).await.unwrap();
+    browser.until("document.querySelectorAll('#messages li').length === 3").await;
+    events::call(&account, "CHANNEL_CREATE", "example-over-tls").publish(&Stack::shared().publisher().await).await;
+    browser.until("document.getElementById('messages').textContent.includes('example-over-tls')").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
+    let edges = two_edges("edge-spread", &[]).await;
+    let proxy = HaProxy::start([&edges[0], &edges[1]], &[]).await;
+    let account = Account::fresh();
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = Client::connect(&ws(&proxy)).await;
+        client.subscribe(&account, &["call.*.*"]).await;
+        clients.push(client);
+    }
+    let spread = [sessions(&edges[0]).await, sessions(&edges[1]).await];
+    assert!(spread.iter().all(|sessions| *sessions >= 2.0) && spread.iter().sum::<f64>() == 10.0, "{spread:?}");
+    events::call(&account, "CHANNEL_CREATE", "everywhere").publish(&Stack::shared().publisher().await).await;
+    for client in &mut clients {
+        assert_eq!(client.event().await["args"]["Call-ID"], "everywhere");
+    }
+
+    edges[0].service.server().kill().await.unwrap();
+    for _ in 0..4 {
+        // At once, before any health check has noticed.
+        let mut client = Client::connect(&ws(&proxy)).await;
+        client.subscribe(&account, &["call.*.*"]).await;
+        clients.push(client);
+    }
+    assert_eq!(sessions(&edges[1]).await, spread[1] + 4.0);
+}
+
+#[tokio::test]
+async fn the_edge_counts_the_clients_addresses_which_nobody_can_fake() {
+    let edges = two_edges("edge-addresses", &[("WS__MAX_CONNECTIONS_PER_IP", "1")]).await;
+    let proxy = HaProxy::start([&edges[0], &edges[1]], &[]).await;
+    let mut held = Vec::new();
+    let mut statuses = Vec::new();
+    for number in 0..4 {
+        let mut raw = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 7), proxy.ws).await;
+        raw.send(upgrade("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
+        statuses.push(raw.answer().await.status);
+        held.push(raw);
+    }
+    // One place on each of two edges.
+    statuses.sort_unstable();
+    assert_eq!(statuses, [101, 101, 429, 429]);
+    let mut other = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 8), proxy.ws).await;
+    other.send(upgrade("/", &[])).await;
+    assert_eq!(other.answer().await.status, 101, "another address has places of its own");
+}
+
+#[tokio::test]
+async fn a_quiet_session_lives_on_pings_alone() {
+    let edges = two_edges("edge-quiet", &[("WS__PING_INTERVAL", "300ms")]).await;
+    let timeouts = [("BH_HTTP_TIMEOUT", "1s"), ("BH_TUNNEL_TIMEOUT", "1500ms")];
+    let proxy = HaProxy::start([&edges[0], &edges[1]], &timeouts).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&ws(&proxy)).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    // Time is what this is about: twice the tunnel's timeout without an event.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    events::call(&account, "CHANNEL_CREATE", "still-here").publish(&Stack::shared().publisher().await).await;
+    assert_eq!(client.event().await["args"]["Call-ID"], "still-here");
+    drop(client);
+    eventually("its end on the edge", || async { sessions(&edges[0]).await + sessions(&edges[1]).await == 0.0 }).await;
+}

@@ -1,0 +1,58 @@
+//! A real HAProxy with the project's own configuration, and a certificate made for the test.
+
+use std::time::Duration;
+
+use blackhole_dev::{
+    install, ports,
+    process::Spec,
+    server::{Ready, Server},
+    workspace::{self, RunDir},
+};
+
+use crate::stack::Edge;
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// HAProxy in front of two edges.
+pub struct HaProxy {
+    _server: Server,
+    _dir: RunDir,
+    /// The port of wss://.
+    pub wss: u16,
+    /// The port of ws://.
+    pub ws: u16,
+}
+
+impl HaProxy {
+    /// Starts it, ready when the edges are known to be. `settings` are further variables of its configuration.
+    pub async fn start(edges: [&Edge; 2], settings: &[(&str, &str)]) -> HaProxy {
+        let dir = RunDir::create("haproxy").unwrap();
+        let (wss, ws, stats) = (ports::free().unwrap(), ports::free().unwrap(), ports::free().unwrap());
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let pem = certificate.cert.pem() + &certificate.signing_key.serialize_pem();
+        std::fs::write(dir.path().join("cert_key.pem"), pem).unwrap();
+        let config = workspace::root().unwrap().join("deploy/haproxy/haproxy.cfg");
+        let mut spec = Spec::new(install::find(install::HAPROXY).unwrap())
+            .arg("-db")
+            .arg("-f")
+            .arg(config)
+            .env("BH_CERT", dir.path().join("cert_key.pem"))
+            .env("BH_WSS_LISTEN", format!("127.0.0.1:{wss}"))
+            .env("BH_WS_LISTEN", format!("127.0.0.1:{ws}"))
+            .env("BH_STATS_LISTEN", format!("127.0.0.1:{stats}"))
+            .env("BH_CHECK_INTERVAL", "100ms")
+            .env("BH_MAXCONN", "500")
+            // Only root can become somebody else, and a test need not be root.
+            .env("BH_USER", "")
+            .log(dir.path().join("haproxy.log"));
+        for (number, edge) in edges.iter().enumerate() {
+            let number = number + 1;
+            let admin = edge.service.admin().rsplit_once(':').unwrap().1;
+            spec = spec.env(format!("BH_EDGE{number}"), format!("127.0.0.1:{}", edge.port)).env(format!("BH_EDGE{number}_CHECK"), admin);
+        }
+        spec = settings.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
+        let ready = Ready::Http(format!("127.0.0.1:{stats}"), "/health".into());
+        let server = Server::start("haproxy", spec, ready, READY_WITHIN).await.unwrap();
+        HaProxy { _server: server, _dir: dir, wss, ws }
+    }
+}
