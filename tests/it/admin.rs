@@ -42,7 +42,10 @@ async fn every_metric_says_what_it_is() {
     events::call(&account, "CHANNEL_CREATE", "counted").publish(&stack.publisher().await).await;
     client.event().await;
     for (service, expected) in [
-        (&stack.edge.service, vec!["connections", "sessions", "subscriptions", "subjects", "events", "frames", "auth_calls"]),
+        (
+            &stack.edge.service,
+            vec!["connections", "sessions", "subscriptions", "subjects", "events", "frames", "auth_calls"],
+        ),
         (&stack.auth_svc, vec!["requests", "accounts"]),
         (&stack.amqp_ingest, vec!["events_received", "events_published", "events_rejected"]),
     ] {
@@ -60,11 +63,19 @@ async fn every_metric_says_what_it_is() {
             assert!(name.starts_with("blackhole_"), "{name}");
             assert!(kinds.contains(&"HELP") && kinds.contains(&"TYPE"), "{name}: {kinds:?}");
             for unit in ["seconds", "bytes"] {
-                assert_eq!(name.ends_with(&format!("_{unit}")), kinds.contains(&"UNIT") && text.contains(&format!("# UNIT {name} {unit}")), "{name}");
+                assert_eq!(
+                    name.ends_with(&format!("_{unit}")),
+                    kinds.contains(&"UNIT") && text.contains(&format!("# UNIT {name} {unit}")),
+                    "{name}"
+                );
             }
         }
         for name in expected {
-            assert!(described.keys().any(|own| own.ends_with(&format!("_{name}"))), "{name} in {:?}", described.keys());
+            assert!(
+                described.keys().any(|own| own.ends_with(&format!("_{name}"))),
+                "{name} in {:?}",
+                described.keys()
+            );
         }
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();
@@ -84,18 +95,26 @@ async fn no_log_and_no_metric_holds_a_token_or_a_secret() {
     client.subscribe(&account, &["call.*.*"]).await;
     client.request(json!({ "action": "ping", "auth_token": bad })).await;
     let header = format!("Bearer {token}");
-    let upgraded = Client::connect_as(blackhole_tests::client::Make::Tungstenite, &stack.edge.url(""), &[("authorization", &header)]).await;
+    let upgraded = Client::connect_as(
+        blackhole_tests::client::Make::Tungstenite,
+        &stack.edge.url(""),
+        &[("authorization", &header)],
+    )
+    .await;
     assert!(upgraded.is_ok());
     events::call(&account, "CHANNEL_CREATE", "x").publish(&stack.publisher().await).await;
     client.event().await;
 
     // The signature is what makes a token.
     let signature = token.rsplit('.').next().unwrap();
-    for (name, service) in [("ws-edge", &stack.edge.service), ("auth-svc", &stack.auth_svc), ("amqp-ingest", &stack.amqp_ingest)] {
+    for (name, service) in
+        [("ws-edge", &stack.edge.service), ("auth-svc", &stack.auth_svc), ("amqp-ingest", &stack.amqp_ingest)]
+    {
         let log = std::fs::read_to_string(stack.dir.path().join(format!("{name}.log"))).unwrap();
         assert!(log.lines().count() > 1, "{name} logs something");
         for line in log.lines() {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"));
+            let line: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"));
             assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
         }
         for (what, text) in [("log", log), ("metrics", service.metrics().await.unwrap())] {

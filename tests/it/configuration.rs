@@ -9,7 +9,8 @@ use blackhole_dev::workspace::RunDir;
 use blackhole_tests::{accounts, stack};
 
 /// What auth-svc cannot be without.
-const AUTH: &str = "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = \"a secret of sixteen bytes\"\n";
+const AUTH: &str =
+    "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = \"a secret of sixteen bytes\"\n";
 
 struct Files(RunDir);
 
@@ -57,7 +58,10 @@ fn complaint(output: &Output) -> String {
 fn each_binary_tells_its_version_and_its_flags() {
     for program in programs() {
         let name = program.file_name().unwrap().to_str().unwrap().to_owned();
-        assert_eq!(out(&run(&program, &["--version"], &[])), format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            out(&run(&program, &["--version"], &[])),
+            format!("{name} {}\n", env!("CARGO_PKG_VERSION"))
+        );
         let help = out(&run(&program, &["--help"], &[]));
         for flag in ["--config", "--check-config", "--print-config", "--version"] {
             assert!(help.contains(flag), "{name}: {help}");
@@ -68,18 +72,27 @@ fn each_binary_tells_its_version_and_its_flags() {
 #[test]
 fn what_is_printed_is_a_configuration_without_secrets() {
     let files = Files::new();
-    let text = format!("{AUTH}[nats]\nurl = \"nats://me:s3cr3t@127.0.0.1:1\"\n[amqp]\nurl = \"amqp://me:s3cr3t@127.0.0.1:1\"\n");
+    let text = format!(
+        "{AUTH}[nats]\nurl = \"nats://me:s3cr3t@127.0.0.1:1\"\n[amqp]\nurl = \"amqp://me:s3cr3t@127.0.0.1:1\"\n"
+    );
     let file = files.file("all.toml", &text);
     for program in programs() {
         let file = file.to_str().unwrap();
-        assert_eq!(out(&run(&program, &["--config", file, "--check-config"], &[])), "the configuration is good\n");
+        assert_eq!(
+            out(&run(&program, &["--config", file, "--check-config"], &[])),
+            "the configuration is good\n"
+        );
         let printed = out(&run(&program, &["--print-config"], &[("BLACKHOLE_CONFIG", file)]));
         assert!(printed.contains("[nats]") && printed.contains("[hidden]"), "{printed}");
         assert!(!printed.contains("s3cr3t") && !printed.contains("sixteen"), "{printed}");
         // The environment comes after the file.
-        let printed = out(&run(&program, &["--print-config", "--config", file], &[("BLACKHOLE_LOG__FILTER", "debug")]));
+        let printed =
+            out(&run(&program, &["--print-config", "--config", file], &[("BLACKHOLE_LOG__FILTER", "debug")]));
         assert!(printed.contains("filter = \"debug\""), "{printed}");
-        let again = files.file("again.toml", &printed.replace("[hidden]@", "").replace("[hidden]", "sixteen bytes or more"));
+        let again = files.file(
+            "again.toml",
+            &printed.replace("[hidden]@", "").replace("[hidden]", "sixteen bytes or more"),
+        );
         out(&run(&program, &["--check-config", "--config", again.to_str().unwrap()], &[]));
     }
 }
@@ -111,8 +124,16 @@ fn each_mistake_is_told_in_one_line() {
         (&ingest, "[history]\nreplicas = 9", "`history.replicas` = 9"),
         (&auth, "[auth.jwt]\nhs256_secret = \"a secret of sixteen bytes\"", "auth.accounts_file"),
         (&auth, "[auth]\naccounts_file = \"ACCOUNTS\"", "auth.jwt"),
-        (&auth, "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = \"s3cr3t\"", "`auth.jwt.hs256_secret` = [hidden]"),
-        (&auth, "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = 5", "`auth.jwt.hs256_secret` = [hidden]"),
+        (
+            &auth,
+            "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = \"s3cr3t\"",
+            "`auth.jwt.hs256_secret` = [hidden]",
+        ),
+        (
+            &auth,
+            "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = 5",
+            "`auth.jwt.hs256_secret` = [hidden]",
+        ),
     ] {
         let file = files.file("wrong.toml", text);
         let output = run(program, &["--config", file.to_str().unwrap(), "--check-config"], &[]);
@@ -138,12 +159,21 @@ fn a_mistake_in_the_environment_names_the_variable() {
 #[test]
 fn a_mistake_in_the_catalogue_stops_both_who_read_it() {
     let files = Files::new();
-    let catalogue = files.file("families.toml", "[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\nkey = \"{x}.y\"\ntenant = []\n");
+    let catalogue = files.file(
+        "families.toml",
+        "[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\nkey = \"{x}.y\"\ntenant = []\n",
+    );
     let [ingest, _, edge] = programs();
     for program in [&ingest, &edge] {
-        let environment = [("BLACKHOLE_CATALOGUE__FILE", catalogue.to_str().unwrap()), ("BLACKHOLE_ADMIN__LISTEN", "127.0.0.1:0")];
+        let environment = [
+            ("BLACKHOLE_CATALOGUE__FILE", catalogue.to_str().unwrap()),
+            ("BLACKHOLE_ADMIN__LISTEN", "127.0.0.1:0"),
+        ];
         let line = complaint(&run(program, &[], &environment));
-        assert!(line.contains("family `mine`: event `{x}.y`: the first word `{x}` needs a list of values"), "{line}");
+        assert!(
+            line.contains("family `mine`: event `{x}.y`: the first word `{x}` needs a list of values"),
+            "{line}"
+        );
     }
 }
 
@@ -153,7 +183,8 @@ fn a_port_that_is_taken_is_told() {
     let address = taken.local_addr().unwrap().to_string();
     let [_, _, edge] = programs();
     for variable in ["BLACKHOLE_WS__LISTEN", "BLACKHOLE_ADMIN__LISTEN"] {
-        let other = if variable.contains("WS__") { "BLACKHOLE_ADMIN__LISTEN" } else { "BLACKHOLE_WS__LISTEN" };
+        let other =
+            if variable.contains("WS__") { "BLACKHOLE_ADMIN__LISTEN" } else { "BLACKHOLE_WS__LISTEN" };
         let line = complaint(&run(&edge, &[], &[(variable, address.as_str()), (other, "127.0.0.1:0")]));
         assert!(line.contains(&address) && line.contains("in use"), "{line}");
     }

@@ -23,9 +23,15 @@ fn up(arguments: &[&str]) -> Command {
 fn left_of(pid: u32) -> Vec<String> {
     let mark = format!("up-{pid}-");
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-    let texts = |process: &PathBuf| ["cmdline", "environ"].map(|file| std::fs::read(process.join(file)).unwrap_or_default()).concat();
+    let texts = |process: &PathBuf| {
+        ["cmdline", "environ"].map(|file| std::fs::read(process.join(file)).unwrap_or_default()).concat()
+    };
     processes
-        .filter(|process| process.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok_and(|own| own != pid)))
+        .filter(|process| {
+            process
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok_and(|own| own != pid))
+        })
         .filter(|process| String::from_utf8_lossy(&texts(process)).contains(&mark))
         .map(|process| process.display().to_string())
         .collect()
@@ -43,7 +49,11 @@ async fn running(port: u16) -> (Child, u32, Lines<BufReader<ChildStdout>>) {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // It builds and starts two brokers first.
     for _ in 0..20 {
-        let line = tokio::time::timeout(blackhole_tests::PATIENCE * 4, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let line = tokio::time::timeout(blackhole_tests::PATIENCE * 4, lines.next_line())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         if line.contains("CHANNEL_CREATE") {
             break;
         }
@@ -73,8 +83,20 @@ async fn it_uses_the_brokers_that_it_is_given_and_leaves_them_running() {
     let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::start(&nats_dir));
     let (rabbitmq, nats) = (rabbitmq.unwrap(), nats.unwrap());
     let port = ports::free().unwrap().to_string();
-    let arguments = ["--for", "3s", "--calls-per-second", "4", "--port", &port, "--amqp", &rabbitmq.url(), "--nats", &nats.url()];
-    let output = tokio::time::timeout(blackhole_tests::PATIENCE * 6, up(&arguments).output()).await.unwrap().unwrap();
+    let arguments = [
+        "--for",
+        "3s",
+        "--calls-per-second",
+        "4",
+        "--port",
+        &port,
+        "--amqp",
+        &rabbitmq.url(),
+        "--nats",
+        &nats.url(),
+    ];
+    let output =
+        tokio::time::timeout(blackhole_tests::PATIENCE * 6, up(&arguments).output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(rabbitmq.server().is_ready().await && nats.server().is_ready().await);
 }

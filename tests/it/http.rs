@@ -42,14 +42,23 @@ async fn the_console_is_at_the_root_and_may_load_nothing_from_elsewhere() {
     assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
     assert_eq!(answer_of(edge, &get("/?view=args")).await.status, 200);
     assert_eq!(answer_of(edge, &get("/elsewhere")).await.status, 404);
-    assert_eq!(answer_of(edge, "POST / HTTP/1.1\r\nHost: edge\r\nContent-Length: 0\r\n\r\n").await.status, 405);
+    assert_eq!(
+        answer_of(edge, "POST / HTTP/1.1\r\nHost: edge\r\nContent-Length: 0\r\n\r\n").await.status,
+        405
+    );
 }
 
 #[tokio::test]
 async fn any_path_and_any_origin_upgrade() {
     let edge = &Stack::shared().edge;
-    for (target, origin) in [("/", "null"), ("/any/path?x=1&view=data", "https://elsewhere.example"), ("/socket", "file://")] {
-        assert_eq!(upgraded(edge, target, &[("Origin", Some(origin))]).await.status, 101, "{target} {origin}");
+    for (target, origin) in
+        [("/", "null"), ("/any/path?x=1&view=data", "https://elsewhere.example"), ("/socket", "file://")]
+    {
+        assert_eq!(
+            upgraded(edge, target, &[("Origin", Some(origin))]).await.status,
+            101,
+            "{target} {origin}"
+        );
     }
 }
 
@@ -70,7 +79,11 @@ async fn a_handshake_that_asks_for_what_there_is_not_is_refused() {
 #[tokio::test]
 async fn what_is_not_http_is_refused_and_counted() {
     let edge = Stack::shared().another_edge("edge-not-http", &[]).await;
-    for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"AMQP\x00\x00\x09\x01 \r\n\r\n", b"\x00\x00\x00\x00\r\n\r\n"] {
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"AMQP\x00\x00\x09\x01 \r\n\r\n",
+        b"\x00\x00\x00\x00\r\n\r\n",
+    ] {
         let mut raw = Raw::connect(edge.port).await;
         raw.send(bytes).await;
         raw.rest().await;
@@ -79,7 +92,10 @@ async fn what_is_not_http_is_refused_and_counted() {
     let mut raw = Raw::connect(edge.port).await;
     raw.send(huge).await;
     raw.rest().await;
-    eventually("the count", || async { Stack::metric(&edge.service, "blackhole_edge_handshakes_refused_total").await >= 4.0 }).await;
+    eventually("the count", || async {
+        Stack::metric(&edge.service, "blackhole_edge_handshakes_refused_total").await >= 4.0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -90,7 +106,10 @@ async fn who_dawdles_over_the_handshake_is_let_go() {
     let mut slow = Raw::connect(edge.port).await;
     slow.send("GET / HTTP/1.1\r\nHost: ed").await;
     slow.rest().await;
-    eventually("the count", || async { Stack::metric(&edge.service, "blackhole_edge_handshakes_refused_total").await >= 2.0 }).await;
+    eventually("the count", || async {
+        Stack::metric(&edge.service, "blackhole_edge_handshakes_refused_total").await >= 2.0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -101,10 +120,17 @@ async fn an_address_has_so_many_places_and_gets_them_back() {
     let first = session_from(&edge, &from("198.51.100.7")).await;
     let second = session_from(&edge, &from("6.6.6.6, 198.51.100.7")).await;
     assert_eq!((first.1, second.1), (101, 101));
-    assert_eq!(session_from(&edge, &from("198.51.100.7")).await.1, 429, "what a client wrote before does not count");
+    assert_eq!(
+        session_from(&edge, &from("198.51.100.7")).await.1,
+        429,
+        "what a client wrote before does not count"
+    );
     assert_eq!(session_from(&edge, &from("198.51.100.8")).await.1, 101);
     drop(first);
-    eventually("the place is given back", || async { session_from(&edge, &from("198.51.100.7")).await.1 == 101 }).await;
+    eventually("the place is given back", || async {
+        session_from(&edge, &from("198.51.100.7")).await.1 == 101
+    })
+    .await;
 
     // From an address that is no trusted proxy the header says nothing.
     let mut direct = Vec::new();
@@ -140,5 +166,8 @@ async fn who_answers_no_ping_is_dropped_and_who_does_stays() {
     assert!(pings >= 2, "{pings}");
     // Its library answers pings by itself.
     alive.subscribe(&account, &["fax.status.*"]).await;
-    eventually("one session is left", || async { Stack::metric(&edge.service, "blackhole_edge_sessions").await == 1.0 }).await;
+    eventually("one session is left", || async {
+        Stack::metric(&edge.service, "blackhole_edge_sessions").await == 1.0
+    })
+    .await;
 }

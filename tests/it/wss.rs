@@ -6,7 +6,7 @@ use blackhole_tests::{
     accounts::Account,
     browser::Browser,
     client::Client,
-    eventually, events,
+    events, eventually,
     haproxy::HaProxy,
     raw::{Raw, upgrade},
     stack::{Edge, Stack},
@@ -18,7 +18,10 @@ const PROXY: (&str, &str) = ("WS__TRUSTED_PROXIES", "[\"127.0.0.1/32\"]");
 async fn two_edges(name: &str, settings: &[(&str, &str)]) -> [Edge; 2] {
     let stack = Stack::shared();
     let settings: Vec<(&str, &str)> = settings.iter().copied().chain([PROXY]).collect();
-    [stack.another_edge(&format!("{name}-1"), &settings).await, stack.another_edge(&format!("{name}-2"), &settings).await]
+    [
+        stack.another_edge(&format!("{name}-1"), &settings).await,
+        stack.another_edge(&format!("{name}-2"), &settings).await,
+    ]
 }
 
 async fn sessions(edge: &Edge) -> f64 {
@@ -47,7 +50,9 @@ async fn the_example_works_over_wss() {
     let fragment = format!("url={url}&token={}&account={}&conference=C", account.token(), account.id);
     browser.page.goto(&format!("file://{}#{fragment}", example.display())).await.unwrap();
     browser.until("document.querySelectorAll('#messages li').length === 3").await;
-    events::call(&account, "CHANNEL_CREATE", "example-over-tls").publish(&Stack::shared().publisher().await).await;
+    events::call(&account, "CHANNEL_CREATE", "example-over-tls")
+        .publish(&Stack::shared().publisher().await)
+        .await;
     browser.until("document.getElementById('messages').textContent.includes('example-over-tls')").await;
     browser.close().await;
 }
@@ -64,7 +69,10 @@ async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
         clients.push(client);
     }
     let spread = [sessions(&edges[0]).await, sessions(&edges[1]).await];
-    assert!(spread.iter().all(|sessions| *sessions >= 2.0) && spread.iter().sum::<f64>() == 10.0, "{spread:?}");
+    assert!(
+        spread.iter().all(|sessions| *sessions >= 2.0) && spread.iter().sum::<f64>() == 10.0,
+        "{spread:?}"
+    );
     events::call(&account, "CHANNEL_CREATE", "everywhere").publish(&Stack::shared().publisher().await).await;
     for client in &mut clients {
         assert_eq!(client.event().await["args"]["Call-ID"], "everywhere");
@@ -113,5 +121,8 @@ async fn a_quiet_session_lives_on_pings_alone() {
     events::call(&account, "CHANNEL_CREATE", "still-here").publish(&Stack::shared().publisher().await).await;
     assert_eq!(client.event().await["args"]["Call-ID"], "still-here");
     drop(client);
-    eventually("its end on the edge", || async { sessions(&edges[0]).await + sessions(&edges[1]).await == 0.0 }).await;
+    eventually("its end on the edge", || async {
+        sessions(&edges[0]).await + sessions(&edges[1]).await == 0.0
+    })
+    .await;
 }

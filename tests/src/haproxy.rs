@@ -28,7 +28,8 @@ impl HaProxy {
     pub async fn start(edges: [&Edge; 2], settings: &[(&str, &str)]) -> HaProxy {
         let dir = RunDir::create("haproxy").unwrap();
         let (wss, ws, stats) = (ports::free().unwrap(), ports::free().unwrap(), ports::free().unwrap());
-        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let certificate =
+            rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         let pem = certificate.cert.pem() + &certificate.signing_key.serialize_pem();
         std::fs::write(dir.path().join("cert_key.pem"), pem).unwrap();
         let config = workspace::root().unwrap().join("deploy/haproxy/haproxy.cfg");
@@ -48,7 +49,9 @@ impl HaProxy {
         for (number, edge) in edges.iter().enumerate() {
             let number = number + 1;
             let admin = edge.service.admin().rsplit_once(':').unwrap().1;
-            spec = spec.env(format!("BH_EDGE{number}"), format!("127.0.0.1:{}", edge.port)).env(format!("BH_EDGE{number}_CHECK"), admin);
+            spec = spec
+                .env(format!("BH_EDGE{number}"), format!("127.0.0.1:{}", edge.port))
+                .env(format!("BH_EDGE{number}_CHECK"), admin);
         }
         spec = settings.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         let ready = Ready::Http(format!("127.0.0.1:{stats}"), "/health".into());

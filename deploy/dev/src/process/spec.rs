@@ -14,8 +14,14 @@ const GUARD: &str = r#"test "$PPID" = "$0" && exec "$@""#;
 /// Variables of ours that a child does not get. Services take their whole configuration from the environment: only
 /// what is given may reach them. And what cargo told us of our own package would make a cargo that we run build
 /// some libraries (ring) anew.
-const KEPT_BACK: [&str; 6] =
-    ["BLACKHOLE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"];
+const KEPT_BACK: [&str; 6] = [
+    "BLACKHOLE_",
+    "CARGO_MANIFEST_",
+    "CARGO_PKG_",
+    "CARGO_BIN_",
+    "CARGO_CRATE_NAME",
+    "CARGO_PRIMARY_PACKAGE",
+];
 
 /// What to run, and where its output goes.
 #[derive(Clone, Debug)]
