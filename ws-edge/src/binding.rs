@@ -46,7 +46,7 @@ pub enum BindingError {
     /// A parameter must not be a wildcard; the catalogue has the text.
     #[error("{0}")]
     Required(String),
-    /// Longer than [`MAX_BINDING_BYTES`].
+    /// Longer than any binding can be.
     #[error("binding is longer than {MAX_BINDING_BYTES} bytes")]
     TooLong,
     /// The events are found by the account's realm, and it has none.
