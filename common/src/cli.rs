@@ -20,7 +20,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// `--config`, `--check-config`, `--print-config`, `--check-health`.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigArgs {
-    /// TOML file with the configuration; BLACKHOLE_<TABLE>__<KEY> variables override it
+    /// TOML file with the configuration; variables such as BLACKHOLE_LOG__FILTER override it
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Check the configuration and exit

@@ -243,11 +243,13 @@ fn shown(key: &str, value: &Value) -> String {
         Value::String(_, text) => format!("{:?}", secret::without_password(text)),
         Value::Char(_, value) => format!("{value:?}"),
         Value::Bool(_, value) => value.to_string(),
-        Value::Num(_, value) => value
-            .to_i128()
-            .map(|value| value.to_string())
-            .or_else(|| value.to_f64().map(|value| value.to_string()))
-            .unwrap_or_default(),
+        Value::Num(_, value) => {
+            let whole = value.to_i128().or_else(|| value.to_u128().and_then(|value| value.try_into().ok()));
+            whole
+                .map(|value| value.to_string())
+                .or_else(|| value.to_f64().map(|value| value.to_string()))
+                .unwrap_or_default()
+        }
         Value::Empty(..) => "nothing".to_owned(),
         Value::Dict(..) => "a table".to_owned(),
         Value::Array(..) => "a list".to_owned(),

@@ -150,6 +150,8 @@ fn a_mistake_in_the_environment_names_the_variable() {
     let [_, _, edge] = programs();
     let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WS__MAX_BINDINGS", "many")]));
     assert!(line.contains("BLACKHOLE_WS__MAX_BINDINGS") && line.contains("\"many\""), "{line}");
+    let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WS__MAX_BINDINGS", "0")]));
+    assert!(line.contains("`ws.max_bindings` = 0 "), "{line}");
     let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WSS__LISTEN", "x")]));
     assert!(line.contains("`wss`"), "{line}");
     let line = complaint(&run(&edge, &["--check-config", "--config", "/nonexistent/file.toml"], &[]));
