@@ -5,7 +5,7 @@ use blackhole_common::{
     catalogue::Catalogue,
     subject::{Word, pattern_subjects, push_key, subject_matches},
 };
-use blackhole_dev::simulator::{account_database, month_database};
+use blackhole_dev::simulator::{account_database, encode_word, month_database};
 use blackhole_tests::{
     accounts::{self, Account, Family},
     client::Client,
@@ -23,6 +23,7 @@ use lapin::{
     types::FieldTable,
 };
 use rand::seq::IndexedRandom;
+use serde_json::json;
 
 /// The numbers that [`numbered`] gave.
 fn numbers(events: &[serde_json::Value]) -> Vec<u64> {
@@ -133,6 +134,71 @@ async fn fax_status_by_fax() {
     let Family { parent, child } = Family::fresh();
     let published = [events::fax(&parent, "1"), events::fax(&child, "1"), events::fax(&parent, "2")];
     expect(&parent, "fax.status.1", &published, &[&published[0]]).await;
+}
+
+#[tokio::test]
+async fn faxes_as_documents() {
+    let (mine, other) = (Account::fresh(), Account::fresh());
+    let next_month = account_database(&mine.id) + "-209912";
+    let published = [
+        events::document_in(&next_month, "doc_created", "fax", "f1"),
+        events::document_in(&(account_database(&other.id) + "-209912"), "doc_created", "fax", "f1"),
+        events::document_in(&next_month, "doc_deleted", "fax", "f1"),
+        events::document(&mine, "doc_created", "user", "u"),
+    ];
+    let [created, _, deleted, _] = &published;
+    expect(&mine, "fax.object.*", &published, &[created, deleted]).await;
+    expect(&mine, "fax.object.doc_created", &published, &[created]).await;
+}
+
+#[tokio::test]
+async fn presence_is_found_by_the_realm_whatever_its_case() {
+    let (mine, other) = (Account::fresh(), Account::fresh());
+    let presence = |account: &Account, kind: &str, id: &str| {
+        let key = format!("{kind}.{}.{}", encode_word(&account.realm), encode_word(id));
+        events::any("presence", key, kind, json!({ "Call-ID": id }))
+    };
+    let mut shouted = mine.clone();
+    shouted.realm.make_ascii_uppercase();
+    let published = [
+        presence(&mine, "dialog", "a.b@c"),
+        presence(&other, "dialog", "a.b@c"),
+        presence(&shouted, "dialog", "x"),
+        presence(&mine, "update", "a.b@c"),
+        presence(&mine, "mwi_updates", "1001"),
+        presence(&other, "mwi_updates", "1001"),
+    ];
+    let [dialog, _, shouted, update, mwi, _] = &published;
+    expect(&mine, "presence.dialog.*", &published, &[dialog, shouted]).await;
+    expect(&mine, "presence.dialog.a%2Eb%40c", &published, &[dialog]).await;
+    expect(&mine, "presence.update.*", &published, &[update]).await;
+    expect(&mine, "presence.mwi_updates.1001", &published, &[mwi]).await;
+}
+
+#[tokio::test]
+async fn what_kazoo_5_adds_is_held_to_the_account_by_the_event() {
+    let (mine, other) = (Account::fresh(), Account::fresh());
+    let of = |account: &Account, exchange, key: &str| {
+        let members = json!({ "Account-ID": account.id });
+        events::any(exchange, key.replace("ACCOUNT", &account.id), "name", members)
+    };
+    let kinds: [(&'static str, &str, &str); 8] = [
+        ("pivot", "pivot.stream.start.ACCOUNT.call", "stream.start.*"),
+        ("live", "live.conference.ACCOUNT.caption.c1", "live.conference.caption.c1"),
+        ("dialog", "dialog.event.ACCOUNT.d1.i1", "dialog.event.d1.*"),
+        ("qubicle", "qubicle.session.ACCOUNT.s1.created", "qubicle.session.s1.*"),
+        ("qubicle", "qubicle.queue.ACCOUNT.q1.stats", "qubicle.queue.*.stats"),
+        ("qubicle", "qubicle.recipient.ACCOUNT.r1.ready", "qubicle.recipient.*.*"),
+        ("notifications", "notifications.voicemail.new", "notifications.voicemail.*"),
+        ("conference", "conference.command.C", "conference.command.C"),
+    ];
+    let published: Vec<Event> = kinds
+        .iter()
+        .flat_map(|(exchange, key, _)| [of(&mine, exchange, key), of(&other, exchange, key)])
+        .collect();
+    for (number, (_, _, binding)) in kinds.iter().enumerate() {
+        expect(&mine, binding, &published, &[&published[2 * number]]).await;
+    }
 }
 
 #[tokio::test]

@@ -120,3 +120,16 @@ pub fn fax(account: &Account, id: &str) -> Event {
         }),
     }
 }
+
+/// An event of any kind: its exchange, its routing key with words encoded already, and what its body says besides.
+pub fn any(exchange: &'static str, key: String, name: &str, members: Value) -> Event {
+    let mut body = json!({
+        "Event-Category": exchange,
+        "Event-Name": name,
+        "Msg-ID": format!("{:032x}", rand::random::<u128>()),
+    });
+    if let (Some(body), Value::Object(members)) = (body.as_object_mut(), members) {
+        body.extend(members);
+    }
+    Event { exchange, key, body }
+}

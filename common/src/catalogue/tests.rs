@@ -16,7 +16,21 @@ fn extended(text: &str) -> Result<Catalogue, String> {
 fn the_built_in_families_load() {
     let catalogue = Catalogue::load(None).unwrap();
     let names: Vec<_> = catalogue.families().iter().map(|family| family.name.as_str()).collect();
-    assert_eq!(names, ["call", "conference", "object", "fax"]);
+    assert_eq!(
+        names,
+        [
+            "call",
+            "conference",
+            "object",
+            "fax",
+            "presence",
+            "stream",
+            "live",
+            "dialog",
+            "qubicle",
+            "notifications"
+        ]
+    );
 }
 
 #[test]
@@ -27,13 +41,15 @@ fn amqp_bindings_follow_from_it() {
         .iter()
         .map(|binding| format!("{} {}", binding.exchange, binding.pattern))
         .collect();
-    assert_eq!(patterns.len(), 9 + 2 + 30 + 1);
+    assert_eq!(patterns.len(), 9 + 2 + 30 + 1 + 3 + 2 + 5 + 1 + 3 + 1);
     for expected in [
         "callevt call.PARK_ABANDONED.*",
         "conference conference.event.*.*.*.*",
         "conference conference.command.*",
         "configuration doc_created.*.mailbox_message.*",
         "faxes fax.status.*.*",
+        "presence mwi_updates.*.*",
+        "live live.conference.*.caption.*",
     ] {
         assert!(patterns.iter().any(|pattern| pattern == expected), "{expected} in {patterns:?}");
     }

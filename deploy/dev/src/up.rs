@@ -161,7 +161,7 @@ async fn watch(
         options.time.map_or("Ctrl-C ends it".to_owned(), |time| format!("it ends after {time:?}"));
     say(format_args!("everything is ready; {how_to_end}"));
     let head = format!(
-        "console  http://127.0.0.1:{port}/#token={token}\n\
+        "console  http://127.0.0.1:{port}/#token={token}&account=*\n\
          socket   ws://127.0.0.1:{port}\n\
          token    {token}"
     );

@@ -97,6 +97,9 @@ fn refusals_have_the_texts_that_clients_match_on() {
         ("object.doc_created.secret", "type secret not supported"),
         ("doc_created.*.secret.*", "type secret not supported"),
         ("object", "invalid format for object subscription : object"),
+        ("presence.nothing.x", "invalid format for presence subscription : presence.nothing.x"),
+        ("stream.pause.x", "event pause not supported"),
+        ("qubicle.agent.x.y", "kind agent not supported"),
         ("fax.state.x", "invalid format for fax subscription : fax.state.x"),
     ] {
         assert_eq!(resolved(binding, &account()).unwrap_err(), expected, "{binding:?}");
