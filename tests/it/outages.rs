@@ -30,6 +30,10 @@ async fn breakable() -> (&'static Stack, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let start = || tokio::runtime::Runtime::new().unwrap().block_on(Stack::start("outages"));
     let stack = STACK.get_or_init(|| async { tokio::task::spawn_blocking(start).await.unwrap() }).await;
+    // The one before has mended what it broke, but whoever waits between two attempts may not know it yet.
+    for service in [&stack.auth_svc, &stack.amqp_ingest, &stack.edge.service] {
+        Stack::until_ready(service, true).await;
+    }
     (stack, turn)
 }
 
@@ -147,6 +151,36 @@ async fn nats_dies() {
     flow.verify().await;
     let repaired = Stack::metric(&stack.edge.service, "blackhole_edge_events_repaired_total").await;
     println!("{repaired} events were brought from the stream");
+}
+
+#[tokio::test]
+async fn who_asks_while_nats_is_away_is_told_so_and_keeps_what_it_had() {
+    let (stack, _turn) = breakable().await;
+    let edge = stack.another_edge("edge-patient", &[("WS__REQUEST_TIMEOUT", "1s")]).await;
+    let account = Account::fresh();
+    let mut known = Client::connect(&edge.url("view=args")).await;
+    known.subscribe(&account, &["call.*.*"]).await;
+    let mut fresh = Client::connect(&edge.url("")).await;
+    stack.nats.server().kill().await.unwrap();
+
+    // What auth-svc said is believed a while; the new subject is not confirmed.
+    let further =
+        json!({ "action": "subscribe", "data": { "account_id": account.id, "binding": "fax.status.*" } });
+    let reply = known.request(further.clone()).await;
+    assert_eq!(reply["data"]["errors"], json!(["events are not available at the moment, try again"]));
+    let token = Account::fresh().token();
+    let reply = fresh.request(json!({ "action": "ping", "auth_token": token })).await;
+    assert_eq!(reply["data"]["errors"], json!(["the authentication service did not answer, try again"]));
+
+    stack.nats.server().start_again().await.unwrap();
+    Stack::until_ready(&stack.amqp_ingest, true).await;
+    Stack::until_ready(&edge.service, true).await;
+    let publisher = stack.publisher().await;
+    events::fax(&account, "refused").publish(&publisher).await;
+    events::call(&account, "CHANNEL_CREATE", "kept").publish(&publisher).await;
+    assert_eq!(known.event().await["args"]["Call-ID"], "kept", "a refused request leaves nothing behind");
+    let reply = known.request(further).await;
+    assert_eq!(reply["data"]["subscriptions"], json!(["call.*.*", "fax.status.*"]));
 }
 
 #[tokio::test]
