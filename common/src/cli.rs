@@ -60,8 +60,15 @@ impl ConfigArgs {
     /// # Errors
     /// The first mistake, in one line; with `--check-health`, what is missing.
     pub fn load<C: Configuration>(&self) -> Result<Option<C>, CliError> {
-        let config: C = self.read()?;
         let mut out = std::io::stdout();
+        if self.check_health {
+            let config: C = config::read(self.file().as_deref())?;
+            let listen = config.admin().ok_or_else(|| CliError::NotReady("no admin server".to_owned()))?;
+            let answer = ready(listen).map_err(|error| CliError::NotReady(error.to_string()))?;
+            let _ = writeln!(out, "{answer}");
+            return if answer == "ready" { Ok(None) } else { Err(CliError::NotReady(answer)) };
+        }
+        let config: C = self.read()?;
         if self.check_config {
             let _ = writeln!(out, "the configuration is good");
             return Ok(None);
@@ -69,12 +76,6 @@ impl ConfigArgs {
         if self.print_config {
             let _ = write!(out, "{}", toml::to_string(&config).unwrap_or_default());
             return Ok(None);
-        }
-        if self.check_health {
-            let listen = config.admin().ok_or_else(|| CliError::NotReady("no admin server".to_owned()))?;
-            let answer = ready(listen).map_err(|error| CliError::NotReady(error.to_string()))?;
-            let _ = writeln!(out, "{answer}");
-            return if answer == "ready" { Ok(None) } else { Err(CliError::NotReady(answer)) };
         }
         Ok(Some(config))
     }
@@ -84,8 +85,11 @@ impl ConfigArgs {
     /// # Errors
     /// The first mistake, in one line.
     pub fn read<C: Configuration>(&self) -> Result<C, ConfigError> {
-        let file = self.config.clone().or_else(|| std::env::var_os("BLACKHOLE_CONFIG").map(PathBuf::from));
-        config::load(file.as_deref())
+        config::load(self.file().as_deref())
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| std::env::var_os("BLACKHOLE_CONFIG").map(PathBuf::from))
     }
 }
 

@@ -175,6 +175,22 @@ pub struct CatalogueConfig {
 /// # Errors
 /// The first mistake, in one line.
 pub fn load<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
+    let figment = layers(file)?;
+    let config: C = from_figment(&figment)?;
+    config.check().map_err(|impossible| mistake(&figment, impossible.key, &impossible.reason))?;
+    Ok(config)
+}
+
+/// Reads a service's configuration without [`Configuration::check`], which may look at files that have changed since
+/// the service started.
+///
+/// # Errors
+/// The first mistake, in one line.
+pub fn read<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
+    from_figment(&layers(file)?)
+}
+
+fn layers(file: Option<&Path>) -> Result<Figment, ConfigError> {
     let mut figment = Figment::new();
     if let Some(file) = file {
         // Figment takes a file that is not there for an empty one.
@@ -183,20 +199,18 @@ pub fn load<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
         }
         figment = figment.merge(Toml::file_exact(file));
     }
-    from_figment(figment.merge(Env::prefixed("BLACKHOLE_").ignore(&["CONFIG"]).split("__")))
+    Ok(figment.merge(Env::prefixed("BLACKHOLE_").ignore(&["CONFIG"]).split("__")))
 }
 
-fn from_figment<C: Configuration>(figment: Figment) -> Result<C, ConfigError> {
-    let tables: Dict = figment.extract().map_err(|error| in_one_line(&figment, error))?;
+fn from_figment<C: Configuration>(figment: &Figment) -> Result<C, ConfigError> {
+    let tables: Dict = figment.extract().map_err(|error| in_one_line(figment, error))?;
     if let Some(table) = tables.keys().find(|table| !TABLES.contains(&table.as_str())) {
-        return Err(mistake(&figment, table, &format!("unknown table; there are {}", TABLES.join(", "))));
+        return Err(mistake(figment, table, &format!("unknown table; there are {}", TABLES.join(", "))));
     }
     if let Some((table, _)) = tables.iter().find(|(_, value)| value.as_dict().is_none()) {
-        return Err(mistake(&figment, table, "is a table: it has keys, no value of its own"));
+        return Err(mistake(figment, table, "is a table: it has keys, no value of its own"));
     }
-    let config: C = figment.extract().map_err(|error| in_one_line(&figment, error))?;
-    config.check().map_err(|impossible| mistake(&figment, impossible.key, &impossible.reason))?;
-    Ok(config)
+    figment.extract().map_err(|error| in_one_line(figment, error))
 }
 
 fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {

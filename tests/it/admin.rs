@@ -25,7 +25,16 @@ async fn readiness_names_what_is_missing() {
     .await;
     let ready = http::get(edge.admin(), "/health/ready").await.unwrap();
     assert_eq!((ready.status, ready.body.as_str()), (503, "waiting for events, nats\n"));
+    // As a container's health check asks.
+    let healthy = |admin: &str| {
+        let mut check = std::process::Command::new(stack::binaries().ws_edge);
+        check.arg("--check-health").env("BLACKHOLE_ADMIN__LISTEN", admin).output().unwrap()
+    };
+    let unready = healthy(edge.admin());
+    assert_eq!(unready.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&unready.stderr), "ws-edge: not ready: waiting for events, nats\n");
     let shared = Stack::shared();
+    assert!(healthy(shared.edge.service.admin()).status.success());
     for service in [&shared.edge.service, &shared.auth_svc, &shared.amqp_ingest] {
         let ready = http::get(service.admin(), "/health/ready").await.unwrap();
         assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));

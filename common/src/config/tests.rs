@@ -29,7 +29,12 @@ impl Configuration for Sample {
 }
 
 fn from_toml(text: &str) -> Result<Sample, String> {
-    from_figment(Figment::from(Toml::string(text))).map_err(|error| error.to_string())
+    let figment = Figment::from(Toml::string(text));
+    let sample: Sample = from_figment(&figment).map_err(|error| error.to_string())?;
+    match sample.check() {
+        Ok(()) => Ok(sample),
+        Err(impossible) => Err(mistake(&figment, impossible.key, &impossible.reason).to_string()),
+    }
 }
 
 #[test]
@@ -71,7 +76,7 @@ fn each_mistake_is_one_line_with_key_value_and_origin() {
 fn the_origin_is_told() {
     let figment =
         Figment::from(Toml::string("[auth]\nlevel = 1")).merge(Serialized::default("auth.level", "x"));
-    let error = from_figment::<Sample>(figment).unwrap_err().to_string();
+    let error = from_figment::<Sample>(&figment).unwrap_err().to_string();
     assert!(error.starts_with("configuration: `auth.level` = \"x\" (in "), "{error}");
     let missing = load::<Sample>(Some(Path::new("/nonexistent/blackhole.toml"))).unwrap_err().to_string();
     assert!(missing.contains("/nonexistent/blackhole.toml: No such file"), "{missing}");
