@@ -5,6 +5,7 @@ mod bindings;
 mod bodies;
 mod frames;
 mod keys;
+mod poison;
 mod slow;
 
 use blackhole_dev::simulator::Publisher;
