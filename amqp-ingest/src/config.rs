@@ -119,6 +119,7 @@ impl Configuration for IngestConfig {
     fn check(&self) -> Result<(), Impossible> {
         self.nats.check()?;
         self.log.check()?;
+        self.catalogue.check()?;
         self.amqp.check()?;
         self.history.check()
     }

@@ -19,6 +19,8 @@ use thiserror::Error;
 
 pub use secret::{Secret, ServerUrl};
 
+use crate::catalogue::Catalogue;
+
 /// The tables that some service reads.
 const TABLES: [&str; 8] = ["nats", "log", "admin", "amqp", "history", "catalogue", "auth", "ws"];
 
@@ -168,6 +170,19 @@ pub struct CatalogueConfig {
     /// A file that adds to the built-in families.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<std::path::PathBuf>,
+}
+
+impl CatalogueConfig {
+    /// Part of [`Configuration::check`]: a mistake in the file is one in the configuration.
+    ///
+    /// # Errors
+    /// The first mistake, with the family and the reason.
+    pub fn check(&self) -> Result<(), Impossible> {
+        match Catalogue::load(self.file.as_deref()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Impossible { key: "catalogue.file", reason: error.to_string() }),
+        }
+    }
 }
 
 /// Reads and checks a service's configuration from `file`, if any, and the environment.

@@ -42,7 +42,13 @@ pub fn servers(config: &NatsConfig) -> Vec<ServerAddr> {
 /// # Errors
 /// When the credentials file cannot be read.
 pub async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, NatsError> {
-    let options = ConnectOptions::new().name(name);
+    let mut options = ConnectOptions::new().name(name);
+    // async-nats takes them from its options only, and has one pair for all servers.
+    let with_user = servers(config).into_iter().find(ServerAddr::has_user_pass);
+    if let Some(server) = with_user {
+        let (user, password) = (server.username().unwrap_or_default(), server.password().unwrap_or_default());
+        options = options.user_and_password(user.to_owned(), password.to_owned());
+    }
     match &config.credentials {
         None => Ok(options),
         Some(file) => options
@@ -91,8 +97,8 @@ pub async fn connect_with(
                         tracing::warn!(%url, "lost the connection to nats, trying again until it is back");
                     }
                 }
-                // Counted and repaired where the subscription is.
-                Event::SlowConsumer(_) => {}
+                // The one is counted where the subscription is, the other is another attempt that failed.
+                Event::SlowConsumer(_) | Event::ClientError(_) => {}
                 other => tracing::warn!(event = %other, "nats"),
             }
             on_event(&event);

@@ -26,13 +26,12 @@ pub fn init_logs(config: &LogConfig) {
 }
 
 /// At trace level libraries print what they carry: tokens in frames, passwords in handshakes. No filter of an
-/// operator shows that. What async-nats says of its connection at info level the services say themselves.
+/// operator shows that. What the clients of the brokers say of each failed attempt, the services say once.
 fn is_ours_to_show(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    let ours =
-        ["blackhole", "amqp_ingest", "auth_svc", "ws_edge"].iter().any(|name| target.starts_with(name));
-    let most = if target.starts_with("async_nats") { Level::WARN } else { Level::DEBUG };
-    ours || *metadata.level() <= most
+    let one_of = |names: &[&str]| names.iter().any(|name| target.starts_with(name));
+    one_of(&["blackhole", "amqp_ingest", "auth_svc", "ws_edge"])
+        || *metadata.level() <= Level::DEBUG && !one_of(&["async_nats", "lapin"])
 }
 
 /// A registry whose metrics all begin with `blackhole_`, holding the build's version.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use blackhole_dev::{http, ports, services::Service, workspace::RunDir};
+use blackhole_dev::{brokers::Nats, http, ports, services::Service, workspace::RunDir};
 use blackhole_tests::{
     accounts::{self, Account},
     client::Client,
@@ -40,6 +40,21 @@ async fn readiness_names_what_is_missing() {
         assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
         assert_eq!(http::get(service.admin(), "/nothing").await.unwrap().status, 404);
     }
+}
+
+#[tokio::test]
+async fn a_user_and_password_in_the_url_are_those_of_nats() {
+    let dir = RunDir::create("login").unwrap();
+    let login = "authorization { user: me, password: s3cr3t }";
+    let nats = Nats::with_config(&dir.subdir("nats").unwrap(), login).await.unwrap();
+    let env = [
+        ("NATS__URL", nats.url().replace("nats://", "nats://me:s3cr3t@")),
+        ("WS__LISTEN", format!("127.0.0.1:{}", ports::free().unwrap())),
+    ];
+    let edge = Service::start("ws-edge", &stack::binaries().ws_edge, dir.path(), &env).await.unwrap();
+    assert!(edge.server().is_ready().await);
+    let log = std::fs::read_to_string(dir.path().join("ws-edge.log")).unwrap();
+    assert!(log.contains("nats://[hidden]@") && !log.contains("s3cr3t"), "{log}");
 }
 
 #[tokio::test]

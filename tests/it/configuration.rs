@@ -171,7 +171,8 @@ fn a_mistake_in_the_catalogue_stops_both_who_read_it() {
             ("BLACKHOLE_CATALOGUE__FILE", catalogue.to_str().unwrap()),
             ("BLACKHOLE_ADMIN__LISTEN", "127.0.0.1:0"),
         ];
-        let line = complaint(&run(program, &[], &environment));
+        let line = complaint(&run(program, &["--check-config"], &environment));
+        assert_eq!(complaint(&run(program, &[], &environment)), line);
         assert!(
             line.contains("family `mine`: event `{x}.y`: the first word `{x}` needs a list of values"),
             "{line}"

@@ -141,6 +141,7 @@ impl Configuration for EdgeConfig {
     fn check(&self) -> Result<(), Impossible> {
         self.nats.check()?;
         self.log.check()?;
+        self.catalogue.check()?;
         let ws = &self.ws;
         let positive = |fine: bool, key| Impossible::unless(fine, key, "must be more than nothing");
         positive(ws.max_connections > 0, "ws.max_connections")?;

@@ -193,10 +193,11 @@ async fn join(edge: &Arc<Edge>, state: &State, wishes: Vec<Wish>) -> Result<Vec<
 fn replace(edge: &Arc<Edge>, state: &mut State, account: &str, binding: &str, wish: Wish) {
     let same = |bound: &Bound| bound.account_id == account && bound.binding == binding;
     let Some(index) = state.bound.iter().position(same) else { return };
-    let old = state.bound.swap_remove(index);
+    let old = state.bound.remove(index);
     let (memberships, _) = edge.fanout.join(state.number, &state.outbox, vec![wish], vec![old.membership]);
     for membership in memberships {
-        state.bound.push(Bound { account_id: account.to_owned(), binding: binding.to_owned(), membership });
+        let bound = Bound { account_id: account.to_owned(), binding: binding.to_owned(), membership };
+        state.bound.insert(index, bound);
     }
 }
 
