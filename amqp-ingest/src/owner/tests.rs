@@ -85,14 +85,12 @@ fn databases_decide_alone() {
 #[test]
 fn realms_in_keys_are_decoded() {
     let catalogue = extended(
-        "[[family]]\nname = \"presence\"\n[[family.event]]\nexchange = \"presence\"\n\
-         key = \"dialog.{realm}.{call_id}\"\ntenant = [{ key = \"realm\", as = \"realm\" }]\n\
-         [[family.event]]\nexchange = \"presence\"\nkey = \"update.{who}\"\n\
+        "[[extend]]\nfamily = \"presence\"\n[[extend.event]]\nexchange = \"presence\"\nkey = \"probe.{who}\"\n\
          tenant = [{ key = \"who\", as = \"address\" }]\n",
     );
     let body = r#"{"Event-Name": "dialog_update"}"#;
     assert_eq!(owner_in(&catalogue, "presence", "dialog.Acme%2EExample.c1", body), "@acme=2Eexample");
-    assert_eq!(owner_in(&catalogue, "presence", "update.100%40acme%2Eexample", body), "@acme=2Eexample");
+    assert_eq!(owner_in(&catalogue, "presence", "probe.100%40acme%2Eexample", body), "@acme=2Eexample");
     assert_eq!(owner_in(&catalogue, "presence", "dialog..c1", body), "_");
 }
 
