@@ -245,8 +245,11 @@ fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {
         other => other.to_string(),
     };
     if key.is_empty() {
-        // The file is no TOML at all: figment's text names it, over several lines.
-        return ConfigError(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "));
+        // The file is no TOML at all. What stands in the line may be a secret: the picture of it is left out.
+        let text = error.to_string();
+        let said: Vec<&str> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains('|')).collect();
+        return ConfigError(said.join(": "));
     }
     mistake(figment, &key, &reason)
 }
@@ -265,7 +268,7 @@ fn mistake(figment: &Figment, key: &str, reason: &str) -> ConfigError {
 }
 
 fn shown(key: &str, value: &Value) -> String {
-    if key.ends_with("secret") {
+    if key.contains("secret") || key.contains("password") {
         return secret::HIDDEN.to_owned();
     }
     match value {

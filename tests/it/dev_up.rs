@@ -1,78 +1,122 @@
 //! `cargo dev up` as a newcomer uses it, and that it leaves nothing behind, however it ends.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    process::Stdio,
+    time::Duration,
+};
 
 use blackhole_dev::{
     brokers::{Nats, RabbitMq},
-    ports, workspace,
+    http, ports,
+    process::Signal,
+    simulator::sample,
+    workspace,
 };
-use blackhole_tests::{eventually, soon, stack};
+use blackhole_tests::{client::Client, eventually, soon, stack};
+use serde_json::json;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
 };
 
-fn up(arguments: &[&str]) -> Command {
+/// Two brokers and three services have to start first, and cargo looks whether they are built.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+
+/// `cargo dev up` with this WebSocket port, which also marks all processes of the run.
+fn up(port: u16, arguments: &[&str]) -> Command {
     let mut command = Command::new(stack::program_directory().join("blackhole-dev"));
-    command.arg("up").args(arguments).current_dir(workspace::root().unwrap()).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.args(["up", "--port", &port.to_string()]).args(arguments);
+    let (name, value) = mark(port);
+    command.env(name, value).current_dir(workspace::root().unwrap());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
 
-/// The processes that have something to do with this run: its directory is in their arguments or environment.
-fn left_of(pid: u32) -> Vec<String> {
-    let mark = format!("up-{pid}-");
+/// A variable of the environment, which every child inherits.
+fn mark(port: u16) -> (&'static str, String) {
+    ("TESTED_UP", format!("{}-of-{}", port, std::process::id()))
+}
+
+/// The command lines of the run's processes.
+fn processes(port: u16) -> Vec<String> {
+    let (name, value) = mark(port);
+    let mark = format!("{name}={value}");
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-    let texts = |process: &PathBuf| {
-        ["cmdline", "environ"].map(|file| std::fs::read(process.join(file)).unwrap_or_default()).concat()
-    };
+    let read = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
     processes
-        .filter(|process| {
-            process
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok_and(|own| own != pid))
-        })
-        .filter(|process| String::from_utf8_lossy(&texts(process)).contains(&mark))
-        .map(|process| process.display().to_string())
+        .filter(|process| read(process.join("environ")).split('\0').any(|variable| variable == mark))
+        .map(|process| read(process.join("cmdline")).replace('\0', " "))
         .collect()
 }
 
-async fn nothing_is_left(pid: u32, port: u16) {
-    eventually("the end of all processes", || async { left_of(pid).is_empty() }).await;
+async fn nothing_is_left(port: u16) {
+    eventually("the end of all processes", || async { processes(port).is_empty() }).await;
     assert!(ports::is_free(port), "port {port} is still taken");
 }
 
-/// Starts it and waits for its first event.
-async fn running(port: u16) -> (Child, u32, Lines<BufReader<ChildStdout>>) {
-    let mut child = up(&["--calls-per-second", "5", "--port", &port.to_string()]).spawn().unwrap();
-    let pid = child.id().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // It builds and starts two brokers first.
-    for _ in 0..20 {
-        let line = tokio::time::timeout(blackhole_tests::PATIENCE * 4, lines.next_line())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-        if line.contains("CHANNEL_CREATE") {
-            break;
+/// The lines up to the first that has this word.
+async fn lines_until(word: &str, output: &mut (impl AsyncBufReadExt + Unpin)) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let read = async {
+        while lines.last().is_none_or(|line| !line.contains(word)) {
+            let mut line = String::new();
+            let length = output.read_line(&mut line).await.unwrap();
+            assert!(length > 0, "it ended without {word}: {lines:#?}");
+            lines.push(line.trim_end().to_owned());
         }
+    };
+    assert!(tokio::time::timeout(START_PATIENCE, read).await.is_ok(), "no {word}: {lines:#?}");
+    lines
+}
+
+async fn rest_of(output: impl AsyncRead + Unpin) -> Vec<String> {
+    let mut lines = BufReader::new(output).lines();
+    let mut rest = Vec::new();
+    while let Some(line) = soon("the end of the output", lines.next_line()).await.unwrap() {
+        rest.push(line);
     }
-    assert!(left_of(pid).len() >= 5, "brokers and services run: {:?}", left_of(pid));
-    (child, pid, lines)
+    rest
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = child.id().unwrap().cast_signed();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 #[tokio::test]
 async fn it_shows_events_and_ends_by_itself() {
-    let port = ports::free().unwrap().to_string();
-    let output = up(&["--for", "5s", "--calls-per-second", "4", "--port", &port]).output();
-    let output = tokio::time::timeout(blackhole_tests::PATIENCE * 6, output).await.unwrap().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("/#token=ey"), "the console's address: {text}");
-    let event = text.lines().find(|line| line.contains("CHANNEL_CREATE")).unwrap_or_else(|| panic!("{text}"));
-    assert!(event.split_whitespace().count() >= 4, "time, account, name, call id: {event}");
-    assert!(text.lines().last().unwrap().contains("events"), "{text}");
+    let port = ports::free().unwrap();
+    let mut child = up(port, &["--for", "5s", "--calls-per-second", "4"]).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let head = lines_until("token    ", &mut output).await.join("\n");
+
+    // The console is where it says, and the token opens it.
+    let (_, token) = head.rsplit_once(' ').unwrap();
+    assert!(head.contains(&format!("http://127.0.0.1:{port}/#token={token}&account=*\n")), "{head}");
+    let console = http::get(&format!("127.0.0.1:{port}"), "/").await.unwrap();
+    assert!(console.status == 200 && console.body.contains("<title>Blackhole console</title>"));
+    let mut client = Client::connect(&format!("ws://127.0.0.1:{port}")).await;
+    let reply = client.request(json!({ "action": "ping", "auth_token": token })).await;
+    assert_eq!(reply["status"], "success", "{reply}");
+
+    // One line for each event, and their number in the end.
+    let mut events = rest_of(output).await;
+    let count = events.pop().unwrap();
+    assert_eq!(count, format!("{} events received", events.len()));
+    let accounts: Vec<String> = sample().unwrap().into_iter().map(|account| account.name).collect();
+    for event in &events {
+        let words: Vec<&str> = event.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+        let &[time, account, _name, id] = &words[..] else { panic!("{event}") };
+        assert!(time.len() == 9 && time.ends_with('Z'), "{event}");
+        assert!(accounts.iter().any(|name| name == account) || account == "-", "{event}");
+        assert!(!id.is_empty() && id != "-", "{event}");
+    }
+    for name in ["CHANNEL_CREATE", "CHANNEL_ANSWER"] {
+        assert!(events.iter().any(|event| event.contains(name)), "no {name}: {events:#?}");
+    }
+    assert!(soon("its end", child.wait()).await.unwrap().success());
+    nothing_is_left(port).await;
 }
 
 #[tokio::test]
@@ -82,47 +126,75 @@ async fn it_uses_the_brokers_that_it_is_given_and_leaves_them_running() {
     let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
     let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::start(&nats_dir));
     let (rabbitmq, nats) = (rabbitmq.unwrap(), nats.unwrap());
-    let port = ports::free().unwrap().to_string();
-    let arguments = [
-        "--for",
-        "3s",
-        "--calls-per-second",
-        "4",
-        "--port",
-        &port,
-        "--amqp",
-        &rabbitmq.url(),
-        "--nats",
-        &nats.url(),
-    ];
-    let output =
-        tokio::time::timeout(blackhole_tests::PATIENCE * 6, up(&arguments).output()).await.unwrap().unwrap();
+    let port = ports::free().unwrap();
+    let given = ["--amqp", &rabbitmq.url(), "--nats", &nats.url(), "--for", "3s", "--calls-per-second", "4"];
+    let output = tokio::time::timeout(START_PATIENCE, up(port, &given).output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("CHANNEL_CREATE"));
+    nothing_is_left(port).await;
     assert!(rabbitmq.server().is_ready().await && nats.server().is_ready().await);
+    assert_eq!(rabbitmq.queues().await.unwrap(), [], "what was made there is removed");
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_an_error_that_leaves_nothing() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    let output = soon("the error", up(&["--for", "5s", "--port", &port]).output()).await.unwrap();
+async fn what_cannot_be_is_said_in_one_line_and_starts_nothing() {
+    let port = ports::free().unwrap();
+    let nobody = format!("127.0.0.1:{}", ports::free().unwrap());
+    let (nats, amqp) = (format!("nats://{nobody}"), format!("amqp://guest:guest@{nobody}/%2f"));
+    for (arguments, expected) in [
+        (["--nats", &nats], format!("error: cannot use the NATS server at nats://{nobody}")),
+        (["--amqp", &amqp], format!("error: cannot use the AMQP broker at amqp://{nobody}/%2f")),
+    ] {
+        let output = soon("the error", up(port, &arguments).output()).await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{expected}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.lines().count() == 1 && said.starts_with(&expected), "{said}");
+        nothing_is_left(port).await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_not_replaced() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let output = soon("the error", up(port, &["--for", "5s"]).output()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains(&port), "{text}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("error: port {port} is taken\n"));
+    assert_eq!(processes(port), [""; 0]);
+}
+
+#[tokio::test]
+async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
+    let port = ports::free().unwrap();
+    let mut child = up(port, &[]).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    lines_until("starting RabbitMQ ...", &mut said).await;
+    eventually("RabbitMQ's first process", || async {
+        processes(port).iter().any(|process| process.contains("rabbitmq"))
+    })
+    .await;
+    signal(&child, Signal::SIGINT);
+    assert_eq!(soon("its end", child.wait()).await.unwrap().code(), Some(130));
+    nothing_is_left(port).await;
 }
 
 #[tokio::test]
 async fn ctrl_c_a_closed_terminal_and_a_sudden_death_leave_nothing_behind() {
-    use blackhole_dev::process::Signal;
-    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGKILL] {
+    for (number, code) in [(Signal::SIGINT, Some(0)), (Signal::SIGHUP, Some(129)), (Signal::SIGKILL, None)] {
         let port = ports::free().unwrap();
-        let (mut child, pid, lines) = running(port).await;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
-        if signal == Signal::SIGHUP {
-            // A terminal that is gone takes no more lines.
-            drop(lines);
+        let mut child = up(port, &["--calls-per-second", "5"]).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        lines_until("CHANNEL_CREATE", &mut output).await;
+        for program in ["nats-server", "rabbitmq", "amqp-ingest", "auth-svc", "ws-edge"] {
+            let running = processes(port);
+            assert!(running.iter().any(|process| process.contains(program)), "no {program} in {running:#?}");
         }
-        soon("its end", child.wait()).await.unwrap();
-        nothing_is_left(pid, port).await;
+        signal(&child, number);
+        if number == Signal::SIGHUP {
+            // A terminal that is gone takes no more lines.
+            drop(output);
+        }
+        assert_eq!(soon("its end", child.wait()).await.unwrap().code(), code, "{number}");
+        nothing_is_left(port).await;
     }
 }

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use blackhole_tests::{
     accounts::Account,
     browser::Browser,
-    client::Client,
+    client::{Client, Incoming, Make},
     events, eventually,
     haproxy::HaProxy,
     raw::{Raw, upgrade},
@@ -61,6 +61,7 @@ async fn the_example_works_over_wss() {
 async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
     let edges = two_edges("edge-spread", &[]).await;
     let proxy = HaProxy::start([&edges[0], &edges[1]], &[]).await;
+    let publisher = Stack::shared().publisher().await;
     let account = Account::fresh();
     let mut clients = Vec::new();
     for _ in 0..10 {
@@ -69,23 +70,45 @@ async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
         clients.push(client);
     }
     let spread = [sessions(&edges[0]).await, sessions(&edges[1]).await];
-    assert!(
-        spread.iter().all(|sessions| *sessions >= 2.0) && spread.iter().sum::<f64>() == 10.0,
-        "{spread:?}"
-    );
-    events::call(&account, "CHANNEL_CREATE", "everywhere").publish(&Stack::shared().publisher().await).await;
+    assert!(spread.iter().all(|own| *own >= 2.0) && spread.iter().sum::<f64>() == 10.0, "{spread:?}");
+    events::call(&account, "CHANNEL_CREATE", "everywhere").publish(&publisher).await;
     for client in &mut clients {
         assert_eq!(client.event().await["args"]["Call-ID"], "everywhere");
     }
 
+    // One dies: its clients see their end, the others go on, and who comes is served, at once and before any health
+    // check has noticed.
     edges[0].service.server().kill().await.unwrap();
     for _ in 0..4 {
-        // At once, before any health check has noticed.
         let mut client = Client::connect(&ws(&proxy)).await;
         client.subscribe(&account, &["call.*.*"]).await;
         clients.push(client);
     }
     assert_eq!(sessions(&edges[1]).await, spread[1] + 4.0);
+    events::call(&account, "CHANNEL_DESTROY", "everywhere").publish(&publisher).await;
+    let (mut ended, mut alive) = (0.0, Vec::new());
+    for mut client in clients {
+        match client.incoming().await {
+            Incoming::Closed(None) => ended += 1.0,
+            Incoming::Json(event) if event["name"] == "CHANNEL_DESTROY" => alive.push(client),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(ended, spread[0]);
+
+    // The other is stopped: its clients are told to come back, and whoever does is told to wait.
+    edges[1].service.server().stop().await.unwrap();
+    for client in &mut alive {
+        assert_eq!(client.closed().await, Some(1012), "the edge's own word comes through");
+    }
+    let refused = Client::connect_as(Make::Tungstenite, &ws(&proxy), &[]).await;
+    assert_eq!(refused.err(), Some(503));
+
+    edges[0].service.server().start_again().await.unwrap();
+    eventually("an edge that came back gets clients", || async {
+        Client::connect_as(Make::Tungstenite, &ws(&proxy), &[]).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]

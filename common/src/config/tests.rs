@@ -64,6 +64,8 @@ fn each_mistake_is_one_line_with_key_value_and_origin() {
         ("[nats]\nprefix = \"a..b\"", "`nats.prefix` = \"a..b\""),
         ("[nats]\nurl = \"nats://me:pass@:x\"", "`nats.url` = \"nats://[hidden]@:x\""),
         ("[auth]\nhs256_secret = 12345", "`auth.hs256_secret` = [hidden]"),
+        ("[auth]\nhs256_secrets = \"12345\"", "`auth.hs256_secrets` = [hidden]"),
+        ("[auth]\nhs256_secret = \"12345", "TOML parse error at line 2"),
         ("= broken", "TOML parse error"),
     ] {
         let error = from_toml(text).unwrap_err();
