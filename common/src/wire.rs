@@ -15,6 +15,9 @@ pub const EXCHANGE: &str = "Bh-Exchange";
 pub const ROUTING_KEY: &str = "Bh-Key";
 /// Header: the body's `Event-Name`, as [`header_text`].
 pub const EVENT_NAME: &str = "Bh-Name";
+/// Header: the zone of the broker that the event came through (`amqp.brokers`), as [`header_text`]; absent where
+/// there is one broker without a name.
+pub const ZONE: &str = "Bh-Zone";
 /// Header that nats-server sets on a republished message: its position in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
 
@@ -71,6 +74,32 @@ impl Subjects {
     /// Where auth-svc answers an [`AuthRequest`] with an [`AuthReply`], both JSON.
     pub fn auth_check(&self) -> String {
         format!("{}.auth.check", self.prefix)
+    }
+
+    /// Where every edge answers a [`SessionsRequest`] with one or more [`SessionsReply`]s, JSON. Without a queue
+    /// group: who asks has to gather.
+    pub fn sessions(&self) -> String {
+        format!("{}.sessions", self.prefix)
+    }
+
+    /// Where every edge tells that it is there, with an [`EdgeBeat`], so that who gathers knows whom to wait for.
+    pub fn edges(&self) -> String {
+        format!("{}.edges", self.prefix)
+    }
+
+    /// Where every edge answers a [`FamilyRequest`] with a [`FamilyReply`], JSON. Without a queue group.
+    pub fn families(&self) -> String {
+        format!("{}.families", self.prefix)
+    }
+
+    /// The key-value bucket of families that were stopped persistently: the key is the family's name.
+    pub fn stopped_families(&self) -> String {
+        format!("{}_STOPPED_FAMILIES", self.stream())
+    }
+
+    /// Where one amqp-ingest of a queue group answers a [`TargetedRequest`] with a [`TargetedReply`], JSON.
+    pub fn targeted(&self) -> String {
+        format!("{}.targeted", self.prefix)
     }
 
     /// The stream's name: `blackhole.v1` has `BLACKHOLE_V1`.
@@ -139,6 +168,101 @@ pub enum Access {
     },
 }
 
+/// Asks the edges for their sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionsRequest {
+    /// Only those of this account; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_id: Option<String>,
+    /// Only this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+}
+
+/// A part of one edge's answer to a [`SessionsRequest`]: lists that do not fit one message come in several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionsReply {
+    /// The edge, as in its [`EdgeBeat`].
+    pub edge: String,
+    /// Whether no further part follows.
+    pub last: bool,
+    /// The sessions.
+    pub sessions: Vec<SessionInfo>,
+}
+
+/// A session as it is listed. It never holds a token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// The session's id: unique over all edges.
+    pub session_id: String,
+    /// The account of its token; absent while it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_id: Option<String>,
+    /// The bindings, as the client wrote them.
+    pub bindings: Vec<String>,
+    /// When it began, in Unix seconds.
+    pub since: u64,
+    /// The name that the client gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Free JSON that the client gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<serde_json::Value>,
+    /// The client's address.
+    pub source: String,
+    /// The edge's host.
+    pub destination: String,
+}
+
+/// An edge's sign of life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeBeat {
+    /// Unique to this run of the edge.
+    pub edge: String,
+    /// It is stopping: nobody has to wait for it any more.
+    #[serde(default)]
+    pub leaving: bool,
+}
+
+/// Starts or stops a binding family on the edges that are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyRequest {
+    /// The family's name in the catalogue.
+    pub family: String,
+    /// Whether it is to serve.
+    pub running: bool,
+}
+
+/// An edge's answer to a [`FamilyRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyReply {
+    /// The edge, as in its [`EdgeBeat`].
+    pub edge: String,
+    /// Why not, where it is not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Asks to publish a message to KAZOO's exchange `targeted`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetedRequest {
+    /// The routing key: the `Server-ID` of whom it is for.
+    pub server_id: String,
+    /// The zone of the broker; absent for every broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The message.
+    pub body: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The answer to a [`TargetedRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetedReply {
+    /// Why it was not published; absent when a broker has confirmed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,7 +273,12 @@ mod tests {
         assert_eq!(subjects.ingest(), "blackhole.v1.ingest");
         assert_eq!(subjects.event(), "blackhole.v1.event");
         assert_eq!(subjects.auth_check(), "blackhole.v1.auth.check");
+        assert_eq!(subjects.sessions(), "blackhole.v1.sessions");
+        assert_eq!(subjects.edges(), "blackhole.v1.edges");
+        assert_eq!(subjects.families(), "blackhole.v1.families");
+        assert_eq!(subjects.targeted(), "blackhole.v1.targeted");
         assert_eq!(subjects.stream(), "BLACKHOLE_V1");
+        assert_eq!(subjects.stopped_families(), "BLACKHOLE_V1_STOPPED_FAMILIES");
     }
 
     proptest::proptest! {
