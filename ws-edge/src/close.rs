@@ -14,8 +14,10 @@ pub enum Close {
     NotUtf8,
     /// A frame over `ws.max_frame`.
     TooBig,
-    /// More than `ws.queue_bytes` waited to be read.
+    /// More than `ws.queue_bytes` waited to be read, and there is no history to bring it from later.
     TooSlow,
+    /// What the session was still owed has left the history.
+    Behind,
     /// The token's time is over.
     TokenExpired,
     /// Neither a request nor an event for `ws.idle_timeout`.
@@ -30,7 +32,7 @@ impl Close {
             Close::Protocol => 1002,
             Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
-            Close::TooSlow => 4008,
+            Close::TooSlow | Close::Behind => 4008,
             Close::TokenExpired => 4401,
             Close::Idle => 4408,
         }
@@ -44,6 +46,7 @@ impl Close {
             Close::NotUtf8 => "not_utf8",
             Close::TooBig => "too_big",
             Close::TooSlow => "too_slow",
+            Close::Behind => "behind",
             Close::TokenExpired => "token_expired",
             Close::Idle => "idle",
         }
@@ -57,6 +60,7 @@ impl Close {
             Close::NotUtf8 => "a text frame has to be UTF-8",
             Close::TooBig => "the frame is too big",
             Close::TooSlow => "too many events waited to be read",
+            Close::Behind => "events that were still to come have left the history",
             Close::TokenExpired => "the token expired",
             Close::Idle => "nothing was asked or sent for too long",
         };

@@ -37,6 +37,8 @@ pub struct WsConfig {
     pub view: View,
     /// Sessions in all; more are refused with HTTP 503.
     pub max_connections: usize,
+    /// New sessions per second; up to five seconds' worth wait, more are refused with HTTP 503.
+    pub accept_per_second: u32,
     /// Sessions per client address; more are refused with HTTP 429. None: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections_per_ip: Option<usize>,
@@ -46,7 +48,7 @@ pub struct WsConfig {
     pub max_bindings: usize,
     /// The largest frame that a client may send.
     pub max_frame: ByteSize,
-    /// How much may wait for a client that reads slowly.
+    /// How much may wait for a client that reads slowly; beyond, it is brought up to date from the stream later.
     pub queue_bytes: ByteSize,
     /// A session that asks and gets nothing for so long is closed.
     #[serde(with = "humantime_serde")]
@@ -66,6 +68,14 @@ pub struct WsConfig {
     /// How long a NATS subscription that nobody uses any more is kept.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
+    /// From the request to stop until no new sessions are accepted, so that load balancers see it first.
+    #[serde(with = "humantime_serde")]
+    pub drain_wait: Duration,
+    /// Over which time sessions are closed when the edge stops.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// How many sessions per second are closed at most when the edge stops, if that takes longer.
+    pub drain_per_second: u32,
     /// Proxies whose `X-Forwarded-For` tells the client's address.
     pub trusted_proxies: Vec<IpNet>,
     /// What happens to a session whose token expires.
@@ -110,6 +120,7 @@ impl Default for WsConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 5555)),
             view: View::Both,
             max_connections: 50_000,
+            accept_per_second: 1000,
             max_connections_per_ip: None,
             rate: RateConfig::default(),
             max_bindings: 1000,
@@ -121,6 +132,9 @@ impl Default for WsConfig {
             request_timeout: Duration::from_secs(10),
             auth_cache: Duration::from_secs(30),
             linger: Duration::from_secs(5),
+            drain_wait: Duration::from_secs(1),
+            drain: Duration::from_secs(30),
+            drain_per_second: 1000,
             trusted_proxies: Vec::new(),
             on_token_expiry: OnTokenExpiry::Close,
         }
@@ -145,6 +159,8 @@ impl Configuration for EdgeConfig {
         let ws = &self.ws;
         let positive = |fine: bool, key| Impossible::unless(fine, key, "must be more than nothing");
         positive(ws.max_connections > 0, "ws.max_connections")?;
+        positive(ws.accept_per_second > 0, "ws.accept_per_second")?;
+        positive(ws.drain_per_second > 0, "ws.drain_per_second")?;
         positive(ws.max_connections_per_ip != Some(0), "ws.max_connections_per_ip")?;
         positive(ws.max_bindings > 0, "ws.max_bindings")?;
         positive(ws.rate.burst > 0, "ws.rate.burst")?;

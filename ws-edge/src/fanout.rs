@@ -4,27 +4,44 @@
 //! subjects to subscribe and which nobody has used for a while, and hands it the events. Everything happens
 //! under one lock that is never held across an await, so counting references needs no protocol, and a reader of
 //! NATS never waits for a client.
+//!
+//! Each member has a [`Mark`]: up to which position of the stream it has been served. Whatever brings an event (live,
+//! a repair after NATS was away, a pass of the catch-up), the mark lets it through once.
+
+mod lanes;
+mod tail;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
-    sync::Arc,
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use blackhole_common::subject::subject_matches;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    frame::{EventFrames, Shape},
+    close::Close,
+    frame::{Event, EventFrames, Shape},
     metrics::Metrics,
-    outbox::{Outbox, Pushed},
+    outbox::{Outbox, PassNumber, Pushed},
+    writers::Writers,
 };
+pub use lanes::Lanes;
+use tail::Tail;
 
 /// Identifies a session on this edge.
 pub type SessionNumber = u64;
-/// Identifies a subject in the table; never used twice.
+/// Identifies a subject in the table and its subscription at the server; never used twice.
 pub type SubjectNumber = u64;
+
+/// The number of the feed's own subscription; those of the table are higher.
+pub const INBOX: SubjectNumber = 1;
 
 /// The table.
 #[derive(Debug)]
@@ -32,18 +49,18 @@ pub struct Fanout {
     table: Mutex<Table>,
     /// Wakes the feed: there are subjects to subscribe or requests to confirm.
     changed: Notify,
+    event_root: String,
     linger: Duration,
+    writers: Arc<Writers>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// The length of what all subjects begin with.
-    root_bytes: usize,
     numbers: HashMap<Arc<str>, SubjectNumber>,
     subjects: HashMap<SubjectNumber, Subject>,
-    /// Subjects by their tenant's word, for events that come without a subscription's number.
-    tenants: HashMap<Box<str>, HashSet<SubjectNumber>>,
+    /// Subjects with wildcards by their tenant's word, for events that come without a subscription's number.
+    patterns: HashMap<Box<str>, Vec<SubjectNumber>>,
     last_number: SubjectNumber,
     /// Subjects that the feed has not subscribed yet.
     fresh: Vec<SubjectNumber>,
@@ -51,32 +68,74 @@ struct Table {
     unconfirmed: Vec<oneshot::Sender<()>>,
     /// Subjects without members, oldest first, with the time since when.
     idle: VecDeque<(Instant, SubjectNumber)>,
+    /// All that is live has been served up to this position of the stream.
+    position: u64,
+    /// What passes of the catch-up will need of what comes live meanwhile.
+    tails: Vec<Tail>,
+    /// What has to be flushed.
+    filled: Vec<Arc<Outbox>>,
 }
 
 #[derive(Debug)]
 struct Subject {
     text: Arc<str>,
     confirmed: bool,
-    /// The newest event that went to the members, by its position in the stream: none goes twice.
-    position: u64,
-    /// The stream's end when the server confirmed the subscription: what is older is not owed.
-    since: u64,
     idle_since: Option<Instant>,
     /// Members by what their frames look like, so that each distinct frame is built once.
-    members: HashMap<Arc<Shape>, Vec<Member>>,
+    groups: Vec<Group>,
+}
+
+#[derive(Debug)]
+struct Group {
+    shape: Arc<Shape>,
+    members: Vec<Member>,
 }
 
 #[derive(Debug)]
 struct Member {
-    session: SessionNumber,
     outbox: Arc<Outbox>,
+    mark: Arc<Mark>,
+}
+
+/// Up to which position of the stream a member has been served: never an event at or below it again.
+#[derive(Debug)]
+pub struct Mark(AtomicU64);
+
+impl Mark {
+    fn at(position: u64) -> Arc<Mark> {
+        Arc::new(Mark(AtomicU64::new(position)))
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn raise(&self, position: u64) {
+        self.0.fetch_max(position, Ordering::Relaxed);
+    }
+
+    fn set(&self, position: u64) {
+        self.0.store(position, Ordering::Relaxed);
+    }
+
+    /// The member has left: no pass that still knows it serves it any more.
+    fn end(&self) {
+        self.0.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// The stream is another one: its positions begin anew.
+    fn begin_anew(&self) {
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |position| {
+            (position != u64::MAX).then_some(0)
+        });
+    }
 }
 
 /// A session's part in the events of one binding; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Membership {
     fanout: Arc<Fanout>,
-    session: SessionNumber,
+    outbox: Arc<Outbox>,
     shape: Arc<Shape>,
     subjects: Box<[SubjectNumber]>,
 }
@@ -90,7 +149,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.fanout.leave(self.session, &self.shape, &self.subjects);
+        self.fanout.leave(&self.outbox, &self.shape, &self.subjects);
         self.fanout.metrics.subscriptions.dec();
     }
 }
@@ -104,53 +163,72 @@ pub struct Wish {
     pub subjects: Vec<String>,
 }
 
-/// An event on its way to the members of a subject.
-pub struct Arrival<'a> {
-    /// The frames to be made of it.
-    pub frames: &'a EventFrames,
-    /// Its position in the stream; `None` without one.
-    pub sequence: Option<u64>,
+/// What came of a join.
+#[derive(Debug)]
+pub struct Joined {
+    /// A membership for each wish.
+    pub memberships: Vec<Membership>,
+    /// Tells that the server has confirmed every subject; `None`: it has already.
+    pub confirmation: Option<oneshot::Receiver<()>>,
+    /// Up to where the session had everything before it joined.
+    pub position: u64,
 }
 
 impl Fanout {
     /// An empty table for subjects below `event_root`, which are kept for `linger` after their last member has
     /// left.
-    pub fn new(event_root: &str, linger: Duration, metrics: Arc<Metrics>) -> Fanout {
-        let table = Table { root_bytes: event_root.len(), ..Table::default() };
-        Fanout { table: Mutex::new(table), changed: Notify::new(), linger, metrics }
+    pub fn new(event_root: &str, linger: Duration, writers: Arc<Writers>, metrics: Arc<Metrics>) -> Fanout {
+        let table = Table { last_number: INBOX, ..Table::default() };
+        let event_root = event_root.to_owned();
+        Fanout { table: Mutex::new(table), changed: Notify::new(), event_root, linger, writers, metrics }
     }
 
-    /// Adds a session to the events of all `wishes`, and returns what tells that the server has confirmed every
-    /// one of their subjects (`None`: it has already).
+    /// What the subjects begin with.
+    pub fn event_root(&self) -> &str {
+        &self.event_root
+    }
+
+    /// Adds a session to the events of all `wishes`: from now on, or from behind the position `since`.
     ///
+    /// With `since` the session is not live until [`Outbox::release`], and there is always a confirmation to wait for.
     /// A membership in `replaced` ends at the same instant in which its successor begins.
     pub fn join(
         self: &Arc<Self>,
-        session: SessionNumber,
         outbox: &Arc<Outbox>,
         wishes: Vec<Wish>,
         mut replaced: Vec<Membership>,
-    ) -> (Vec<Membership>, Option<oneshot::Receiver<()>>) {
+        since: Option<u64>,
+    ) -> Joined {
         let mut table = self.table.lock();
-        let mut all_confirmed = true;
-        let mut memberships = Vec::with_capacity(wishes.len());
-        for membership in &mut replaced {
-            table.leave(session, &membership.shape, &std::mem::take(&mut membership.subjects));
+        let live = table.position;
+        let mut position = live;
+        if let Some(since) = since {
+            position = outbox.lag(since, live);
+            table.raise_marks(outbox, position);
         }
+        let mut served = HashMap::new();
+        for membership in &mut replaced {
+            let subjects = std::mem::take(&mut membership.subjects);
+            served.extend(table.leave(outbox, &membership.shape, &subjects));
+        }
+        let mut all_confirmed = since.is_none();
+        let mut memberships = Vec::with_capacity(wishes.len());
         for wish in wishes {
             let mut subjects = Vec::with_capacity(wish.subjects.len());
             for text in wish.subjects {
-                let (number, subject) = table.subject(&text);
+                let (number, subject) = table.subject(&self.event_root, &text);
                 all_confirmed &= subject.confirmed;
                 subject.idle_since = None;
-                let member = Member { session, outbox: Arc::clone(outbox) };
-                subject.members.entry(Arc::clone(&wish.shape)).or_default().push(member);
+                let from = since.or_else(|| served.get(&number).copied()).unwrap_or(live);
+                let member = Member { outbox: Arc::clone(outbox), mark: Mark::at(from) };
+                subject.group(&wish.shape).members.push(member);
+                outbox.add_subject(number);
                 subjects.push(number);
             }
             self.metrics.subscriptions.inc();
             memberships.push(Membership {
                 fanout: Arc::clone(self),
-                session,
+                outbox: Arc::clone(outbox),
                 shape: wish.shape,
                 subjects: subjects.into(),
             });
@@ -164,17 +242,36 @@ impl Fanout {
         };
         self.metrics.subjects.set(count(table.subjects.len()));
         drop(table);
+        // What a running pass knows of the session is not all any more.
+        if since.is_none() && outbox.leave_pass() {
+            self.writers.wants().add(Arc::clone(outbox));
+        }
         if confirmation.is_some() {
             self.changed.notify_one();
         }
-        (memberships, confirmation)
+        Joined { memberships, confirmation, position }
     }
 
-    fn leave(&self, session: SessionNumber, shape: &Arc<Shape>, subjects: &[SubjectNumber]) {
+    fn leave(&self, outbox: &Arc<Outbox>, shape: &Arc<Shape>, subjects: &[SubjectNumber]) {
         // A membership that was replaced has none any more.
         if !subjects.is_empty() {
-            self.table.lock().leave(session, shape, subjects);
+            self.table.lock().leave(outbox, shape, subjects);
             self.changed.notify_one();
+        }
+    }
+
+    /// Memberships that were to begin with events of the past begin behind `position` instead: there, their session
+    /// had everything else.
+    pub fn forgo_past(&self, outbox: &Outbox, memberships: &[Membership], position: u64) {
+        let mut table = self.table.lock();
+        outbox.forgo_past(position);
+        for membership in memberships {
+            for number in &membership.subjects {
+                let Some(subject) = table.subjects.get_mut(number) else { continue };
+                if let Some(member) = subject.member(&membership.outbox, &membership.shape) {
+                    member.mark.set(position);
+                }
+            }
         }
     }
 
@@ -193,6 +290,13 @@ impl Fanout {
             .collect()
     }
 
+    /// All subjects, for a connection that knows none of them yet.
+    pub fn take_all(&self) -> Vec<(SubjectNumber, Arc<str>)> {
+        let mut table = self.table.lock();
+        table.fresh.clear();
+        table.subjects.iter().map(|(number, subject)| (*number, Arc::clone(&subject.text))).collect()
+    }
+
     /// The sessions that wait for a confirmation of what they have joined so far.
     pub fn take_unconfirmed(&self) -> Vec<oneshot::Sender<()>> {
         let mut waiting = std::mem::take(&mut self.table.lock().unconfirmed);
@@ -205,13 +309,12 @@ impl Fanout {
         self.table.lock().unconfirmed.extend(sessions);
     }
 
-    /// The server has these subjects; the stream ended at `since` then.
-    pub fn confirm(&self, subjects: &[SubjectNumber], since: u64) {
+    /// The server has these subjects.
+    pub fn confirm(&self, subjects: &[SubjectNumber]) {
         let mut table = self.table.lock();
         for number in subjects {
             if let Some(subject) = table.subjects.get_mut(number) {
                 subject.confirmed = true;
-                subject.since = since;
             }
         }
     }
@@ -228,7 +331,7 @@ impl Fanout {
             table.idle.pop_front();
             // It may have been joined, and left again later, since it was put here.
             if table.subjects.get(&number).is_some_and(|subject| subject.idle_since == Some(since)) {
-                table.forget(number);
+                table.forget(&self.event_root, number);
                 forgotten.push(number);
             }
         }
@@ -242,133 +345,298 @@ impl Fanout {
     }
 
     /// Gives a live event to the members of the subject it came for.
-    pub fn deliver(&self, number: SubjectNumber, arrival: &Arrival<'_>) {
+    pub fn deliver(&self, number: SubjectNumber, event: &Event, frames: &EventFrames<'_>) {
         let mut table = self.table.lock();
-        if let Some(subject) = table.subjects.get_mut(&number) {
-            deliver(subject, arrival, &self.metrics);
+        table.deliver(number, event, frames, false, &self.metrics);
+        table.reached(sequence(event));
+    }
+
+    /// Gives an event that was read from the stream to the live members of every subject that it matches and that
+    /// did not have it yet. One that is `late` was missed while later ones came: it goes out after them.
+    pub fn deliver_missed(&self, event: &Event, frames: &EventFrames<'_>, late: bool) {
+        let mut table = self.table.lock();
+        for number in table.matching(frames.tenant(), &event.subject) {
+            table.deliver(number, event, frames, late, &self.metrics);
+        }
+        table.reached(sequence(event));
+    }
+
+    /// All that is live has been served up to this position.
+    pub fn advance(&self, position: u64) {
+        self.table.lock().reached(Some(position));
+    }
+
+    /// Flushes what was filled.
+    pub fn flush(&self) {
+        let mut filled = std::mem::take(&mut self.table.lock().filled);
+        if filled.is_empty() {
+            return;
+        }
+        self.writers.flush(&mut filled);
+        let mut table = self.table.lock();
+        if table.filled.capacity() == 0 {
+            // The room is needed again with the next events.
+            table.filled = filled;
         }
     }
 
-    /// Gives an event that was read from the stream to the members of every subject that it matches and that did
-    /// not have it yet. `subject` is its whole subject, `tenant` the tenant's word in it.
-    pub fn deliver_missed(&self, subject: &str, tenant: &str, arrival: &Arrival<'_>) {
+    /// Flushes these, whoever filled them.
+    pub fn flush_these(&self, filled: &mut Vec<Arc<Outbox>>) {
+        self.writers.flush(filled);
+    }
+
+    /// The stream is another one than before: its positions begin anew, and what lagging sessions were owed is gone.
+    pub fn forget_positions(&self) {
         let mut table = self.table.lock();
-        let mut numbers: Vec<SubjectNumber> =
-            [tenant, "*"].iter().filter_map(|tenant| table.tenants.get(*tenant)).flatten().copied().collect();
-        numbers.sort_unstable();
-        for number in numbers {
-            let Some(entry) = table.subjects.get_mut(&number) else { continue };
-            if arrival.sequence > Some(entry.since) && subject_matches(&entry.text, subject) {
-                deliver(entry, arrival, &self.metrics);
+        table.position = 0;
+        for member in
+            table.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
+        {
+            member.mark.begin_anew();
+            if member.outbox.lagging().is_some() {
+                member.outbox.close(Close::Behind);
             }
         }
     }
 
-    /// The stream is another one than before: its positions begin anew.
-    pub fn forget_positions(&self) {
-        for subject in self.table.lock().subjects.values_mut() {
-            subject.position = 0;
-            subject.since = 0;
+    /// Has every session closed that has a membership, for what it is owed cannot be had any more.
+    pub fn close_all(&self, reason: Close) {
+        let table = self.table.lock();
+        for member in
+            table.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
+        {
+            member.outbox.close(reason);
         }
+    }
+
+    /// The members of these sessions, for a pass of the catch-up; with each session up to where it had everything.
+    pub fn lanes(&self, pass: PassNumber, sessions: Vec<(Arc<Outbox>, u64)>) -> Lanes {
+        let table = self.table.lock();
+        let numbers: HashSet<SubjectNumber> =
+            sessions.iter().flat_map(|(outbox, _)| outbox.subjects()).collect();
+        let mut lanes = Lanes::new(pass, sessions);
+        for number in numbers {
+            let Some(subject) = table.subjects.get(&number) else { continue };
+            let tenant = tenant_word(&self.event_root, &subject.text);
+            for group in &subject.groups {
+                let members = group.members.iter().map(|member| (&member.outbox, &member.mark));
+                lanes.add(number, &subject.text, tenant, &group.shape, members);
+            }
+        }
+        lanes
+    }
+
+    /// Keeps what comes live from now on for the lanes of a pass. Returns the position up to which everything has
+    /// been live already.
+    pub fn start_tail(&self, lanes: &Lanes) -> u64 {
+        let mut table = self.table.lock();
+        let pass = lanes.pass();
+        table.tails.retain(|tail| tail.pass() != pass);
+        table.tails.push(Tail::new(pass, lanes.subjects().collect()));
+        table.position
+    }
+
+    /// Ends the tail of a pass whose lanes have everything up to `position`: gives them what came since, and makes
+    /// their sessions live. Returns whether that could be done; too much may have come to be kept.
+    pub fn finish(&self, lanes: &mut Lanes, position: u64) -> bool {
+        let mut table = self.table.lock();
+        let Some(index) = table.tails.iter().position(|tail| tail.pass() == lanes.pass()) else {
+            return false;
+        };
+        let Some(events) = table.tails.swap_remove(index).into_events() else { return false };
+        for event in events.iter().filter(|event| sequence(event) > Some(position)) {
+            if let Some(frames) = EventFrames::read(&self.event_root, event) {
+                lanes.deliver(event, &frames);
+            }
+        }
+        lanes.go_live();
+        true
+    }
+
+    /// Ends the tail of a pass that has failed.
+    pub fn drop_tail(&self, pass: PassNumber) {
+        self.table.lock().tails.retain(|tail| tail.pass() != pass);
+    }
+
+    /// All that is live has been served up to this position of the stream.
+    pub fn position(&self) -> u64 {
+        self.table.lock().position
     }
 
     #[cfg(test)]
     fn members(&self, subject: &str) -> Option<usize> {
         let table = self.table.lock();
         let subject = table.subjects.get(table.numbers.get(subject)?)?;
-        Some(subject.members.values().map(Vec::len).sum())
+        Some(subject.groups.iter().map(|group| group.members.len()).sum())
     }
 }
 
 impl Table {
-    fn subject(&mut self, text: &str) -> (SubjectNumber, &mut Subject) {
+    fn subject(&mut self, event_root: &str, text: &str) -> (SubjectNumber, &mut Subject) {
         let number = match self.numbers.get(text) {
             Some(number) => *number,
             None => {
                 self.last_number += 1;
-                let number = self.last_number;
-                self.numbers.insert(text.into(), number);
-                self.tenants.entry(tenant_word(self.root_bytes, text).into()).or_default().insert(number);
-                self.fresh.push(number);
-                number
+                self.fresh.push(self.last_number);
+                self.last_number
             }
         };
-        let subject = self.subjects.entry(number).or_insert_with(|| Subject {
-            text: text.into(),
-            confirmed: false,
-            position: 0,
-            since: 0,
-            idle_since: None,
-            members: HashMap::new(),
+        let subject = self.subjects.entry(number).or_insert_with(|| {
+            let shared: Arc<str> = text.into();
+            self.numbers.insert(Arc::clone(&shared), number);
+            if is_pattern(text) {
+                self.patterns.entry(tenant_word(event_root, text).into()).or_default().push(number);
+            }
+            Subject { text: shared, confirmed: false, idle_since: None, groups: Vec::new() }
         });
         (number, subject)
     }
 
-    fn leave(&mut self, session: SessionNumber, shape: &Arc<Shape>, subjects: &[SubjectNumber]) {
+    /// Removes the session. Returns up to where it was served on each subject.
+    fn leave(
+        &mut self,
+        outbox: &Arc<Outbox>,
+        shape: &Arc<Shape>,
+        subjects: &[SubjectNumber],
+    ) -> Vec<(SubjectNumber, u64)> {
+        let mut served = Vec::with_capacity(subjects.len());
         for number in subjects {
+            outbox.remove_subject(*number);
             let Some(subject) = self.subjects.get_mut(number) else { continue };
-            let Entry::Occupied(mut group) = subject.members.entry(Arc::clone(shape)) else { continue };
-            let members = group.get_mut();
-            let Some(index) = members.iter().position(|member| member.session == session) else { continue };
-            members.swap_remove(index);
-            if members.is_empty() {
-                group.remove();
-            }
-            if subject.members.is_empty() {
+            let Some(member) = subject.remove(outbox, shape) else { continue };
+            served.push((*number, member.mark.get()));
+            member.mark.end();
+            if subject.groups.is_empty() {
                 let now = Instant::now();
                 subject.idle_since = Some(now);
                 self.idle.push_back((now, *number));
             }
         }
+        served
     }
 
-    fn forget(&mut self, number: SubjectNumber) {
+    fn forget(&mut self, event_root: &str, number: SubjectNumber) {
         let Some(subject) = self.subjects.remove(&number) else { return };
         self.numbers.remove(&subject.text);
-        let tenant = tenant_word(self.root_bytes, &subject.text);
-        if let Some(subjects) = self.tenants.get_mut(tenant) {
-            subjects.remove(&number);
-            if subjects.is_empty() {
-                self.tenants.remove(tenant);
+        if is_pattern(&subject.text) {
+            let tenant = tenant_word(event_root, &subject.text);
+            if let Some(patterns) = self.patterns.get_mut(tenant) {
+                patterns.retain(|own| *own != number);
+                if patterns.is_empty() {
+                    self.patterns.remove(tenant);
+                }
             }
         }
     }
+
+    /// The subjects that an event matches.
+    fn matching(&self, tenant: &str, subject: &Bytes) -> Vec<SubjectNumber> {
+        let Ok(subject) = std::str::from_utf8(subject) else { return Vec::new() };
+        let is_matched = |number: &&SubjectNumber| {
+            self.subjects.get(number).is_some_and(|pattern| subject_matches(&pattern.text, subject))
+        };
+        let patterns = [tenant, "*"].into_iter().filter_map(|tenant| self.patterns.get(tenant)).flatten();
+        self.numbers.get(subject).into_iter().chain(patterns.filter(is_matched)).copied().collect()
+    }
+
+    fn deliver(
+        &mut self,
+        number: SubjectNumber,
+        event: &Event,
+        frames: &EventFrames<'_>,
+        late: bool,
+        metrics: &Metrics,
+    ) {
+        let Some(subject) = self.subjects.get_mut(&number) else { return };
+        for tail in &mut self.tails {
+            tail.note(number, event);
+        }
+        let sequence = sequence(event);
+        for group in &subject.groups {
+            let mut frame: Option<Option<Bytes>> = None;
+            let mut build = || frame.get_or_insert_with(|| frames.frame(&group.shape)).clone();
+            for member in &group.members {
+                if !late && sequence.is_some_and(|sequence| sequence <= member.mark.get()) {
+                    continue;
+                }
+                match member.outbox.push_live(sequence, &mut build) {
+                    Pushed::First => self.filled.push(Arc::clone(&member.outbox)),
+                    Pushed::Queued => {}
+                    Pushed::Lagging | Pushed::Ended => continue,
+                }
+                member.mark.raise(sequence.unwrap_or_default());
+            }
+            if frame == Some(None) {
+                metrics.events_unreadable.inc();
+            }
+        }
+    }
+
+    /// A session that had everything up to `position` is not live any more: its members have had that.
+    fn raise_marks(&mut self, outbox: &Arc<Outbox>, position: u64) {
+        for number in outbox.subjects() {
+            let Some(subject) = self.subjects.get(&number) else { continue };
+            let members = subject.groups.iter().flat_map(|group| &group.members);
+            members
+                .filter(|member| Arc::ptr_eq(&member.outbox, outbox))
+                .for_each(|member| member.mark.raise(position));
+        }
+    }
+
+    fn reached(&mut self, position: Option<u64>) {
+        self.position = self.position.max(position.unwrap_or_default());
+    }
+}
+
+impl Subject {
+    fn group(&mut self, shape: &Arc<Shape>) -> &mut Group {
+        let index = match self.groups.iter().position(|group| group.shape == *shape) {
+            Some(index) => index,
+            None => {
+                // Most subjects have one.
+                self.groups.reserve_exact(1);
+                self.groups.push(Group { shape: Arc::clone(shape), members: Vec::with_capacity(1) });
+                self.groups.len() - 1
+            }
+        };
+        #[allow(clippy::indexing_slicing)]
+        // found or made above
+        &mut self.groups[index]
+    }
+
+    fn member(&mut self, outbox: &Arc<Outbox>, shape: &Arc<Shape>) -> Option<&Member> {
+        let group = self.groups.iter().find(|group| group.shape == *shape)?;
+        group.members.iter().find(|member| Arc::ptr_eq(&member.outbox, outbox))
+    }
+
+    fn remove(&mut self, outbox: &Arc<Outbox>, shape: &Arc<Shape>) -> Option<Member> {
+        let place = self.groups.iter().position(|group| group.shape == *shape)?;
+        let group = self.groups.get_mut(place)?;
+        let index = group.members.iter().position(|member| Arc::ptr_eq(&member.outbox, outbox))?;
+        let member = group.members.swap_remove(index);
+        if group.members.is_empty() {
+            self.groups.swap_remove(place);
+        }
+        Some(member)
+    }
+}
+
+/// The event's position in the stream.
+fn sequence(event: &Event) -> Option<u64> {
+    event.cursor.map(|cursor| cursor.sequence)
+}
+
+fn is_pattern(subject: &str) -> bool {
+    subject.split('.').any(|word| matches!(word, "*" | ">"))
 }
 
 /// The tenant's word in a subject: what follows the root and a dot.
-fn tenant_word(root_bytes: usize, subject: &str) -> &str {
-    subject.get(root_bytes + 1..).and_then(|rest| rest.split('.').next()).unwrap_or_default()
+fn tenant_word<'s>(event_root: &str, subject: &'s str) -> &'s str {
+    subject.get(event_root.len() + 1..).and_then(|rest| rest.split('.').next()).unwrap_or_default()
 }
 
 fn count(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
-}
-
-fn deliver(subject: &mut Subject, arrival: &Arrival<'_>, metrics: &Metrics) {
-    if let Some(sequence) = arrival.sequence {
-        if sequence <= subject.position {
-            return;
-        }
-        subject.position = sequence;
-    }
-    for (shape, members) in &subject.members {
-        let Some(frame) = arrival.frames.frame(shape) else {
-            metrics.events_unreadable.inc();
-            continue;
-        };
-        for member in members {
-            match member.outbox.push(frame.clone()) {
-                Pushed::Queued => {}
-                Pushed::Overran => {
-                    metrics.sessions_overrun.inc();
-                    metrics.frames_dropped.inc();
-                }
-                Pushed::Dropped => {
-                    metrics.frames_dropped.inc();
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

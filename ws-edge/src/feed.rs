@@ -1,26 +1,26 @@
 //! From NATS to the table: the edge's reader of events.
 //!
-//! It runs on a thread of its own with a single-threaded runtime, which the NATS connection's own task shares.
-//! So while the reader drains the subscriptions, nothing is added to them: what it finds is exactly what has
-//! arrived so far, and sorted by the stream's positions it is in order across all subjects. The reader never
-//! waits for a client.
+//! It runs on a thread of its own with a single-threaded runtime, and reads one connection ([`link`]), on which the
+//! server sends everything in the order of the stream. It never waits for a client, and it has no queue that could
+//! overflow: what it has not read waits at the server, which closes the connection if that becomes too much.
 //!
-//! What was missed while the connection was away is read from the stream before live events go on; the table
-//! drops what a session has had already.
+//! **It trusts what comes live as long as it can tell that nothing is missing**, and looks every second: it asks the
+//! stream's leader where the stream ends. When the connection was lost, the leader has changed or does not answer, or
+//! positions go backwards, live events are held back; what was missed is read from the stream, and then they go on.
 
-mod replay;
-mod subscriptions;
+mod link;
+mod protocol;
+mod repair;
+pub mod stream;
 
 use std::{
+    collections::VecDeque,
+    io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, Event, Message};
 use blackhole_common::{
     backoff::Backoff,
     config::NatsConfig,
@@ -28,369 +28,507 @@ use blackhole_common::{
     readiness::Latch,
     wire::{self, Subjects},
 };
-use bytes::Bytes;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    fanout::{Arrival, Fanout, SubjectNumber},
-    frame::EventFrames,
+    cursor::Cursor,
+    fanout::{Fanout, INBOX, SubjectNumber},
+    frame::{Event, EventFrames},
+    history::History,
     metrics::Metrics,
 };
-use replay::StreamEnd;
-use subscriptions::Subscriptions;
+use link::{Link, Servers};
+use protocol::{Message, Op};
+use repair::Seen;
+use stream::{StreamInfo, Unreadable};
 
-/// Asks the server for a confirmation again after this.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a position that went backwards makes the feed look whether the stream is still the same.
-const SUSPICION_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What the connection tells while the reader is busy.
-#[derive(Debug, Default)]
-struct Signals {
-    connected: AtomicBool,
-    changed: Notify,
-}
+/// How the connection is called in the server's lists.
+const CLIENT_NAME: &str = "ws-edge feed";
+/// How often the stream is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// An answer that takes longer will not come.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// A server that was not heard for this long is dead.
+const SILENT_AT_MOST: Duration = Duration::from_secs(6);
+/// A connection that lasted this long was no failure: the next attempt comes soon.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// What is held back at most; beyond it is dropped, and read from the stream instead.
+const MOST_HELD_BYTES: usize = 16 << 20;
 
 /// The edge's reader of events.
 pub struct Feed {
-    client: Client,
-    signals: Arc<Signals>,
+    servers: Servers,
     fanout: Arc<Fanout>,
+    history: History,
     metrics: Arc<Metrics>,
     subjects: Subjects,
     event_root: String,
-    subscriptions: Subscriptions,
-    /// Sessions and subjects whose confirmation is being asked for.
+    latch: Latch,
+    /// What the stream is, for everyone who wants to know.
+    stream: watch::Sender<Option<StreamInfo>>,
+    /// What answers come for.
+    inbox: String,
     asked: Option<Asked>,
+    questions: u64,
+    next_look: Instant,
     /// Subjects whose confirmation is to be asked for next.
     to_confirm: Vec<SubjectNumber>,
-    /// The stream that positions belong to, by the time of its creation.
-    stream: Option<String>,
-    /// The newest event that was seen, by its position in that stream.
+    /// The newest event that was handed on, by its position in the stream.
     position: u64,
-    repair: Option<Repair>,
-    suspected: Option<Instant>,
+    /// Where the stream ended when it was last looked at in good faith: everything up to here has come.
+    verified: u64,
+    /// Where it ended a look later; verified with the next.
+    looked: (Instant, u64),
+    /// What has come since, where a leader may take events with it.
+    seen: Seen,
+    trust: Trust,
+    held: VecDeque<Message>,
+    held_bytes: usize,
+    /// Something was dropped that should have been held.
+    held_too_much: bool,
 }
 
-/// Events may be missing: nothing live is delivered before they are there.
-struct Repair {
-    backoff: Backoff,
-    next_attempt: Instant,
+/// Whether live events are handed on.
+enum Trust {
+    /// They are: nothing is missing.
+    Full,
+    /// Something may be missing. The stream is being asked, or will be.
+    Doubt,
+    /// What is missing up to this position is being read.
+    Repair(u64, Pin<Box<dyn Future<Output = Result<u64, Unreadable>> + Send>>),
 }
 
 struct Asked {
+    number: u64,
+    at: Instant,
     subjects: Vec<SubjectNumber>,
     sessions: Vec<oneshot::Sender<()>>,
-    answer: Pin<Box<dyn Future<Output = Result<Option<StreamEnd>, replay::ReplayError>>>>,
 }
 
 impl Feed {
-    /// Starts the reader's thread, which ends when `shutdown` is cancelled.
+    /// Starts the reader's thread, which ends when `shutdown` is cancelled. Returns with it what tells of the stream.
     ///
     /// # Errors
     /// When the thread cannot be started, or what waiting for NATS does not mend.
     pub async fn start(
         config: NatsConfig,
         fanout: Arc<Fanout>,
+        history: History,
         metrics: Arc<Metrics>,
         latch: Latch,
         shutdown: CancellationToken,
-    ) -> Result<std::thread::JoinHandle<()>, FeedError> {
-        let (started, start) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("feed".into()).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    let _ = started.send(Err(FeedError::Thread(error)));
-                    return;
-                }
-            };
-            runtime.block_on(async move {
-                match Feed::connect(&config, fanout, metrics, latch).await {
-                    Ok(feed) => {
-                        let _ = started.send(Ok(()));
-                        // The budget that tokio gives a task would make a drained subscription look empty.
-                        tokio::task::unconstrained(feed.run(shutdown)).await;
-                    }
-                    Err(error) => {
-                        let _ = started.send(Err(FeedError::Nats(error)));
-                    }
-                }
-            });
-        })?;
-        start.await.map_err(|_| FeedError::Ended)??;
-        Ok(thread)
-    }
-
-    async fn connect(
-        config: &NatsConfig,
-        fanout: Arc<Fanout>,
-        metrics: Arc<Metrics>,
-        latch: Latch,
-    ) -> Result<Feed, NatsError> {
-        let signals = Arc::new(Signals::default());
-        let options = nats::options(config, "ws-edge feed").await?;
-        let client = nats::connect_with(config, options, latch, {
-            let (signals, metrics) = (Arc::clone(&signals), Arc::clone(&metrics));
-            move |event| match event {
-                Event::Connected => {
-                    signals.connected.store(true, Ordering::Release);
-                    signals.changed.notify_one();
-                }
-                Event::SlowConsumer(_) => {
-                    metrics.nats_slow.inc();
-                }
-                _ => {}
-            }
-        })
-        .await?;
+    ) -> Result<(std::thread::JoinHandle<()>, watch::Receiver<Option<StreamInfo>>), FeedError> {
+        // Credentials that cannot be read are a mistake of the configuration.
+        nats::options(&config, CLIENT_NAME).await?;
+        let (stream, told) = watch::channel(None);
         let subjects = Subjects::new(&config.prefix);
-        Ok(Feed {
-            subscriptions: Subscriptions::new(client.clone()),
-            client,
-            signals,
+        let now = Instant::now();
+        let feed = Feed {
+            servers: Servers::new(config),
             fanout,
+            history,
             metrics,
             event_root: subjects.event(),
             subjects,
+            latch,
+            stream,
+            inbox: format!("_INBOX.{:032x}", rand::random::<u128>()),
             asked: None,
+            questions: 0,
+            next_look: now,
             to_confirm: Vec::new(),
-            stream: None,
             position: 0,
-            repair: None,
-            suspected: None,
-        })
+            verified: 0,
+            looked: (now, 0),
+            seen: Seen::default(),
+            trust: Trust::Doubt,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            held_too_much: false,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new()
+            .name("feed".into())
+            .spawn(move || runtime.block_on(feed.run(shutdown)))?;
+        Ok((thread, told))
     }
 
     async fn run(mut self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::for_brokers();
+        let mut told = false;
         while !shutdown.is_cancelled() {
-            if self.signals.connected.swap(false, Ordering::AcqRel) && self.stream.is_some() {
-                self.need_repair();
-            }
-            self.subscribe_fresh().await;
-            self.forget_idle();
-            self.ask_for_confirmation();
-            self.try_repair().await;
-            if self.repair.is_none() {
-                self.deliver_arrived();
-            }
-            self.wait(&shutdown).await;
-        }
-    }
-
-    /// Waits for anything to do.
-    async fn wait(&mut self, shutdown: &CancellationToken) {
-        let timer = self
-            .repair
-            .as_ref()
-            .map(|repair| repair.next_attempt)
-            .into_iter()
-            .chain(self.fanout.next_idle())
-            .min();
-        let repairing = self.repair.is_some();
-        let Feed { signals, fanout, subscriptions, asked, .. } = self;
-        let answered = tokio::select! {
-            () = shutdown.cancelled() => None,
-            () = signals.changed.notified() => None,
-            () = fanout.changed() => None,
-            () = subscriptions.ready(), if !repairing => None,
-            () = sleep_until(timer) => None,
-            answer = async {
-                match asked {
-                    Some(asked) => (&mut asked.answer).await,
-                    None => std::future::pending().await,
+            let connected = tokio::select! {
+                () = shutdown.cancelled() => return,
+                connected = self.servers.connect(CLIENT_NAME) => connected,
+            };
+            let began = Instant::now();
+            let error = match connected {
+                Ok(mut link) => {
+                    self.begin(&mut link);
+                    let error = tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        error = self.serve(&mut link) => error,
+                    };
+                    told = false;
+                    error
                 }
-            } => Some(answer),
-        };
-        if let Some(answer) = answered {
-            self.confirm(answer);
-        }
-    }
-
-    async fn subscribe_fresh(&mut self) {
-        for (number, subject) in self.fanout.take_fresh() {
-            match self.subscriptions.add(number, &subject).await {
-                Ok(()) => self.to_confirm.push(number),
-                // Only a client that was closed for good refuses; readiness shows it, and the request times out.
-                Err(error) => tracing::error!(%error, %subject, "cannot subscribe"),
+                Err(error) => error,
+            };
+            self.latch.set(false);
+            self.trust = Trust::Doubt;
+            if began.elapsed() > GOOD_AFTER {
+                backoff.reset();
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(%error, "no events from nats, trying again until it is back");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(backoff.next_wait()) => {}
             }
         }
     }
 
-    fn forget_idle(&mut self) {
-        for number in self.fanout.take_idle(Instant::now()) {
-            self.subscriptions.remove(number);
+    /// A fresh connection knows nothing of us.
+    fn begin(&mut self, link: &mut Link) {
+        link.subscribe(INBOX, &format!("{}.*", self.inbox));
+        for (number, subject) in self.fanout.take_all() {
+            link.subscribe(number, &subject);
+            self.to_confirm.push(number);
+        }
+        if let Some(asked) = self.asked.take() {
+            self.fanout.wait_on(asked.sessions);
+        }
+        self.forget_held();
+        self.trust = Trust::Doubt;
+        self.next_look = Instant::now();
+    }
+
+    /// Serves a connection; returns why it is of no more use.
+    async fn serve(&mut self, link: &mut Link) -> io::Error {
+        let mut heard = Instant::now();
+        loop {
+            self.subscribe(link);
+            self.look(link);
+            if let Err(error) = link.flush().await {
+                return error;
+            }
+            let timer = self.next_timer(heard);
+            let Feed { fanout, trust, .. } = self;
+            let repaired = tokio::select! {
+                filled = link.fill() => {
+                    heard = Instant::now();
+                    if let Err(error) = filled.and_then(|()| self.take_in(link)) {
+                        return error;
+                    }
+                    self.fanout.flush();
+                    None
+                }
+                () = fanout.changed() => None,
+                () = tokio::time::sleep_until(timer.into()) => None,
+                repaired = async {
+                    match trust {
+                        Trust::Repair(_, repair) => repair.await,
+                        _ => std::future::pending().await,
+                    }
+                } => Some(repaired),
+            };
+            if let Some(repaired) = repaired {
+                self.repaired(repaired);
+            }
+            if heard.elapsed() > SILENT_AT_MOST {
+                return io::Error::new(io::ErrorKind::TimedOut, "the server is silent");
+            }
         }
     }
 
-    /// One question to the stream serves all who wait: the server answers it after it has taken the
-    /// subscriptions that were sent before, and it tells where the stream ends at that moment.
-    fn ask_for_confirmation(&mut self) {
-        if self.asked.is_some() {
-            return;
+    fn next_timer(&self, heard: Instant) -> Instant {
+        let answer = self.asked.as_ref().map(|asked| asked.at + ANSWER_WITHIN);
+        let idle = self.fanout.next_idle();
+        let next = answer.unwrap_or(self.next_look).min(heard + SILENT_AT_MOST);
+        idle.map_or(next, |idle| idle.min(next))
+    }
+
+    fn subscribe(&mut self, link: &mut Link) {
+        for (number, subject) in self.fanout.take_fresh() {
+            link.subscribe(number, &subject);
+            self.to_confirm.push(number);
+        }
+        for number in self.fanout.take_idle(Instant::now()) {
+            link.unsubscribe(number);
+        }
+    }
+
+    /// One question to the stream serves all who wait: its leader answers it after it has heard of the subscriptions
+    /// that were sent before, and it tells where the stream ends at that moment.
+    fn look(&mut self, link: &mut Link) {
+        let now = Instant::now();
+        if let Some(asked) = &self.asked {
+            if now < asked.at + ANSWER_WITHIN {
+                return;
+            }
+            self.unanswered();
         }
         let sessions = self.fanout.take_unconfirmed();
-        let subjects = std::mem::take(&mut self.to_confirm);
-        if sessions.is_empty() && subjects.is_empty() {
+        if sessions.is_empty() && self.to_confirm.is_empty() && now < self.next_look {
             return;
         }
-        let answer =
-            Box::pin(replay::stream_end(self.client.clone(), self.subjects.stream(), CONFIRM_TIMEOUT));
-        self.asked = Some(Asked { subjects, sessions, answer });
+        self.questions += 1;
+        link.ask(&stream::info_subject(&self.subjects), &format!("{}.{}", self.inbox, self.questions));
+        // Even where nobody knows of a stream, the server itself answers this.
+        link.ping();
+        let subjects = std::mem::take(&mut self.to_confirm);
+        self.asked = Some(Asked { number: self.questions, at: now, subjects, sessions });
+        self.next_look = now + LOOK_EVERY;
     }
 
-    fn confirm(&mut self, answer: Result<Option<StreamEnd>, replay::ReplayError>) {
+    /// A stream that is led by one of several servers may be without a leader: the next may have taken events that
+    /// the last one did not send.
+    fn unanswered(&mut self) {
         let Some(asked) = self.asked.take() else { return };
-        match answer {
-            Ok(end) => {
-                if let Some(end) = &end {
-                    self.note_stream(end);
-                }
-                self.fanout.confirm(&asked.subjects, end.map_or(0, |end| end.last));
-                for session in asked.sessions {
-                    // A session that is gone needs no answer.
-                    let _ = session.send(());
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "no confirmation from nats, asking again");
-                self.to_confirm.extend(asked.subjects);
-                self.fanout.wait_on(asked.sessions);
-            }
+        tracing::debug!("no answer about the stream, asking again");
+        self.to_confirm.extend(asked.subjects);
+        self.fanout.wait_on(asked.sessions);
+        let is_led = self.stream.borrow().as_ref().is_some_and(|info| info.leader.is_some());
+        if is_led {
+            self.doubt();
         }
     }
 
-    /// Positions count from the first stream that is seen; of a later one they begin anew.
-    fn note_stream(&mut self, end: &StreamEnd) {
-        match &self.stream {
-            None => {
-                self.stream = Some(end.created.clone());
-                self.position = self.position.max(end.last);
+    fn doubt(&mut self) {
+        if matches!(self.trust, Trust::Full) {
+            self.trust = Trust::Doubt;
+            self.next_look = Instant::now();
+        }
+    }
+
+    /// Handles everything that has been read.
+    fn take_in(&mut self, link: &mut Link) -> io::Result<()> {
+        while let Some(op) = link.next()? {
+            match op {
+                Op::Message(message) if message.subscription == INBOX => self.answered(&message),
+                Op::Message(message) => self.arrived(message),
+                Op::Info(info) if Link::is_farewell(&info) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        "the server is shutting down",
+                    ));
+                }
+                Op::Error(error) => tracing::warn!(error, "nats refuses something"),
+                Op::Info(_) | Op::Ping | Op::Pong | Op::Ok => {}
             }
-            Some(created) if *created != end.created => {
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, message: &Message) {
+        let number = message.subject().rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+        let Some(asked) = self.asked.take_if(|asked| Some(asked.number) == number) else { return };
+        // A server without JetStream has no stream.
+        let info = if message.status() == Some(503) { Ok(None) } else { stream::read(&message.payload) };
+        let info = match info {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(%error, "no answer about the stream, asking again");
+                self.asked = Some(asked);
+                self.unanswered();
+                self.next_look = Instant::now() + LOOK_EVERY / 4;
+                return;
+            }
+        };
+        self.note(info.as_ref());
+        self.fanout.confirm(&asked.subjects);
+        // Who is told looks at the stream next.
+        self.stream.send_replace(info);
+        for session in asked.sessions {
+            // A session that is gone needs no answer.
+            let _ = session.send(());
+        }
+        if self.latch.set(true) {
+            tracing::info!("events come from nats");
+        }
+    }
+
+    /// Compares what the stream is with what it was.
+    fn note(&mut self, info: Option<&StreamInfo>) {
+        let before = self.stream.borrow().clone();
+        let Some(info) = info else {
+            if before.is_some() {
+                tracing::warn!("there is no stream any more, events have no history");
+                self.begin_anew();
+            }
+            if !matches!(self.trust, Trust::Full) {
+                self.release();
+            }
+            return;
+        };
+        match &before {
+            Some(before) if before.identity != info.identity => {
                 tracing::warn!("the stream was made anew, its positions begin anew");
-                self.stream = Some(end.created.clone());
-                self.position = 0;
-                self.fanout.forget_positions();
-                self.need_repair();
+                self.begin_anew();
+                self.doubt();
+            }
+            Some(before) if before.leader != info.leader => {
+                tracing::info!(leader = info.leader, "the stream has another leader");
+                self.doubt();
             }
             Some(_) => {}
+            // What was stored before is nobody's here: no session was told of a subscription yet.
+            None if self.position == 0 => {
+                self.position = info.last;
+                self.verified = info.last;
+                self.fanout.advance(info.last);
+            }
+            None => {}
+        }
+        match self.trust {
+            Trust::Full => self.verify(info),
+            Trust::Doubt => self.begin_repair(info),
+            Trust::Repair(..) => {}
         }
     }
 
-    fn need_repair(&mut self) {
-        self.repair
-            .get_or_insert_with(|| Repair { backoff: Backoff::for_brokers(), next_attempt: Instant::now() });
+    /// What the stream had a look ago has come by now.
+    fn verify(&mut self, info: &StreamInfo) {
+        let now = Instant::now();
+        if now - self.looked.0 < LOOK_EVERY {
+            return;
+        }
+        self.verified = self.looked.1;
+        self.looked = (now, info.last);
+        self.seen.forget(self.verified);
+        self.fanout.advance(self.verified);
     }
 
-    async fn try_repair(&mut self) {
-        match &self.repair {
-            Some(repair) if repair.next_attempt <= Instant::now() => {}
-            _ => return,
+    fn begin_repair(&mut self, info: &StreamInfo) {
+        // On one connection to one server everything came in order. A leader that is gone may have kept some to itself.
+        let after = match info.leader {
+            Some(_) => self.verified,
+            None => self.position.max(self.verified),
+        };
+        self.held_too_much = false;
+        if info.last <= after {
+            self.release();
+            return;
         }
-        match self.bring_missed().await {
+        let seen = info.leader.is_some().then(|| self.seen.clone());
+        let repair = repair::bring(
+            self.history.clone(),
+            Arc::clone(&self.fanout),
+            Arc::clone(&self.metrics),
+            info.identity,
+            after..info.last,
+            seen.unwrap_or_default(),
+        );
+        self.trust = Trust::Repair(info.last, Box::pin(repair));
+    }
+
+    fn repaired(&mut self, result: Result<u64, Unreadable>) {
+        let Trust::Repair(last, _) = std::mem::replace(&mut self.trust, Trust::Doubt) else { return };
+        match result {
             Ok(brought) => {
-                self.repair = None;
                 if brought > 0 {
                     tracing::info!(events = brought, "brought missed events from the stream");
                 }
+                self.position = self.position.max(last);
+                self.verified = last;
+                self.looked = (Instant::now(), last);
+                self.seen = Seen::default();
+                if self.held_too_much {
+                    self.next_look = Instant::now();
+                } else {
+                    self.release();
+                }
             }
             Err(error) => {
-                if let Some(repair) = &mut self.repair {
-                    repair.next_attempt = Instant::now() + repair.backoff.next_wait();
-                }
                 tracing::debug!(%error, "cannot read the stream yet");
+                self.next_look = Instant::now() + LOOK_EVERY / 4;
             }
         }
     }
 
-    async fn bring_missed(&mut self) -> Result<u64, replay::ReplayError> {
-        // No stream (any more): there is nothing to bring, and when it is made anew that will be noticed.
-        let Some(end) =
-            replay::stream_end(self.client.clone(), self.subjects.stream(), CONFIRM_TIMEOUT).await?
-        else {
-            return Ok(0);
-        };
-        self.note_stream(&end);
-        if end.last <= self.position {
-            return Ok(0);
-        }
-        let mut brought = 0;
-        let mut missed =
-            replay::Missed::open(&self.client, &self.subjects, self.position + 1, end.last).await?;
-        while let Some((sequence, message)) = missed.next().await? {
-            self.deliver_missed(sequence, &message);
-            self.position = sequence;
-            brought += 1;
-        }
-        self.position = self.position.max(end.last);
-        Ok(brought)
-    }
-
-    fn deliver_missed(&self, sequence: u64, message: &Message) {
-        let Some(rest) = message.subject.strip_prefix(self.subjects.ingest().as_str()) else { return };
-        let subject = format!("{}{rest}", self.event_root);
-        let tenant = rest.split('.').nth(1).unwrap_or_default();
-        self.metrics.events_repaired.inc();
-        if let Some(frames) = self.frames(&subject, message) {
-            self.fanout.deliver_missed(
-                &subject,
-                tenant,
-                &Arrival { frames: &frames, sequence: Some(sequence) },
-            );
-        }
-    }
-
-    fn deliver_arrived(&mut self) {
-        let mut arrived: Vec<(Option<u64>, SubjectNumber, Message)> = self
-            .subscriptions
-            .drain()
-            .map(|(number, message)| (sequence(&message), number, message))
-            .collect();
-        arrived.sort_by_key(|(sequence, ..)| *sequence);
-        for (sequence, number, message) in arrived {
-            self.metrics.events.inc();
-            if let Some(sequence) = sequence {
-                if sequence < self.position {
-                    self.suspect();
+    /// Nothing is missing any more: what was held back goes on.
+    fn release(&mut self) {
+        self.trust = Trust::Full;
+        self.held_bytes = 0;
+        let mut held = std::mem::take(&mut self.held);
+        while let Some(message) = held.pop_front() {
+            self.arrived(message);
+            // One of them may have raised a doubt; the rest is held on.
+            if !matches!(self.trust, Trust::Full) {
+                for message in held {
+                    self.arrived(message);
                 }
+                return;
+            }
+        }
+        self.fanout.flush();
+    }
+
+    fn forget_held(&mut self) {
+        self.held = VecDeque::new();
+        self.held_bytes = 0;
+    }
+
+    fn begin_anew(&mut self) {
+        self.position = 0;
+        self.verified = 0;
+        self.looked.1 = 0;
+        self.seen = Seen::default();
+        self.fanout.forget_positions();
+    }
+
+    fn arrived(&mut self, message: Message) {
+        if !matches!(self.trust, Trust::Full) {
+            self.hold(message);
+            return;
+        }
+        let sequence = message.header(wire::SEQUENCE).and_then(|sequence| sequence.parse::<u64>().ok());
+        let cursor = match sequence {
+            None => None,
+            Some(sequence) => {
+                let identity = self.stream.borrow().as_ref().map(|info| info.identity);
+                let goes_back =
+                    sequence < self.position && sequence > self.verified && !self.seen.has(sequence);
+                let Some(stream) = identity.filter(|_| !goes_back || self.is_led()) else {
+                    // Which stream it is has to be asked.
+                    self.doubt();
+                    self.hold(message);
+                    return;
+                };
                 self.position = self.position.max(sequence);
+                if self.is_led() {
+                    self.seen.add(sequence);
+                }
+                Some(Cursor { stream, sequence })
             }
-            if let Some(frames) = self.frames(&message.subject, &message) {
-                self.fanout.deliver(number, &Arrival { frames: &frames, sequence });
-            }
-        }
-    }
-
-    /// A position lower than one before: what a repair has brought comes once more, or the stream is another one.
-    fn suspect(&mut self) {
-        let now = Instant::now();
-        if self.suspected.is_none_or(|last| now - last >= SUSPICION_INTERVAL) {
-            self.suspected = Some(now);
-            self.need_repair();
-        }
-    }
-
-    fn frames(&self, subject: &str, message: &Message) -> Option<EventFrames> {
-        let name = message.headers.as_ref().and_then(|headers| headers.get(wire::EVENT_NAME));
-        let body: Bytes = message.payload.clone();
-        let frames = name.and_then(|name| EventFrames::read(&self.event_root, subject, name.as_str(), body));
-        if frames.is_none() {
+        };
+        self.metrics.events.inc();
+        let Some(name) = message.header(wire::EVENT_NAME) else {
             self.metrics.events_unreadable.inc();
+            return;
+        };
+        let name = message.headers.slice_ref(name.as_bytes());
+        let event = Event { subject: message.subject, name, body: message.payload, cursor };
+        match EventFrames::read(&self.event_root, &event) {
+            Some(frames) => self.fanout.deliver(message.subscription, &event, &frames),
+            None => drop(self.metrics.events_unreadable.inc()),
         }
-        frames
     }
-}
 
-fn sequence(message: &Message) -> Option<u64> {
-    message.headers.as_ref()?.get(wire::SEQUENCE)?.as_str().parse().ok()
-}
+    fn is_led(&self) -> bool {
+        self.stream.borrow().as_ref().is_some_and(|info| info.leader.is_some())
+    }
 
-async fn sleep_until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
+    fn hold(&mut self, message: Message) {
+        self.held_bytes += message.payload.len() + message.headers.len() + size_of::<Message>();
+        if self.held_bytes > MOST_HELD_BYTES {
+            self.forget_held();
+            self.held_too_much = true;
+        } else {
+            self.held.push_back(message);
+        }
     }
 }
 
@@ -403,7 +541,4 @@ pub enum FeedError {
     /// The connection to NATS is configured wrongly.
     #[error(transparent)]
     Nats(#[from] NatsError),
-    /// The thread ended before it began.
-    #[error("the reader of events ended at once")]
-    Ended,
 }

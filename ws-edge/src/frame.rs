@@ -2,17 +2,22 @@
 
 mod normalize;
 
-use std::{cell::OnceCell, str::FromStr};
+use std::{
+    borrow::Cow,
+    cell::OnceCell,
+    hash::{DefaultHasher, Hash, Hasher},
+    str::FromStr,
+};
 
 use blackhole_common::{
-    catalogue::{ACCOUNT, Event, Part, Template},
+    catalogue::{self, ACCOUNT, Part, Template},
     subject::decode_key,
     wire,
 };
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use crate::cursor::Cursor;
 pub use normalize::{Malformed, normalize};
 
 /// Which member holds the event's body.
@@ -41,10 +46,12 @@ impl FromStr for View {
 }
 
 /// What the frames of one subscription have in common. Sessions with equal shapes share frames.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// The frame up to the opening quote of `name`'s value.
-    head: String,
+    /// Tells most shapes apart at once.
+    hash: u64,
+    /// The frame from behind the cursor to the opening quote of `name`'s value.
+    head: Box<str>,
     view: View,
     shown_key: ShownKey,
 }
@@ -59,7 +66,7 @@ impl Shape {
         subscription_key: &str,
         shown_key: ShownKey,
     ) -> Shape {
-        let mut head = String::from("{\"action\":\"event\",");
+        let mut head = String::new();
         if let Some(request_id) = request_id {
             head.push_str("\"request_id\":");
             head.push_str(&request_id.to_string());
@@ -73,7 +80,9 @@ impl Shape {
             head.push_str("\",");
         }
         head.push_str("\"name\":\"");
-        Shape { head, view, shown_key }
+        let mut hasher = DefaultHasher::new();
+        (&head, view, &shown_key).hash(&mut hasher);
+        Shape { hash: hasher.finish(), head: head.into(), view, shown_key }
     }
 }
 
@@ -99,7 +108,7 @@ pub enum ShownPart {
 
 impl ShownKey {
     /// How keys of `event` are shown to clients that asked for `account` (`None` for all).
-    pub fn of(event: &Event, account: Option<&str>) -> ShownKey {
+    pub fn of(event: &catalogue::Event, account: Option<&str>) -> ShownKey {
         let Some(shown) = &event.shown else { return ShownKey::AsPublished };
         let part = |part: &Part| match part {
             Part::Literal(text) => ShownPart::Text(text.clone()),
@@ -113,8 +122,8 @@ impl ShownKey {
     }
 
     /// The text for a routing key, as header text.
-    fn show(&self, tenant: &str, key: &str) -> String {
-        let ShownKey::Parts(parts) = self else { return key.to_owned() };
+    fn show<'k>(&self, tenant: &str, key: &'k str) -> Cow<'k, str> {
+        let ShownKey::Parts(parts) = self else { return Cow::Borrowed(key) };
         let mut text = String::with_capacity(key.len() + 40);
         for (index, part) in parts.iter().enumerate() {
             if index > 0 {
@@ -131,7 +140,7 @@ impl ShownKey {
                 }
             }
         }
-        text
+        Cow::Owned(text)
     }
 }
 
@@ -151,73 +160,125 @@ pub fn shown_pattern(template: &Template, account: &str, word: impl Fn(&str) -> 
     template.fill(|name| words.iter().find(|(own, _)| own == name).map_or("*", |(_, word)| word.as_str()))
 }
 
-/// An event as it came from NATS, ready to become frames.
-pub struct EventFrames {
-    tenant: String,
+/// An event as it came from NATS: slices of what was read.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Its subject below [`Edge::event_root`](crate::Edge::event_root).
+    pub subject: Bytes,
+    /// Its name, as header text.
+    pub name: Bytes,
+    /// The AMQP body.
+    pub body: Bytes,
+    /// Its place in the history; `None` without one.
+    pub cursor: Option<Cursor>,
+}
+
+impl Event {
+    /// The same with memory of its own, so that it may be kept without what was read beside it.
+    pub fn detached(&self) -> Event {
+        Event {
+            subject: Bytes::copy_from_slice(&self.subject),
+            name: Bytes::copy_from_slice(&self.name),
+            body: Bytes::copy_from_slice(&self.body),
+            cursor: self.cursor,
+        }
+    }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Event>() + self.subject.len() + self.name.len() + self.body.len()
+    }
+}
+
+/// An event, checked and ready to become frames.
+pub struct EventFrames<'e> {
+    tenant: &'e str,
     /// The routing key and the event's name, as header texts.
-    key: String,
-    name: String,
-    body: Bytes,
+    key: Cow<'e, str>,
+    name: &'e str,
+    body: &'e str,
+    cursor: Option<Cursor>,
     data: OnceCell<Option<String>>,
 }
 
-impl EventFrames {
-    /// Reads what the frames need from a message: its subject, its `Bh-Name` header and its payload.
+impl<'e> EventFrames<'e> {
+    /// Reads what the frames need.
     ///
-    /// `None` where the message is none that amqp-ingest published.
-    pub fn read(event_root: &str, subject: &str, name: &str, body: Bytes) -> Option<EventFrames> {
-        let (tenant, escaped) = subject.strip_prefix(event_root)?.strip_prefix('.')?.split_once('.')?;
+    /// `None` where the event is none that amqp-ingest published.
+    pub fn read(event_root: &str, event: &'e Event) -> Option<EventFrames<'e>> {
+        let subject = std::str::from_utf8(&event.subject).ok()?;
+        let below = subject.strip_prefix(event_root)?.strip_prefix('.')?;
+        let (tenant, escaped) = below.split_once('.')?;
         let key = if escaped.contains('=') {
-            wire::header_text(&String::from_utf8_lossy(&decode_key(escaped).ok()?))
+            Cow::Owned(wire::header_text(&String::from_utf8_lossy(&decode_key(escaped).ok()?)))
+        } else if wire::is_header_text(escaped) && !escaped.contains('\\') {
+            Cow::Borrowed(escaped)
         } else {
-            wire::header_text(escaped)
+            Cow::Owned(wire::header_text(escaped))
         };
-        if !wire::is_header_text(name) || std::str::from_utf8(&body).is_err() {
-            return None;
-        }
-        Some(EventFrames {
-            tenant: tenant.to_owned(),
-            key,
-            name: name.to_owned(),
-            body,
-            data: OnceCell::new(),
-        })
+        let name = std::str::from_utf8(&event.name).ok().filter(|name| wire::is_header_text(name))?;
+        let body = std::str::from_utf8(&event.body).ok()?;
+        Some(EventFrames { tenant, key, name, body, cursor: event.cursor, data: OnceCell::new() })
     }
 
-    /// The frame for subscriptions of this shape; `None` where the body cannot be shown in that view.
-    pub fn frame(&self, shape: &Shape) -> Option<Utf8Bytes> {
-        // Checked in `read`, and the check is cheap beside the copy below.
-        let body = std::str::from_utf8(&self.body).ok()?;
-        let args = (shape.view != View::Data).then_some(body);
-        let data = if shape.view == View::Args { None } else { Some(self.data()?) };
-        let shown_key = shape.shown_key.show(&self.tenant, &self.key);
-        let mut frame = String::with_capacity(
-            shape.head.len()
-                + self.name.len()
-                + shown_key.len()
-                + args.map_or(0, str::len)
-                + data.map_or(0, str::len)
-                + r#"","routing_key":"","args":,"data":}"#.len(),
-        );
-        frame.push_str(&shape.head);
-        frame.push_str(&self.name);
-        frame.push_str("\",\"routing_key\":\"");
-        frame.push_str(&shown_key);
-        frame.push('"');
-        for (member, value) in [(",\"args\":", args), (",\"data\":", data)] {
-            if let Some(value) = value {
-                frame.push_str(member);
-                frame.push_str(value);
-            }
-        }
-        frame.push('}');
-        Some(frame.into())
+    /// The tenant's word.
+    pub fn tenant(&self) -> &'e str {
+        self.tenant
+    }
+
+    /// The frame for subscriptions of this shape, as it goes over the wire; `None` where the body cannot be shown in
+    /// that view.
+    pub fn frame(&self, shape: &Shape) -> Option<Bytes> {
+        let args = if shape.view == View::Data { "" } else { self.body };
+        let data = if shape.view == View::Args { "" } else { self.data()? };
+        let cursor = self.cursor.map(Cursor::to_text);
+        let shown_key = shape.shown_key.show(self.tenant, &self.key);
+        let only = |is_there: bool, text: &'static str| if is_there { text } else { "" };
+        let parts: [&[u8]; 13] = [
+            br#"{"action":"event","#,
+            only(cursor.is_some(), r#""cursor":""#).as_bytes(),
+            cursor.as_ref().map_or(&[][..], |text| text),
+            only(cursor.is_some(), r#"","#).as_bytes(),
+            shape.head.as_bytes(),
+            self.name.as_bytes(),
+            br#"","routing_key":""#,
+            shown_key.as_bytes(),
+            only(!args.is_empty(), r#"","args":"#).as_bytes(),
+            args.as_bytes(),
+            only(!data.is_empty(), if args.is_empty() { r#"","data":"# } else { r#","data":"# }).as_bytes(),
+            data.as_bytes(),
+            b"}",
+        ];
+        Some(text_frame(&parts))
     }
 
     fn data(&self) -> Option<&str> {
-        self.data.get_or_init(|| normalize(&self.body).ok()).as_deref()
+        self.data.get_or_init(|| normalize(self.body.as_bytes()).ok()).as_deref()
     }
 }
 
+/// A WebSocket text frame of these parts (RFC 6455, 5.2): final, not masked, since it comes from the server.
+fn text_frame(parts: &[&[u8]]) -> Bytes {
+    const FINAL_TEXT: u8 = 0x81;
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = BytesMut::with_capacity(bytes + 10);
+    frame.put_u8(FINAL_TEXT);
+    match (u8::try_from(bytes), u16::try_from(bytes)) {
+        (Ok(length @ ..126), _) => frame.put_u8(length),
+        (_, Ok(length)) => {
+            frame.put_u8(126);
+            frame.put_u16(length);
+        }
+        _ => {
+            frame.put_u8(127);
+            frame.put_u64(bytes as u64);
+        }
+    }
+    for part in parts {
+        frame.put_slice(part);
+    }
+    frame.freeze()
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,7 @@
 //! The WebSocket port: the console for browsers, the upgrade for everyone else, and refusals that say why.
 
 mod address;
+mod pace;
 
 use std::{
     convert::Infallible,
@@ -25,13 +26,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -43,15 +38,12 @@ use crate::{
 };
 pub use address::Places;
 use address::{Place, client_address};
+pub use pace::Pace;
 
 const CONSOLE: &str = include_str!("console.html");
 const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src *; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Enough for a token in a header and a proxy's additions.
 const MOST_HEADER_BYTES: usize = 16 * 1024;
-/// Per session and as good as never filled: requests are small.
-const READ_BUFFER_BYTES: usize = 2 * 1024;
-/// Frames that are ready together are written together, up to this.
-const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// Out of descriptors: try again when some have been closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -62,7 +54,8 @@ struct Agreed {
     place: Place,
 }
 
-/// Accepts connections until `shutdown`, and returns when the last session has ended.
+/// Accepts connections until `shutdown`, and returns when the last session has ended. What is no session yet is cut off
+/// by the shutdown; sessions have to be closed.
 pub async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: CancellationToken) {
     let sessions = TaskTracker::new();
     loop {
@@ -97,9 +90,7 @@ async fn connection(edge: &Arc<Edge>, stream: TcpStream, peer: SocketAddr, shutd
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
     let (stream, early) = (parts.io.into_inner(), parts.read_buf);
-    let config = Some(socket_config(edge));
-    let socket = WebSocketStream::from_partially_read(stream, early.into(), Role::Server, config).await;
-    session::serve(Arc::clone(edge), socket, opening, shutdown).await;
+    session::serve(Arc::clone(edge), stream, early, opening).await;
     drop(place);
 }
 
@@ -244,6 +235,7 @@ async fn upgrade(
     let view = view(request.uri().query(), edge.config.view).map_err(|text| bad(&text))?;
     let address = client_address(peer.ip(), headers, &edge.config.trusted_proxies);
     let place = edge.places.take(address)?;
+    edge.pace.turn().await?;
     let bearing = authenticate(edge, headers).await?;
 
     let number = {
@@ -300,13 +292,4 @@ fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|own| own.trim().eq_ignore_ascii_case(word))
-}
-
-fn socket_config(edge: &Edge) -> WebSocketConfig {
-    let most = usize::try_from(edge.config.max_frame.as_u64()).unwrap_or(usize::MAX);
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(Some(most))
-        .max_frame_size(Some(most))
 }

@@ -10,16 +10,22 @@
 //! | [`authorizer`] | what auth-svc says of tokens and accounts |
 //! | [`feed`] | from NATS to the table |
 //! | [`fanout`] | the table: who gets which events |
-//! | [`frame`], [`outbox`] | event frames, and what waits to be sent |
+//! | [`frame`], [`outbox`], [`writers`], [`wire`] | event frames, what waits to be sent, and sending it |
+//! | [`cursor`], [`history`], [`catchup`] | where a client stands, events of the past, and bringing them |
+//! | [`drain`] | leaving in order |
 //! | [`rate`], [`config`], [`metrics`] | limits, configuration, counters |
 
 pub mod authorizer;
 pub mod binding;
+pub mod catchup;
 pub mod close;
 pub mod config;
+pub mod cursor;
+pub mod drain;
 pub mod fanout;
 pub mod feed;
 pub mod frame;
+pub mod history;
 pub mod http;
 pub mod metrics;
 pub mod outbox;
@@ -27,31 +33,38 @@ pub mod rate;
 pub mod reply;
 pub mod request;
 pub mod session;
+pub mod wire;
+pub mod writers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use blackhole_common::{
-    admin::AdminServer,
+    admin::{AdminServer, Answer, Verb},
     catalogue::{Catalogue, CatalogueError},
     nats::{self, NatsError},
-    readiness::Readiness,
+    readiness::{Latch, Readiness},
     telemetry,
     wire::Subjects,
 };
+use hyper::StatusCode;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     authorizer::Authorizer,
+    catchup::{Catchup, Wants},
     config::{EdgeConfig, WsConfig},
+    drain::Sessions,
     fanout::Fanout,
-    feed::{Feed, FeedError},
-    http::Places,
+    feed::{Feed, FeedError, stream::StreamInfo},
+    history::History,
+    http::{Pace, Places},
     metrics::Metrics,
+    writers::Writers,
 };
 
-/// Sessions that have not ended so long after the stop are cut off.
+/// Sessions that have not ended so long after they were closed are cut off.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why the edge did not start.
@@ -82,10 +95,20 @@ pub struct Edge {
     pub event_root: String,
     /// Who gets which events.
     pub fanout: Arc<Fanout>,
+    /// Who sends them.
+    pub writers: Arc<Writers>,
+    /// Events of the past.
+    pub history: History,
+    /// What the stream is, as of at most a second ago; `None` where there is none.
+    pub stream: watch::Receiver<Option<StreamInfo>>,
     /// Who may what.
     pub authorizer: Authorizer,
-    /// How many there are.
+    /// How many sessions there are.
     pub places: Places,
+    /// How fast they come.
+    pub pace: Pace,
+    /// Which there are.
+    pub sessions: Arc<Sessions>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -98,8 +121,10 @@ pub struct Running {
     pub admin: SocketAddr,
     edge: Arc<Edge>,
     listener: TcpListener,
+    catchup: Arc<Catchup>,
     feed: std::thread::JoinHandle<()>,
     feed_shutdown: CancellationToken,
+    accepting: Latch,
     admin_server: AdminServer,
 }
 
@@ -124,18 +149,24 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
 
     let subjects = Subjects::new(&config.nats.prefix);
     let event_root = subjects.event();
-    let fanout = Arc::new(Fanout::new(&event_root, config.ws.linger, Arc::clone(&metrics)));
+    // A connection of its own, so that a flood of events does not delay the questions to auth-svc.
+    let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
+    let history = History::new(client.clone(), subjects.clone());
+    let wants = Arc::new(Wants::default());
+    let writers = Arc::new(Writers::new(Arc::clone(&wants)));
+    let fanout =
+        Arc::new(Fanout::new(&event_root, config.ws.linger, Arc::clone(&writers), Arc::clone(&metrics)));
     let feed_shutdown = CancellationToken::new();
-    let feed = Feed::start(
+    let (feed, stream) = Feed::start(
         config.nats.clone(),
         Arc::clone(&fanout),
+        history.clone(),
         Arc::clone(&metrics),
         readiness.latch("events"),
         feed_shutdown.clone(),
     )
     .await?;
-    // A connection of its own, so that a flood of events does not delay the questions to auth-svc.
-    let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
+    let catchup = Catchup::new(wants, Arc::clone(&fanout), history.clone(), Arc::clone(&metrics));
     let authorizer = Authorizer::new(
         client,
         &subjects,
@@ -144,32 +175,68 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         Arc::clone(&metrics),
     );
     let places = Places::new(config.ws.max_connections, config.ws.max_connections_per_ip);
-    let edge = Edge { config: config.ws, catalogue, event_root, fanout, authorizer, places, metrics };
+    let pace = Pace::new(config.ws.accept_per_second);
+    let edge = Edge {
+        config: config.ws,
+        catalogue,
+        event_root,
+        fanout,
+        writers,
+        history,
+        stream,
+        authorizer,
+        places,
+        pace,
+        sessions: Arc::default(),
+        metrics,
+    };
     Ok(Running {
         address: listener.local_addr()?,
         admin: admin_server.address()?,
         edge: Arc::new(edge),
         listener,
+        catchup: Arc::new(catchup),
         feed,
         feed_shutdown,
+        accepting: readiness.latch("the end: it is draining"),
         admin_server,
     })
 }
 
 impl Running {
-    /// Serves until `shutdown`, then closes every session with code 1012.
+    /// Serves until `shutdown`, then leaves in order: not ready any more, no new sessions after `ws.drain_wait`, every
+    /// session closed with code 1012 at a pace, what waited for it sent first.
     pub async fn serve(self, shutdown: CancellationToken) {
+        let Running { edge, listener, catchup, feed, feed_shutdown, accepting, admin_server, .. } = self;
         tracing::info!(address = %self.address, admin = %self.admin, "serving");
         let admin_shutdown = CancellationToken::new();
-        let admin = tokio::spawn(self.admin_server.serve(admin_shutdown.clone()));
-        let sessions = tokio::spawn(http::serve(self.edge, self.listener, shutdown.clone()));
+        let admin_server = drain_page(admin_server, shutdown.clone());
+        let admin = tokio::spawn(admin_server.serve(admin_shutdown.clone()));
+        let accept_shutdown = CancellationToken::new();
+        tokio::spawn(Arc::clone(&edge.writers).run(feed_shutdown.clone()));
+        tokio::spawn(catchup.run(feed_shutdown.clone()));
+        let sessions = tokio::spawn(http::serve(Arc::clone(&edge), listener, accept_shutdown.clone()));
+        accepting.set(true);
+
         shutdown.cancelled().await;
+        accepting.set(false);
+        tokio::time::sleep(edge.config.drain_wait).await;
+        accept_shutdown.cancel();
+        edge.sessions.close_all(edge.config.drain, edge.config.drain_per_second).await;
         if tokio::time::timeout(STOP_TIMEOUT, sessions).await.is_err() {
             tracing::warn!("some sessions did not end in time and are cut off");
         }
-        self.feed_shutdown.cancel();
+        feed_shutdown.cancel();
         admin_shutdown.cancel();
         let _ = admin.await;
-        let _ = tokio::task::spawn_blocking(|| self.feed.join()).await;
+        let _ = tokio::task::spawn_blocking(|| feed.join()).await;
     }
+}
+
+/// `POST /drain`: stops the edge in order, as SIGTERM does.
+fn drain_page(server: AdminServer, shutdown: CancellationToken) -> AdminServer {
+    server.route(Verb::Post, "/drain", move |_| {
+        shutdown.cancel();
+        async { Answer::text(StatusCode::ACCEPTED, "draining\n") }
+    })
 }

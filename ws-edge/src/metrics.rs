@@ -34,8 +34,12 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Sessions that ended, by the reason.
     pub sessions_closed: Family<Reason, Counter>,
-    /// Sessions whose queue overran.
+    /// How often a session's queue overran.
     pub sessions_overrun: Counter,
+    /// Sessions that are brought up to date from the stream, or wait for it.
+    pub sessions_lagging: Gauge,
+    /// How many events such a session was behind.
+    pub most_lag: Histogram,
     /// Connections that became no session, by the reason.
     pub handshakes_refused: Family<Reason, Counter>,
     /// Requests of clients, by the outcome.
@@ -48,16 +52,14 @@ pub struct Metrics {
     pub events: Counter,
     /// Events that were missed live and brought from the stream.
     pub events_repaired: Counter,
+    /// Events read from the stream for sessions that lag.
+    pub events_caught_up: Counter,
     /// Events that no frame could be made of.
     pub events_unreadable: Counter,
     /// Frames sent.
     pub frames: Counter,
     /// Bytes of frames sent.
     pub frame_bytes: Counter,
-    /// Frames dropped because a session's queue had overrun.
-    pub frames_dropped: Counter,
-    /// Messages that the NATS client dropped.
-    pub nats_slow: Counter,
     /// Questions to auth-svc, by the outcome.
     pub auth_calls: Family<Outcome, Counter>,
     /// How long auth-svc took.
@@ -71,17 +73,19 @@ impl Default for Metrics {
             sessions: Gauge::default(),
             sessions_closed: Family::default(),
             sessions_overrun: Counter::default(),
+            sessions_lagging: Gauge::default(),
+            // 1 to 4 million events.
+            most_lag: Histogram::new(exponential_buckets(1.0, 4.0, 12)),
             handshakes_refused: Family::default(),
             requests: Family::default(),
             subscriptions: Gauge::default(),
             subjects: Gauge::default(),
             events: Counter::default(),
             events_repaired: Counter::default(),
+            events_caught_up: Counter::default(),
             events_unreadable: Counter::default(),
             frames: Counter::default(),
             frame_bytes: Counter::default(),
-            frames_dropped: Counter::default(),
-            nats_slow: Counter::default(),
             auth_calls: Family::default(),
             auth_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
         }
@@ -101,8 +105,18 @@ impl Metrics {
         );
         edge.register(
             "sessions_overrun",
-            "Sessions that read too slowly for their queue",
+            "Times that a session read too slowly for its queue",
             self.sessions_overrun.clone(),
+        );
+        edge.register(
+            "sessions_lagging",
+            "Sessions that are not live: they are brought up to date from the stream, or wait for it",
+            self.sessions_lagging.clone(),
+        );
+        edge.register(
+            "lag_events",
+            "How many events of the stream a lagging session was behind when it was brought further",
+            self.most_lag.clone(),
         );
         edge.register(
             "handshakes_refused",
@@ -119,8 +133,13 @@ impl Metrics {
         );
         edge.register(
             "events_repaired",
-            "Events missed live and read from the stream",
+            "Events missed live and read from the stream for all sessions",
             self.events_repaired.clone(),
+        );
+        edge.register(
+            "events_caught_up",
+            "Events read from the stream for sessions that lag, once for all that are served together",
+            self.events_caught_up.clone(),
         );
         edge.register(
             "events_unreadable",
@@ -133,16 +152,6 @@ impl Metrics {
             "Size of the frames sent to clients",
             Unit::Bytes,
             self.frame_bytes.clone(),
-        );
-        edge.register(
-            "frames_dropped",
-            "Frames dropped because a session's queue had overrun",
-            self.frames_dropped.clone(),
-        );
-        edge.register(
-            "nats_slow",
-            "Times the NATS client dropped messages of a full subscription",
-            self.nats_slow.clone(),
         );
         edge.register("auth_calls", "Questions to auth-svc, by outcome", self.auth_calls.clone());
         edge.register_with_unit(

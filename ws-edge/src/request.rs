@@ -1,9 +1,14 @@
 //! What clients send: one JSON object per text frame.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::authorizer::Token;
+use crate::{
+    authorizer::Token,
+    cursor::{Cursor, MALFORMED, TEXT_BYTES},
+};
 
 /// The longest `request_id`, `name`, in bytes.
 const MAX_TEXT_BYTES: usize = 256;
@@ -29,6 +34,8 @@ pub enum Action {
         account_id: Option<String>,
         /// The bindings, at least one, each once.
         bindings: Vec<String>,
+        /// From when on.
+        since: Option<Since>,
         /// What the session is called from now on.
         about: About,
     },
@@ -43,6 +50,15 @@ pub enum Action {
     UnsubscribeAll,
     /// A sign of life.
     Ping,
+}
+
+/// From when on events are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Behind this event.
+    Cursor(Cursor),
+    /// So long ago.
+    Back(Duration),
 }
 
 /// A friendly name and free JSON that a client may give its session.
@@ -150,7 +166,8 @@ impl Request {
         if bindings.is_empty() {
             return Err(RequestError::Empty);
         }
-        Ok(Action::Subscribe { account_id, bindings, about })
+        let since = optional_text(data.remove("since"), "since")?.map(|text| since(&text)).transpose()?;
+        Ok(Action::Subscribe { account_id, bindings, since, about })
     }
 
     fn unsubscribe(mut self) -> Result<Action, RequestError> {
@@ -216,6 +233,15 @@ fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>, RequestEr
     }
 }
 
+/// A cursor, or a time back: `-5m`.
+fn since(text: &str) -> Result<Since, RequestError> {
+    let since = match text.strip_prefix('-').filter(|_| text.len() < TEXT_BYTES) {
+        Some(back) => humantime::parse_duration(back).ok().map(Since::Back),
+        None => Cursor::parse(text).ok().map(Since::Cursor),
+    };
+    since.ok_or(RequestError::Invalid { key: "since", reason: MALFORMED })
+}
+
 fn text(value: Value, key: &'static str) -> Result<String, RequestError> {
     match value {
         Value::String(text) => Ok(text),
@@ -239,7 +265,7 @@ mod tests {
 
     fn subscribe(data: Value) -> Result<(Option<String>, Vec<String>, About), String> {
         match action(json!({ "action": "subscribe", "data": data }))? {
-            Action::Subscribe { account_id, bindings, about } => Ok((account_id, bindings, about)),
+            Action::Subscribe { account_id, bindings, about, .. } => Ok((account_id, bindings, about)),
             other => panic!("{other:?}"),
         }
     }
@@ -263,6 +289,28 @@ mod tests {
         assert!(
             matches!(outside, Action::Subscribe { about, .. } if about.name.as_deref() == Some("n") && about.metadata == Some(json!(1)))
         );
+    }
+
+    #[test]
+    fn the_past_is_named_by_a_cursor_or_a_time() {
+        let since = |since: Value| match action(
+            json!({ "action": "subscribe", "data": { "binding": "a", "since": since } }),
+        ) {
+            Ok(Action::Subscribe { since, .. }) => Ok(since),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        let cursor = Cursor { stream: crate::cursor::Identity::new("t"), sequence: 7 };
+        let text = String::from_utf8(cursor.to_text().to_vec()).unwrap();
+        assert_eq!(since(json!(text)), Ok(Some(Since::Cursor(cursor))));
+        assert_eq!(since(json!("-5m")), Ok(Some(Since::Back(Duration::from_secs(300)))));
+        assert_eq!(since(json!("-1h 30m")), Ok(Some(Since::Back(Duration::from_secs(5400)))));
+        assert_eq!(since(Value::Null), Ok(None));
+        for bad in ["", "-", "-5", "5m", "--5m", "yesterday", &text[1..]] {
+            let expected = "invalid since : must be the cursor of an event, or a time back such as -5m";
+            assert_eq!(since(json!(bad)), Err(expected.to_owned()), "{bad}");
+        }
+        assert_eq!(since(json!(5)), Err("invalid since : must be a string".to_owned()));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! One WebSocket session: one task that reads requests, writes frames and keeps the time.
+//! One WebSocket session: one task that reads requests, answers them and keeps the time.
 //!
-//! Writing never keeps it from reading, nor the other way round; while a request is being answered no further
-//! one is read, which is the client's back-pressure.
+//! Events do not pass through it: they go from the fan-out to the session's outbox, and from there to the socket. The
+//! task is woken for them only when the socket is full. Writing never keeps it from reading, nor the other way round;
+//! while a request is being answered no further one is read, which is the client's back-pressure.
 
 mod requests;
 mod state;
@@ -15,17 +16,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncReadExt,
     net::TcpStream,
-    time::Sleep,
+    time::{Sleep, sleep},
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{self, Message, error::ProtocolError},
+    tungstenite::{
+        self, Message,
+        error::ProtocolError,
+        protocol::{Role, WebSocketConfig},
+    },
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     Edge,
@@ -33,15 +38,20 @@ use crate::{
     fanout::SessionNumber,
     frame::View,
     metrics::{Outcome, Reason},
-    outbox::Outbox,
+    outbox::{Flushed, Outbox},
     reply::Reply,
+    wire::Wire,
 };
 pub use state::{Bearing, State};
 
-/// How long a closing session waits for its client to take the close frame and go.
+/// How long a closing session waits for its client to take what is left and go.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client is taken for dead that was not heard for so many ping intervals.
 const SILENT_INTERVALS: u32 = 2;
+/// A client that does not read cannot answer pings: it has longer.
+const SILENT_INTERVALS_UNREAD: u32 = 10;
+/// Per session and as good as never filled: requests are small. It grows where it has to.
+const READ_BUFFER_BYTES: usize = 512;
 
 /// What a session begins with.
 #[derive(Debug)]
@@ -60,20 +70,16 @@ type Answering = Pin<Box<dyn Future<Output = (Box<State>, Reply)> + Send>>;
 
 struct Session {
     edge: Arc<Edge>,
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Wire>,
     outbox: Arc<Outbox>,
     /// Absent while a request is being answered.
     state: Option<Box<State>>,
     answering: Option<Answering>,
-    /// What goes out before the next event.
-    urgent: Option<Message>,
-    unflushed: bool,
     heard: Instant,
-    active: Instant,
+    asked: Instant,
     next_ping: Instant,
     expires: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// Why a session is over.
@@ -84,16 +90,15 @@ enum End {
     Gone(&'static str),
 }
 
-/// Serves one session to its end.
-pub async fn serve(
-    edge: Arc<Edge>,
-    socket: WebSocketStream<TcpStream>,
-    opening: Opening,
-    shutdown: &CancellationToken,
-) {
+/// Serves one session to its end. `early` is what the client sent behind its upgrade request.
+pub async fn serve(edge: Arc<Edge>, tcp: TcpStream, early: Bytes, opening: Opening) {
     let now = Instant::now();
+    let tcp = Arc::new(tcp);
+    let queue_bytes = usize::try_from(edge.config.queue_bytes.as_u64()).unwrap_or(usize::MAX);
     let outbox =
-        Arc::new(Outbox::new(usize::try_from(edge.config.queue_bytes.as_u64()).unwrap_or(usize::MAX)));
+        Arc::new(Outbox::new(opening.number, queue_bytes, Arc::clone(&tcp) as _, Arc::clone(&edge.metrics)));
+    let wire = Wire::new(tcp, Arc::clone(&outbox), early);
+    let socket = WebSocketStream::from_raw_socket(wire, Role::Server, Some(socket_config(&edge))).await;
     let state = State::new(&edge, opening, Arc::clone(&outbox), now);
     // Sessions that came together must not ping together for ever.
     let first_ping = edge.config.ping_interval.mul_f64(0.5 + rand::random::<f64>() / 2.0);
@@ -103,15 +108,13 @@ pub async fn serve(
         outbox,
         state: Some(Box::new(state)),
         answering: None,
-        urgent: None,
-        unflushed: false,
         heard: now,
-        active: now,
+        asked: now,
         next_ping: now + first_ping,
-        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-        shutdown: Box::pin(shutdown.clone().cancelled_owned()),
+        timer: Box::pin(sleep(Duration::ZERO)),
         edge,
     };
+    let open = session.edge.sessions.open(&session.outbox);
     session.edge.metrics.sessions.inc();
     let end = poll_fn(|context| session.poll(context)).await;
     let reason = match &end {
@@ -124,25 +127,48 @@ pub async fn serve(
     session.state = None;
     session.answering = None;
     match end {
-        End::Close(close) => session.say_goodbye(close).await,
-        End::Gone(_) => {}
+        End::Close(close) => {
+            session.outbox.end(close == Close::Restart);
+            // A client that does not take it is not waited for.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, session.say_goodbye(close)).await;
+        }
+        End::Gone(_) => session.outbox.end(false),
     }
+    drop(open);
+}
+
+fn socket_config(edge: &Edge) -> WebSocketConfig {
+    let most = usize::try_from(edge.config.max_frame.as_u64()).unwrap_or(usize::MAX);
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(Some(most))
+        .max_frame_size(Some(most))
 }
 
 impl Session {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        self.outbox.register(context);
         loop {
-            if self.shutdown.as_mut().poll(context).is_ready() {
-                return Poll::Ready(End::Close(Close::Restart));
+            if let Some(close) = self.outbox.closing() {
+                return Poll::Ready(End::Close(close));
             }
-            if let Err(error) = self.poll_write(context) {
-                return Poll::Ready(end_of(&error));
+            if self.outbox.has_failed() {
+                return Poll::Ready(End::Gone("reset"));
             }
-            if self.outbox.is_overrun() {
-                return Poll::Ready(End::Close(Close::TooSlow));
-            }
-            if self.poll_answer(context).is_ready() {
+            if self.outbox.is_blocked()
+                && let Poll::Ready(ready) = self.socket.get_ref().poll_writable(context)
+            {
+                if ready.is_err() {
+                    return Poll::Ready(End::Gone("reset"));
+                }
+                self.flush();
                 continue;
+            }
+            match self.poll_answer(context) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(error)) => return Poll::Ready(end_of(&error)),
+                Poll::Pending => {}
             }
             match self.poll_read(context) {
                 Poll::Ready(Ok(())) => continue,
@@ -157,54 +183,54 @@ impl Session {
         }
     }
 
-    /// Hands over what waits, as long as the socket takes it.
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), tungstenite::Error> {
-        self.outbox.register(context);
-        loop {
-            match Pin::new(&mut self.socket).poll_ready(context) {
-                Poll::Ready(ready) => ready?,
-                Poll::Pending => return Ok(()),
+    /// Sends what the session itself has to say, behind what waits already.
+    fn send(
+        &mut self,
+        context: &mut Context<'_>,
+        message: Option<Message>,
+    ) -> Result<(), tungstenite::Error> {
+        let mut socket = Pin::new(&mut self.socket);
+        if let Some(message) = message {
+            // The outbox takes everything at once, so this never has to wait.
+            if let Poll::Ready(ready) = socket.as_mut().poll_ready(context) {
+                ready?;
             }
-            let message = match self.urgent.take() {
-                Some(message) => message,
-                None => match self.outbox.pop() {
-                    Some(frame) => {
-                        self.active = Instant::now();
-                        self.edge.metrics.frames.inc();
-                        self.edge.metrics.frame_bytes.inc_by(u64::try_from(frame.len()).unwrap_or(u64::MAX));
-                        Message::Text(frame)
-                    }
-                    None => break,
-                },
-            };
-            Pin::new(&mut self.socket).start_send(message)?;
-            self.unflushed = true;
+            socket.as_mut().start_send(message)?;
         }
-        if self.unflushed
-            && let Poll::Ready(flushed) = Pin::new(&mut self.socket).poll_flush(context)
-        {
+        if let Poll::Ready(flushed) = socket.poll_flush(context) {
             flushed?;
-            self.unflushed = false;
         }
+        self.flush();
         Ok(())
     }
 
+    fn flush(&self) {
+        self.edge.writers.flush_one(Arc::clone(&self.outbox));
+    }
+
     /// Ready when a request has been answered.
-    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<(), tungstenite::Error>> {
         let Some(answering) = &mut self.answering else { return Poll::Pending };
-        let Poll::Ready((state, reply)) = answering.as_mut().poll(context) else { return Poll::Pending };
+        let Poll::Ready((mut state, reply)) = answering.as_mut().poll(context) else { return Poll::Pending };
         self.answering = None;
         self.expires = state.expires(&self.edge);
+        let resumes = std::mem::take(&mut state.resumes);
         self.state = Some(state);
         let outcome = if reply.is_success() { "success" } else { "error" };
         self.edge.metrics.requests.get_or_create(&Outcome { outcome }).inc();
-        self.urgent = Some(Message::Text(reply.to_frame()));
-        Poll::Ready(())
+        self.send(context, Some(Message::Text(reply.to_frame())))?;
+        if resumes {
+            // What was asked for of the past follows the reply.
+            self.outbox.release();
+            self.flush();
+        }
+        Poll::Ready(Ok(()))
     }
 
-    /// Ready when a frame was taken in. None is while a request or its reply is under way.
+    /// Ready when a frame was taken in. None is while a request is answered, or as long as replies pile up that the
+    /// client does not read.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        if self.urgent.is_some() || self.answering.is_some() {
+        if self.answering.is_some() || self.outbox.is_stuffed() {
             return Poll::Pending;
         }
         let message = match Pin::new(&mut self.socket).poll_next(context) {
@@ -214,72 +240,80 @@ impl Session {
             Poll::Pending => return Poll::Pending,
         };
         self.heard = Instant::now();
-        match message {
+        let sent = match message {
             Message::Text(frame) => {
-                self.active = self.heard;
+                self.asked = self.heard;
                 if let Some(state) = self.state.take() {
                     self.answering = Some(Box::pin(requests::answer(Arc::clone(&self.edge), state, frame)));
                 }
+                Ok(())
             }
             Message::Binary(_) => {
-                self.active = self.heard;
+                self.asked = self.heard;
                 let reply =
                     Reply::error(crate::reply::generated_id(), "binary frames are not understood, send text");
-                self.urgent = Some(Message::Text(reply.to_frame()));
+                self.send(context, Some(Message::Text(reply.to_frame())))
             }
-            // tungstenite has queued the answer, which has to be flushed.
-            Message::Ping(_) | Message::Close(_) => self.unflushed = true,
-            Message::Pong(_) | Message::Frame(_) => {}
-        }
-        Poll::Ready(Ok(()))
+            // tungstenite has the answer ready, which has to be sent.
+            Message::Ping(_) | Message::Close(_) => self.send(context, None),
+            Message::Pong(_) | Message::Frame(_) => Ok(()),
+        };
+        Poll::Ready(sent.or_else(|error| match error {
+            // The answer to a close was the last that may be sent; reading on tells the end.
+            tungstenite::Error::ConnectionClosed => Ok(()),
+            error => Err(end_of(&error)),
+        }))
     }
 
     /// Ready when a time has come; pending until the next one.
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        // It was set for the nearest time; a later one needs no look before that.
+        if self.timer.as_mut().poll(context).is_pending() && self.is_timer_early_enough() {
+            return Poll::Pending;
+        }
         let now = Instant::now();
         if self.expires.is_some_and(|expires| expires <= now) {
             return Poll::Ready(Err(End::Close(Close::TokenExpired)));
         }
-        let idle = self.active + self.edge.config.idle_timeout;
+        let idle = self.asked.max(self.outbox.sent()) + self.edge.config.idle_timeout;
         if idle <= now {
             return Poll::Ready(Err(End::Close(Close::Idle)));
         }
         let interval = self.edge.config.ping_interval;
         if self.next_ping <= now {
+            let most = if self.outbox.is_blocked() { SILENT_INTERVALS_UNREAD } else { SILENT_INTERVALS };
             // Paused reading is ours, not the client's silence.
-            if now - self.heard > interval * SILENT_INTERVALS && self.answering.is_none() {
+            if now - self.heard > interval * most && self.answering.is_none() {
                 return Poll::Ready(Err(End::Gone("dead")));
             }
             self.next_ping = now + interval;
-            if self.urgent.is_none() {
-                self.urgent = Some(Message::Ping(bytes::Bytes::new()));
-                return Poll::Ready(Ok(()));
+            if let Err(error) = self.send(context, Some(Message::Ping(Bytes::new()))) {
+                return Poll::Ready(Err(end_of(&error)));
             }
+            return Poll::Ready(Ok(()));
         }
-        let next =
-            [Some(idle), Some(self.next_ping), self.expires].into_iter().flatten().min().unwrap_or(idle);
+        let next = self.expires.map_or(self.next_ping, |expires| expires.min(self.next_ping)).min(idle);
         self.timer.as_mut().reset(next.into());
         self.timer.as_mut().poll(context).map(Ok)
     }
 
+    /// Whether the timer is set for the end of the token or earlier: a token is the only time that may come nearer.
+    fn is_timer_early_enough(&self) -> bool {
+        self.expires.is_none_or(|expires| self.timer.deadline() <= expires.into())
+    }
+
     /// Sends the close frame after what the socket still takes, and lets the client go in peace: closing with
     /// unread bytes would reset the connection and destroy the frame on its way.
-    async fn say_goodbye(&mut self, close: Close) {
-        let farewell = async {
-            if close == Close::Restart {
-                while let Some(frame) = self.outbox.pop() {
-                    futures_util::SinkExt::feed(&mut self.socket, Message::Text(frame)).await?;
-                }
-            }
-            self.socket.close(Some(close.frame())).await?;
-            let stream = self.socket.get_mut();
-            stream.shutdown().await?;
-            let mut rest = [0; 1024];
-            while stream.read(&mut rest).await? > 0 {}
-            Ok::<_, tungstenite::Error>(())
-        };
-        // A client that does not take it is not waited for.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
+    async fn say_goodbye(&mut self, close: Close) -> Result<(), tungstenite::Error> {
+        self.socket.close(Some(close.frame())).await?;
+        while self.outbox.flush() == Flushed::Blocked {
+            poll_fn(|context| self.socket.get_ref().poll_writable(context)).await?;
+        }
+        let wire = self.socket.get_mut();
+        wire.end();
+        let mut rest = [0; 1024];
+        while wire.read(&mut rest).await? > 0 {}
+        Ok(())
     }
 }
 

@@ -11,18 +11,43 @@ fn shape(view: View, request_id: Option<&Value>, account: Option<&str>) -> Shape
     Shape::new(view, request_id, "call.*.*", "call.acc.*.*", ShownKey::of(event, account))
 }
 
-fn event(subject: &str) -> EventFrames {
-    EventFrames::read("bh.event", subject, "CHANNEL_CREATE", Bytes::from_static(BODY.as_bytes())).unwrap()
+fn event(subject: &'static str) -> Event {
+    named(subject, "CHANNEL_CREATE", BODY.as_bytes())
 }
 
-fn parsed(frame: Utf8Bytes) -> Value {
+fn named(subject: &'static str, name: &'static str, body: &'static [u8]) -> Event {
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    Event { subject: bytes(subject), name: bytes(name), body: Bytes::from_static(body), cursor: None }
+}
+
+fn frame(event: &Event, shape: &Shape) -> String {
+    let frame = EventFrames::read("bh.event", event).unwrap().frame(shape).unwrap();
+    payload(&frame)
+}
+
+/// The text of a frame, read as RFC 6455 says.
+pub(crate) fn payload(frame: &[u8]) -> String {
+    assert_eq!(frame[0], 0x81, "a final text frame");
+    let (length, rest) = match frame[1] {
+        length @ 0..=125 => (usize::from(length), &frame[2..]),
+        126 => (usize::from(u16::from_be_bytes([frame[2], frame[3]])), &frame[4..]),
+        length => {
+            assert_eq!(length, 127, "a server's frame is not masked");
+            (u64::from_be_bytes(frame[2..10].try_into().unwrap()) as usize, &frame[10..])
+        }
+    };
+    assert_eq!(length, rest.len());
+    String::from_utf8(rest.to_vec()).unwrap()
+}
+
+fn parsed(frame: String) -> Value {
     serde_json::from_str(&frame).unwrap()
 }
 
 #[test]
 fn a_frame_has_the_members_that_clients_know() {
     let event = event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb");
-    let frame = event.frame(&shape(View::Both, Some(&json!("r\"1")), Some("acc"))).unwrap();
+    let frame = frame(&event, &shape(View::Both, Some(&json!("r\"1")), Some("acc")));
     assert_eq!(
         parsed(frame),
         json!({
@@ -41,36 +66,59 @@ fn a_frame_has_the_members_that_clients_know() {
 #[test]
 fn a_view_chooses_the_members() {
     let event = event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb");
-    let args = event.frame(&shape(View::Args, None, Some("acc"))).unwrap();
+    let args = frame(&event, &shape(View::Args, None, Some("acc")));
     assert!(args.contains(&format!("\"args\":{BODY}}}")), "the body is spliced as it is: {args}");
     let args = parsed(args);
     assert!(args.get("data").is_none() && args.get("request_id").is_none());
-    let data = parsed(event.frame(&shape(View::Data, None, Some("acc"))).unwrap());
+    let data = parsed(frame(&event, &shape(View::Data, None, Some("acc"))));
     assert!(data.get("args").is_none() && data.get("data").is_some());
 }
 
 #[test]
 fn an_event_of_a_realm_is_shown_with_the_account_that_asked() {
     let event = event("bh.event.@kid=2Eexample.call.CHANNEL_CREATE.a%2Eb");
-    let frame = parsed(event.frame(&shape(View::Args, None, Some("acc"))).unwrap());
+    let frame = parsed(frame(&event, &shape(View::Args, None, Some("acc"))));
     assert_eq!(frame["routing_key"], "call.acc.CHANNEL_CREATE.a%2Eb");
 }
 
 #[test]
 fn odd_keys_come_back_as_they_were() {
     let event = event("bh.event.acc.call.CHANNEL_CREATE.\"=20=2A");
-    let frame = parsed(event.frame(&shape(View::Args, None, Some("acc"))).unwrap());
+    let frame = parsed(frame(&event, &shape(View::Args, None, Some("acc"))));
     assert_eq!(frame["routing_key"], "call.acc.CHANNEL_CREATE.\" *");
 }
 
 #[test]
+fn a_cursor_comes_first_where_there_is_a_history() {
+    let cursor = Cursor { stream: crate::cursor::Identity::new("t"), sequence: 7 };
+    let event = Event { cursor: Some(cursor), ..event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb") };
+    let text = frame(&event, &shape(View::Args, None, Some("acc")));
+    assert!(text.starts_with(r#"{"action":"event","cursor":""#), "{text}");
+    let shown = parsed(text)["cursor"].as_str().map(Cursor::parse);
+    assert_eq!(shown, Some(Ok(cursor)));
+}
+
+#[test]
+fn frames_of_every_size_say_how_long_they_are() {
+    let shape = shape(View::Args, None, Some("acc"));
+    for bytes in [0, 60, 60_000, 66_000, 200_000] {
+        let body: &'static str = format!("{{\"x\":\"{}\"}}", "y".repeat(bytes)).leak();
+        let text = frame(&named("bh.event.acc.call.X.1", "X", body.as_bytes()), &shape);
+        assert!(text.ends_with(&format!("{body}}}")));
+    }
+    assert_eq!(payload(&text_frame(&[b"{", b"}"])), "{}");
+    assert_eq!(payload(&text_frame(&["x".repeat(125).as_bytes()])).len(), 125);
+    assert_eq!(payload(&text_frame(&["x".repeat(126).as_bytes()])).len(), 126);
+}
+
+#[test]
 fn what_amqp_ingest_did_not_publish_is_no_event() {
-    let body = || Bytes::from_static(BODY.as_bytes());
-    assert!(EventFrames::read("bh.event", "bh.event.acc", "N", body()).is_none());
-    assert!(EventFrames::read("bh.event", "other.event.acc.key", "N", body()).is_none());
-    assert!(EventFrames::read("bh.event", "bh.event.acc.key", "N\",\"x\":\"", body()).is_none());
-    assert!(
-        EventFrames::read("bh.event", "bh.event.acc.key", "N", Bytes::from_static(b"{\"a\":\"\xff\"}"))
-            .is_none()
-    );
+    for event in [
+        named("bh.event.acc", "N", BODY.as_bytes()),
+        named("other.event.acc.key", "N", BODY.as_bytes()),
+        named("bh.event.acc.key", "N\",\"x\":\"", BODY.as_bytes()),
+        named("bh.event.acc.key", "N", b"{\"a\":\"\xff\"}"),
+    ] {
+        assert!(EventFrames::read("bh.event", &event).is_none(), "{event:?}");
+    }
 }

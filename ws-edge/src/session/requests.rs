@@ -1,6 +1,8 @@
 //! Answering requests. The steps of every one, the first failure wins: rate limit, authenticate, validate,
 //! authorize, limits, run, reply. A request is done as a whole or not at all.
 
+mod resume;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -8,14 +10,16 @@ use std::{
 
 use blackhole_common::wire::{Access, AuthReply};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use self::resume::Past;
 use super::state::{Bearing, Bound, State};
 use crate::{
     Edge,
     authorizer::Token,
     binding::{self, Asked, BindingError},
-    fanout::{Membership, Wish},
+    fanout::Wish,
     frame::Shape,
     reply::{Reply, generated_id},
     request::{About, Action, Request},
@@ -59,8 +63,12 @@ async fn run(
     authenticate(edge, state, &request).await?;
     match request.action().map_err(|error| error.to_string())? {
         Action::Ping => Ok(json!({ "response": "pong" })),
-        Action::Subscribe { account_id, bindings, about } => {
-            subscribe(edge, state, account_id, bindings, about, id).await
+        Action::Subscribe { account_id, bindings, since, about } => {
+            let past = match since {
+                Some(since) => Some(resume::past(edge, since).await?),
+                None => None,
+            };
+            subscribe(edge, state, Wanted { account_id, bindings, past, about }, id).await
         }
         Action::Unsubscribe { account_id, bindings } => Ok(unsubscribe(state, account_id, bindings)),
         Action::UnsubscribeAll => Ok(unsubscribed(std::mem::take(&mut state.bound), state)),
@@ -99,14 +107,21 @@ fn refused(reason: &str) -> String {
     format!("failed to authenticate token : {reason}")
 }
 
+/// What a subscribe wants.
+struct Wanted {
+    account_id: Option<String>,
+    bindings: Vec<String>,
+    past: Option<Past>,
+    about: About,
+}
+
 async fn subscribe(
     edge: &Arc<Edge>,
     state: &mut State,
-    account_id: Option<String>,
-    bindings: Vec<String>,
-    about: About,
+    wanted: Wanted,
     request_id: Option<&Value>,
 ) -> Result<Value, String> {
+    let Wanted { account_id, bindings, past, about } = wanted;
     let Some(Bearing { token, bearer, .. }) = state.bearing.clone() else {
         return Err("authentication token required".to_owned());
     };
@@ -124,27 +139,28 @@ async fn subscribe(
         _ => "*".to_owned(),
     };
 
-    let (mut fresh, mut changed) = (Vec::new(), Vec::new());
-    for (binding, asked) in bindings.iter().zip(&asked) {
-        let wish =
-            wish(edge, state, binding, asked, &access, request_id).map_err(|error| error.to_string())?;
-        match state.bound.iter().find(|bound| bound.account_id == account && bound.binding == *binding) {
-            None => fresh.push((binding, wish)),
-            Some(bound) if *bound.membership.shape() != *wish.shape => changed.push((binding, wish)),
-            Some(_) => {}
-        }
-    }
-    if state.bound.len() + fresh.len() > edge.config.max_bindings {
+    let wishes: Vec<Wish> = bindings
+        .iter()
+        .zip(&asked)
+        .map(|(binding, asked)| wish(edge, state, binding, asked, &access, request_id))
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    let is_bound = |binding: &String| state.place(&account, binding).is_some();
+    let fresh = bindings.iter().filter(|binding| !is_bound(binding)).count();
+    if state.bound.len() + fresh > edge.config.max_bindings {
         return Err(too_many(edge));
     }
 
-    let (names, wishes): (Vec<_>, Vec<_>) = fresh.into_iter().unzip();
-    let memberships = join(edge, state, wishes).await?;
-    for (binding, membership) in names.into_iter().zip(memberships) {
-        state.bound.push(Bound { account_id: account.clone(), binding: binding.clone(), membership });
-    }
-    for (binding, wish) in changed {
-        replace(edge, state, &account, binding, wish);
+    let mut data = json!({ "subscribed": bindings });
+    match past {
+        None => join(edge, state, &account, bindings, wishes).await?,
+        Some(past) => {
+            let recovered = resume::join(edge, state, &account, bindings, wishes, past).await?;
+            data["recovered"] = json!(recovered.is_ok());
+            if let Err(reason) = recovered {
+                data["reason"] = json!(reason);
+            }
+        }
     }
     if about.name.is_some() {
         state.about.name = about.name;
@@ -152,7 +168,8 @@ async fn subscribe(
     if about.metadata.is_some() {
         state.about.metadata = about.metadata;
     }
-    Ok(json!({ "subscribed": bindings, "subscriptions": state.subscriptions() }))
+    data["subscriptions"] = json!(state.subscriptions());
+    Ok(data)
 }
 
 fn wish(
@@ -168,36 +185,49 @@ fn wish(
     Ok(Wish { shape: Arc::new(shape), subjects: resolved.subjects })
 }
 
-/// Joins, and waits until the NATS server has confirmed all subjects. Without that, nothing remains joined.
-async fn join(edge: &Arc<Edge>, state: &State, wishes: Vec<Wish>) -> Result<Vec<Membership>, String> {
-    if wishes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (memberships, confirmation) = edge.fanout.join(state.number, &state.outbox, wishes, Vec::new());
-    let confirmed = match confirmation {
-        None => true,
-        Some(confirmation) => {
-            let timeout: Duration = edge.config.request_timeout;
-            matches!(tokio::time::timeout(timeout, confirmation).await, Ok(Ok(())))
+/// Joins from now on, and waits until the NATS server has confirmed all subjects. Without that, nothing remains joined.
+///
+/// What is bound already goes on as it is; where another request asks for it, its frames carry the newer request's id
+/// from now on.
+async fn join(
+    edge: &Arc<Edge>,
+    state: &mut State,
+    account: &str,
+    bindings: Vec<String>,
+    wishes: Vec<Wish>,
+) -> Result<(), String> {
+    let (mut names, mut fresh, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    for (binding, wish) in bindings.into_iter().zip(wishes) {
+        match state.place(account, &binding).and_then(|place| state.bound.get(place)) {
+            None => {
+                names.push(binding);
+                fresh.push(wish);
+            }
+            Some(bound) if bound.membership.as_ref().is_some_and(|own| *own.shape() == *wish.shape) => {}
+            Some(_) => changed.push((binding, wish)),
         }
-    };
-    if confirmed {
-        Ok(memberships)
-    } else {
-        Err("events are not available at the moment, try again".to_owned())
     }
+    if !fresh.is_empty() {
+        let joined = edge.fanout.join(&state.outbox, fresh, Vec::new(), None);
+        confirmed(edge, joined.confirmation).await?;
+        state.bind(account, names, joined.memberships);
+    }
+    for (binding, wish) in changed {
+        // The server has its subjects already.
+        let replaced = state.take_bound(account, &binding).into_iter().collect();
+        let joined = edge.fanout.join(&state.outbox, vec![wish], replaced, None);
+        state.bind(account, vec![binding], joined.memberships);
+    }
+    Ok(())
 }
 
-/// The same binding, asked for by another request: its frames carry the newer request's id from now on. The
-/// server has its subjects already.
-fn replace(edge: &Arc<Edge>, state: &mut State, account: &str, binding: &str, wish: Wish) {
-    let same = |bound: &Bound| bound.account_id == account && bound.binding == binding;
-    let Some(index) = state.bound.iter().position(same) else { return };
-    let old = state.bound.remove(index);
-    let (memberships, _) = edge.fanout.join(state.number, &state.outbox, vec![wish], vec![old.membership]);
-    for membership in memberships {
-        let bound = Bound { account_id: account.to_owned(), binding: binding.to_owned(), membership };
-        state.bound.insert(index, bound);
+/// Waits for the server, as long as a request may.
+async fn confirmed(edge: &Edge, confirmation: Option<oneshot::Receiver<()>>) -> Result<(), String> {
+    let Some(confirmation) = confirmation else { return Ok(()) };
+    let timeout: Duration = edge.config.request_timeout;
+    match tokio::time::timeout(timeout, confirmation).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err("events are not available at the moment, try again".to_owned()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     Edge,
     authorizer::{Token, unix_now},
     config::OnTokenExpiry,
-    fanout::{Membership, SessionNumber},
+    fanout::Membership,
     frame::View,
     outbox::Outbox,
     rate::Rate,
@@ -54,14 +54,13 @@ pub(super) struct Bound {
     pub account_id: String,
     /// The client's text.
     pub binding: String,
-    /// Ends with this value.
-    pub membership: Membership,
+    /// Ends with this value. Absent only while it is replaced.
+    pub membership: Option<Membership>,
 }
 
 /// What a session knows between requests.
 #[derive(Debug)]
 pub struct State {
-    pub(super) number: SessionNumber,
     pub(super) address: IpAddr,
     pub(super) view: View,
     pub(super) outbox: Arc<Outbox>,
@@ -69,6 +68,8 @@ pub struct State {
     pub(super) bearing: Option<Bearing>,
     pub(super) about: About,
     pub(super) bound: Vec<Bound>,
+    /// Events of the past were asked for: they are to follow the reply.
+    pub(super) resumes: bool,
     /// What was granted before, by the account that was asked for, should auth-svc be away.
     pub(super) granted: HashMap<Option<String>, Access>,
 }
@@ -76,7 +77,6 @@ pub struct State {
 impl State {
     pub(super) fn new(edge: &Edge, opening: Opening, outbox: Arc<Outbox>, now: Instant) -> State {
         State {
-            number: opening.number,
             address: opening.address,
             view: opening.view,
             outbox,
@@ -84,6 +84,7 @@ impl State {
             bearing: opening.bearing,
             about: About::default(),
             bound: Vec::new(),
+            resumes: false,
             granted: HashMap::new(),
         }
     }
@@ -93,6 +94,31 @@ impl State {
         match edge.config.on_token_expiry {
             OnTokenExpiry::Close => self.bearing.as_ref().map(|bearing| bearing.expires),
             OnTokenExpiry::Keep => None,
+        }
+    }
+
+    /// Where a binding of an account stands in the list.
+    pub(super) fn place(&self, account: &str, binding: &str) -> Option<usize> {
+        self.bound.iter().position(|bound| bound.account_id == account && bound.binding == binding)
+    }
+
+    /// Takes the membership out of a binding that is about to get another; its place in the list is kept.
+    pub(super) fn take_bound(&mut self, account: &str, binding: &str) -> Option<Membership> {
+        let place = self.place(account, binding)?;
+        self.bound.get_mut(place)?.membership.take()
+    }
+
+    /// Adds bindings, or gives them their new membership.
+    pub(super) fn bind(&mut self, account: &str, bindings: Vec<String>, memberships: Vec<Membership>) {
+        for (binding, membership) in bindings.into_iter().zip(memberships) {
+            let known = self.place(account, &binding).and_then(|place| self.bound.get_mut(place));
+            match known {
+                Some(bound) => bound.membership = Some(membership),
+                None => {
+                    let account_id = account.to_owned();
+                    self.bound.push(Bound { account_id, binding, membership: Some(membership) });
+                }
+            }
         }
     }
 

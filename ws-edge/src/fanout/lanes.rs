@@ -1,0 +1,163 @@
+//! The members of some lagging sessions, apart from the table, so that a pass of the catch-up looks at nobody else.
+
+use std::{collections::HashMap, sync::Arc};
+
+use blackhole_common::subject::subject_matches;
+
+use super::{Mark, SubjectNumber, is_pattern, sequence};
+use crate::{
+    close::Close,
+    frame::{Event, EventFrames, Shape},
+    outbox::{Outbox, PassNumber, Pushed},
+};
+
+/// The lanes of one pass.
+#[derive(Debug)]
+pub struct Lanes {
+    pass: PassNumber,
+    /// With each session up to where it had everything when the pass began.
+    sessions: HashMap<u64, (Arc<Outbox>, u64)>,
+    subjects: Vec<(SubjectNumber, Arc<str>)>,
+    exact: HashMap<Arc<str>, Vec<Lane>>,
+    /// By the tenant's word.
+    patterns: HashMap<Box<str>, Vec<(Arc<str>, Vec<Lane>)>>,
+    filled: Vec<Arc<Outbox>>,
+}
+
+/// Members that get the same frames.
+#[derive(Debug)]
+struct Lane {
+    shape: Arc<Shape>,
+    members: Vec<(Arc<Outbox>, Arc<Mark>, u64)>,
+}
+
+impl Lanes {
+    pub(super) fn new(pass: PassNumber, sessions: Vec<(Arc<Outbox>, u64)>) -> Lanes {
+        Lanes {
+            pass,
+            sessions: sessions.into_iter().map(|(outbox, after)| (outbox.number, (outbox, after))).collect(),
+            subjects: Vec::new(),
+            exact: HashMap::new(),
+            patterns: HashMap::new(),
+            filled: Vec::new(),
+        }
+    }
+
+    /// Takes those of a group's members that belong to the pass's sessions.
+    pub(super) fn add<'m>(
+        &mut self,
+        number: SubjectNumber,
+        subject: &Arc<str>,
+        tenant: &str,
+        shape: &Arc<Shape>,
+        members: impl Iterator<Item = (&'m Arc<Outbox>, &'m Arc<Mark>)>,
+    ) {
+        let members: Vec<_> = members
+            .filter_map(|(outbox, mark)| {
+                let (_, after) = self.sessions.get(&outbox.number)?;
+                Some((Arc::clone(outbox), Arc::clone(mark), *after))
+            })
+            .collect();
+        if members.is_empty() {
+            return;
+        }
+        if self.subjects.last().is_none_or(|(last, _)| *last != number) {
+            self.subjects.push((number, Arc::clone(subject)));
+        }
+        let lane = Lane { shape: Arc::clone(shape), members };
+        if !is_pattern(subject) {
+            self.exact.entry(Arc::clone(subject)).or_default().push(lane);
+            return;
+        }
+        let patterns = self.patterns.entry(tenant.into()).or_default();
+        match patterns.iter_mut().find(|(pattern, _)| pattern == subject) {
+            Some((_, lanes)) => lanes.push(lane),
+            None => patterns.push((Arc::clone(subject), vec![lane])),
+        }
+    }
+
+    /// The pass.
+    pub fn pass(&self) -> PassNumber {
+        self.pass
+    }
+
+    /// The numbers of the subjects that some lane is for.
+    pub fn subjects(&self) -> impl Iterator<Item = SubjectNumber> {
+        self.subjects.iter().map(|(number, _)| *number)
+    }
+
+    /// Their texts.
+    pub fn texts(&self) -> Vec<Arc<str>> {
+        self.subjects.iter().map(|(_, text)| Arc::clone(text)).collect()
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = &Arc<Outbox>> {
+        self.sessions.values().map(|(outbox, _)| outbox)
+    }
+
+    /// Whether a session is still served by this pass.
+    pub fn is_wanted(&self) -> bool {
+        self.sessions().any(|outbox| outbox.lagging().is_some_and(|lag| lag.pass == Some(self.pass)))
+    }
+
+    /// Queues an event of the past for everyone whose binding it matches and who did not have it.
+    pub fn deliver(&mut self, event: &Event, frames: &EventFrames<'_>) {
+        let Some(sequence) = sequence(event) else { return };
+        let Ok(subject) = std::str::from_utf8(&event.subject) else { return };
+        let patterns =
+            [frames.tenant(), "*"].into_iter().filter_map(|tenant| self.patterns.get(tenant)).flatten();
+        let patterns =
+            patterns.filter(|(pattern, _)| subject_matches(pattern, subject)).flat_map(|(_, lanes)| lanes);
+        for lane in self.exact.get(subject).into_iter().flatten().chain(patterns) {
+            let mut frame = None;
+            for (outbox, mark, after) in &lane.members {
+                if sequence <= mark.get().max(*after) {
+                    continue;
+                }
+                let Some(frame) = frame.get_or_insert_with(|| frames.frame(&lane.shape)) else { break };
+                match outbox.push_missed(self.pass, sequence, frame) {
+                    Pushed::First => self.filled.push(Arc::clone(outbox)),
+                    Pushed::Queued => {}
+                    Pushed::Lagging | Pushed::Ended => continue,
+                }
+                mark.raise(sequence);
+            }
+        }
+    }
+
+    /// What has to be flushed.
+    pub fn filled(&mut self) -> &mut Vec<Arc<Outbox>> {
+        &mut self.filled
+    }
+
+    /// The past up to `position` is done with.
+    pub fn advance(&self, position: u64) {
+        self.sessions().for_each(|outbox| outbox.advance(self.pass, position));
+    }
+
+    /// Everything is done with: the sessions that are still here are live.
+    pub(super) fn go_live(&self) {
+        self.sessions().for_each(|outbox| outbox.go_live(self.pass));
+    }
+
+    /// Events before `position` are no longer there: has those sessions closed that were owed some of them.
+    pub fn close_behind(&self, position: u64) {
+        for (outbox, after) in self.sessions.values() {
+            let is_owed = outbox.lagging().is_some_and(|lag| lag.pass == Some(self.pass));
+            if is_owed && after.saturating_add(1) < position {
+                outbox.close(Close::Behind);
+            }
+        }
+    }
+
+    /// The pass is over before its end. Returns those who still have to be brought up to date.
+    pub fn give_up(self) -> Vec<Arc<Outbox>> {
+        let pass = self.pass;
+        self.sessions
+            .into_values()
+            .map(|(outbox, _)| outbox)
+            .filter(|outbox| outbox.drop_from_pass(pass))
+            .collect()
+    }
+}

@@ -1,0 +1,92 @@
+//! Bringing what was missed live from the stream to all sessions that are live.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
+
+use super::stream::Unreadable;
+use crate::{
+    close::Close,
+    cursor::Identity,
+    fanout::Fanout,
+    frame::EventFrames,
+    history::{Found, History},
+    metrics::Metrics,
+};
+
+/// After so many events the queues are flushed.
+const AT_ONCE: u64 = 64;
+
+/// The positions of what has come live of late, so that what has not can be told from it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    positions: VecDeque<u64>,
+}
+
+impl Seen {
+    pub(super) fn add(&mut self, position: u64) {
+        // An event comes once for each subject that it matches.
+        if self.positions.back() != Some(&position) {
+            self.positions.push_back(position);
+        }
+    }
+
+    /// Everything up to here is known to have come.
+    pub(super) fn forget(&mut self, verified: u64) {
+        while self.positions.front().is_some_and(|position| *position <= verified) {
+            self.positions.pop_front();
+        }
+    }
+
+    pub(super) fn has(&self, position: u64) -> bool {
+        self.positions.contains(&position)
+    }
+}
+
+/// Brings the events behind `gap.start` up to `gap.end`. Returns how many there were.
+///
+/// What is older than the newest that was `seen`, and was not seen, is late: it goes out after what came before.
+pub(super) async fn bring(
+    history: History,
+    fanout: Arc<Fanout>,
+    metrics: Arc<Metrics>,
+    identity: Identity,
+    gap: Range<u64>,
+    seen: Seen,
+) -> Result<u64, Unreadable> {
+    let newest = seen.positions.iter().max().copied().unwrap_or_default();
+    let seen: HashSet<u64> = seen.positions.into_iter().collect();
+    let mut reader = history.read(identity, gap.start, gap.end, None).await?;
+    let mut brought = 0;
+    loop {
+        match reader.next().await? {
+            Found::Event(event) => {
+                let position = event.cursor.map_or(0, |cursor| cursor.sequence);
+                if seen.contains(&position) {
+                    continue;
+                }
+                brought += 1;
+                metrics.events_repaired.inc();
+                match EventFrames::read(fanout.event_root(), &event) {
+                    Some(frames) => fanout.deliver_missed(&event, &frames, position < newest),
+                    None => drop(metrics.events_unreadable.inc()),
+                }
+                if brought % AT_ONCE == 0 {
+                    fanout.flush();
+                }
+            }
+            // Never a hole without a word.
+            Found::Gone(position) => {
+                tracing::warn!(position, "what was missed has left the history, sessions are closed");
+                fanout.close_all(Close::Behind);
+            }
+            Found::End => {
+                fanout.advance(gap.end);
+                fanout.flush();
+                return Ok(brought);
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What the server tells of the stream: which one it is, from where to where it reaches, and who leads it.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::{Client, Request, RequestErrorKind};
+use blackhole_common::wire::Subjects;
+use serde::Deserialize;
+use thiserror::Error;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::cursor::Identity;
+
+/// The stream cannot be asked or read at the moment.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Unreadable(pub(super) String);
+
+impl Unreadable {
+    /// For whatever went wrong.
+    pub(crate) fn new(error: impl std::fmt::Display) -> Unreadable {
+        Unreadable(error.to_string())
+    }
+}
+
+/// The stream at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Which one.
+    pub identity: Identity,
+    /// When it was made.
+    pub created: SystemTime,
+    /// The position of its oldest event; one more than the newest where it is empty.
+    pub first: u64,
+    /// When its oldest event was stored.
+    pub first_at: SystemTime,
+    /// The position of its newest event.
+    pub last: u64,
+    /// How long it keeps events.
+    pub max_age: Duration,
+    /// Less than half of the bytes that it may have: what has left it, has left it by age.
+    pub is_roomy: bool,
+    /// The server that leads it; `None` without a cluster.
+    pub leader: Option<String>,
+}
+
+/// Where the stream is asked about.
+pub(super) fn info_subject(subjects: &Subjects) -> String {
+    format!("$JS.API.STREAM.INFO.{}", subjects.stream())
+}
+
+/// Asks the server; `None` where there is no stream.
+///
+/// # Errors
+/// When nobody can tell at the moment.
+pub async fn ask(
+    client: &Client,
+    subjects: &Subjects,
+    within: Duration,
+) -> Result<Option<StreamInfo>, Unreadable> {
+    let request = Request::new().timeout(Some(within));
+    match client.send_request(info_subject(subjects), request).await {
+        Ok(answer) => read(&answer.payload),
+        // A server without JetStream answers as well: it has no stream.
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+        Err(error) => Err(Unreadable::new(error)),
+    }
+}
+
+/// Reads the server's answer.
+///
+/// # Errors
+/// When it tells neither of a stream nor that there is none.
+pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, Unreadable> {
+    #[derive(Deserialize)]
+    struct Answer {
+        created: Option<String>,
+        state: Option<State>,
+        config: Option<Config>,
+        cluster: Option<Cluster>,
+        error: Option<ApiError>,
+    }
+    #[derive(Deserialize)]
+    struct State {
+        bytes: u64,
+        first_seq: u64,
+        first_ts: String,
+        last_seq: u64,
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        /// Nanoseconds.
+        max_age: u64,
+        max_bytes: i64,
+    }
+    #[derive(Deserialize)]
+    struct Cluster {
+        leader: Option<String>,
+        #[serde(default)]
+        replicas: Vec<serde::de::IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    struct ApiError {
+        code: u16,
+        #[serde(default)]
+        description: String,
+    }
+    match serde_json::from_slice(answer).map_err(Unreadable::new)? {
+        Answer { created: Some(created), state: Some(state), config: Some(config), cluster, .. } => {
+            let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).map(SystemTime::from);
+            Ok(Some(StreamInfo {
+                identity: Identity::new(&created),
+                created: time(&created).map_err(Unreadable::new)?,
+                first: state.first_seq,
+                first_at: time(&state.first_ts).map_err(Unreadable::new)?,
+                last: state.last_seq,
+                max_age: Duration::from_nanos(config.max_age),
+                is_roomy: u64::try_from(config.max_bytes).map_or(true, |most| state.bytes < most / 2),
+                // A server of its own tells itself as leader of a group without others: it is never replaced.
+                leader: cluster.filter(|cluster| !cluster.replicas.is_empty()).and_then(|group| group.leader),
+            }))
+        }
+        Answer { error: Some(ApiError { code: 404, .. }), .. } => Ok(None),
+        Answer { error: Some(error), .. } => Err(Unreadable(error.description)),
+        _ => Err(Unreadable("the stream's information cannot be read".to_owned())),
+    }
+}
+
+impl StreamInfo {
+    /// Whether everything after position `after` is still there.
+    pub fn reaches_back_to(&self, after: u64) -> bool {
+        after.saturating_add(1) >= self.first
+    }
+
+    /// Whether everything that was published after `time` is still there.
+    ///
+    /// What was dropped for space is the oldest, but how old it was is not known any more; so this is only claimed
+    /// where something older is there still, nothing was ever dropped, or age alone drops.
+    pub fn reaches_back_to_time(&self, time: SystemTime, now: SystemTime) -> bool {
+        let is_young = now.duration_since(time).is_ok_and(|age| age <= self.max_age);
+        time >= self.created && (self.first <= 1 || self.first_at <= time || (is_young && self.is_roomy))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SINGLE: &str = r#"{"type":"io.nats.jetstream.api.v1.stream_info_response","config":{"max_age":600000000000,"max_bytes":1073741824},"created":"2026-11-25T10:00:00.5Z","state":{"messages":3,"bytes":900,"first_seq":5,"first_ts":"2026-11-25T10:30:00Z","last_seq":7,"last_ts":"2026-11-25T10:31:00Z"},"cluster":{"leader":"NAME"}}"#;
+
+    fn info() -> StreamInfo {
+        read(SINGLE.as_bytes()).unwrap().unwrap()
+    }
+
+    fn minutes(info: &StreamInfo, after_creation: u64) -> SystemTime {
+        info.created + Duration::from_secs(60 * after_creation)
+    }
+
+    #[test]
+    fn the_servers_answer_is_read() {
+        let info = info();
+        assert_eq!((info.first, info.last, info.leader.as_deref()), (5, 7, None));
+        assert_eq!(info.max_age, Duration::from_secs(600));
+        let clustered = SINGLE.replace(r#""leader":"NAME""#, r#""leader":"n1","replicas":[{"name":"n2"}]"#);
+        assert_eq!(read(clustered.as_bytes()).unwrap().unwrap().leader.as_deref(), Some("n1"));
+        assert_eq!(read(br#"{"error":{"code":404,"err_code":10059}}"#).unwrap(), None);
+        let error = read(br#"{"error":{"code":503,"description":"not now"}}"#).unwrap_err();
+        assert_eq!(error.to_string(), "not now");
+        assert!(read(b"{}").is_err() && read(b"nonsense").is_err());
+    }
+
+    #[test]
+    fn it_reaches_back_to_what_is_still_there() {
+        let info = info();
+        assert!(info.reaches_back_to(4) && info.reaches_back_to(7) && info.reaches_back_to(u64::MAX));
+        assert!(!info.reaches_back_to(3) && !info.reaches_back_to(0));
+    }
+
+    #[test]
+    fn a_time_is_only_reached_when_nothing_after_it_can_have_gone() {
+        let mut info = info();
+        let now = minutes(&info, 32);
+        // Older than the oldest event, but age alone drops, and it is not that old.
+        assert!(info.reaches_back_to_time(minutes(&info, 25), now));
+        assert!(!info.reaches_back_to_time(minutes(&info, 20), now), "older than max_age");
+        info.is_roomy = false;
+        assert!(!info.reaches_back_to_time(minutes(&info, 25), now), "may have gone for space");
+        assert!(info.reaches_back_to_time(minutes(&info, 31), now), "something older is there still");
+        info.first = 1;
+        assert!(info.reaches_back_to_time(minutes(&info, 1), now), "nothing has ever gone");
+        assert!(!info.reaches_back_to_time(info.created - Duration::from_secs(1), now), "before the stream");
+    }
+}

@@ -1,0 +1,142 @@
+use super::*;
+
+/// A socket that keeps what it is given, as much as it may.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    bytes: Mutex<Vec<u8>>,
+    room: Mutex<Option<usize>>,
+}
+
+impl Kept {
+    /// What it was given since it was last asked.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes.lock())
+    }
+
+    /// Takes so many bytes more.
+    pub(crate) fn allow(&self, bytes: usize) {
+        *self.room.lock() = Some(bytes);
+    }
+}
+
+impl Socket for Kept {
+    fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut room = self.room.lock();
+        let all: usize = frames.iter().map(|frame| frame.len()).sum();
+        let most = room.map_or(all, |room| room.min(all));
+        if most == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if let Some(room) = &mut *room {
+            *room -= most;
+        }
+        self.bytes.lock().extend(frames.iter().flat_map(|frame| frame.iter().copied()).take(most));
+        Ok(most)
+    }
+}
+
+/// An outbox and what went through it.
+pub(crate) fn outbox(number: SessionNumber, most_bytes: usize) -> (Arc<Outbox>, Arc<Kept>) {
+    let kept = Arc::new(Kept::default());
+    let socket: Arc<dyn Socket> = Arc::clone(&kept) as _;
+    (Arc::new(Outbox::new(number, most_bytes, socket, Arc::default())), kept)
+}
+
+fn push(outbox: &Outbox, sequence: u64, frame: &'static str) -> Pushed {
+    outbox.push_live(Some(sequence), || Some(Bytes::from_static(frame.as_bytes())))
+}
+
+fn missed(outbox: &Outbox, pass: PassNumber, sequence: u64, frame: &'static str) -> Pushed {
+    outbox.push_missed(pass, sequence, &Bytes::from_static(frame.as_bytes()))
+}
+
+#[test]
+fn frames_come_out_in_order_and_the_first_asks_for_a_flush() {
+    let (outbox, kept) = outbox(1, 10);
+    assert_eq!(push(&outbox, 1, "a"), Pushed::First);
+    assert_eq!(push(&outbox, 2, "b"), Pushed::Queued);
+    assert_eq!(outbox.flush(), Flushed::Empty);
+    assert_eq!(kept.take(), b"ab");
+    assert_eq!(push(&outbox, 3, "c"), Pushed::First);
+}
+
+#[test]
+fn a_socket_that_takes_a_part_gets_the_rest_later() {
+    let (outbox, kept) = outbox(1, 100);
+    kept.allow(4);
+    push(&outbox, 1, "abc");
+    push(&outbox, 2, "def");
+    assert_eq!(outbox.flush(), Flushed::Blocked);
+    assert!(outbox.is_blocked() && kept.take() == b"abcd");
+    assert_eq!(push(&outbox, 3, "g"), Pushed::Queued, "the session's task will flush");
+    kept.allow(100);
+    assert_eq!(outbox.flush(), Flushed::Empty);
+    assert!(!outbox.is_blocked() && kept.take() == b"efg");
+}
+
+#[test]
+fn a_single_large_frame_fits_and_the_next_makes_the_session_lag() {
+    let (outbox, kept) = outbox(1, 5);
+    kept.allow(0);
+    push(&outbox, 7, "a large frame");
+    assert_eq!(push(&outbox, 8, "b"), Pushed::Lagging);
+    assert_eq!(outbox.lagging(), Some(Lag { after: 7, pass: None }));
+    assert_eq!(push(&outbox, 9, "c"), Pushed::Lagging);
+    assert_eq!(outbox.join_pass(1), None, "not before it has read what waits");
+    kept.allow(100);
+    assert_eq!(outbox.flush(), Flushed::Lagging);
+    assert_eq!(outbox.join_pass(1), Some(7));
+    assert_eq!(missed(&outbox, 1, 8, "b"), Pushed::First);
+    outbox.go_live(1);
+    assert_eq!(outbox.lagging(), None);
+    assert_eq!(push(&outbox, 10, "d"), Pushed::Queued);
+    outbox.flush();
+    assert_eq!(kept.take(), b"a large framebd");
+}
+
+#[test]
+fn without_a_history_a_session_that_is_too_slow_is_closed() {
+    let (outbox, kept) = outbox(1, 5);
+    kept.allow(0);
+    outbox.push_live(None, || Some(Bytes::from_static(b"12345")));
+    assert_eq!(outbox.push_live(None, || Some(Bytes::from_static(b"6"))), Pushed::Ended);
+    assert_eq!(outbox.closing(), Some(Close::TooSlow));
+}
+
+#[test]
+fn a_pass_leaves_a_full_session_behind_where_it_stands() {
+    let (outbox, kept) = outbox(1, 5);
+    outbox.lag(3, 100);
+    assert_eq!(outbox.join_pass(1), None, "it is held");
+    outbox.release();
+    assert_eq!(outbox.join_pass(1), Some(3));
+    kept.allow(0);
+    assert_eq!(missed(&outbox, 1, 4, "abcde"), Pushed::First);
+    assert_eq!(missed(&outbox, 1, 9, "f"), Pushed::Lagging);
+    assert_eq!(outbox.lagging(), Some(Lag { after: 8, pass: None }));
+    assert_eq!(missed(&outbox, 1, 9, "f"), Pushed::Lagging, "it is no longer in that pass");
+    outbox.advance(1, 50);
+    outbox.go_live(1);
+    assert_eq!(outbox.lagging(), Some(Lag { after: 8, pass: None }));
+}
+
+#[test]
+fn who_asks_for_the_past_is_owed_from_the_older_position_on() {
+    let (outbox, _) = outbox(1, 5);
+    assert_eq!(outbox.lag(5, 100), 100, "live: it had everything");
+    assert_eq!(outbox.lag(9, 200), 5);
+    assert_eq!(outbox.lag(2, 200), 5);
+    outbox.release();
+    assert_eq!(outbox.lagging(), Some(Lag { after: 2, pass: None }));
+}
+
+#[test]
+fn what_ended_takes_nothing_more() {
+    let (outbox, kept) = outbox(1, 100);
+    push(&outbox, 1, "abc");
+    push(&outbox, 2, "def");
+    outbox.end(false);
+    assert_eq!(push(&outbox, 3, "g"), Pushed::Ended);
+    outbox.flush();
+    assert_eq!(kept.take(), b"abc");
+}
