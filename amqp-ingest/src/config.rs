@@ -54,7 +54,7 @@ pub struct AmqpConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HistoryConfig {
-    /// How long events are kept.
+    /// How long events are kept. Zero: not at all; there is no stream then, and no client can have missed events.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
     /// How many bytes of events are kept at most; beyond, the oldest go.
@@ -156,12 +156,17 @@ impl AmqpConfig {
 }
 
 impl HistoryConfig {
+    /// Events are published and forgotten.
+    pub fn is_off(&self) -> bool {
+        self.max_age.is_zero()
+    }
+
     fn check(&self) -> Result<(), Impossible> {
         let day = Duration::from_secs(24 * 3600);
         Impossible::unless(
-            (Duration::from_secs(1)..=365 * day).contains(&self.max_age),
+            self.is_off() || (Duration::from_secs(1)..=365 * day).contains(&self.max_age),
             "history.max_age",
-            "must be between 1s and 365 days",
+            "must be between 1s and 365 days, or 0s for no history",
         )?;
         let range = 1 << 20..=i64::MAX as u64;
         Impossible::unless(
@@ -208,7 +213,9 @@ mod tests {
             checked(|config| config.amqp.queue_max_bytes = ByteSize::b(u64::MAX)),
             Some("amqp.queue_max_bytes")
         );
-        assert_eq!(checked(|config| config.history.max_age = Duration::ZERO), Some("history.max_age"));
+        assert_eq!(checked(|config| config.history.max_age = Duration::ZERO), None);
+        let short = Duration::from_millis(10);
+        assert_eq!(checked(|config| config.history.max_age = short), Some("history.max_age"));
         assert_eq!(checked(|config| config.history.max_bytes = ByteSize::b(1)), Some("history.max_bytes"));
         assert_eq!(checked(|config| config.history.replicas = 0), Some("history.replicas"));
     }

@@ -95,6 +95,7 @@ impl Ingest {
         // Room for a burst; beyond it a source waits, and with it its broker.
         let (outgoing, from_sources) = mpsc::channel(1024);
         let amqp = readiness.latch("amqp");
+        let (subjects, has_history) = (Subjects::new(&config.nats.prefix), !config.history.is_off());
         let nats = Outage::new("nats", config.nats.url.to_string(), readiness.latch("nats"), &metrics);
         let publisher =
             Publisher::new(config.nats.clone(), config.history.clone(), from_sources, nats, metrics.clone());
@@ -102,7 +103,7 @@ impl Ingest {
             outage: Outage::new("amqp", config.amqp.url.to_string(), amqp, &metrics),
             broker: Broker {
                 config: config.amqp,
-                root: Subjects::new(&config.nats.prefix).ingest(),
+                root: if has_history { subjects.ingest() } else { subjects.event() },
                 catalogue,
                 outgoing,
                 metrics,

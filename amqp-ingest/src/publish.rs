@@ -22,6 +22,12 @@
 //! (`Nats-Expected-Last-Msg-Id` would close this gap, but before nats-server 2.10.26 a replicated stream takes an
 //! event that it refused for a duplicate when it comes again.)
 
+//!
+//! # Without history
+//! `history.max_age = "0s"`: there is no stream, events go to the subscribers at once. They count as taken when a word
+//! that was sent behind them has come back through the server. What is published again after a failure may have come
+//! already: nobody recognises it.
+
 mod answer;
 mod connection;
 mod receipt;
@@ -82,6 +88,8 @@ pub(crate) struct Publisher {
     sent: usize,
     /// The number of the front event on the present connection; its answer is addressed with it.
     front: u64,
+    /// Without history: events before this number have a word sent behind them.
+    marked: u64,
     /// When so many wait, look for abandoned ones.
     many: usize,
     outage: Outage,
@@ -108,6 +116,7 @@ impl Publisher {
             pending: VecDeque::new(),
             sent: 0,
             front: 0,
+            marked: 0,
             many: FEW,
             outage,
             refusal_log: Seldom::new(),
@@ -137,14 +146,21 @@ impl Publisher {
         let (nats, history) = (self.nats.clone(), self.history.clone());
         let opened = self.while_taking(async move {
             let connection = Connection::open(&nats).await?;
-            stream::ensure(connection.client(), &history, &Subjects::new(&nats.prefix)).await?;
+            let subjects = Subjects::new(&nats.prefix);
+            if history.is_off() {
+                stream::remove(connection.client(), &subjects).await?;
+            } else {
+                stream::ensure(connection.client(), &history, &subjects).await?;
+            }
             Ok::<_, IngestError>(connection)
         });
         let mut connection = match opened.await {
             Ok(result) => result?,
             Err(NoSources) => return Ok(()),
         };
-        let mut proven = false;
+        let has_history = !self.history.is_off();
+        // Where nothing is stored, nothing can be refused.
+        let mut proven = !has_history;
         if self.pending.is_empty() {
             self.outage.ended();
         }
@@ -154,12 +170,19 @@ impl Publisher {
             while self.sent < self.pending.len().min(most) {
                 self.publish_next(&connection).await?;
             }
+            if !has_history {
+                self.mark(&connection).await?;
+            }
             let deadline = self.ack_deadline();
             tokio::select! {
                 biased;
                 answer = connection.answer() => {
                     let (number, answer) = answer::read(&answer?);
-                    if self.answered(number, answer)? && !proven {
+                    if !has_history {
+                        self.passed(number.unwrap_or_default())?;
+                        backoff.reset();
+                        self.outage.ended();
+                    } else if self.answered(number, answer)? && !proven {
                         proven = true;
                         backoff.reset();
                         self.outage.ended();
@@ -207,7 +230,13 @@ impl Publisher {
         let Some(pending) = self.pending.get_mut(self.sent) else { return Ok(()) };
         self.sent += 1;
         let Message { subject, headers, body } = pending.outgoing.message.clone();
-        let published = connection.publish(number, subject, headers, body);
+        let published = async {
+            if self.history.is_off() {
+                connection.publish_plainly(subject, headers, body).await
+            } else {
+                connection.publish(number, subject, headers, body).await
+            }
+        };
         let result = timeout(ACK_WITHIN, published).await;
         pending.sent = Some(Instant::now());
         match result {
@@ -224,6 +253,27 @@ impl Publisher {
                 PublishErrorKind::Send => Err(IngestError::NatsLost(String::new())),
             },
         }
+    }
+
+    /// Without history: has the server tell when it has handled what was published so far.
+    async fn mark(&mut self, connection: &Connection) -> Result<(), IngestError> {
+        let next = self.front + self.sent as u64;
+        if self.marked >= next {
+            return Ok(());
+        }
+        self.marked = next;
+        let marked = timeout(ACK_WITHIN, connection.mark(next)).await;
+        marked
+            .map_err(|_| IngestError::AckTimeout(ACK_WITHIN.as_secs()))?
+            .map_err(|error| IngestError::NatsLost(format!(": {error}")))
+    }
+
+    /// Without history: the server has handled every event before `next`.
+    fn passed(&mut self, next: u64) -> Result<(), IngestError> {
+        while self.front < next && self.sent > 0 {
+            self.answered(Some(self.front), Answer::Stored { duplicate: false })?;
+        }
+        Ok(())
     }
 
     /// Handles the answer to event `number`. Returns whether the stream has stored something.
@@ -284,5 +334,6 @@ impl Publisher {
         }
         self.sent = 0;
         self.front = 0;
+        self.marked = 0;
     }
 }

@@ -89,6 +89,17 @@ impl Stack {
         Edge::start(name, &self.dir, &env).await
     }
 
+    /// One more ingest on the same brokers, with settings of its own; the first one may have to go before it works.
+    pub async fn another_ingest(&self, name: &str, settings: &[Setting<'_>]) -> Service {
+        let mut env = vec![
+            ("NATS__URL", self.nats.url()),
+            ("AMQP__URL", self.rabbitmq.url()),
+            ("LOG__FILTER", "debug,async_nats=info,lapin=info,hyper=info".to_owned()),
+        ];
+        env.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        Service::start(name, &binaries().amqp_ingest, self.dir.path(), &env).await.unwrap()
+    }
+
     /// A simulated KAZOO's connection to the broker.
     pub async fn publisher(&self) -> Publisher {
         Publisher::connect(&self.rabbitmq.url()).await.unwrap()

@@ -260,16 +260,16 @@ impl Fanout {
         }
     }
 
-    /// Memberships that were to begin with events of the past begin behind `position` instead: there, their session
-    /// had everything else.
-    pub fn forgo_past(&self, outbox: &Outbox, memberships: &[Membership], position: u64) {
+    /// Memberships that were to begin with events of the past begin behind `end` instead. Of all else, their session has
+    /// had everything up to `position`.
+    pub fn forgo_past(&self, outbox: &Outbox, memberships: &[Membership], position: u64, end: u64) {
         let mut table = self.table.lock();
         outbox.forgo_past(position);
         for membership in memberships {
             for number in &membership.subjects {
                 let Some(subject) = table.subjects.get_mut(number) else { continue };
                 if let Some(member) = subject.member(&membership.outbox, &membership.shape) {
-                    member.mark.set(position);
+                    member.mark.set(end);
                 }
             }
         }

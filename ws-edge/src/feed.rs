@@ -28,6 +28,7 @@ use blackhole_common::{
     readiness::Latch,
     wire::{self, Subjects},
 };
+use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -74,8 +75,11 @@ pub struct Feed {
     next_look: Instant,
     /// Subjects whose confirmation is to be asked for next.
     to_confirm: Vec<SubjectNumber>,
-    /// The newest event that was handed on, by its position in the stream.
+    /// The newest event that was handed on, by its position in the stream and its subject.
     position: u64,
+    subject: Bytes,
+    /// What comes live at or below this position was brought from the stream already, or is known to come late.
+    settled: u64,
     /// Where the stream ended when it was last looked at in good faith: everything up to here has come.
     verified: u64,
     /// Where it ended a look later; verified with the next.
@@ -139,6 +143,8 @@ impl Feed {
             next_look: now,
             to_confirm: Vec::new(),
             position: 0,
+            subject: Bytes::new(),
+            settled: 0,
             verified: 0,
             looked: (now, 0),
             seen: Seen::default(),
@@ -451,6 +457,7 @@ impl Feed {
     /// Nothing is missing any more: what was held back goes on.
     fn release(&mut self) {
         self.trust = Trust::Full;
+        self.settled = self.settled.max(self.position);
         self.held_bytes = 0;
         let mut held = std::mem::take(&mut self.held);
         while let Some(message) = held.pop_front() {
@@ -473,6 +480,8 @@ impl Feed {
 
     fn begin_anew(&mut self) {
         self.position = 0;
+        self.subject = Bytes::new();
+        self.settled = 0;
         self.verified = 0;
         self.looked.1 = 0;
         self.seen = Seen::default();
@@ -489,15 +498,16 @@ impl Feed {
             None => None,
             Some(sequence) => {
                 let identity = self.stream.borrow().as_ref().map(|info| info.identity);
-                let goes_back =
-                    sequence < self.position && sequence > self.verified && !self.seen.has(sequence);
-                let Some(stream) = identity.filter(|_| !goes_back || self.is_led()) else {
+                let Some(stream) = identity.filter(|_| !self.goes_back(sequence, &message)) else {
                     // Which stream it is has to be asked.
                     self.doubt();
                     self.hold(message);
                     return;
                 };
-                self.position = self.position.max(sequence);
+                if sequence >= self.position {
+                    self.position = sequence;
+                    self.subject = message.subject.clone();
+                }
                 if self.is_led() {
                     self.seen.add(sequence);
                 }
@@ -515,6 +525,14 @@ impl Feed {
             Some(frames) => self.fanout.deliver(message.subscription, &event, &frames),
             None => drop(self.metrics.events_unreadable.inc()),
         }
+    }
+
+    /// Positions only grow, on one connection and in one stream; an event that matches several subscriptions comes
+    /// several times.
+    fn goes_back(&self, sequence: u64, message: &Message) -> bool {
+        let is_back =
+            sequence < self.position || (sequence == self.position && message.subject != self.subject);
+        is_back && sequence > self.settled
     }
 
     fn is_led(&self) -> bool {

@@ -70,7 +70,7 @@ impl Connection {
         &self.client
     }
 
-    /// Publishes; the answer will come with `number`.
+    /// Publishes; the stream's answer will come with `number`.
     pub(super) async fn publish(
         &self,
         number: u64,
@@ -80,6 +80,22 @@ impl Connection {
     ) -> Result<(), PublishError> {
         let reply = format!("{}.{number}", self.inbox);
         self.client.publish_with_reply_and_headers(subject, reply, headers, body).await
+    }
+
+    /// Publishes what no stream takes: nobody answers.
+    pub(super) async fn publish_plainly(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(), PublishError> {
+        self.client.publish_with_headers(subject, headers, body).await
+    }
+
+    /// Publishes a word to ourselves: when it comes back as an answer with `number`, the server has handled everything
+    /// that was published before.
+    pub(super) async fn mark(&self, number: u64) -> Result<(), PublishError> {
+        self.client.publish(format!("{}.{number}", self.inbox), Bytes::new()).await
     }
 
     /// The next answer of the stream. Nothing is lost when the wait for it is broken off.

@@ -1,11 +1,11 @@
-//! The stream: created where it is missing, updated where it differs.
+//! The stream: created where it is missing, updated where it differs, removed where there is to be no history.
 //!
 //! What an operator has added to the stream (a description, a placement, …) stays as it is.
 
 use std::time::Duration;
 
 use async_nats::{
-    Client,
+    Client, RequestErrorKind,
     jetstream::{
         self, ErrorCode,
         context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind},
@@ -13,6 +13,7 @@ use async_nats::{
     },
 };
 use blackhole_common::wire::Subjects;
+use serde::Deserialize;
 
 use crate::{
     config::{HistoryConfig, Storage},
@@ -50,6 +51,34 @@ pub(super) async fn ensure(
             jetstream.create_stream(wanted).await.map_err(|error| refused(&stream, &error))?;
             tracing::info!(stream, "created the stream");
         }
+    }
+    Ok(())
+}
+
+/// Takes the stream away: where there is no history, one that stays would only look like it.
+pub(super) async fn remove(client: &Client, subjects: &Subjects) -> Result<(), IngestError> {
+    #[derive(Deserialize)]
+    struct Reply {
+        error: Option<jetstream::Error>,
+    }
+    let stream = subjects.stream();
+    let answer = match client.request(format!("$JS.API.STREAM.DELETE.{stream}"), "".into()).await {
+        Ok(answer) => answer,
+        // A server without JetStream has none.
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => return Ok(()),
+        Err(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
+    };
+    let reply: Reply = serde_json::from_slice(&answer.payload)
+        .map_err(|error| IngestError::Stream { stream: stream.clone(), reason: error.to_string() })?;
+    const NONE_THERE: [ErrorCode; 3] = [
+        ErrorCode::STREAM_NOT_FOUND,
+        ErrorCode::JETSTREAM_NOT_ENABLED,
+        ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
+    ];
+    match reply.error {
+        None => tracing::info!(stream, "removed the stream: history.max_age is 0s"),
+        Some(error) if NONE_THERE.contains(&error.error_code()) => {}
+        Some(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! One plain HTTP/1.1 GET, as much as health checks and metrics need.
+//! One plain HTTP/1.1 request, as much as health checks, metrics and the admin ports need.
 
 use std::time::Duration;
 
@@ -19,9 +19,20 @@ pub struct Answer {
 
 /// `GET path` from `authority` (`host:port`).
 pub async fn get(authority: &str, path: &str) -> Result<Answer> {
+    ask("GET", authority, path).await
+}
+
+/// `POST path`, without a body.
+pub async fn post(authority: &str, path: &str) -> Result<Answer> {
+    ask("POST", authority, path).await
+}
+
+async fn ask(method: &str, authority: &str, path: &str) -> Result<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(authority).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await?;

@@ -39,10 +39,6 @@ impl Seen {
             self.positions.pop_front();
         }
     }
-
-    pub(super) fn has(&self, position: u64) -> bool {
-        self.positions.contains(&position)
-    }
 }
 
 /// Brings the events behind `gap.start` up to `gap.end`. Returns how many there were.

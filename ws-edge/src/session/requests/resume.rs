@@ -10,6 +10,8 @@ use crate::{
 /// Why events of the past do not come; clients match on it.
 const EXPIRED: &str = "cursor expired";
 const UNKNOWN: &str = "unknown stream";
+/// What clients read who ask for the past where none is kept.
+const NO_HISTORY: &str = "there is no history here : since is not possible";
 
 /// From where on events are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -27,21 +29,22 @@ pub(super) enum Past {
 /// # Errors
 /// The text to reply.
 pub(super) async fn past(edge: &Edge, since: Since) -> Result<Past, String> {
-    if edge.stream.borrow().is_none() {
-        return Err("there is no history here : since is not possible".to_owned());
+    let unavailable = |_| "events are not available at the moment, try again".to_owned();
+    // A stream that was made this second is not known yet; whether a cursor is one of it is judged after the join.
+    let is_known = edge.stream.borrow().is_some();
+    if let (Since::Cursor(cursor), true) = (since, is_known) {
+        return Ok(Past::Cursor(cursor));
     }
+    let info = edge.history.info().await.map_err(unavailable)?.ok_or(NO_HISTORY)?;
     match since {
         Since::Cursor(cursor) => Ok(Past::Cursor(cursor)),
         Since::Back(back) => {
-            let unavailable = |_| "events are not available at the moment, try again".to_owned();
             let now = SystemTime::now();
             let time = now.checked_sub(back).unwrap_or(SystemTime::UNIX_EPOCH);
-            match edge.history.info().await.map_err(unavailable)? {
-                Some(info) if info.reaches_back_to_time(time, now) => {
-                    edge.history.position_at(time).await.map(Past::Position).map_err(unavailable)
-                }
-                _ => Ok(Past::Gone),
+            if !info.reaches_back_to_time(time, now) {
+                return Ok(Past::Gone);
             }
+            edge.history.position_at(time).await.map(Past::Position).map_err(unavailable)
         }
     }
 }
@@ -69,20 +72,19 @@ pub(super) async fn join(
     let joined = edge.fanout.join(&state.outbox, wishes, replaced, Some(since));
     let confirmed = confirmed(edge, joined.confirmation).await;
     // The confirmation has brought news of the stream.
-    let recovered = match &*edge.stream.borrow() {
-        Some(info) if confirmed.is_ok() => judge(past, info),
-        _ => Err(UNKNOWN),
+    let (recovered, end) = match &*edge.stream.borrow() {
+        Some(info) => (confirmed.and_then(|()| Ok(judge(past, info))), info.last),
+        None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.position),
     };
-    if recovered.is_err() {
-        edge.fanout.forgo_past(&state.outbox, &joined.memberships, joined.position);
+    if recovered != Ok(Ok(())) {
+        edge.fanout.forgo_past(&state.outbox, &joined.memberships, joined.position, end);
     }
     state.bind(account, bindings, joined.memberships);
-    if let Err(error) = confirmed {
+    if recovered.is_err() {
         // What was bound before goes on, the rest was never there.
         state.bound.retain(|bound| !(bound.account_id == account && fresh.contains(&bound.binding)));
-        return Err(error);
     }
-    Ok(recovered)
+    recovered
 }
 
 fn judge(past: Past, info: &StreamInfo) -> Result<(), &'static str> {

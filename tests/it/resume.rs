@@ -1,0 +1,268 @@
+//! Cursors and `since`: a client that remembers one short string misses nothing, on any edge.
+
+use std::time::Duration;
+
+use blackhole_tests::{
+    accounts::Account,
+    client::{Client, Incoming},
+    events,
+    stack::{Edge, Stack},
+};
+use serde_json::{Value, json};
+
+async fn subscribe_since(client: &mut Client, account: &Account, bindings: &[&str], since: &str) -> Value {
+    let data = json!({ "account_id": account.id, "bindings": bindings, "since": since });
+    client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await
+}
+
+/// A new client of an edge that resumes, successfully.
+async fn resumed(edge: &Edge, account: &Account, bindings: &[&str], since: &str) -> Client {
+    let mut client = Client::connect(&edge.url("view=args")).await;
+    let reply = subscribe_since(&mut client, account, bindings, since).await;
+    assert_eq!((&reply["status"], &reply["data"]["recovered"]), (&json!("success"), &json!(true)), "{reply}");
+    client
+}
+
+async fn publish(stack: &Stack, account: &Account, numbers: std::ops::Range<u64>) {
+    let publisher = stack.publisher().await;
+    for number in numbers {
+        let name = ["CHANNEL_CREATE", "CHANNEL_DESTROY"][(number % 2) as usize];
+        let mut event = events::call(account, name, "one-call");
+        event.body["Number"] = number.into();
+        event.publish(&publisher).await;
+    }
+}
+
+async fn numbers(client: &mut Client, count: usize) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    for _ in 0..count {
+        numbers.push(client.event().await["args"]["Number"].as_u64().unwrap());
+    }
+    numbers
+}
+
+fn cursor(event: &Value) -> String {
+    event["cursor"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_was_missed_comes_first_then_it_goes_on_live_on_any_edge() {
+    let stack = Stack::shared();
+    let other = stack.another_edge("edge-resume", &[]).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    publish(stack, &account, 0..3).await;
+    let second = [client.event().await, client.event().await][1].clone();
+    drop(client);
+    publish(stack, &account, 3..10).await;
+    for edge in [&stack.edge, &other] {
+        let mut client = resumed(edge, &account, &["call.*.*"], &cursor(&second)).await;
+        assert_eq!(numbers(&mut client, 8).await, (2..10).collect::<Vec<_>>());
+    }
+    let mut client = resumed(&other, &account, &["call.*.*"], &cursor(&second)).await;
+    publish(stack, &account, 10..12).await;
+    assert_eq!(numbers(&mut client, 10).await, (2..12).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn each_binding_gets_its_own_past_once() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    publish(stack, &account, 0..1).await;
+    let since = cursor(&client.event().await);
+    publish(stack, &account, 1..21).await;
+    let bindings = ["call.*.*", "call.CHANNEL_CREATE.*", "call.CHANNEL_DESTROY.one-call", "call.#"];
+    let mut client = resumed(&stack.edge, &account, &bindings, &since).await;
+    publish(stack, &account, 21..41).await;
+    let mut by_binding = std::collections::HashMap::<String, Vec<u64>>::new();
+    for _ in 0..3 * 40 {
+        let event = client.event().await;
+        let binding = event["subscribed_key"].as_str().unwrap().to_owned();
+        by_binding.entry(binding).or_default().push(event["args"]["Number"].as_u64().unwrap());
+    }
+    let of = |remainder: u64| (1..41).filter(|number| number % 2 == remainder).collect::<Vec<_>>();
+    assert_eq!(by_binding["call.*.*"], (1..41).collect::<Vec<_>>());
+    assert_eq!(by_binding["call.#"], (1..41).collect::<Vec<_>>());
+    assert_eq!(by_binding["call.CHANNEL_CREATE.*"], of(0));
+    assert_eq!(by_binding["call.CHANNEL_DESTROY.one-call"], of(1));
+}
+
+#[tokio::test]
+async fn a_session_that_is_live_may_ask_for_the_past_of_a_further_binding() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    client.subscribe(&account, &["call.CHANNEL_CREATE.*"]).await;
+    publish(stack, &account, 0..6).await;
+    let first = client.event().await;
+    assert_eq!(numbers(&mut client, 2).await, [2, 4]);
+    let reply = subscribe_since(&mut client, &account, &["call.CHANNEL_DESTROY.*"], &cursor(&first)).await;
+    assert_eq!(reply["data"]["recovered"], true);
+    assert_eq!(reply["data"]["subscriptions"], json!(["call.CHANNEL_CREATE.*", "call.CHANNEL_DESTROY.*"]));
+    publish(stack, &account, 6..8).await;
+    assert_eq!(
+        numbers(&mut client, 5).await,
+        [1, 3, 5, 6, 7],
+        "the past of the one, nothing twice of the other"
+    );
+}
+
+#[tokio::test]
+async fn bindings_with_odd_characters_and_of_realms_have_a_past_too() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    let publisher = stack.publisher().await;
+    events::call(&account, "CHANNEL_CREATE", "first").publish(&publisher).await;
+    let since = cursor(&client.event().await);
+    events::call_of_realm(&account.realm.to_uppercase(), "CHANNEL_CREATE", "Zoë *>. 1")
+        .publish(&publisher)
+        .await;
+    events::call(&account, "CHANNEL_ANSWER", "Zoë *>. 1").publish(&publisher).await;
+    events::call(&Account::fresh(), "CHANNEL_ANSWER", "Zoë *>. 1").publish(&publisher).await;
+    events::fax(&account, "f").publish(&publisher).await;
+    let mut client = resumed(&stack.edge, &account, &["call.*.Zoë *>%2E 1", "fax.status.*"], &since).await;
+    let names: Vec<Value> = [client.event().await, client.event().await, client.event().await]
+        .map(|event| event["name"].clone())
+        .into();
+    assert_eq!(names, ["CHANNEL_CREATE", "CHANNEL_ANSWER", "status"]);
+}
+
+#[tokio::test]
+async fn the_past_is_asked_for_by_time() {
+    let stack = Stack::start_with("since-time", &[]).await;
+    let account = Account::fresh();
+    publish(&stack, &account, 0..3).await;
+    let mut watcher = Client::connect(&stack.edge.url("view=args")).await;
+    let reply = subscribe_since(&mut watcher, &account, &["call.*.*"], "-1h").await;
+    assert_eq!(reply["data"]["recovered"], false, "the stream is younger than that: {reply}");
+    assert_eq!(reply["data"]["reason"], "cursor expired");
+    // All of what is there is asked for by a time at which it was just there.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    publish(&stack, &account, 3..5).await;
+    assert_eq!(numbers(&mut watcher, 2).await, [3, 4]);
+    let mut client = resumed(&stack.edge, &account, &["call.*.*"], "-1s").await;
+    publish(&stack, &account, 5..6).await;
+    assert_eq!(numbers(&mut client, 3).await, [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_none_is_an_error_and_one_of_another_stream_is_unknown() {
+    let stack = Stack::start_with("since-unknown", &[]).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    for bad in ["", "nonsense", "-5", "AAAAAAAAAAAAAAAAAAAA"] {
+        let reply = subscribe_since(&mut client, &account, &["call.*.*"], bad).await;
+        let expected = "invalid since : must be the cursor of an event, or a time back such as -5m";
+        assert_eq!(reply["data"]["errors"], json!([expected]), "{bad}");
+    }
+    client.subscribe(&account, &["call.*.*"]).await;
+    publish(&stack, &account, 0..1).await;
+    let since = cursor(&client.event().await);
+
+    let nats = async_nats::connect(stack.nats.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(nats);
+    jetstream.delete_stream("BLACKHOLE_V1").await.unwrap();
+    // The ingest makes it anew with the first event that nobody takes.
+    publish(&stack, &account, 1..3).await;
+    assert_eq!(numbers(&mut client, 2).await, [1, 2], "a session that is there goes on");
+    for binding in ["call.*.*", "call.#"] {
+        let mut client = Client::connect(&stack.edge.url("view=args")).await;
+        let reply = subscribe_since(&mut client, &account, &[binding], &since).await;
+        assert_eq!(
+            (&reply["data"]["recovered"], &reply["data"]["reason"]),
+            (&json!(false), &json!("unknown stream")),
+            "{reply}"
+        );
+        publish(&stack, &account, 9..10).await;
+        assert_eq!(numbers(&mut client, 1).await, [9], "only what comes");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_has_left_the_history_is_expired_and_nothing_is_half_recovered() {
+    let stack = Stack::start_with("since-expired", &[("HISTORY__MAX_AGE", "1s")]).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    publish(&stack, &account, 0..2).await;
+    let since = cursor(&client.event().await);
+    let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
+    blackhole_tests::eventually("the history to pass", || async {
+        let mut stream = jetstream.get_stream("BLACKHOLE_V1").await.unwrap();
+        stream.info().await.unwrap().state.messages == 0
+    })
+    .await;
+    publish(&stack, &account, 2..3).await;
+    let mut late = Client::connect(&stack.edge.url("view=args")).await;
+    let reply = subscribe_since(&mut late, &account, &["call.*.*"], &since).await;
+    assert_eq!(
+        (&reply["data"]["recovered"], &reply["data"]["reason"]),
+        (&json!(false), &json!("cursor expired"))
+    );
+    publish(&stack, &account, 3..4).await;
+    assert_eq!(numbers(&mut late, 1).await, [3]);
+}
+
+#[tokio::test]
+async fn without_history_there_are_no_cursors_and_since_is_an_error() {
+    let stack = Stack::start_with("no-history", &[("HISTORY__MAX_AGE", "0s")]).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    let reply = subscribe_since(&mut client, &account, &["call.*.*"], "-5m").await;
+    assert_eq!(reply["data"]["errors"], json!(["there is no history here : since is not possible"]));
+    client.subscribe(&account, &["call.*.*", "call.CHANNEL_CREATE.*"]).await;
+    publish(&stack, &account, 0..2).await;
+    let event = client.event().await;
+    assert_eq!(event.get("cursor"), None, "{event}");
+    assert_eq!(numbers(&mut client, 2).await, [0, 1]);
+    // It goes on through the loss of either broker; what waits at RabbitMQ waits for NATS.
+    stack.nats.server().kill().await.unwrap();
+    Stack::until_ready(&stack.amqp_ingest, false).await;
+    publish(&stack, &account, 2..3).await;
+    stack.nats.server().start_again().await.unwrap();
+    Stack::until_ready(&stack.amqp_ingest, true).await;
+    Stack::until_ready(&stack.edge.service, true).await;
+    stack.rabbitmq.close_all_connections().await.unwrap();
+    Stack::until_ready(&stack.amqp_ingest, true).await;
+    // What the ingest had before the edge was back has gone to nobody; from now on all comes.
+    publish(&stack, &account, 3..4).await;
+    while numbers(&mut client, 1).await != [3] {}
+    let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
+    assert!(jetstream.get_stream("BLACKHOLE_V1").await.is_err(), "no stream is made");
+}
+
+#[tokio::test]
+async fn history_that_is_turned_off_takes_the_stream_away_and_comes_back_as_another() {
+    let stack = Stack::start_with("history-off", &[]).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    publish(&stack, &account, 0..1).await;
+    let since = cursor(&client.event().await);
+    stack.amqp_ingest.server().stop().await.unwrap();
+    let off = stack.another_ingest("ingest-off", &[("HISTORY__MAX_AGE", "0s")]).await;
+    publish(&stack, &account, 1..2).await;
+    let event = client.event().await;
+    assert_eq!((&event["args"]["Number"], event.get("cursor")), (&json!(1), None));
+    blackhole_tests::eventually("the edge to know", || async {
+        let client = Client::connect(&stack.edge.url("")).await;
+        let data = json!({ "account_id": account.id, "binding": "call.*.*", "since": since });
+        let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
+        client.send_text(request.to_string()).await;
+        let expected = json!(["there is no history here : since is not possible"]);
+        // Before it knows, it may promise the past, and close the session when it notices.
+        matches!({ client }.incoming().await, Incoming::Json(reply) if reply["data"]["errors"] == expected)
+    })
+    .await;
+    off.server().stop().await.unwrap();
+    stack.amqp_ingest.server().start_again().await.unwrap();
+    publish(&stack, &account, 2..3).await;
+    let event = client.event().await;
+    assert_eq!(event["args"]["Number"], 2);
+    assert_ne!(cursor(&event), since);
+}
