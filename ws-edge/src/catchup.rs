@@ -4,7 +4,7 @@
 //! Sessions that want it at the same moment are served together. When an edge dies, thousands come to another one with
 //! cursors close to each other: **one shared reader** reads the gap once, whoever it is for. A single session with an
 //! old cursor would have it read much that is for nobody: it gets **filtered readers**, one for each of its subjects,
-//! in a pass of its own. What is cheaper is reckoned from the number of events in the gap ([`shared`]), so the cost
+//! in a pass of its own. What is cheaper is reckoned from the number of events in the gap (`shared`), so the cost
 //! follows the events, not sessions times the length of the stream; and nobody's live events wait for any of it.
 //!
 //! A pass reads up to where its sessions' subjects are live, while the table keeps what comes live in the meantime

@@ -190,7 +190,7 @@ impl Fanout {
 
     /// Adds a session to the events of all `wishes`: from now on, or from behind the position `since`.
     ///
-    /// With `since` the session is not live until [`Outbox::release`], and there is always a confirmation to wait for.
+    /// With `since` the session is not live until `Outbox::release`, and there is always a confirmation to wait for.
     /// A membership in `replaced` ends at the same instant in which its successor begins.
     pub fn join(
         self: &Arc<Self>,

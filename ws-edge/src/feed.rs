@@ -1,6 +1,6 @@
 //! From NATS to the table: the edge's reader of events.
 //!
-//! It runs on a thread of its own with a single-threaded runtime, and reads one connection ([`link`]), on which the
+//! It runs on a thread of its own with a single-threaded runtime, and reads one connection (`link`), on which the
 //! server sends everything in the order of the stream. It never waits for a client, and it has no queue that could
 //! overflow: what it has not read waits at the server, which closes the connection if that becomes too much.
 //!

@@ -20,9 +20,12 @@ pub struct Lanes {
     subjects: Vec<(SubjectNumber, Arc<str>)>,
     exact: HashMap<Arc<str>, Vec<Lane>>,
     /// By the tenant's word.
-    patterns: HashMap<Box<str>, Vec<(Arc<str>, Vec<Lane>)>>,
+    patterns: HashMap<Box<str>, Vec<Pattern>>,
     filled: Vec<Arc<Outbox>>,
 }
+
+/// A subject with wildcards, and whom its events are for.
+type Pattern = (Arc<str>, Vec<Lane>);
 
 /// Members that get the same frames.
 #[derive(Debug)]

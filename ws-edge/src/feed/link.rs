@@ -18,7 +18,7 @@ use blackhole_common::{config::NatsConfig, nats};
 use bytes::{BufMut, BytesMut};
 use nkeys::KeyPair;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -226,8 +226,8 @@ impl Link {
 }
 
 /// What we tell of ourselves, with what the server wants to let us in.
-async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<serde_json::Value> {
-    let mut hello = json!({
+async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<Value> {
+    let hello = json!({
         "name": name,
         "lang": "rust",
         "version": env!("CARGO_PKG_VERSION"),
@@ -238,10 +238,14 @@ async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<serde
         "headers": true,
         "no_responders": true,
     });
+    let mut hello = match hello {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    };
     // One pair for all servers, as everywhere in the services.
     if let Some(server) = nats::servers(config).into_iter().find(ServerAddr::has_user_pass) {
-        hello["user"] = server.username().unwrap_or_default().into();
-        hello["pass"] = server.password().unwrap_or_default().into();
+        hello.insert("user".into(), server.username().unwrap_or_default().into());
+        hello.insert("pass".into(), server.password().unwrap_or_default().into());
     }
     if let Some(file) = &config.credentials {
         let text = tokio::fs::read_to_string(file).await?;
@@ -251,10 +255,10 @@ async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<serde
         let key = KeyPair::from_seed(seed).map_err(|_| bad())?;
         let nonce = info.nonce.as_deref().unwrap_or_default();
         let signature = key.sign(nonce.as_bytes()).map_err(|_| bad())?;
-        hello["jwt"] = jwt.into();
-        hello["sig"] = URL_SAFE_NO_PAD.encode(signature).into();
+        hello.insert("jwt".into(), jwt.into());
+        hello.insert("sig".into(), URL_SAFE_NO_PAD.encode(signature).into());
     }
-    Ok(hello)
+    Ok(Value::Object(hello))
 }
 
 /// What stands between the lines `-----BEGIN NATS <title>-----` and `------END …` (the first has no `NATS` for the

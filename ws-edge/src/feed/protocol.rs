@@ -118,7 +118,7 @@ fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Garbled
     let subject_end = subject_at + subject.len();
     std::str::from_utf8(subject).map_err(|_| BAD)?;
     let subscription = number(subscription).ok_or(BAD)? as SubjectNumber;
-    let rest: (Option<&[u8]>, Option<&[u8]>, Option<&[u8]>) = (words.next(), words.next(), words.next());
+    let rest = (words.next(), words.next(), words.next());
     let (header_bytes, all_bytes) = match (has_headers, rest) {
         (false, (Some(bytes), None, _) | (_, Some(bytes), None)) => (Some(0), number(bytes)),
         (true, (Some(headers), Some(all), None) | (_, Some(headers), Some(all))) => {

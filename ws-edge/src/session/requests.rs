@@ -9,7 +9,7 @@ use std::{
 };
 
 use blackhole_common::wire::{Access, AuthReply};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -151,14 +151,14 @@ async fn subscribe(
         return Err(too_many(edge));
     }
 
-    let mut data = json!({ "subscribed": bindings });
+    let mut data = Map::from_iter([("subscribed".to_owned(), json!(bindings))]);
     match past {
         None => join(edge, state, &account, bindings, wishes).await?,
         Some(past) => {
             let recovered = resume::join(edge, state, &account, bindings, wishes, past).await?;
-            data["recovered"] = json!(recovered.is_ok());
+            data.insert("recovered".into(), json!(recovered.is_ok()));
             if let Err(reason) = recovered {
-                data["reason"] = json!(reason);
+                data.insert("reason".into(), json!(reason));
             }
         }
     }
@@ -168,8 +168,8 @@ async fn subscribe(
     if about.metadata.is_some() {
         state.about.metadata = about.metadata;
     }
-    data["subscriptions"] = json!(state.subscriptions());
-    Ok(data)
+    data.insert("subscriptions".into(), json!(state.subscriptions()));
+    Ok(Value::Object(data))
 }
 
 fn wish(

@@ -73,7 +73,7 @@ pub(super) async fn join(
     let confirmed = confirmed(edge, joined.confirmation).await;
     // The confirmation has brought news of the stream.
     let (recovered, end) = match &*edge.stream.borrow() {
-        Some(info) => (confirmed.and_then(|()| Ok(judge(past, info))), info.last),
+        Some(info) => (confirmed.map(|()| judge(past, info)), info.last),
         None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.position),
     };
     if recovered != Ok(Ok(())) {
