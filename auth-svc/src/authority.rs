@@ -67,6 +67,7 @@ impl Authority {
             account_id: account.id.clone(),
             expires_at: verified.expires_at,
             superduper_admin: account.superduper_admin,
+            token_id: Some(verified.token_id),
         };
         let (access, reason) = match access {
             Ok(access) => (access, None),

@@ -20,6 +20,8 @@ pub struct VerifiedToken {
     pub expires_at: u64,
     /// Claim `owner_id`: the bearer's user, where there is one.
     pub owner_id: Option<String>,
+    /// The token's own id, see [`token_id`].
+    pub token_id: String,
 }
 
 impl VerifiedToken {
@@ -31,12 +33,25 @@ impl VerifiedToken {
         let expires_at = expiry(claims, now)?;
         not_before(claims, now)?;
         audience(claims)?;
+        let account_id = account(claims)?;
         Ok(VerifiedToken {
-            account_id: account(claims)?.to_owned(),
+            account_id: account_id.to_owned(),
             expires_at,
-            owner_id: claims.get("owner_id").and_then(Value::as_str).map(str::to_owned),
+            owner_id: text(claims, "owner_id").map(str::to_owned),
+            token_id: token_id(claims).unwrap_or(account_id).to_owned(),
         })
     }
+}
+
+/// The token's own id: `auth_id` where KAZOO has written one, else the identity that `identity_sig` signs, which is
+/// the device, else the user, else the account.
+fn token_id(claims: &Map<String, Value>) -> Option<&str> {
+    ["auth_id", "device_id", "owner_id", "account_id"].into_iter().find_map(|claim| text(claims, claim))
+}
+
+/// A claim that says something.
+fn text<'c>(claims: &'c Map<String, Value>, claim: &str) -> Option<&'c str> {
+    claims.get(claim).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 /// Now, in Unix seconds.
@@ -122,9 +137,29 @@ mod tests {
             "iss": "kazoo", "account_id": "a", "owner_id": "o", "method": "cb_user_auth", "exp": NOW + 3600,
             "identity_sig": "x"
         }));
-        let expected =
-            VerifiedToken { account_id: "a".into(), expires_at: NOW + 3600, owner_id: Some("o".into()) };
+        let expected = VerifiedToken {
+            account_id: "a".into(),
+            expires_at: NOW + 3600,
+            owner_id: Some("o".into()),
+            token_id: "o".into(),
+        };
         assert_eq!(verified, Ok(expected));
+    }
+
+    #[test]
+    fn a_tokens_own_id_is_the_first_of_four_claims_that_says_something() {
+        for (claims, expected) in [
+            (json!({"auth_id": "t", "device_id": "d", "owner_id": "o"}), "t"),
+            (json!({"device_id": "d", "owner_id": "o"}), "d"),
+            (json!({"auth_id": null, "device_id": "", "owner_id": "o"}), "o"),
+            (json!({"auth_id": 7, "owner_id": ["o"]}), "a"),
+            (json!({}), "a"),
+        ] {
+            let mut claims = claims;
+            claims["account_id"] = "a".into();
+            claims["exp"] = (NOW + 3600).into();
+            assert_eq!(verdict(claims.clone()).unwrap().token_id, expected, "{claims}");
+        }
     }
 
     #[test]

@@ -118,6 +118,9 @@ pub struct Form {
     /// Parameters that this form sets itself.
     #[serde(default)]
     pub fixed: BTreeMap<String, String>,
+    /// A parameter that is always the own id of the client's token: for what is meant for its bearer alone.
+    #[serde(default)]
+    pub token_id: Option<String>,
 }
 
 impl Catalogue {

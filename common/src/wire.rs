@@ -159,6 +159,10 @@ pub struct Bearer {
     pub expires_at: u64,
     /// Whether the account is a superduper admin's.
     pub superduper_admin: bool,
+    /// The token's own id, by which KAZOO addresses what is for its bearer alone; absent from an auth-svc that
+    /// does not tell it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
 }
 
 /// What may be seen.
@@ -316,13 +320,23 @@ mod tests {
     #[test]
     fn replies_are_stable_json() {
         let reply = AuthReply::Accepted {
-            bearer: Bearer { account_id: "a".into(), expires_at: 7, superduper_admin: false },
+            bearer: Bearer {
+                account_id: "a".into(),
+                expires_at: 7,
+                superduper_admin: false,
+                token_id: Some("t".into()),
+            },
             access: Access::Account { account_id: "b".into(), realm: Some("r".into()) },
         };
         assert_eq!(
             serde_json::to_string(&reply).unwrap(),
-            r#"{"token":"accepted","bearer":{"account_id":"a","expires_at":7,"superduper_admin":false},"access":{"access":"account","account_id":"b","realm":"r"}}"#
+            r#"{"token":"accepted","bearer":{"account_id":"a","expires_at":7,"superduper_admin":false,"token_id":"t"},"access":{"access":"account","account_id":"b","realm":"r"}}"#
         );
+        // A member that came later may be absent: releases run side by side.
+        let older = r#"{"account_id":"a","expires_at":7,"superduper_admin":false}"#;
+        let bearer: Bearer = serde_json::from_str(older).unwrap();
+        assert_eq!(bearer.token_id, None);
+        assert_eq!(serde_json::to_string(&bearer).unwrap(), older);
         let refused = AuthReply::Refused { reason: "expired".into() };
         assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"token":"refused","reason":"expired"}"#);
     }

@@ -7,7 +7,7 @@ use blackhole_common::{
     catalogue::{ACCOUNT, Catalogue, Event, Family, Form, Part, TenantKind},
     subject::{SubjectError, Word, pattern_subjects},
     tenant::Tenant,
-    wire::Access,
+    wire::{Access, Bearer},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
@@ -49,6 +49,9 @@ pub enum BindingError {
     /// Longer than any binding can be.
     #[error("binding is longer than {MAX_BINDING_BYTES} bytes")]
     TooLong,
+    /// The events are found by the token's own id, which auth-svc has not told.
+    #[error("the token has no id of its own, which the requested binding needs")]
+    NoTokenId,
     /// The events are found by the account's realm, and it has none.
     #[error("the account has no realm, which the requested binding needs")]
     NoRealm,
@@ -76,14 +79,14 @@ pub struct Resolved {
     pub shown_key: ShownKey,
 }
 
-/// Finds the form of a client's binding and checks its words.
+/// Finds the form of a client's binding and checks its words; `bearer` says what its token may ask for.
 ///
 /// # Errors
 /// The text to reply.
 pub fn parse<'a>(
     catalogue: &'a Catalogue,
     binding: &str,
-    superduper_admin: bool,
+    bearer: &Bearer,
 ) -> Result<Asked<'a>, BindingError> {
     if binding.len() > MAX_BINDING_BYTES {
         return Err(BindingError::TooLong);
@@ -99,7 +102,7 @@ pub fn parse<'a>(
         }
         family = family.or(Some(owner));
         if let Some(words) = match_form(form, &words) {
-            return check_words(event, form, words, superduper_admin);
+            return check_words(event, form, words, bearer);
         }
     }
     let family = family.ok_or(BindingError::NoFamily)?;
@@ -159,12 +162,12 @@ fn check_words<'a>(
     event: &'a Event,
     form: &'a Form,
     mut words: BTreeMap<&'a str, Word>,
-    superduper_admin: bool,
+    bearer: &Bearer,
 ) -> Result<Asked<'a>, BindingError> {
     for (name, word) in &mut words {
         let refused = form.required.get(*name);
-        let refused =
-            refused.or_else(|| form.required_unless_superduper.get(*name).filter(|_| !superduper_admin));
+        let refused = refused
+            .or_else(|| form.required_unless_superduper.get(*name).filter(|_| !bearer.superduper_admin));
         match word {
             Word::Exactly(text) if event.values.contains_key(*name) => {
                 if !event.allows(name, text) {
@@ -182,6 +185,10 @@ fn check_words<'a>(
     for (name, value) in &form.fixed {
         words.insert(name, Word::Exactly(value.clone()));
     }
+    if let Some(name) = &form.token_id {
+        let id = bearer.token_id.as_deref().ok_or(BindingError::NoTokenId)?;
+        words.insert(name, Word::Exactly(encoded(id)));
+    }
     Ok(Asked { event, words })
 }
 
@@ -195,6 +202,11 @@ fn key_word(word: &str) -> String {
     } else {
         word.to_owned()
     };
+    encoded(&plain)
+}
+
+/// A text as KAZOO encodes it for a word of a routing key.
+fn encoded(plain: &str) -> String {
     // `+` stands for a space, so a plus itself is encoded before spaces become one.
     let plain = plain.replace('%', "%25").replace('+', "%2B");
     let mut encoded = String::with_capacity(plain.len());

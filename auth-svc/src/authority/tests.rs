@@ -12,7 +12,12 @@ impl TokenVerifier for PlainTokens {
         Box::pin(future::ready(match token {
             "bad" => Err(Refusal::Signature.into()),
             "later" => Err(Error::Unavailable { what: "keys", reason: "away".into() }),
-            id => Ok(VerifiedToken { account_id: id.into(), expires_at: 9, owner_id: None }),
+            id => Ok(VerifiedToken {
+                account_id: id.into(),
+                expires_at: 9,
+                owner_id: None,
+                token_id: "t".into(),
+            }),
         }))
     }
 }
@@ -43,7 +48,12 @@ fn the_tokens_own_account_is_the_default() {
     assert_eq!(access(&authority, "child", None), own);
     assert_eq!(access(&authority, "child", Some("child")), own);
     let answer = ask(&authority, "system", None).unwrap();
-    let bearer = Bearer { account_id: "system".into(), expires_at: 9, superduper_admin: true };
+    let bearer = Bearer {
+        account_id: "system".into(),
+        expires_at: 9,
+        superduper_admin: true,
+        token_id: Some("t".into()),
+    };
     let Access::Account { account_id, .. } = access(&authority, "system", None) else { panic!() };
     assert_eq!(account_id, "system");
     assert!(matches!(answer.reply, AuthReply::Accepted { bearer: told, .. } if told == bearer));

@@ -240,6 +240,12 @@ impl Event {
                 return Err(format!("`{name}` is fixed to `{value}`, which is not among its values"));
             }
         }
+        if let Some(name) = &form.token_id {
+            self.has_parameter(name)?;
+            if in_form(name) || form.fixed.contains_key(name) || name == ACCOUNT {
+                return Err(format!("`{name}` is the token's id, so nothing else may set it"));
+            }
+        }
         Ok(())
     }
 

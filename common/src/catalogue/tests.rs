@@ -26,6 +26,7 @@ fn the_built_in_families_load() {
             "presence",
             "stream",
             "live",
+            "relay",
             "dialog",
             "qubicle",
             "notifications"
@@ -41,7 +42,7 @@ fn amqp_bindings_follow_from_it() {
         .iter()
         .map(|binding| format!("{} {}", binding.exchange, binding.pattern))
         .collect();
-    assert_eq!(patterns.len(), 9 + 2 + 30 + 1 + 3 + 2 + 5 + 1 + 3 + 1);
+    assert_eq!(patterns.len(), 9 + 2 + 30 + 1 + 3 + 2 + 5 + 1 + 1 + 3 + 1);
     for expected in [
         "callevt call.PARK_ABANDONED.*",
         "conference conference.event.*.*.*.*",
@@ -151,6 +152,14 @@ fn a_mistake_names_the_family_and_the_reason() {
                 "key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine\", required = { x = \"X\" } }]",
             ),
             "`x` is required but no parameter of it",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine.{x}\", token_id = \"x\" }]"),
+            "`x` is the token's id, so nothing else may set it",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine\", token_id = \"y\" }]"),
+            "form `mine`: `y` is no parameter of the key",
         ),
     ] {
         let error = extended(&text).unwrap_err();

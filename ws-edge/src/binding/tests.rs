@@ -13,9 +13,14 @@ fn account() -> Access {
     Access::Account { account_id: ACC.into(), realm: Some("kid.example.com".into()) }
 }
 
+fn bearer(superduper_admin: bool) -> Bearer {
+    let token_id = Some("t.1".to_owned());
+    Bearer { account_id: ACC.into(), expires_at: 9, superduper_admin, token_id }
+}
+
 fn resolved(binding: &str, access: &Access) -> Result<Resolved, String> {
     let superduper = *access == Access::All;
-    parse(&catalogue(), binding, superduper)
+    parse(&catalogue(), binding, &bearer(superduper))
         .and_then(|asked| asked.resolve("ev", access))
         .map_err(|error| error.to_string())
 }
@@ -128,6 +133,27 @@ fn words_are_written_as_kazoo_encodes_them() {
 }
 
 #[test]
+fn what_is_relayed_is_for_one_token() {
+    assert_eq!(subjects("relay.*", &account()), [format!("ev.{ACC}.relay.{ACC}.*.t%2E1")]);
+    assert_eq!(subjects("relay.#", &account()), [format!("ev.{ACC}.relay.{ACC}.*.t%2E1")]);
+    assert_eq!(subjects("relay.chat", &Access::All), ["ev.*.relay.*.chat.t%2E1"]);
+    let form = "invalid format for relay subscription : relay.chat.t";
+    assert_eq!(resolved("relay.chat.t", &account()).unwrap_err(), form);
+    // An id is no pattern, and one that looks encoded is not decoded.
+    for (id, expected) in [("*", "%2A"), ("#", "%23"), (">", "%3E"), ("a%2Eb", "a%252Eb"), ("a\nb", "a%0Ab")]
+    {
+        let bearer = Bearer { token_id: Some(id.into()), ..bearer(false) };
+        let catalogue = catalogue();
+        let asked = parse(&catalogue, "relay.chat", &bearer).unwrap();
+        let subjects = asked.resolve("ev", &account()).unwrap().subjects;
+        assert_eq!(subjects, [format!("ev.{ACC}.relay.{ACC}.chat.{expected}")]);
+    }
+    let older = Bearer { token_id: None, ..bearer(false) };
+    let error = parse(&catalogue(), "relay.chat", &older).unwrap_err();
+    assert_eq!(error.to_string(), "the token has no id of its own, which the requested binding needs");
+}
+
+#[test]
 fn an_account_without_a_name_gets_nobodys_events_never() {
     let nameless = Access::Account { account_id: String::new(), realm: Some(String::new()) };
     assert!(resolved("call.*.*", &nameless).is_err());
@@ -177,7 +203,7 @@ proptest! {
     fn no_binding_leaves_the_tenant(binding in any_binding(), id in "[a-z@_.*>=]{1,6}", realm in "[a-z@_.*>=]{0,6}", superduper in any::<bool>()) {
         let access = Access::Account { account_id: id.clone(), realm: Some(realm.clone()) };
         let catalogue = catalogue();
-        if let Ok(resolved) = parse(&catalogue, &binding, superduper).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue, &binding, &bearer(superduper)).and_then(|asked| asked.resolve("ev", &access)) {
             let own = [format!("ev.{}.", Tenant::account(&id)), format!("ev.{}.", Tenant::realm(&realm))];
             for subject in resolved.subjects {
                 prop_assert!(own.iter().any(|root| subject.starts_with(root)), "{} gave {}", binding, subject);
@@ -192,7 +218,7 @@ proptest! {
     #[test]
     fn an_event_matches_at_most_one_subject_of_a_binding(binding in any_binding(), key in any_binding()) {
         let access = account();
-        if let Ok(resolved) = parse(&catalogue(), &binding, true).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue(), &binding, &bearer(true)).and_then(|asked| asked.resolve("ev", &access)) {
             for tenant in [ACC, "@kid=2Eexample=2Ecom"] {
                 let mut subject = format!("ev.{tenant}");
                 push_key(&mut subject, key.as_bytes());

@@ -130,7 +130,7 @@ async fn subscribe(
     }
     let asked: Vec<Asked<'_>> = bindings
         .iter()
-        .map(|binding| binding::parse(&edge.catalogue, binding, bearer.superduper_admin))
+        .map(|binding| binding::parse(&edge.catalogue, binding, &bearer))
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
     let access = authorize(edge, state, &token, account_id).await?;
