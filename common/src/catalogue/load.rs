@@ -259,8 +259,9 @@ impl Event {
 
 fn parse(file: &str, text: &str) -> Result<File, CatalogueError> {
     toml::from_str(text).map_err(|error| {
-        let line =
-            error.span().map_or(1, |span| text.get(..span.start).unwrap_or(text).lines().count().max(1));
+        let line = error.span().map_or(1, |span| {
+            text.get(..span.start).unwrap_or(text).bytes().filter(|b| *b == b'\n').count() + 1
+        });
         // TOML's own report has several lines and a picture; the family is what a reader looks for.
         let family = error
             .span()

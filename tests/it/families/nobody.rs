@@ -1,0 +1,113 @@
+//! What names neither an account nor a realm belongs to nobody: it reaches superduper admins who ask for all
+//! accounts, and no account, not even theirs.
+
+use blackhole_tests::{
+    accounts::{self, Account},
+    client::Client,
+    events::{self, Event},
+    stack::Stack,
+};
+use serde_json::json;
+
+use super::{numbered, numbers};
+
+const BINDINGS: &[&str] = &[
+    "call.*.*",
+    "conference.command.*",
+    "object.*.*",
+    "fax.object.*",
+    "presence.dialog.*",
+    "notifications.*.*",
+    "fax.status.*",
+];
+
+/// Events of nobody, each with this mark.
+fn of_nobody(mark: &str) -> Vec<Event> {
+    let mut call = events::call_of_realm("", "CHANNEL_CREATE", mark);
+    call.body["Custom-Channel-Vars"] = json!({});
+    let mut wrong_types = events::call_of_realm("", "CHANNEL_CREATE", mark);
+    wrong_types.body["Custom-Channel-Vars"] = json!({ "Account-ID": 7, "Realm": ["x"] });
+    wrong_types.body["To"] = json!("no address");
+    vec![
+        call,
+        wrong_types,
+        events::any("conference", format!("conference.command.{mark}"), "command", json!({})),
+        events::document_in("accounts", "doc_edited", "account", mark),
+        events::document_in("system_media", "doc_created", "media", mark),
+        events::document_in("account%2F4b%2F31", "doc_edited", "user", mark),
+        events::document_in("faxes", "doc_created", "fax", mark),
+        events::any("presence", format!("dialog..{mark}"), "dialog", json!({})),
+        events::any("notifications", format!("notifications.system.{mark}"), "alert", json!({})),
+        events::any(
+            "notifications",
+            format!("notifications.null.{mark}"),
+            "alert",
+            json!({ "Account-ID": null }),
+        ),
+        events::any("faxes", format!("fax.status..{mark}"), "status", json!({})),
+    ]
+}
+
+#[tokio::test]
+async fn it_reaches_superduper_admins_who_ask_for_all_and_nobody_else() {
+    let stack = Stack::shared();
+    let mine = Account::fresh();
+    let top = Account { id: accounts::TOP.into(), realm: "top.example.com".into() };
+    let mark = format!("nobodys-{:x}", rand::random::<u64>());
+    let mut all = Client::connect(&stack.edge.url("")).await;
+    all.subscribe_with(&accounts::top_token(), "*", BINDINGS).await;
+    let mut of_top = Client::connect(&stack.edge.url("")).await;
+    of_top.subscribe_with(&accounts::top_token(), &top.id, BINDINGS).await;
+    let mut of_mine = Client::connect(&stack.edge.url("")).await;
+    let bindings: Vec<&str> =
+        BINDINGS.iter().copied().filter(|binding| *binding != "conference.command.*").collect();
+    of_mine.subscribe(&mine, &bindings).await;
+
+    let publisher = stack.publisher().await;
+    for (number, event) in of_nobody(&mark).iter().enumerate() {
+        numbered(event, number).publish(&publisher).await;
+    }
+    let sentinel = format!("sentinel-{mark}");
+    for account in [&mine, &top] {
+        events::fax(account, &sentinel).publish(&publisher).await;
+    }
+    // The sentinel's id has the mark too.
+    let is_ours = |event: &serde_json::Value| event["routing_key"].as_str().unwrap().contains(&mark);
+
+    for client in [&mut of_mine, &mut of_top] {
+        let mut got = client.events_until(&sentinel).await;
+        got.retain(is_ours);
+        assert_eq!(got, [json!(null); 0]);
+    }
+    let mut got = all.events_until(&sentinel).await;
+    got.retain(is_ours);
+    // A fax document comes twice: as an object and as a fax.
+    let mut came = numbers(&got);
+    came.dedup();
+    assert_eq!(came, (0..of_nobody(&mark).len() as u64).collect::<Vec<_>>());
+    let twice: Vec<&str> = got
+        .iter()
+        .filter(|event| event["args"]["Number"] == 6)
+        .map(|event| event["subscribed_key"].as_str().unwrap())
+        .collect();
+    assert_eq!(twice.len(), 2, "{twice:?}");
+    assert_eq!(got.len(), of_nobody(&mark).len() + 1);
+}
+
+/// An account may be named like what means nobody, or all, or another's realm: it stays an account.
+#[tokio::test]
+async fn a_realm_cannot_claim_what_is_anothers() {
+    let (mine, other) = (Account::fresh(), Account::fresh());
+    let published = [
+        // A realm that is the account's id is not the account.
+        events::call_of_realm(&mine.id, "CHANNEL_CREATE", "x"),
+        events::any("presence", format!("dialog.{}.x", mine.id), "dialog", json!({})),
+        // An account id that is the realm is not the realm.
+        events::call(&Account { id: mine.realm.clone(), realm: other.realm.clone() }, "CHANNEL_CREATE", "x"),
+        events::call(&Account { id: "*".into(), realm: mine.realm.clone() }, "CHANNEL_CREATE", "x"),
+        events::call(&Account { id: "_".into(), realm: mine.realm.clone() }, "CHANNEL_CREATE", "x"),
+        events::call(&mine, "CHANNEL_CREATE", "x"),
+    ];
+    super::expect(&mine, "call.*.*", &published, &[&published[5]]).await;
+    super::expect(&mine, "presence.dialog.*", &published, &[]).await;
+}
