@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::IngestConfig;
 pub use error::IngestError;
+pub use owner::subject;
 
 use amqp::{Broker, Source};
 use metrics::Metrics;

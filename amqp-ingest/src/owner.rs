@@ -3,14 +3,31 @@
 use std::borrow::Cow;
 
 use blackhole_common::{
-    catalogue::{Event, Template, TenantKind, TenantSource},
+    catalogue::{Catalogue, Event, Template, TenantKind, TenantSource},
     tenant::Tenant,
 };
+use bytes::Bytes;
+use lapin::BasicProperties;
 use percent_encoding::percent_decode_str;
+
+use crate::{
+    body,
+    message::{Message, Origin},
+};
 
 /// Longer ids and realms are not usable: KAZOO's ids have 32 characters, a host name at most 253, and the subject
 /// has to stay below NATS's limit.
 const MAX_TENANT_BYTES: usize = 255;
+
+/// The subject below `root` that an event of this exchange, key and body is published to; none where the catalogue
+/// does not have it or it cannot be passed on. What the ingest does, without brokers.
+pub fn subject(catalogue: &Catalogue, root: &str, exchange: &str, key: &str, body: &Bytes) -> Option<String> {
+    let event = catalogue.event(exchange, key)?;
+    let facts = body::read(body, &body_paths(event)).ok()?;
+    let origin = Origin { exchange, key, properties: &BasicProperties::default() };
+    let tenant = tenant(event, key, &facts.members);
+    Some(Message::new(root, &tenant, &facts.name, &origin, body.clone()).subject)
+}
 
 /// The body paths of an event's tenant sources, in their order.
 pub(crate) fn body_paths(event: &Event) -> Vec<&str> {

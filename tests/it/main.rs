@@ -5,6 +5,7 @@
 
 mod admin;
 mod browser;
+mod catalogue;
 mod configuration;
 mod console;
 mod dev_up;

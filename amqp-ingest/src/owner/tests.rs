@@ -1,7 +1,4 @@
-use blackhole_common::catalogue::Catalogue;
-
 use super::*;
-use crate::body;
 
 fn owner_in(catalogue: &Catalogue, exchange: &str, key: &str, body: &str) -> String {
     let event = catalogue.event(exchange, key).unwrap();
