@@ -8,8 +8,11 @@ mod calls;
 mod conferences;
 mod documents;
 mod plan;
+mod presence;
 mod publisher;
+mod queues;
 mod script;
+mod voicemail;
 mod words;
 
 pub use accounts::{Account, SAMPLE_ACCOUNTS, sample, top_account};

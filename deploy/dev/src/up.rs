@@ -14,7 +14,7 @@ use crate::ending::{Ending, Endings};
 use crate::install;
 use crate::progress::{print, say, step};
 use crate::services::Binaries;
-use crate::simulator::{Plan, Publisher, Settings, sample, top_account};
+use crate::simulator::{Account, Plan, Publisher, Settings, sample, top_account};
 use crate::workspace::RunDir;
 use given::Given;
 use stack::Stack;
@@ -124,7 +124,9 @@ async fn session(
     let amqp = stack.start(options, given, dir, &binaries, port).await?;
     let token = stack.token(&binaries, dir.path(), &top).await?;
     let publisher = step("connecting the simulated KAZOO", Publisher::connect(&amqp)).await?;
-    let names = accounts.iter().map(|account| (account.id.clone(), account.name.clone())).collect();
+    let named =
+        |account: &Account| [&account.id, &account.realm].map(|id| (id.clone(), account.name.clone()));
+    let names = accounts.iter().flat_map(named).collect();
     let mut watcher = step("connecting a client", Watcher::connect(port, &token, names)).await?;
     run.ready = true;
 

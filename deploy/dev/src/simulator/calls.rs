@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::accounts::{Person, hex, letters};
+use super::presence;
 use super::script::{Object, Script, Word, object};
 use super::words::gregorian;
 
@@ -74,6 +75,10 @@ pub(super) fn call(script: &mut Script<'_>) {
     answer(script, &mut b);
     answer(script, &mut a);
     bridge(script, &a, &b);
+    let streamed = script.chance(30);
+    if streamed {
+        stream(script, &a, "start");
+    }
     script.wait(1.0, 3.0);
     match course {
         Course::TalkWithHold => hold(script, &b),
@@ -82,6 +87,9 @@ pub(super) fn call(script: &mut Script<'_>) {
         _ => {}
     }
     script.wait(0.5, 3.0);
+    if streamed {
+        stream(script, &a, "stop");
+    }
     hang_up(script, &a, &b, "NORMAL_CLEARING", "sip:200");
 }
 
@@ -137,6 +145,25 @@ fn park(script: &mut Script<'_>, caller: &Leg, desk: &Leg, end: &'static str) {
     event(script, caller, "PARK_PARKED", slot.clone());
     script.wait(1.0, 3.0);
     event(script, caller, end, slot);
+}
+
+/// The caller's voice goes to a program outside (KAZOO 5).
+fn stream(script: &mut Script<'_>, leg: &Leg, event: &'static str) {
+    let account = script.account;
+    let mut body = script.header("pivot", "stream", event);
+    body.extend(object(json!({
+        "Account-ID": account.id,
+        "Call-ID": leg.call_id,
+        "Stream-ID": format!("{}-stream", leg.tag),
+        "Direction": "inbound",
+        "Format": "audio/l16;rate=8000",
+        "URL": "wss://transcribe.example.com/streams",
+        "Caller-ID-Name": leg.caller.0,
+        "Caller-ID-Number": leg.caller.1,
+        "Timestamp": gregorian(script.time()),
+    })));
+    let key = ["pivot", "stream", event, &account.id, &leg.call_id].map(Word::Plain);
+    script.publish("pivot", &key, event, body);
 }
 
 fn hang_up(script: &mut Script<'_>, first: &Leg, second: &Leg, cause: &str, code: &str) {
@@ -223,12 +250,25 @@ fn event(script: &mut Script<'_>, leg: &Leg, name: &'static str, more: Value) {
     let mut body = script.header(app, "call_event", name);
     body.extend(members(script, leg));
     body.extend(object(more));
+    if name == "CHANNEL_CREATE" && leg.person.is_none() && leg.direction == "inbound" {
+        // Nobody has looked yet whose the number is that was called.
+        body.insert("Custom-Channel-Vars".into(), json!({ "Realm": script.account.realm }));
+    }
     script.publish(
         EXCHANGE,
         &[Word::Plain("call"), Word::Plain(name), Word::Plain(&leg.call_id)],
         name,
         body,
     );
+    let state = match name {
+        "CHANNEL_CREATE" => "early",
+        "CHANNEL_ANSWER" => "confirmed",
+        "CHANNEL_DESTROY" => "terminated",
+        _ => return,
+    };
+    if let Some(person) = &leg.person {
+        presence::phone(script, person, &leg.call_id, leg.direction == "inbound", state);
+    }
 }
 
 fn members(script: &Script<'_>, leg: &Leg) -> Object {

@@ -45,6 +45,15 @@ pub(super) fn conference(script: &mut Script<'_>) {
         script.wait(0.5, 1.5);
         event(script, &room, member, "stop-talking", json!({}));
     }
+    for (number, name) in ["info", "array", "caption", "chat", "broadcast"].into_iter().enumerate() {
+        if let Some(member) = joined.get(number % joined.len().max(1)) {
+            live(script, &room, member, name);
+            script.wait(0.1, 0.4);
+        }
+    }
+    if let (Some(from), Some(to)) = (joined.first(), joined.last()) {
+        relay(script, &room, from, to);
+    }
     if let Some(member) = joined.last() {
         command(script, &room, member, "mute_participant");
         script.wait(0.05, 0.2);
@@ -108,6 +117,50 @@ fn event(script: &mut Script<'_>, room: &Room, member: &Member, event: &'static 
     body.extend(object(more));
     let key = ["conference", "event", event, &account.id, &room.id, &member.call_id].map(Word::Plain);
     script.publish(EXCHANGE, &key, "event", body);
+}
+
+/// What KAZOO 5 shows of a conference in the browser.
+fn live(script: &mut Script<'_>, room: &Room, member: &Member, event: &'static str) {
+    let account = script.account;
+    let data = match event {
+        "chat" => json!({"text": "Can everybody hear me? 👋"}),
+        "caption" => json!({"text": "let us begin", "final": true, "language": "en"}),
+        "array" => json!([{"id": member.number, "name": member.person.name, "muted": false}]),
+        "broadcast" => json!({"layout": "grid", "recording": false}),
+        _ => json!({"participants": 3, "locked": false, "profile": "default"}),
+    };
+    let mut body = script.header("live", "live", event);
+    body.extend(object(json!({
+        "Account-ID": account.id,
+        "Conference-ID": room.id,
+        "Event": event,
+        "Participant-ID": member.number,
+        "Caller-ID-Name": member.person.name,
+        "Call-ID": member.call_id,
+        "Data": data,
+        "Timestamp": gregorian(script.time()),
+    })));
+    let key = ["live", "conference", &account.id, event, &room.id].map(Word::Plain);
+    script.publish("live", &key, event, body);
+}
+
+/// A word from one member to another's browser alone (KAZOO 5): addressed to the id of that one's token, which for a
+/// person who has logged in is the user's.
+fn relay(script: &mut Script<'_>, room: &Room, from: &Member, to: &Member) {
+    let account = script.account;
+    let mut body = script.header("live", "relay", "whisper");
+    body.extend(object(json!({
+        "Account-ID": account.id,
+        "Conference-ID": room.id,
+        "Event": "whisper",
+        "From-ID": from.person.user_id,
+        "From-Name": from.person.name,
+        "To-ID": to.person.user_id,
+        "Data": {"text": "you are muted"},
+        "Timestamp": gregorian(script.time()),
+    })));
+    let key = ["relay", &account.id, "whisper", &to.person.user_id].map(Word::Plain);
+    script.publish("live", &key, "whisper", body);
 }
 
 fn command(script: &mut Script<'_>, room: &Room, member: &Member, command: &'static str) {

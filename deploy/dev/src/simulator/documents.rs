@@ -1,4 +1,4 @@
-//! Changes of documents (users, devices), and faxes, which end as a document.
+//! Changes of documents (users, devices), and what ends as a document: faxes, voicemail.
 
 use serde_json::{Value, json};
 
@@ -65,6 +65,33 @@ pub(super) fn fax(script: &mut Script<'_>) {
     }
     let database = month_database(&script.account.id, script.time());
     change(script, &Document { database: &database, kind: "fax", id: &id }, "doc_created", 1, Value::Null);
+}
+
+/// Writes the document of a voicemail message, and returns its id.
+pub(super) fn voicemail(script: &mut Script<'_>, extension: &str, call_id: &str) -> String {
+    let database = month_database(&script.account.id, script.time());
+    let date = time::OffsetDateTime::from(script.time());
+    let id = format!("{:04}{:02}-{}", date.year(), u8::from(date.month()), hex(script.rng, 32));
+    let doc = json!({
+        "name": format!("mailbox {extension} message"),
+        "metadata": {
+            "call_id": call_id,
+            "caller_id_name": "WIRELESS CALLER",
+            "caller_id_number": "+14155550142",
+            "folder": "new",
+            "length": 12_400,
+            "media_id": id,
+            "timestamp": gregorian(script.time()),
+        },
+    });
+    change(
+        script,
+        &Document { database: &database, kind: "mailbox_message", id: &id },
+        "doc_created",
+        1,
+        doc,
+    );
+    id
 }
 
 struct Document<'a> {

@@ -8,12 +8,14 @@ use rand::{RngExt, SeedableRng};
 
 use super::accounts::Account;
 use super::script::{Publication, Script};
-use super::{calls, conferences, documents};
+use super::{calls, conferences, documents, queues, voicemail};
 
 /// One of so many scenes is not a call but this.
 const CONFERENCE_EVERY: u64 = 8;
 const EDITS_EVERY: u64 = 5;
 const FAX_EVERY: u64 = 11;
+const VOICEMAIL_EVERY: u64 = 9;
+const QUEUE_EVERY: u64 = 13;
 
 /// What a plan is made from. The same settings give the same plan.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ impl Plan {
             n if n % CONFERENCE_EVERY == 2 => conferences::conference(&mut script),
             n if n % EDITS_EVERY == 1 => documents::user_edits(&mut script),
             n if n % FAX_EVERY == 4 => documents::fax(&mut script),
+            n if n % VOICEMAIL_EVERY == 5 => voicemail::message(&mut script),
+            n if n % QUEUE_EVERY == 7 => queues::caller(&mut script),
             _ => calls::call(&mut script),
         }
         for event in script.finish() {
@@ -64,7 +68,9 @@ impl Plan {
         }
         self.scenes += 1;
         // Scenes begin independently of each other: exponential gaps, with scenes that are no calls on top.
-        let calls = 1.0 - 1.0 / CONFERENCE_EVERY as f64 - 1.0 / EDITS_EVERY as f64 - 1.0 / FAX_EVERY as f64;
+        // The numbers have no common divisor, so each kind leaves its share of every other.
+        let others = [CONFERENCE_EVERY, EDITS_EVERY, FAX_EVERY, VOICEMAIL_EVERY, QUEUE_EVERY];
+        let calls: f64 = others.iter().map(|every| 1.0 - 1.0 / *every as f64).product();
         let mean = calls / self.settings.calls_per_second;
         let gap = -mean * (1.0 - self.rng.random::<f64>()).ln();
         self.next_scene += Duration::from_secs_f64(gap);
@@ -90,12 +96,14 @@ impl Iterator for Plan {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{HashMap, HashSet};
+    use std::collections::{BTreeSet, HashMap, HashSet};
     use std::time::UNIX_EPOCH;
 
+    use blackhole_common::catalogue::Catalogue;
     use serde_json::Value;
 
     use super::*;
+    use crate::simulator::publisher::EXCHANGES;
     use crate::simulator::sample;
 
     fn plan(seed: u64, calls_per_second: f64) -> Plan {
@@ -128,9 +136,56 @@ mod tests {
     fn the_first_twenty_seconds_show_every_exchange() {
         for seed in 0..20 {
             let events = plan(seed, 1.0).take_while(|event| event.at < Duration::from_secs(20));
-            let exchanges: HashSet<_> = events.map(|event| event.exchange).collect();
-            assert_eq!(exchanges.len(), 4, "seed {seed}: {exchanges:?}");
+            let exchanges: BTreeSet<_> = events.map(|event| event.exchange).collect();
+            // Not every conversation is listened to by a program.
+            let rest = EXCHANGES.iter().filter(|exchange| !exchanges.contains(*exchange));
+            assert!(rest.clone().all(|exchange| *exchange == "pivot"), "seed {seed}: {exchanges:?}");
         }
+    }
+
+    /// Every kind of event that the catalogue has, and no other.
+    #[test]
+    fn all_families_are_published() {
+        let catalogue = Catalogue::load(None).unwrap();
+        let mut seen = BTreeSet::new();
+        for event in plan(6, 5.0).take(20_000) {
+            let kind = catalogue.event(event.exchange, &event.routing_key);
+            let kind = kind.unwrap_or_else(|| panic!("{} {}", event.exchange, event.routing_key));
+            seen.insert(kind.key.as_str());
+            if event.routing_key.contains(".fax.") {
+                seen.insert("{action}.{database}.fax.{id}");
+            }
+        }
+        let kinds = catalogue.families().iter().flat_map(|family| &family.event);
+        assert_eq!(seen, kinds.map(|kind| kind.key.as_str()).collect());
+    }
+
+    /// Whose an event is: in its body, or in its key, by id or by realm.
+    #[test]
+    fn first_events_of_inbound_calls_and_presence_name_only_the_realm() {
+        let accounts: HashMap<_, _> =
+            sample().unwrap().into_iter().map(|account| (account.id.clone(), account.realm)).collect();
+        let (mut calls, mut phones) = (0, 0);
+        for event in plan(7, 5.0).take(20_000) {
+            let body: Value = serde_json::from_slice(&event.body).unwrap();
+            let realm = accounts[&event.account_id].as_str();
+            match event.exchange {
+                "callevt" if body["Custom-Channel-Vars"].get("Account-ID").is_none() => {
+                    assert_eq!(
+                        (event.name, &body["Custom-Channel-Vars"]["Realm"]),
+                        ("CHANNEL_CREATE", &realm.into())
+                    );
+                    calls += 1;
+                }
+                "presence" => {
+                    let word = event.routing_key.split('.').nth(1).unwrap();
+                    assert_eq!(word, crate::simulator::encode_word(realm));
+                    phones += 1;
+                }
+                _ => {}
+            }
+        }
+        assert!(calls > 100 && phones > 1000, "{calls} {phones}");
     }
 
     #[test]
@@ -140,9 +195,11 @@ mod tests {
             let body: Value = serde_json::from_slice(&event.body).unwrap();
             assert!(ids.insert(body["Msg-ID"].as_str().unwrap().to_owned()), "a Msg-ID twice");
             assert_eq!(body["Event-Name"], event.name);
-            let account = body.get("Account-ID").unwrap_or(&body["Custom-Channel-Vars"]["Account-ID"]);
-            assert_eq!(account, &event.account_id);
-            let large = event.exchange == "callevt" || event.routing_key.starts_with("conference.event");
+            let account = body.get("Account-ID").or(body["Custom-Channel-Vars"].get("Account-ID"));
+            let by_realm = account.is_none() && matches!(event.exchange, "callevt" | "presence");
+            assert!(by_realm || account == Some(&event.account_id.as_str().into()), "{}", event.routing_key);
+            let large =
+                !by_realm && event.exchange == "callevt" || event.routing_key.starts_with("conference.event");
             let least = if large { 1000 } else { 400 };
             assert!(
                 (least..=1700).contains(&event.body.len()),

@@ -16,7 +16,18 @@ use super::plan::Plan;
 use super::script::Publication;
 
 /// The exchanges that the plans publish to.
-const EXCHANGES: [&str; 4] = ["callevt", "conference", "configuration", "faxes"];
+pub(super) const EXCHANGES: [&str; 10] = [
+    "callevt",
+    "conference",
+    "configuration",
+    "dialog",
+    "faxes",
+    "live",
+    "notifications",
+    "pivot",
+    "presence",
+    "qubicle",
+];
 
 /// How many confirms may be outstanding.
 const IN_FLIGHT: usize = 256;

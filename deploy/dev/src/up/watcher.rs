@@ -12,7 +12,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 const REPLY_WITHIN: Duration = Duration::from_secs(10);
 
-/// All that the simulated KAZOO publishes, in the forms that the documentation shows.
+/// All that the simulated KAZOO publishes, in the forms that the documentation shows. What is relayed to one token
+/// is not for this one.
 const BINDINGS: &[&str] = &[
     "call.*.*",
     "conference.event.*.*.*",
@@ -22,7 +23,16 @@ const BINDINGS: &[&str] = &[
     "doc_deleted.*.user.*",
     "object.*.device",
     "object.*.fax",
+    "object.*.mailbox_message",
     "fax.status.*",
+    "presence.dialog.*",
+    "presence.update.*",
+    "presence.mwi_updates.*",
+    "stream.*.*",
+    "live.conference.*.*",
+    "dialog.event.*.*",
+    "qubicle.*.*.*",
+    "notifications.*.*",
 ];
 
 /// The client.
@@ -32,7 +42,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Connects and subscribes; `names` are those of the accounts by their ids.
+    /// Connects and subscribes; `names` are those of the accounts by their ids and realms.
     pub(super) async fn connect(port: u16, token: &str, names: HashMap<String, String>) -> Result<Self> {
         let url = format!("ws://127.0.0.1:{port}/");
         let (socket, _) = connect_async(&url).await.with_context(|| format!("cannot connect to {url}"))?;
@@ -76,19 +86,22 @@ impl Watcher {
         let body = frame.get("args").or_else(|| frame.get("data")).unwrap_or(&Value::Null);
         let vars = &body["Custom-Channel-Vars"];
         let account = text(body, &["Account-ID", "account_id"]);
-        let account = account.or_else(|| text(vars, &["Account-ID"]));
+        let account = account.or_else(|| text(vars, &["Account-ID", "Realm"]));
+        let account = account.or_else(|| text(body, &["To"])?.rsplit('@').next());
         let account = account.map_or("-", |id| self.names.get(id).map_or(id, String::as_str));
         let name = frame.get("name").and_then(Value::as_str).unwrap_or("-");
         // "event" and "status" say little: there the family and what happened are told too.
-        let family = text(frame, &["routing_key"]).and_then(|key| key.split('.').next()).unwrap_or_default();
-        let name = match (family, text(body, &["Event", "Fax-State", "Type"])) {
-            ("conference", Some(event)) => format!("conference {event}"),
-            ("conference" | "fax", None) => format!("{family} {name}"),
-            ("fax", Some(state)) => format!("fax {name} {state}"),
+        let family =
+            text(frame, &["subscribed_key"]).and_then(|key| key.split('.').next()).unwrap_or_default();
+        let name = match (family, text(body, &["Event", "Fax-State", "Type", "State"])) {
+            ("conference" | "dialog" | "live", Some(event)) => format!("{family} {event}"),
+            ("qubicle", Some(event)) => format!("{} {event}", name.replace("_event", "")),
+            ("fax" | "presence", Some(state)) => format!("{family} {name} {state}"),
+            ("conference" | "fax" | "presence" | "stream", None) => format!("{family} {name}"),
             (_, Some(kind)) => format!("{name} {kind}"),
             (_, None) => name.to_owned(),
         };
-        let id = text(body, &["Call-ID", "Job-ID", "Conference-ID", "ID"]).unwrap_or("-");
+        let id = text(body, &["Call-ID", "Job-ID", "Conference-ID", "Instance-ID", "ID"]).unwrap_or("-");
         let seconds = crate::simulator::gregorian(now) % 86_400;
         let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
         let account = pad(account, 21);

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
+use blackhole_common::catalogue::Catalogue;
 use blackhole_dev::brokers::RabbitMq;
 use blackhole_dev::simulator::{Plan, Publisher, Settings, sample};
 use blackhole_dev::workspace::RunDir;
@@ -22,7 +23,7 @@ async fn all_that_is_planned_arrives_although_connections_are_closed() {
     let channel = publisher.channel().await.unwrap();
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare("all".into(), durable, FieldTable::default()).await.unwrap();
-    for exchange in ["callevt", "conference", "configuration", "faxes"] {
+    for (exchange, _) in Catalogue::load(None).unwrap().exchanges() {
         let options = QueueBindOptions::default();
         let bound =
             channel.queue_bind("all".into(), exchange.into(), "#".into(), options, FieldTable::default());
