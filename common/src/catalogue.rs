@@ -109,6 +109,9 @@ pub enum TenantKind {
 pub struct Form {
     /// The client's text. Its parameters are some of the event key's; those it leaves out may be anything.
     pub binding: Template,
+    /// What it brings, in a few words for people who choose from a list.
+    #[serde(default)]
+    pub about: Option<String>,
     /// Parameters that must not be `*`, each with the error text that says so.
     #[serde(default)]
     pub required: BTreeMap<String, String>,

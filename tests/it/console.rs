@@ -130,8 +130,11 @@ async fn the_page_loads_nothing_from_elsewhere() {
     let mut requests = console.browser.requests().await;
     // The browser's own first tab is no part of the page.
     requests.retain(|url| !url.starts_with("data:") && !url.starts_with("chrome:"));
-    assert_eq!(requests.len(), 2, "{requests:?}");
-    assert!(requests[0].starts_with(&page) && requests[1].starts_with(&socket), "{requests:?}");
+    requests.sort();
+    let parts: Vec<String> = ["", "bindings"].iter().map(|part| format!("{page}{part}")).collect();
+    assert_eq!(requests.len(), parts.len() + 1, "{requests:?}");
+    assert_eq!(requests[..parts.len()], parts);
+    assert!(requests[parts.len()].starts_with(&socket), "{requests:?}");
     assert_eq!(console.browser.complaints().await, [""; 0], "its policy forbids nothing that it does");
     console.browser.close().await;
 }
@@ -171,6 +174,58 @@ async fn one_connects_and_subscribes_by_keyboard() {
     console.publish(&events::fax(&console.account, "a-fax")).await;
     console.until_shown(&["a-fax", "a-call"]).await;
     console.until_says("total", "2").await;
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn one_fills_in_a_binding_of_the_catalogue_by_keyboard() {
+    let console = Console::watching(&["fax.status.*"]).await;
+    let browser = &console.browser;
+    // What is offered is what the edge's catalogue has.
+    let catalogue = blackhole_common::catalogue::Catalogue::load(None).unwrap();
+    let forms = catalogue.families().iter().flat_map(|family| &family.event).flat_map(|event| &event.form);
+    let forms: Vec<&str> = forms.map(|form| form.binding.as_str()).collect();
+    let offered = "[...document.querySelectorAll('#common-bindings button')].map((one) => one.textContent)";
+    console.until(&format!("JSON.stringify({offered}) === {}", json!(json!(forms).to_string()))).await;
+
+    browser.tab_to("#common summary").await;
+    browser.press(Key::Enter).await;
+    let chosen = |text: &str| format!("document.activeElement.textContent === {}", json!(text));
+    while browser
+        .script(&format!("return {}", chosen("conference.event.{event}.{conference_id}.{call_id}")))
+        .await
+        != json!(true)
+    {
+        browser.press(Key::Tab).await;
+    }
+    browser.press(Key::Enter).await;
+    // The place that has to be filled in has the focus.
+    assert_eq!(browser.text("document.activeElement.labels[0].textContent").await, "conference id");
+    assert_eq!(
+        browser.text("document.getElementById('binding').value").await,
+        "conference.event.*.{conference_id}.*"
+    );
+    browser.press(Key::Enter).await;
+    console.until_says("subscribe-problem", "Fill in the conference id first.").await;
+    // A dot would begin another word; here it is written as it has to be.
+    browser.keys("room.7@x\n").await;
+    console.until_subscribed("conference.event.*.room%2E7@x.*").await;
+    console.until("document.getElementById('parameters').childElementCount === 0").await;
+
+    let mut event = events::conference(&console.account, "add-member", "other", "c");
+    console.publish(&event).await;
+    event = events::conference(&console.account, "add-member", "room%2E7%40x", "a-call");
+    console.publish(&event).await;
+    console.until_shown(&["a-call"]).await;
+
+    // A list of values is offered where the catalogue has one, and a form without one to fill in begins as `*`.
+    browser.keys("s").await;
+    browser.keys("stream.*.*").await;
+    console.until("document.querySelectorAll('#parameters input').length === 2").await;
+    let values = "[...document.querySelectorAll('#values-0 option')].map((one) => one.value).join()";
+    assert_eq!(browser.text(values).await, "*,start,stop");
+    browser.press(Key::Enter).await;
+    console.until_subscribed("stream.*.*").await;
     console.browser.close().await;
 }
 
@@ -299,9 +354,12 @@ async fn it_is_light_or_dark_as_the_reader_prefers() {
     console.until("document.querySelectorAll('.row').length === 3").await;
     browser.keys("scall.NO_SUCH_EVENT.*\n").await;
     console.until_says("subscribe-problem", "not supported").await;
+    browser.script("document.getElementById('common').open = true").await;
+    browser.script("document.querySelectorAll('#common-bindings button')[2].click()").await;
     browser.tab_to(".row").await;
     browser.press(Key::Down).await;
     browser.press(Key::Enter).await;
+    browser.script("document.querySelector('#subscribe-form').scrollIntoView()").await;
     let lightness = "return Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)) / 255";
     for (scheme, is_light) in [("light", true), ("dark", false)] {
         browser.prefer_colours(scheme).await;

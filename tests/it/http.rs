@@ -48,6 +48,27 @@ async fn the_console_is_at_the_root_and_may_load_nothing_from_elsewhere() {
     );
 }
 
+/// Also those of the operator's own file.
+#[tokio::test]
+async fn what_may_be_bound_is_told_as_json() {
+    let dir = blackhole_dev::workspace::RunDir::create("told").unwrap();
+    let file = dir.path().join("own.toml");
+    let own = "[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\nkey = \"mine.{id}\"\ntenant = []\n\
+               [[family.event.form]]\nbinding = \"mine.{id}\"\nrequired = { id = \"which?\" }\n";
+    std::fs::write(&file, own).unwrap();
+    let settings = [("CATALOGUE__FILE", file.to_str().unwrap())];
+    let edge = Stack::shared().another_edge("edge-told", &settings).await;
+    let told = answer_of(&edge, &get("/bindings")).await;
+    assert_eq!((told.status, told.header("content-type")), (200, Some("application/json")));
+    assert_eq!(told.header("access-control-allow-origin"), Some("*"));
+    let json: serde_json::Value = serde_json::from_str(&told.body).unwrap();
+    let last = json["bindings"].as_array().unwrap().last().unwrap();
+    assert_eq!(*last, serde_json::json!({ "family": "mine", "binding": "mine.{id}", "required": ["id"] }));
+    assert_eq!(answer_of(&edge, &get("/bindings").replace("GET", "DELETE")).await.status, 405);
+    // A WebSocket opens at any path, this one included.
+    assert_eq!(upgraded(&edge, "/bindings", &[]).await.status, 101);
+}
+
 #[tokio::test]
 async fn any_path_and_any_origin_upgrade() {
     let edge = &Stack::shared().edge;

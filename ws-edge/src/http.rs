@@ -1,6 +1,7 @@
 //! The WebSocket port: the console for browsers, the upgrade for everyone else, and refusals that say why.
 
 mod address;
+mod bindings;
 mod pace;
 
 use std::{
@@ -179,25 +180,31 @@ impl Refusal {
 
 async fn answer(edge: &Arc<Edge>, peer: SocketAddr, request: Request<Incoming>) -> Result<Answer, Refusal> {
     if !has_word(request.headers(), &header::UPGRADE, "websocket") {
-        return page(&request).map(Answer::Page);
+        return page(edge, &request).map(Answer::Page);
     }
     upgrade(edge, peer, request).await
 }
 
-fn page(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
-    if request.uri().path() != "/" {
-        let text = "nothing here: open a WebSocket at any path, or / for the console";
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", text));
-    }
+fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
+    let (kind, content) = match request.uri().path() {
+        "/" => ("text/html; charset=utf-8", Full::from(CONSOLE)),
+        "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
+        _ => {
+            let text = "nothing here: open a WebSocket at any path, or / for the console";
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", text));
+        }
+    };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", "only GET here")
             .with(header::ALLOW, "GET, HEAD"));
     }
-    let mut response = Response::new(Full::from(CONSOLE));
+    let mut response = Response::new(content);
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, CONSOLE_POLICY),
+        // Pages from elsewhere may offer the bindings too.
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "no-cache"),

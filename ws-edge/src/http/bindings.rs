@@ -1,0 +1,82 @@
+//! The bindings that clients may send, as JSON: the catalogue's forms, for the console and for applications that let
+//! people choose. Nothing in it is secret.
+
+use std::collections::BTreeMap;
+
+use blackhole_common::catalogue::{Catalogue, Event, Family, Form};
+use serde::Serialize;
+
+/// One form of binding.
+#[derive(Serialize)]
+struct Offer<'a> {
+    family: &'a str,
+    /// Its words; those in braces are parameters.
+    binding: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<&'a str>,
+    /// The words that a parameter may have besides `*`; one that is not here may have any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    values: BTreeMap<&'a str, &'a [String]>,
+    /// Parameters that must not be `*`,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    required: Vec<&'a str>,
+    /// or only where the token is a superduper admin's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    required_unless_superduper: Vec<&'a str>,
+}
+
+/// `{"bindings":[…]}`, in the catalogue's order.
+pub(super) fn json(catalogue: &Catalogue) -> String {
+    let forms = catalogue.families().iter().flat_map(|family| {
+        family
+            .event
+            .iter()
+            .flat_map(move |event| event.form.iter().map(move |form| offer(family, event, form)))
+    });
+    serde_json::json!({ "bindings": forms.collect::<Vec<_>>() }).to_string()
+}
+
+fn offer<'a>(family: &'a Family, event: &'a Event, form: &'a Form) -> Offer<'a> {
+    let values =
+        form.binding.parameters().filter_map(|name| Some((name, event.values.get(name)?.as_slice())));
+    let mut required: Vec<&str> = form.required.keys().map(String::as_str).collect();
+    // No family has a wildcard as its first word.
+    required.extend(form.binding.parameters().filter(|name| form.binding.position(name) == Some(0)));
+    Offer {
+        family: &family.name,
+        binding: form.binding.as_str(),
+        about: form.about.as_deref(),
+        values: values.collect(),
+        required,
+        required_unless_superduper: form.required_unless_superduper.keys().map(String::as_str).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_offered_with_what_is_to_be_filled_in() {
+        let catalogue = Catalogue::load(None).unwrap();
+        let all: serde_json::Value = serde_json::from_str(&json(&catalogue)).unwrap();
+        let offers = all["bindings"].as_array().unwrap();
+        let offer = |binding: &str| offers.iter().find(|offer| offer["binding"] == binding).unwrap();
+        assert_eq!(offers.len(), 17);
+        assert!(offers.iter().all(|offer| offer["about"].is_string()), "{offers:?}");
+        assert_eq!(offer("call.{event}.{call_id}")["values"]["event"][0], "CHANNEL_CREATE");
+        assert_eq!(offer("call.{event}.{call_id}").get("required"), None);
+        assert_eq!(
+            *offer("conference.command.{conference_id}"),
+            serde_json::json!({
+                "family": "conference",
+                "binding": "conference.command.{conference_id}",
+                "about": "Commands to one conference",
+                "required_unless_superduper": ["conference_id"],
+            })
+        );
+        assert_eq!(offer("conference.event.{conference_id}.{call_id}")["required"][0], "conference_id");
+        assert_eq!(offer("{action}.{database}.{type}.{id}")["required"][0], "action");
+        assert_eq!(offer("relay.{event}")["family"], "relay");
+    }
+}
