@@ -13,6 +13,7 @@ mod drain;
 mod families;
 mod hostile;
 mod http;
+mod migrating;
 mod outages;
 mod protocol;
 mod resume;

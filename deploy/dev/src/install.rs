@@ -56,12 +56,15 @@ pub const HAPROXY: Tool =
 /// Makes the certificates of the tests.
 pub const OPENSSL: Tool = Tool { program: "openssl", package: "openssl", dirs: &[], units: &[] };
 
+/// Tries what the documentation tells to do with it.
+pub const JQ: Tool = Tool { program: "jq", package: "jq", dirs: &[], units: &[] };
+
 /// What `cargo dev up` starts.
 pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];
 
 /// What the tests start.
 pub const FOR_TESTS: &[Tool] =
-    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, OPENSSL];
+    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, OPENSSL, JQ];
 
 /// Where the program is; if it is missing, the error says what to install.
 pub fn find(tool: Tool) -> Result<PathBuf> {
