@@ -5,13 +5,18 @@
 //! | `GET /metrics` | metrics in the OpenMetrics text form |
 //! | `GET /health/live` | 200 while the process serves |
 //! | `GET /health/ready` | 200 when everything it needs is there, else 503 with the names of what is missing |
+//!
+//! A service adds routes of its own by [`AdminServer::route`].
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, service::service_fn,
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, CONTENT_TYPE, HeaderValue},
+    service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
@@ -24,6 +29,8 @@ use crate::{config::AdminConfig, readiness::Readiness};
 const MOST_CONNECTIONS: usize = 32;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const BUILT_IN: [&str; 3] = ["/metrics", "/health/live", "/health/ready"];
 
 /// The listening admin server.
 #[derive(Debug)]
@@ -31,6 +38,84 @@ pub struct AdminServer {
     listener: TcpListener,
     registry: Arc<Registry>,
     readiness: Readiness,
+    routes: Vec<Route>,
+}
+
+/// The method of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Asks; changes nothing.
+    Get,
+    /// Changes something. Refused where it comes from a web page.
+    Post,
+}
+
+impl Verb {
+    fn fits(self, method: &Method) -> bool {
+        match self {
+            Verb::Get => matches!(*method, Method::GET | Method::HEAD),
+            Verb::Post => *method == Method::POST,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "GET",
+            Verb::Post => "POST",
+        }
+    }
+}
+
+/// What a route is asked with.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    query: String,
+}
+
+impl Question {
+    /// The first parameter of this name in the URL's query, decoded.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(own, _)| own == name)
+            .map(|(_, value)| value.into_owned())
+    }
+}
+
+/// What a route answers.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// What the body is.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Plain text, for people; it should end its line.
+    pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+        Answer { status, content_type: PLAIN, body: body.into() }
+    }
+
+    /// JSON with status 200.
+    pub fn json(body: impl Into<Bytes>) -> Answer {
+        Answer { status: StatusCode::OK, content_type: "application/json", body: body.into() }
+    }
+}
+
+type Handler = dyn Fn(Question) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync;
+
+struct Route {
+    verb: Verb,
+    path: &'static str,
+    handler: Box<Handler>,
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {}", self.verb, self.path)
+    }
 }
 
 impl AdminServer {
@@ -49,7 +134,19 @@ impl AdminServer {
                 format!("cannot listen on admin.listen = {}: {error}", config.listen),
             )
         })?;
-        Ok(AdminServer { listener, registry: Arc::new(registry), readiness })
+        Ok(AdminServer { listener, registry: Arc::new(registry), readiness, routes: Vec::new() })
+    }
+
+    /// Answers `path` by `handler` as well. Nothing limits how long that takes: it has to come to an end itself.
+    #[must_use]
+    pub fn route<F, A>(mut self, verb: Verb, path: &'static str, handler: F) -> AdminServer
+    where
+        F: Fn(Question) -> A + Send + Sync + 'static,
+        A: Future<Output = Answer> + Send + 'static,
+    {
+        let handler: Box<Handler> = Box::new(move |question| Box::pin(handler(question)));
+        self.routes.push(Route { verb, path, handler });
+        self
     }
 
     /// The address it listens on.
@@ -63,6 +160,7 @@ impl AdminServer {
     /// Serves until `shutdown`.
     pub async fn serve(self, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let (registry, readiness, routes) = (self.registry, self.readiness, Arc::new(self.routes));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = tokio::select! {
@@ -74,12 +172,12 @@ impl AdminServer {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let (registry, readiness) = (Arc::clone(&self.registry), self.readiness.clone());
+            let (registry, readiness, routes) =
+                (Arc::clone(&registry), readiness.clone(), Arc::clone(&routes));
             let shutdown = shutdown.clone();
             tokio::spawn(async move {
-                let service = service_fn(|request| {
-                    let response = answer(&request, &registry, &readiness);
-                    async { Ok::<_, Infallible>(response) }
+                let service = service_fn(|request| async {
+                    Ok::<_, Infallible>(answer(request, &registry, &readiness, &routes).await)
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -96,33 +194,57 @@ impl AdminServer {
     }
 }
 
-fn answer(request: &Request<Incoming>, registry: &Registry, readiness: &Readiness) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET here\n".into());
+async fn answer(
+    request: Request<Incoming>,
+    registry: &Registry,
+    readiness: &Readiness,
+    routes: &[Route],
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let route = routes.iter().find(|route| route.path == path);
+    if route.is_none() && !BUILT_IN.contains(&path) {
+        let mut paths: Vec<&str> = BUILT_IN.to_vec();
+        paths.extend(routes.iter().map(|route| route.path));
+        return response(Answer::text(StatusCode::NOT_FOUND, format!("there are {}\n", paths.join(", "))));
     }
-    match request.uri().path() {
-        "/health/live" => text(StatusCode::OK, "live\n".into()),
-        "/health/ready" => match readiness.missing().as_slice() {
-            [] => text(StatusCode::OK, "ready\n".into()),
-            missing => text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", missing.join(", "))),
-        },
+    let verb = route.map_or(Verb::Get, |route| route.verb);
+    if !verb.fits(request.method()) {
+        return response(Answer::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("only {} here\n", verb.name()),
+        ));
+    }
+    // A web page that its user has open must not have the services do something.
+    if verb == Verb::Post && request.headers().contains_key(header::ORIGIN) {
+        return response(Answer::text(StatusCode::FORBIDDEN, "not from a web page\n"));
+    }
+    if let Some(route) = route {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        return response((route.handler)(Question { query }).await);
+    }
+    response(match path {
         "/metrics" => {
             let mut body = String::new();
             // Writing to a String cannot fail.
             let _ = prometheus_client::encoding::text::encode(&mut body, registry);
-            let mut response = text(StatusCode::OK, body);
-            response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(OPENMETRICS));
-            response
+            Answer { status: StatusCode::OK, content_type: OPENMETRICS, body: body.into() }
         }
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /health/live and /health/ready\n".into()),
-    }
+        "/health/ready" => match readiness.missing().as_slice() {
+            [] => Answer::text(StatusCode::OK, "ready\n"),
+            missing => {
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", missing.join(", ")))
+            }
+        },
+        _ => Answer::text(StatusCode::OK, "live\n"),
+    })
 }
 
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("text/plain; charset=utf-8"));
+fn response(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(answer.body));
+    *response.status_mut() = answer.status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     response
 }
+
+#[cfg(test)]
+mod tests;
