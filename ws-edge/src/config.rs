@@ -33,6 +33,8 @@ pub struct EdgeConfig {
 pub struct WsConfig {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// What this machine is called where sessions are listed.
+    pub host: String,
     /// The view of clients that ask for none (`?view=`).
     pub view: View,
     /// Sessions in all; more are refused with HTTP 503.
@@ -108,6 +110,7 @@ impl Default for WsConfig {
     fn default() -> Self {
         WsConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 5555)),
+            host: gethostname::gethostname().to_string_lossy().into_owned(),
             view: View::Both,
             max_connections: 50_000,
             max_connections_per_ip: None,
@@ -144,6 +147,8 @@ impl Configuration for EdgeConfig {
         self.catalogue.check()?;
         let ws = &self.ws;
         let positive = |fine: bool, key| Impossible::unless(fine, key, "must be more than nothing");
+        let named = (1..=255).contains(&ws.host.len()) && ws.host.bytes().all(|byte| byte.is_ascii_graphic());
+        Impossible::unless(named, "ws.host", "must be a host's name: 1 to 255 printable characters")?;
         positive(ws.max_connections > 0, "ws.max_connections")?;
         positive(ws.max_connections_per_ip != Some(0), "ws.max_connections_per_ip")?;
         positive(ws.max_bindings > 0, "ws.max_bindings")?;

@@ -11,6 +11,7 @@
 //! | [`feed`] | from NATS to the table |
 //! | [`fanout`] | the table: who gets which events |
 //! | [`frame`], [`outbox`] | event frames, and what waits to be sent |
+//! | [`registry`] | the sessions as they are listed |
 //! | [`rate`], [`config`], [`metrics`] | limits, configuration, counters |
 
 pub mod authorizer;
@@ -24,6 +25,7 @@ pub mod http;
 pub mod metrics;
 pub mod outbox;
 pub mod rate;
+pub mod registry;
 pub mod reply;
 pub mod request;
 pub mod session;
@@ -49,6 +51,7 @@ use crate::{
     feed::{Feed, FeedError},
     http::Places,
     metrics::Metrics,
+    registry::Registry,
 };
 
 /// Sessions that have not ended so long after the stop are cut off.
@@ -86,6 +89,8 @@ pub struct Edge {
     pub authorizer: Authorizer,
     /// How many there are.
     pub places: Places,
+    /// Which there are.
+    pub registry: Arc<Registry>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -144,7 +149,9 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         Arc::clone(&metrics),
     );
     let places = Places::new(config.ws.max_connections, config.ws.max_connections_per_ip);
-    let edge = Edge { config: config.ws, catalogue, event_root, fanout, authorizer, places, metrics };
+    let registry = Arc::new(Registry::new(&config.ws.host));
+    let edge =
+        Edge { config: config.ws, catalogue, event_root, fanout, authorizer, places, registry, metrics };
     Ok(Running {
         address: listener.local_addr()?,
         admin: admin_server.address()?,

@@ -29,6 +29,7 @@ const MOST_REMEMBERED: usize = 32;
 /// Answers one frame.
 pub(super) async fn answer(edge: Arc<Edge>, mut state: Box<State>, frame: Utf8Bytes) -> (Box<State>, Reply) {
     let reply = reply_to(&edge, &mut state, &frame).await;
+    state.list();
     (state, reply)
 }
 
@@ -146,12 +147,7 @@ async fn subscribe(
     for (binding, wish) in changed {
         replace(edge, state, &account, binding, wish);
     }
-    if about.name.is_some() {
-        state.about.name = about.name;
-    }
-    if about.metadata.is_some() {
-        state.about.metadata = about.metadata;
-    }
+    state.listed.describe(about);
     Ok(json!({ "subscribed": bindings, "subscriptions": state.subscriptions() }))
 }
 

@@ -18,7 +18,7 @@ use crate::{
     frame::View,
     outbox::Outbox,
     rate::Rate,
-    request::About,
+    registry::Listed,
 };
 
 /// The leeway that auth-svc gives to clocks: a token that it accepted after its end may serve for so long.
@@ -67,7 +67,7 @@ pub struct State {
     pub(super) outbox: Arc<Outbox>,
     pub(super) rate: Rate,
     pub(super) bearing: Option<Bearing>,
-    pub(super) about: About,
+    pub(super) listed: Listed,
     pub(super) bound: Vec<Bound>,
     /// What was granted before, by the account that was asked for, should auth-svc be away.
     pub(super) granted: HashMap<Option<String>, Access>,
@@ -75,17 +75,25 @@ pub struct State {
 
 impl State {
     pub(super) fn new(edge: &Edge, opening: Opening, outbox: Arc<Outbox>, now: Instant) -> State {
-        State {
+        let state = State {
             number: opening.number,
             address: opening.address,
             view: opening.view,
             outbox,
             rate: Rate::new(edge.config.rate, now),
             bearing: opening.bearing,
-            about: About::default(),
+            listed: edge.registry.enter(opening.address),
             bound: Vec::new(),
             granted: HashMap::new(),
-        }
+        };
+        state.list();
+        state
+    }
+
+    /// Tells the registry what may have changed.
+    pub(super) fn list(&self) {
+        let account = self.bearing.as_ref().map(|bearing| bearing.bearer.account_id.as_str());
+        self.listed.update(account, self.bound.iter().map(|bound| bound.binding.as_str()));
     }
 
     /// When the session is to be closed because of its token.
