@@ -13,5 +13,6 @@ mod hostile;
 mod http;
 mod outages;
 mod protocol;
+mod sessions;
 mod tokens;
 mod wss;

@@ -12,12 +12,14 @@
 //! | [`fanout`] | the table: who gets which events |
 //! | [`frame`], [`outbox`] | event frames, and what waits to be sent |
 //! | [`registry`] | the sessions as they are listed |
+//! | [`control`] | what is told and answered on NATS beside events |
 //! | [`rate`], [`config`], [`metrics`] | limits, configuration, counters |
 
 pub mod authorizer;
 pub mod binding;
 pub mod close;
 pub mod config;
+pub mod control;
 pub mod fanout;
 pub mod feed;
 pub mod frame;
@@ -33,13 +35,14 @@ pub mod session;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use blackhole_common::{
-    admin::AdminServer,
+    admin::{AdminServer, Answer, Verb},
     catalogue::{Catalogue, CatalogueError},
     nats::{self, NatsError},
     readiness::Readiness,
     telemetry,
-    wire::Subjects,
+    wire::{SessionsReply, SessionsRequest, Subjects},
 };
+use hyper::StatusCode;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authorizer::Authorizer,
     config::{EdgeConfig, WsConfig},
+    control::{Control, ControlError},
     fanout::Fanout,
     feed::{Feed, FeedError},
     http::Places,
@@ -69,6 +73,9 @@ pub enum EdgeError {
     /// The reader of events did not start.
     #[error(transparent)]
     Feed(#[from] FeedError),
+    /// The NATS service did not start.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// An address cannot be had.
     #[error(transparent)]
     Listen(#[from] std::io::Error),
@@ -105,6 +112,7 @@ pub struct Running {
     listener: TcpListener,
     feed: std::thread::JoinHandle<()>,
     feed_shutdown: CancellationToken,
+    control: Control,
     admin_server: AdminServer,
 }
 
@@ -141,6 +149,10 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     .await?;
     // A connection of its own, so that a flood of events does not delay the questions to auth-svc.
     let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
+    let registry = Arc::new(Registry::new(&config.ws.host));
+    let control =
+        Control::start(client.clone(), subjects.clone(), &config.ws.host, Arc::clone(&registry)).await?;
+    let admin_server = sessions_page(admin_server, control.edge(), &registry);
     let authorizer = Authorizer::new(
         client,
         &subjects,
@@ -149,7 +161,6 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         Arc::clone(&metrics),
     );
     let places = Places::new(config.ws.max_connections, config.ws.max_connections_per_ip);
-    let registry = Arc::new(Registry::new(&config.ws.host));
     let edge =
         Edge { config: config.ws, catalogue, event_root, fanout, authorizer, places, registry, metrics };
     Ok(Running {
@@ -159,7 +170,28 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         listener,
         feed,
         feed_shutdown,
+        control,
         admin_server,
+    })
+}
+
+/// `GET /sessions?account_id=&session_id=`: this edge's sessions, for people.
+fn sessions_page(server: AdminServer, edge: &str, registry: &Arc<Registry>) -> AdminServer {
+    let (edge, registry): (Arc<str>, _) = (edge.into(), Arc::clone(registry));
+    server.route(Verb::Get, "/sessions", move |question| {
+        let (edge, registry) = (Arc::clone(&edge), Arc::clone(&registry));
+        async move {
+            let wanted = SessionsRequest {
+                account_id: question.parameter("account_id"),
+                session_id: question.parameter("session_id"),
+            };
+            let sessions = registry.list(&wanted).await;
+            let list = SessionsReply { edge: edge.to_string(), last: true, sessions };
+            match serde_json::to_vec(&list) {
+                Ok(json) => Answer::json(json),
+                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
     })
 }
 
@@ -169,11 +201,16 @@ impl Running {
         tracing::info!(address = %self.address, admin = %self.admin, "serving");
         let admin_shutdown = CancellationToken::new();
         let admin = tokio::spawn(self.admin_server.serve(admin_shutdown.clone()));
+        let control_shutdown = CancellationToken::new();
+        let control = tokio::spawn(self.control.serve(control_shutdown.clone()));
         let sessions = tokio::spawn(http::serve(self.edge, self.listener, shutdown.clone()));
         shutdown.cancelled().await;
         if tokio::time::timeout(STOP_TIMEOUT, sessions).await.is_err() {
             tracing::warn!("some sessions did not end in time and are cut off");
         }
+        // Sessions are listed to their end.
+        control_shutdown.cancel();
+        let _ = control.await;
         self.feed_shutdown.cancel();
         admin_shutdown.cancel();
         let _ = admin.await;
