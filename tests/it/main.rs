@@ -14,5 +14,6 @@ mod http;
 mod outages;
 mod protocol;
 mod sessions;
+mod stopped_families;
 mod tokens;
 mod wss;

@@ -161,7 +161,8 @@ async fn edges_are_a_nats_micro_service() {
     assert!(!edge.is_empty());
 
     // What cannot be read is answered, and an empty request asks for all.
-    let answer = soon("an answer", nats.request("blackhole.v1.sessions", r#"{"account_id":5}"#.into())).await.unwrap();
+    let answer =
+        soon("an answer", nats.request("blackhole.v1.sessions", r#"{"account_id":5}"#.into())).await.unwrap();
     assert_eq!(answer.headers.unwrap().get("Nats-Service-Error-Code").unwrap().as_str(), "400");
     let answer = soon("an answer", nats.request("blackhole.v1.sessions", "".into())).await.unwrap();
     assert!(serde_json::from_slice::<SessionsReply>(&answer.payload).is_ok());

@@ -10,14 +10,17 @@ use async_nats::{
     connection::State,
     service::{Request, Service, ServiceExt, endpoint::Endpoint},
 };
-use blackhole_common::wire::{EdgeBeat, SessionsRequest, Subjects};
+use blackhole_common::wire::{EdgeBeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects};
 use futures_util::StreamExt;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::Registry;
+use crate::{
+    families::{self, Families},
+    registry::Registry,
+};
 pub use pages::pages;
 
 /// The service's name.
@@ -40,8 +43,10 @@ pub struct Control {
     subjects: Subjects,
     edge: String,
     registry: Arc<Registry>,
+    families: Arc<Families>,
     service: Service,
-    sessions: Endpoint,
+    session_requests: Endpoint,
+    family_requests: Endpoint,
 }
 
 /// A name for this run of the edge on `host`, fit for NATS.
@@ -67,6 +72,7 @@ impl Control {
         subjects: Subjects,
         host: &str,
         registry: Arc<Registry>,
+        families: Arc<Families>,
     ) -> Result<Control, ControlError> {
         let failed = |error: async_nats::Error| ControlError(error.to_string());
         let edge = edge_name(host);
@@ -79,9 +85,11 @@ impl Control {
             .start(NAME, env!("CARGO_PKG_VERSION"))
             .await
             .map_err(failed)?;
-        let sessions =
+        let session_requests =
             service.endpoint_builder().name("sessions").add(subjects.sessions()).await.map_err(failed)?;
-        Ok(Control { client, subjects, edge, registry, service, sessions })
+        let family_requests =
+            service.endpoint_builder().name("families").add(subjects.families()).await.map_err(failed)?;
+        Ok(Control { client, subjects, edge, registry, families, service, session_requests, family_requests })
     }
 
     /// The edge's name, as the others know it.
@@ -91,15 +99,23 @@ impl Control {
 
     /// Answers until `shutdown`, then says farewell.
     pub async fn serve(mut self, shutdown: CancellationToken) {
+        let stored = tokio::spawn(families::follow(
+            self.client.clone(),
+            self.subjects.stopped_families(),
+            Arc::clone(&self.families),
+            shutdown.clone(),
+        ));
         let mut beat = tokio::time::interval(BEAT_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = beat.tick() => self.beat(false).await,
-                Some(request) = self.sessions.next() => self.list(&request).await,
+                Some(request) = self.session_requests.next() => self.list(&request).await,
+                Some(request) = self.family_requests.next() => self.switch(&request).await,
             }
         }
+        let _ = stored.await;
         let farewell = async {
             self.beat(true).await;
             let _ = self.service.stop().await;
@@ -120,7 +136,9 @@ impl Control {
     }
 
     async fn list(&self, request: &Request) {
-        let Some(wanted) = asked::<SessionsRequest>(request).await else { return };
+        // An empty request asks for all.
+        let Some(wanted) = asked::<Option<SessionsRequest>>(request, b"null").await else { return };
+        let wanted = wanted.unwrap_or_default();
         let most = MOST_PAGE_BYTES.min(self.client.server_info().max_payload / 4);
         let sessions = self.registry.list(&wanted).await;
         let mut pages = pages(&self.edge, sessions, most).peekable();
@@ -132,6 +150,15 @@ impl Control {
         }
     }
 
+    async fn switch(&self, request: &Request) {
+        let Some(FamilyRequest { family, running }) = asked(request, b"").await else { return };
+        let error = self.families.set(&family, running).err().map(|unknown| unknown.to_string());
+        let reply = FamilyReply { edge: self.edge.clone(), error };
+        if let Ok(json) = serde_json::to_vec(&reply) {
+            respond(request, json).await;
+        }
+    }
+
     async fn send(&self, subject: String, message: &impl Serialize) {
         // These messages are always JSON; a failure to send is the connection's, which readiness shows.
         if let Ok(json) = serde_json::to_vec(message) {
@@ -140,12 +167,9 @@ impl Control {
     }
 }
 
-/// What a request asks for. An empty one asks for everything that there is; one that cannot be read is answered.
-async fn asked<R: Default + serde::de::DeserializeOwned>(request: &Request) -> Option<R> {
-    let payload = &request.message.payload;
-    if payload.is_empty() {
-        return Some(R::default());
-    }
+/// What a request asks for, `empty` where it has no payload. One that cannot be read is answered.
+async fn asked<R: DeserializeOwned>(request: &Request, empty: &'static [u8]) -> Option<R> {
+    let payload: &[u8] = if request.message.payload.is_empty() { empty } else { &request.message.payload };
     match serde_json::from_slice(payload) {
         Ok(asked) => Some(asked),
         Err(error) => {

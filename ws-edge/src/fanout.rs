@@ -351,7 +351,7 @@ fn deliver(subject: &mut Subject, arrival: &Arrival<'_>, metrics: &Metrics) {
         }
         subject.position = sequence;
     }
-    for (shape, members) in &subject.members {
+    for (shape, members) in subject.members.iter().filter(|(shape, _)| shape.is_running()) {
         let Some(frame) = arrival.frames.frame(shape) else {
             metrics.events_unreadable.inc();
             continue;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use crate::families::Switch;
 pub use normalize::{Malformed, normalize};
 
 /// Which member holds the event's body.
@@ -47,6 +48,7 @@ pub struct Shape {
     head: String,
     view: View,
     shown_key: ShownKey,
+    family: Switch,
 }
 
 impl Shape {
@@ -73,7 +75,18 @@ impl Shape {
             head.push_str("\",");
         }
         head.push_str("\"name\":\"");
-        Shape { head, view, shown_key }
+        Shape { head, view, shown_key, family: Switch::default() }
+    }
+
+    /// The same, of a family that this switch stops.
+    #[must_use]
+    pub fn of(self, family: &Switch) -> Shape {
+        Shape { family: family.clone(), ..self }
+    }
+
+    /// Whether events of this shape are sent: its family has not been stopped.
+    pub fn is_running(&self) -> bool {
+        self.family.is_running()
     }
 }
 

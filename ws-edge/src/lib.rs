@@ -9,6 +9,7 @@
 //! | [`binding`] | a client's binding as NATS subjects |
 //! | [`authorizer`] | what auth-svc says of tokens and accounts |
 //! | [`feed`] | from NATS to the table |
+//! | [`families`] | which binding families serve |
 //! | [`fanout`] | the table: who gets which events |
 //! | [`frame`], [`outbox`] | event frames, and what waits to be sent |
 //! | [`registry`] | the sessions as they are listed |
@@ -20,6 +21,7 @@ pub mod binding;
 pub mod close;
 pub mod config;
 pub mod control;
+pub mod families;
 pub mod fanout;
 pub mod feed;
 pub mod frame;
@@ -51,6 +53,7 @@ use crate::{
     authorizer::Authorizer,
     config::{EdgeConfig, WsConfig},
     control::{Control, ControlError},
+    families::Families,
     fanout::Fanout,
     feed::{Feed, FeedError},
     http::Places,
@@ -88,6 +91,8 @@ pub struct Edge {
     pub config: WsConfig,
     /// What can be bound.
     pub catalogue: Catalogue,
+    /// What of it serves.
+    pub families: Arc<Families>,
     /// What all events' subjects begin with.
     pub event_root: String,
     /// Who gets which events.
@@ -150,8 +155,9 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     // A connection of its own, so that a flood of events does not delay the questions to auth-svc.
     let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
     let registry = Arc::new(Registry::new(&config.ws.host));
-    let control =
-        Control::start(client.clone(), subjects.clone(), &config.ws.host, Arc::clone(&registry)).await?;
+    let families = Arc::new(Families::new(&catalogue, Arc::clone(&metrics)));
+    let (listed, switched) = (Arc::clone(&registry), Arc::clone(&families));
+    let control = Control::start(client.clone(), subjects.clone(), &config.ws.host, listed, switched).await?;
     let admin_server = sessions_page(admin_server, control.edge(), &registry);
     let authorizer = Authorizer::new(
         client,
@@ -161,8 +167,17 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         Arc::clone(&metrics),
     );
     let places = Places::new(config.ws.max_connections, config.ws.max_connections_per_ip);
-    let edge =
-        Edge { config: config.ws, catalogue, event_root, fanout, authorizer, places, registry, metrics };
+    let edge = Edge {
+        config: config.ws,
+        catalogue,
+        families,
+        event_root,
+        fanout,
+        authorizer,
+        places,
+        registry,
+        metrics,
+    };
     Ok(Running {
         address: listener.local_addr()?,
         admin: admin_server.address()?,

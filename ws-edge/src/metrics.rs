@@ -44,6 +44,8 @@ pub struct Metrics {
     pub subscriptions: Gauge,
     /// Distinct NATS subjects.
     pub subjects: Gauge,
+    /// Families that are stopped.
+    pub families_stopped: Gauge,
     /// Events from NATS.
     pub events: Counter,
     /// Events that were missed live and brought from the stream.
@@ -75,6 +77,7 @@ impl Default for Metrics {
             requests: Family::default(),
             subscriptions: Gauge::default(),
             subjects: Gauge::default(),
+            families_stopped: Gauge::default(),
             events: Counter::default(),
             events_repaired: Counter::default(),
             events_unreadable: Counter::default(),
@@ -112,6 +115,11 @@ impl Metrics {
         edge.register("requests", "Requests of clients, by outcome", self.requests.clone());
         edge.register("subscriptions", "Bindings of all sessions", self.subscriptions.clone());
         edge.register("subjects", "Distinct subjects subscribed at NATS", self.subjects.clone());
+        edge.register(
+            "families_stopped",
+            "Binding families that are stopped at the moment",
+            self.families_stopped.clone(),
+        );
         edge.register(
             "events",
             "Events received from NATS, once for each subject that matched",

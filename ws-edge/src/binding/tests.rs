@@ -9,13 +9,17 @@ fn catalogue() -> Catalogue {
     Catalogue::load(None).unwrap()
 }
 
+fn families() -> Families {
+    Families::new(&catalogue(), Default::default())
+}
+
 fn account() -> Access {
     Access::Account { account_id: ACC.into(), realm: Some("kid.example.com".into()) }
 }
 
 fn resolved(binding: &str, access: &Access) -> Result<Resolved, String> {
     let superduper = *access == Access::All;
-    parse(&catalogue(), binding, superduper)
+    parse(&catalogue(), &families(), binding, superduper)
         .and_then(|asked| asked.resolve("ev", access))
         .map_err(|error| error.to_string())
 }
@@ -177,7 +181,7 @@ proptest! {
     fn no_binding_leaves_the_tenant(binding in any_binding(), id in "[a-z@_.*>=]{1,6}", realm in "[a-z@_.*>=]{0,6}", superduper in any::<bool>()) {
         let access = Access::Account { account_id: id.clone(), realm: Some(realm.clone()) };
         let catalogue = catalogue();
-        if let Ok(resolved) = parse(&catalogue, &binding, superduper).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue, &families(), &binding, superduper).and_then(|asked| asked.resolve("ev", &access)) {
             let own = [format!("ev.{}.", Tenant::account(&id)), format!("ev.{}.", Tenant::realm(&realm))];
             for subject in resolved.subjects {
                 prop_assert!(own.iter().any(|root| subject.starts_with(root)), "{} gave {}", binding, subject);
@@ -192,7 +196,7 @@ proptest! {
     #[test]
     fn an_event_matches_at_most_one_subject_of_a_binding(binding in any_binding(), key in any_binding()) {
         let access = account();
-        if let Ok(resolved) = parse(&catalogue(), &binding, true).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue(), &families(), &binding, true).and_then(|asked| asked.resolve("ev", &access)) {
             for tenant in [ACC, "@kid=2Eexample=2Ecom"] {
                 let mut subject = format!("ev.{tenant}");
                 push_key(&mut subject, key.as_bytes());

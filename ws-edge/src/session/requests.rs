@@ -116,7 +116,7 @@ async fn subscribe(
     }
     let asked: Vec<Asked<'_>> = bindings
         .iter()
-        .map(|binding| binding::parse(&edge.catalogue, binding, bearer.superduper_admin))
+        .map(|binding| binding::parse(&edge.catalogue, &edge.families, binding, bearer.superduper_admin))
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
     let access = authorize(edge, state, &token, account_id).await?;
@@ -161,7 +161,7 @@ fn wish(
 ) -> Result<Wish, BindingError> {
     let resolved = asked.resolve(&edge.event_root, access)?;
     let shape = Shape::new(state.view, request_id, binding, &resolved.subscription_key, resolved.shown_key);
-    Ok(Wish { shape: Arc::new(shape), subjects: resolved.subjects })
+    Ok(Wish { shape: Arc::new(shape.of(asked.family())), subjects: resolved.subjects })
 }
 
 /// Joins, and waits until the NATS server has confirmed all subjects. Without that, nothing remains joined.
