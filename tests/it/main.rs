@@ -7,6 +7,7 @@ mod admin;
 mod browser;
 mod configuration;
 mod console;
+mod crossbar;
 mod dev_up;
 mod families;
 mod hostile;

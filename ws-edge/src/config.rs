@@ -8,6 +8,7 @@ use blackhole_common::config::{
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::frame::View;
 
@@ -72,6 +73,13 @@ pub struct WsConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// What happens to a session whose token expires.
     pub on_token_expiry: OnTokenExpiry,
+    /// Where Crossbar is, for the action `api`. None: there is no such action.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crossbar_url: Option<Url>,
+    /// Requests that the edge passes on to Crossbar at once; more wait.
+    pub crossbar_concurrency: usize,
+    /// The largest answer of Crossbar that is passed on.
+    pub crossbar_max_answer: ByteSize,
 }
 
 /// `[ws.rate]`: a token bucket per session, as Blackhole has it.
@@ -126,6 +134,9 @@ impl Default for WsConfig {
             linger: Duration::from_secs(5),
             trusted_proxies: Vec::new(),
             on_token_expiry: OnTokenExpiry::Close,
+            crossbar_url: None,
+            crossbar_concurrency: 32,
+            crossbar_max_answer: ByteSize::mib(1),
         }
     }
 }
@@ -166,6 +177,26 @@ impl Configuration for EdgeConfig {
             )
         };
         size(ws.max_frame, "ws.max_frame")?;
-        size(ws.queue_bytes, "ws.queue_bytes")
+        size(ws.queue_bytes, "ws.queue_bytes")?;
+        size(ws.crossbar_max_answer, "ws.crossbar_max_answer")?;
+        Impossible::unless(
+            ws.crossbar_url.as_ref().is_none_or(is_place),
+            "ws.crossbar_url",
+            "must be http or https, a host, and perhaps a port and a path, such as http://127.0.0.1:8000",
+        )?;
+        Impossible::unless(
+            (1..=10_000).contains(&ws.crossbar_concurrency),
+            "ws.crossbar_concurrency",
+            "must lie between 1 and 10000",
+        )
     }
+}
+
+fn is_place(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
 }

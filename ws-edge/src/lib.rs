@@ -12,6 +12,7 @@
 //! | [`families`] | which binding families serve |
 //! | [`fanout`] | the table: who gets which events |
 //! | [`frame`], [`outbox`] | event frames, and what waits to be sent |
+//! | [`crossbar`] | requests that are passed on to KAZOO's HTTP API |
 //! | [`registry`] | the sessions as they are listed |
 //! | [`control`] | what is told and answered on NATS beside events |
 //! | [`rate`], [`config`], [`metrics`] | limits, configuration, counters |
@@ -21,6 +22,7 @@ pub mod binding;
 pub mod close;
 pub mod config;
 pub mod control;
+pub mod crossbar;
 pub mod families;
 pub mod fanout;
 pub mod feed;
@@ -53,6 +55,7 @@ use crate::{
     authorizer::Authorizer,
     config::{EdgeConfig, WsConfig},
     control::{Control, ControlError},
+    crossbar::Crossbar,
     families::Families,
     fanout::Fanout,
     feed::{Feed, FeedError},
@@ -99,6 +102,8 @@ pub struct Edge {
     pub fanout: Arc<Fanout>,
     /// Who may what.
     pub authorizer: Authorizer,
+    /// The way to Crossbar, if there is one.
+    pub crossbar: Option<Crossbar>,
     /// How many there are.
     pub places: Places,
     /// Which there are.
@@ -166,6 +171,12 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         config.ws.auth_cache,
         Arc::clone(&metrics),
     );
+    let crossbar = match &config.ws.crossbar_url {
+        Some(url) => Some(Crossbar::new(url, &config.ws).map_err(|error| {
+            std::io::Error::new(error.kind(), format!("ws.crossbar_url = {url}: {error}"))
+        })?),
+        None => None,
+    };
     let places = Places::new(config.ws.max_connections, config.ws.max_connections_per_ip);
     let edge = Edge {
         config: config.ws,
@@ -174,6 +185,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         event_root,
         fanout,
         authorizer,
+        crossbar,
         places,
         registry,
         metrics,

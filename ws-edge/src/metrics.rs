@@ -64,6 +64,10 @@ pub struct Metrics {
     pub auth_calls: Family<Outcome, Counter>,
     /// How long auth-svc took.
     pub auth_seconds: Histogram,
+    /// Requests passed on to Crossbar, by the outcome.
+    pub crossbar_calls: Family<Outcome, Counter>,
+    /// How long Crossbar took.
+    pub crossbar_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -87,6 +91,8 @@ impl Default for Metrics {
             nats_slow: Counter::default(),
             auth_calls: Family::default(),
             auth_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            crossbar_calls: Family::default(),
+            crossbar_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
         }
     }
 }
@@ -158,6 +164,17 @@ impl Metrics {
             "Time until auth-svc answered",
             Unit::Seconds,
             self.auth_seconds.clone(),
+        );
+        edge.register(
+            "crossbar_calls",
+            "Requests passed on to Crossbar, by outcome",
+            self.crossbar_calls.clone(),
+        );
+        edge.register_with_unit(
+            "crossbar_call_duration",
+            "Time until Crossbar had answered",
+            Unit::Seconds,
+            self.crossbar_seconds.clone(),
         );
     }
 }

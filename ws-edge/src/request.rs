@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::authorizer::Token;
+use crate::{authorizer::Token, crossbar::Call};
 
 /// The longest `request_id`, `name`, in bytes.
 const MAX_TEXT_BYTES: usize = 256;
@@ -43,6 +43,8 @@ pub enum Action {
     UnsubscribeAll,
     /// A sign of life.
     Ping,
+    /// A request for Crossbar.
+    Api(Call),
 }
 
 /// A friendly name and free JSON that a client may give its session.
@@ -138,6 +140,7 @@ impl Request {
             "ping" => Ok(Action::Ping),
             "subscribe" => self.subscribe(),
             "unsubscribe" => self.unsubscribe(),
+            "api" => Ok(Action::Api(Call::read(self.data()?.ok_or(RequestError::Missing("data"))?)?)),
             _ => Err(RequestError::Action(action.chars().take(64).collect())),
         }
     }

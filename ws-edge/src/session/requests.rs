@@ -10,14 +10,17 @@ use blackhole_common::wire::{Access, AuthReply};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::state::{Bearing, Bound, State};
+use super::{
+    actions,
+    state::{Bearing, Bound, State},
+};
 use crate::{
     Edge,
     authorizer::Token,
     binding::{self, Asked, BindingError},
     fanout::{Membership, Wish},
     frame::Shape,
-    reply::{Reply, generated_id},
+    reply::{Data, Reply, generated_id},
     request::{About, Action, Request},
 };
 
@@ -56,16 +59,18 @@ async fn run(
     state: &mut State,
     request: Request,
     id: Option<&Value>,
-) -> Result<Value, String> {
+) -> Result<Data, String> {
     authenticate(edge, state, &request).await?;
-    match request.action().map_err(|error| error.to_string())? {
-        Action::Ping => Ok(json!({ "response": "pong" })),
+    let data = match request.action().map_err(|error| error.to_string())? {
+        Action::Ping => json!({ "response": "pong" }),
         Action::Subscribe { account_id, bindings, about } => {
-            subscribe(edge, state, account_id, bindings, about, id).await
+            subscribe(edge, state, account_id, bindings, about, id).await?
         }
-        Action::Unsubscribe { account_id, bindings } => Ok(unsubscribe(state, account_id, bindings)),
-        Action::UnsubscribeAll => Ok(unsubscribed(std::mem::take(&mut state.bound), state)),
-    }
+        Action::Unsubscribe { account_id, bindings } => unsubscribe(state, account_id, bindings),
+        Action::UnsubscribeAll => unsubscribed(std::mem::take(&mut state.bound), state),
+        Action::Api(call) => return actions::api(edge, state, call, id).await,
+    };
+    Ok(data.into())
 }
 
 /// A session belongs to the account of its first token. A later token of the same account renews it; another
@@ -96,7 +101,7 @@ async fn authenticate(edge: &Edge, state: &mut State, request: &Request) -> Resu
     }
 }
 
-fn refused(reason: &str) -> String {
+pub(super) fn refused(reason: &str) -> String {
     format!("failed to authenticate token : {reason}")
 }
 
