@@ -16,5 +16,6 @@ mod outages;
 mod protocol;
 mod sessions;
 mod stopped_families;
+mod targeted;
 mod tokens;
 mod wss;

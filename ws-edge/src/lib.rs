@@ -13,6 +13,7 @@
 //! | [`fanout`] | the table: who gets which events |
 //! | [`frame`], [`outbox`] | event frames, and what waits to be sent |
 //! | [`crossbar`] | requests that are passed on to KAZOO's HTTP API |
+//! | [`targeted`] | messages that are passed on to one process of KAZOO |
 //! | [`registry`] | the sessions as they are listed |
 //! | [`control`] | what is told and answered on NATS beside events |
 //! | [`rate`], [`config`], [`metrics`] | limits, configuration, counters |
@@ -35,6 +36,7 @@ pub mod registry;
 pub mod reply;
 pub mod request;
 pub mod session;
+pub mod targeted;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -62,6 +64,7 @@ use crate::{
     http::Places,
     metrics::Metrics,
     registry::Registry,
+    targeted::Targeted,
 };
 
 /// Sessions that have not ended so long after the stop are cut off.
@@ -102,6 +105,8 @@ pub struct Edge {
     pub fanout: Arc<Fanout>,
     /// Who may what.
     pub authorizer: Authorizer,
+    /// The way to KAZOO's exchange `targeted`.
+    pub targeted: Targeted,
     /// The way to Crossbar, if there is one.
     pub crossbar: Option<Crossbar>,
     /// How many there are.
@@ -164,6 +169,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let (listed, switched) = (Arc::clone(&registry), Arc::clone(&families));
     let control = Control::start(client.clone(), subjects.clone(), &config.ws.host, listed, switched).await?;
     let admin_server = sessions_page(admin_server, control.edge(), &registry);
+    let targeted = Targeted::new(client.clone(), &subjects, config.ws.request_timeout, &config.ws.host);
     let authorizer = Authorizer::new(
         client,
         &subjects,
@@ -185,6 +191,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         event_root,
         fanout,
         authorizer,
+        targeted,
         crossbar,
         places,
         registry,

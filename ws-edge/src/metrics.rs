@@ -64,6 +64,8 @@ pub struct Metrics {
     pub auth_calls: Family<Outcome, Counter>,
     /// How long auth-svc took.
     pub auth_seconds: Histogram,
+    /// Messages of clients for KAZOO, by the outcome.
+    pub messages_targeted: Family<Outcome, Counter>,
     /// Requests passed on to Crossbar, by the outcome.
     pub crossbar_calls: Family<Outcome, Counter>,
     /// How long Crossbar took.
@@ -91,6 +93,7 @@ impl Default for Metrics {
             nats_slow: Counter::default(),
             auth_calls: Family::default(),
             auth_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            messages_targeted: Family::default(),
             crossbar_calls: Family::default(),
             crossbar_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
         }
@@ -164,6 +167,11 @@ impl Metrics {
             "Time until auth-svc answered",
             Unit::Seconds,
             self.auth_seconds.clone(),
+        );
+        edge.register(
+            "messages_targeted",
+            "Messages of clients to one process of KAZOO, by outcome",
+            self.messages_targeted.clone(),
         );
         edge.register(
             "crossbar_calls",

@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
-use blackhole_common::wire::AuthReply;
-use serde_json::Value;
+use blackhole_common::wire::{Access, AuthReply};
+use serde_json::{Value, json};
 
 use super::{
-    requests::refused,
+    requests::{authorize, refused},
     state::{Bearing, State},
 };
 use crate::{
     Edge,
     crossbar::{Call, Caller, CrossbarError},
-    reply::Data,
+    reply::{Data, generated_id},
+    targeted::{Message, Speaker},
 };
 
 /// `api`: what Crossbar answers.
@@ -27,6 +28,22 @@ pub(super) async fn api(
     let caller = Caller { token: &bearing.token, address: state.address, request_id };
     let answer = crossbar.call(call, &caller, &edge.metrics).await;
     answer.map(Data::Passed).map_err(|error| error.to_string())
+}
+
+/// `relay.publish` and `dialog.push`, for an account that the token may see.
+pub(super) async fn send(
+    edge: &Edge,
+    state: &mut State,
+    message: Message,
+    request_id: Option<&Value>,
+) -> Result<Value, String> {
+    let token = good(edge, state).await?.token.clone();
+    let access = authorize(edge, state, &token, message.account_id.clone()).await?;
+    let Access::Account { account_id, .. } = access else { return Err("unauthorized account id".to_owned()) };
+    let request_id = request_id.cloned().unwrap_or_else(generated_id);
+    let speaker = Speaker { account_id: &account_id, token: &token, request_id: &request_id };
+    edge.targeted.send(message, &speaker, &edge.metrics).await.map_err(|unsent| unsent.to_string())?;
+    Ok(json!({}))
 }
 
 /// Who the session is, if its token is still good: with `ws.on_token_expiry` `keep` a session outlives its token, and a

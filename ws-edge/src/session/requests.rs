@@ -69,6 +69,7 @@ async fn run(
         Action::Unsubscribe { account_id, bindings } => unsubscribe(state, account_id, bindings),
         Action::UnsubscribeAll => unsubscribed(std::mem::take(&mut state.bound), state),
         Action::Api(call) => return actions::api(edge, state, call, id).await,
+        Action::Send(message) => actions::send(edge, state, message, id).await?,
     };
     Ok(data.into())
 }
@@ -202,7 +203,7 @@ fn replace(edge: &Arc<Edge>, state: &mut State, account: &str, binding: &str, wi
     }
 }
 
-async fn authorize(
+pub(super) async fn authorize(
     edge: &Edge,
     state: &mut State,
     token: &Token,
