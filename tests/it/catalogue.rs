@@ -6,6 +6,8 @@
 
 mod reference;
 
+use std::sync::Arc;
+
 use blackhole_common::{
     catalogue::Catalogue,
     wire::{Access, Bearer},
@@ -13,7 +15,7 @@ use blackhole_common::{
 use bytes::Bytes;
 use proptest::{prelude::*, strategy::ValueTree};
 use reference::{Asked, Happening, Who};
-use ws_edge::binding;
+use ws_edge::{binding, families::Families};
 
 const ROOT: &str = "ev";
 
@@ -38,7 +40,8 @@ fn times(catalogue: &Catalogue, who: &Who, asked: &Asked, event: &Happening) -> 
     };
     let token_id = Some(who.token_id().to_owned());
     let bearer = Bearer { account_id, expires_at: 9, superduper_admin, token_id };
-    let asked = binding::parse(catalogue, &asked.binding, &bearer).ok()?;
+    let families = Families::new(catalogue, Arc::default());
+    let asked = binding::parse(catalogue, &families, &asked.binding, &bearer).ok()?;
     let listens = asked.resolve(ROOT, &access).ok()?.subjects;
     let arrives = catalogue
         .amqp_bindings()

@@ -7,6 +7,7 @@
 //! | [`accounts`] | accounts and tokens |
 //! | [`client`] | a WebSocket client, of two makes |
 //! | [`raw`] | a client made of a TCP stream and nothing else |
+//! | [`crossbar`] | an HTTP server in Crossbar's place |
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
@@ -17,6 +18,7 @@
 pub mod accounts;
 pub mod browser;
 pub mod client;
+pub mod crossbar;
 pub mod events;
 pub mod haproxy;
 pub mod raw;

@@ -12,7 +12,10 @@ use blackhole_common::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
-use crate::frame::{ShownKey, shown_pattern};
+use crate::{
+    families::{Families, Switch},
+    frame::{ShownKey, shown_pattern},
+};
 
 /// The longest binding, in bytes: an AMQP routing key has at most 255, and a client may write a call id plainly
 /// that KAZOO encodes threefold.
@@ -24,7 +27,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'~').remove(b'
 /// Why a binding is refused; the text is what the client reads.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BindingError {
-    /// No family begins like it.
+    /// No family that serves begins like it.
     #[error("no available subscriptions to requested binding")]
     NoFamily,
     /// A family begins like it, but has no such form.
@@ -64,6 +67,7 @@ pub enum BindingError {
 #[derive(Debug)]
 pub struct Asked<'a> {
     event: &'a Event,
+    family: Switch,
     /// The words of the key's parameters; what is not here may be anything.
     words: BTreeMap<&'a str, Word>,
 }
@@ -85,6 +89,7 @@ pub struct Resolved {
 /// The text to reply.
 pub fn parse<'a>(
     catalogue: &'a Catalogue,
+    families: &Families,
     binding: &str,
     bearer: &Bearer,
 ) -> Result<Asked<'a>, BindingError> {
@@ -92,7 +97,8 @@ pub fn parse<'a>(
         return Err(BindingError::TooLong);
     }
     let words: Vec<&str> = binding.split('.').collect();
-    let forms = catalogue.families().iter().flat_map(|family| {
+    let running = catalogue.families().iter().filter(|family| families.is_running(&family.name));
+    let forms = running.flat_map(|family| {
         family.event.iter().flat_map(move |event| event.form.iter().map(move |form| (family, event, form)))
     });
     let mut family: Option<&Family> = None;
@@ -102,7 +108,9 @@ pub fn parse<'a>(
         }
         family = family.or(Some(owner));
         if let Some(words) = match_form(form, &words) {
-            return check_words(event, form, words, bearer);
+            let words = check_words(event, form, words, bearer)?;
+            let family = families.switch(&owner.name).cloned().unwrap_or_default();
+            return Ok(Asked { event, family, words });
         }
     }
     let family = family.ok_or(BindingError::NoFamily)?;
@@ -159,11 +167,11 @@ fn match_form<'a>(form: &'a Form, words: &[&str]) -> Option<BTreeMap<&'a str, Wo
 }
 
 fn check_words<'a>(
-    event: &'a Event,
+    event: &Event,
     form: &'a Form,
     mut words: BTreeMap<&'a str, Word>,
     bearer: &Bearer,
-) -> Result<Asked<'a>, BindingError> {
+) -> Result<BTreeMap<&'a str, Word>, BindingError> {
     for (name, word) in &mut words {
         let refused = form.required.get(*name);
         let refused = refused
@@ -189,7 +197,7 @@ fn check_words<'a>(
         let id = bearer.token_id.as_deref().ok_or(BindingError::NoTokenId)?;
         words.insert(name, Word::Exactly(encoded(id)));
     }
-    Ok(Asked { event, words })
+    Ok(words)
 }
 
 /// A client's word as KAZOO writes it in a routing key. What has a percent escape is taken for encoded already.
@@ -221,6 +229,11 @@ fn encoded(plain: &str) -> String {
 }
 
 impl Asked<'_> {
+    /// What stops the binding's family.
+    pub fn family(&self) -> &Switch {
+        &self.family
+    }
+
     /// Places the binding below the tenants that `access` holds, each beginning with `event_root`.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use blackhole_common::config::{
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::frame::View;
 
@@ -33,6 +34,8 @@ pub struct EdgeConfig {
 pub struct WsConfig {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// What this machine is called where sessions are listed.
+    pub host: String,
     /// The view of clients that ask for none (`?view=`).
     pub view: View,
     /// Sessions in all; more are refused with HTTP 503.
@@ -80,6 +83,13 @@ pub struct WsConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// What happens to a session whose token expires.
     pub on_token_expiry: OnTokenExpiry,
+    /// Where Crossbar is, for the action `api`. None: there is no such action.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crossbar_url: Option<Url>,
+    /// Requests that the edge passes on to Crossbar at once; more wait.
+    pub crossbar_concurrency: usize,
+    /// The largest answer of Crossbar that is passed on.
+    pub crossbar_max_answer: ByteSize,
 }
 
 /// `[ws.rate]`: a token bucket per session, as Blackhole has it.
@@ -118,6 +128,7 @@ impl Default for WsConfig {
     fn default() -> Self {
         WsConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 5555)),
+            host: gethostname::gethostname().to_string_lossy().into_owned(),
             view: View::Both,
             max_connections: 50_000,
             accept_per_second: 1000,
@@ -137,6 +148,9 @@ impl Default for WsConfig {
             drain_per_second: 1000,
             trusted_proxies: Vec::new(),
             on_token_expiry: OnTokenExpiry::Close,
+            crossbar_url: None,
+            crossbar_concurrency: 32,
+            crossbar_max_answer: ByteSize::mib(1),
         }
     }
 }
@@ -158,6 +172,8 @@ impl Configuration for EdgeConfig {
         self.catalogue.check()?;
         let ws = &self.ws;
         let positive = |fine: bool, key| Impossible::unless(fine, key, "must be more than nothing");
+        let named = (1..=255).contains(&ws.host.len()) && ws.host.bytes().all(|byte| byte.is_ascii_graphic());
+        Impossible::unless(named, "ws.host", "must be a host's name: 1 to 255 printable characters")?;
         positive(ws.max_connections > 0, "ws.max_connections")?;
         positive(ws.accept_per_second > 0, "ws.accept_per_second")?;
         positive(ws.drain_per_second > 0, "ws.drain_per_second")?;
@@ -177,6 +193,26 @@ impl Configuration for EdgeConfig {
             )
         };
         size(ws.max_frame, "ws.max_frame")?;
-        size(ws.queue_bytes, "ws.queue_bytes")
+        size(ws.queue_bytes, "ws.queue_bytes")?;
+        size(ws.crossbar_max_answer, "ws.crossbar_max_answer")?;
+        Impossible::unless(
+            ws.crossbar_url.as_ref().is_none_or(is_place),
+            "ws.crossbar_url",
+            "must be http or https, a host, and perhaps a port and a path, such as http://127.0.0.1:8000",
+        )?;
+        Impossible::unless(
+            (1..=10_000).contains(&ws.crossbar_concurrency),
+            "ws.crossbar_concurrency",
+            "must lie between 1 and 10000",
+        )
     }
+}
+
+fn is_place(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
 }

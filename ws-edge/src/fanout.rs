@@ -552,7 +552,7 @@ impl Table {
             tail.note(number, event);
         }
         let sequence = sequence(event);
-        for group in &subject.groups {
+        for group in subject.groups.iter().filter(|group| group.shape.is_running()) {
             let mut frame: Option<Option<Bytes>> = None;
             let mut build = || frame.get_or_insert_with(|| frames.frame(&group.shape)).clone();
             for member in &group.members {

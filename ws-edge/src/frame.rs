@@ -17,7 +17,7 @@ use blackhole_common::{
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::cursor::Cursor;
+use crate::{cursor::Cursor, families::Switch};
 pub use normalize::{Malformed, normalize};
 
 /// Which member holds the event's body.
@@ -54,6 +54,7 @@ pub struct Shape {
     head: Box<str>,
     view: View,
     shown_key: ShownKey,
+    family: Switch,
 }
 
 impl Shape {
@@ -82,7 +83,18 @@ impl Shape {
         head.push_str("\"name\":\"");
         let mut hasher = DefaultHasher::new();
         (&head, view, &shown_key).hash(&mut hasher);
-        Shape { hash: hasher.finish(), head: head.into(), view, shown_key }
+        Shape { hash: hasher.finish(), head: head.into(), view, shown_key, family: Switch::default() }
+    }
+
+    /// The same, of a family that this switch stops.
+    #[must_use]
+    pub fn of(self, family: &Switch) -> Shape {
+        Shape { family: family.clone(), ..self }
+    }
+
+    /// Whether events of this shape are sent: its family has not been stopped.
+    pub fn is_running(&self) -> bool {
+        self.family.is_running()
     }
 }
 

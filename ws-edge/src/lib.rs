@@ -9,10 +9,15 @@
 //! | [`binding`] | a client's binding as NATS subjects |
 //! | [`authorizer`] | what auth-svc says of tokens and accounts |
 //! | [`feed`] | from NATS to the table |
+//! | [`families`] | which binding families serve |
 //! | [`fanout`] | the table: who gets which events |
 //! | [`frame`], [`outbox`], [`writers`], [`wire`] | event frames, what waits to be sent, and sending it |
 //! | [`cursor`], [`history`], [`catchup`] | where a client stands, events of the past, and bringing them |
 //! | [`drain`] | leaving in order |
+//! | [`crossbar`] | requests that are passed on to KAZOO's HTTP API |
+//! | [`targeted`] | messages that are passed on to one process of KAZOO |
+//! | [`registry`] | the sessions as they are listed |
+//! | [`control`] | what is told and answered on NATS beside events |
 //! | [`rate`], [`config`], [`metrics`] | limits, configuration, counters |
 
 pub mod authorizer;
@@ -20,8 +25,11 @@ pub mod binding;
 pub mod catchup;
 pub mod close;
 pub mod config;
+pub mod control;
+pub mod crossbar;
 pub mod cursor;
 pub mod drain;
+pub mod families;
 pub mod fanout;
 pub mod feed;
 pub mod frame;
@@ -30,9 +38,11 @@ pub mod http;
 pub mod metrics;
 pub mod outbox;
 pub mod rate;
+pub mod registry;
 pub mod reply;
 pub mod request;
 pub mod session;
+pub mod targeted;
 pub mod wire;
 pub mod writers;
 
@@ -44,7 +54,7 @@ use blackhole_common::{
     nats::{self, NatsError},
     readiness::{Latch, Readiness},
     telemetry,
-    wire::Subjects,
+    wire::{SessionsReply, SessionsRequest, Subjects},
 };
 use hyper::StatusCode;
 use thiserror::Error;
@@ -55,12 +65,17 @@ use crate::{
     authorizer::Authorizer,
     catchup::{Catchup, Wants},
     config::{EdgeConfig, WsConfig},
+    control::{Control, ControlError},
+    crossbar::Crossbar,
     drain::Sessions,
+    families::Families,
     fanout::Fanout,
     feed::{Feed, FeedError, stream::StreamInfo},
     history::History,
     http::{Pace, Places},
     metrics::Metrics,
+    registry::Registry,
+    targeted::Targeted,
     writers::Writers,
 };
 
@@ -79,6 +94,9 @@ pub enum EdgeError {
     /// The reader of events did not start.
     #[error(transparent)]
     Feed(#[from] FeedError),
+    /// The NATS service did not start.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// An address cannot be had.
     #[error(transparent)]
     Listen(#[from] std::io::Error),
@@ -91,6 +109,8 @@ pub struct Edge {
     pub config: WsConfig,
     /// What can be bound.
     pub catalogue: Catalogue,
+    /// What of it serves.
+    pub families: Arc<Families>,
     /// What all events' subjects begin with.
     pub event_root: String,
     /// Who gets which events.
@@ -103,12 +123,18 @@ pub struct Edge {
     pub stream: watch::Receiver<Option<StreamInfo>>,
     /// Who may what.
     pub authorizer: Authorizer,
+    /// The way to KAZOO's exchange `targeted`.
+    pub targeted: Targeted,
+    /// The way to Crossbar, if there is one.
+    pub crossbar: Option<Crossbar>,
     /// How many sessions there are.
     pub places: Places,
     /// How fast they come.
     pub pace: Pace,
-    /// Which there are.
+    /// Which there are, to be closed.
     pub sessions: Arc<Sessions>,
+    /// Which there are, as they are listed.
+    pub registry: Arc<Registry>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -125,6 +151,7 @@ pub struct Running {
     feed: std::thread::JoinHandle<()>,
     feed_shutdown: CancellationToken,
     accepting: Latch,
+    control: Control,
     admin_server: AdminServer,
 }
 
@@ -149,6 +176,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
 
     let subjects = Subjects::new(&config.nats.prefix);
     let event_root = subjects.event();
+    let events = readiness.latch("events");
     // A connection of its own, so that a flood of events does not delay the questions to auth-svc.
     let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
     let history = History::new(client.clone(), subjects.clone());
@@ -162,11 +190,17 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         Arc::clone(&fanout),
         history.clone(),
         Arc::clone(&metrics),
-        readiness.latch("events"),
+        events,
         feed_shutdown.clone(),
     )
     .await?;
     let catchup = Catchup::new(wants, Arc::clone(&fanout), history.clone(), Arc::clone(&metrics));
+    let registry = Arc::new(Registry::new(&config.ws.host));
+    let families = Arc::new(Families::new(&catalogue, Arc::clone(&metrics)));
+    let (listed, switched) = (Arc::clone(&registry), Arc::clone(&families));
+    let control = Control::start(client.clone(), subjects.clone(), &config.ws.host, listed, switched).await?;
+    let admin_server = sessions_page(admin_server, control.edge(), &registry);
+    let targeted = Targeted::new(client.clone(), &subjects, config.ws.request_timeout, &config.ws.host);
     let authorizer = Authorizer::new(
         client,
         &subjects,
@@ -174,20 +208,30 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         config.ws.auth_cache,
         Arc::clone(&metrics),
     );
+    let crossbar = match &config.ws.crossbar_url {
+        Some(url) => Some(Crossbar::new(url, &config.ws).map_err(|error| {
+            std::io::Error::new(error.kind(), format!("ws.crossbar_url = {url}: {error}"))
+        })?),
+        None => None,
+    };
     let places = Places::new(config.ws.max_connections, config.ws.max_connections_per_ip);
     let pace = Pace::new(config.ws.accept_per_second);
     let edge = Edge {
         config: config.ws,
         catalogue,
+        families,
         event_root,
         fanout,
         writers,
         history,
         stream,
         authorizer,
+        targeted,
+        crossbar,
         places,
         pace,
         sessions: Arc::default(),
+        registry,
         metrics,
     };
     Ok(Running {
@@ -199,7 +243,28 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         feed,
         feed_shutdown,
         accepting: readiness.latch("the end: it is draining"),
+        control,
         admin_server,
+    })
+}
+
+/// `GET /sessions?account_id=&session_id=`: this edge's sessions, for people.
+fn sessions_page(server: AdminServer, edge: &str, registry: &Arc<Registry>) -> AdminServer {
+    let (edge, registry): (Arc<str>, _) = (edge.into(), Arc::clone(registry));
+    server.route(Verb::Get, "/sessions", move |question| {
+        let (edge, registry) = (Arc::clone(&edge), Arc::clone(&registry));
+        async move {
+            let wanted = SessionsRequest {
+                account_id: question.parameter("account_id"),
+                session_id: question.parameter("session_id"),
+            };
+            let sessions = registry.list(&wanted).await;
+            let list = SessionsReply { edge: edge.to_string(), last: true, sessions };
+            match serde_json::to_vec(&list) {
+                Ok(json) => Answer::json(json),
+                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
     })
 }
 
@@ -207,12 +272,16 @@ impl Running {
     /// Serves until `shutdown`, then leaves in order: not ready any more, no new sessions after `ws.drain_wait`, every
     /// session closed with code 1012 at a pace, what waited for it sent first.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Running { edge, listener, catchup, feed, feed_shutdown, accepting, admin_server, .. } = self;
+        let Running {
+            edge, listener, catchup, feed, feed_shutdown, accepting, control, admin_server, ..
+        } = self;
         tracing::info!(address = %self.address, admin = %self.admin, "serving");
         let admin_shutdown = CancellationToken::new();
         let admin_server = drain_page(admin_server, shutdown.clone());
         let admin = tokio::spawn(admin_server.serve(admin_shutdown.clone()));
         let accept_shutdown = CancellationToken::new();
+        let control_shutdown = CancellationToken::new();
+        let control = tokio::spawn(control.serve(control_shutdown.clone()));
         tokio::spawn(Arc::clone(&edge.writers).run(feed_shutdown.clone()));
         tokio::spawn(catchup.run(feed_shutdown.clone()));
         let sessions = tokio::spawn(http::serve(Arc::clone(&edge), listener, accept_shutdown.clone()));
@@ -226,6 +295,9 @@ impl Running {
         if tokio::time::timeout(STOP_TIMEOUT, sessions).await.is_err() {
             tracing::warn!("some sessions did not end in time and are cut off");
         }
+        // Sessions are listed to their end.
+        control_shutdown.cancel();
+        let _ = control.await;
         feed_shutdown.cancel();
         admin_shutdown.cancel();
         let _ = admin.await;

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub subscriptions: Gauge,
     /// Distinct NATS subjects.
     pub subjects: Gauge,
+    /// Families that are stopped.
+    pub families_stopped: Gauge,
     /// Events from NATS.
     pub events: Counter,
     /// Events that were missed live and brought from the stream.
@@ -64,6 +66,12 @@ pub struct Metrics {
     pub auth_calls: Family<Outcome, Counter>,
     /// How long auth-svc took.
     pub auth_seconds: Histogram,
+    /// Messages of clients for KAZOO, by the outcome.
+    pub messages_targeted: Family<Outcome, Counter>,
+    /// Requests passed on to Crossbar, by the outcome.
+    pub crossbar_calls: Family<Outcome, Counter>,
+    /// How long Crossbar took.
+    pub crossbar_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -80,6 +88,7 @@ impl Default for Metrics {
             requests: Family::default(),
             subscriptions: Gauge::default(),
             subjects: Gauge::default(),
+            families_stopped: Gauge::default(),
             events: Counter::default(),
             events_repaired: Counter::default(),
             events_caught_up: Counter::default(),
@@ -88,6 +97,9 @@ impl Default for Metrics {
             frame_bytes: Counter::default(),
             auth_calls: Family::default(),
             auth_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            messages_targeted: Family::default(),
+            crossbar_calls: Family::default(),
+            crossbar_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
         }
     }
 }
@@ -127,6 +139,11 @@ impl Metrics {
         edge.register("subscriptions", "Bindings of all sessions", self.subscriptions.clone());
         edge.register("subjects", "Distinct subjects subscribed at NATS", self.subjects.clone());
         edge.register(
+            "families_stopped",
+            "Binding families that are stopped at the moment",
+            self.families_stopped.clone(),
+        );
+        edge.register(
             "events",
             "Events received from NATS, once for each subject that matched",
             self.events.clone(),
@@ -159,6 +176,22 @@ impl Metrics {
             "Time until auth-svc answered",
             Unit::Seconds,
             self.auth_seconds.clone(),
+        );
+        edge.register(
+            "messages_targeted",
+            "Messages of clients to one process of KAZOO, by outcome",
+            self.messages_targeted.clone(),
+        );
+        edge.register(
+            "crossbar_calls",
+            "Requests passed on to Crossbar, by outcome",
+            self.crossbar_calls.clone(),
+        );
+        edge.register_with_unit(
+            "crossbar_call_duration",
+            "Time until Crossbar had answered",
+            Unit::Seconds,
+            self.crossbar_seconds.clone(),
         );
     }
 }

@@ -1,18 +1,35 @@
 //! What clients are answered.
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// An answer to a request.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Reply {
     request_id: Value,
-    result: Result<Value, String>,
+    result: Result<Data, String>,
+}
+
+/// What a successful reply carries.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Data {
+    /// Made here.
+    Made(Value),
+    /// JSON as it came from elsewhere.
+    Passed(Box<RawValue>),
+}
+
+impl From<Value> for Data {
+    fn from(value: Value) -> Data {
+        Data::Made(value)
+    }
 }
 
 impl Reply {
     /// Success, with its data.
-    pub fn success(request_id: Value, data: Value) -> Reply {
+    pub fn success(request_id: Value, data: Data) -> Reply {
         Reply { request_id, result: Ok(data) }
     }
 
@@ -28,14 +45,23 @@ impl Reply {
 
     /// The frame.
     pub fn to_frame(&self) -> Utf8Bytes {
+        let request_id = &self.request_id;
         let (status, data) = match &self.result {
-            Ok(data) => ("success", data.clone()),
-            Err(error) => ("error", json!({ "errors": [error] })),
+            Ok(data) => ("success", data),
+            Err(error) => ("error", &Data::Made(json!({ "errors": [error] }))),
         };
-        json!({ "action": "reply", "request_id": self.request_id, "status": status, "data": data })
-            .to_string()
-            .into()
+        let frame = Frame { action: "reply", request_id, status, data };
+        // Its members are JSON values: writing them does not fail.
+        serde_json::to_string(&frame).unwrap_or_default().into()
     }
+}
+
+#[derive(Serialize)]
+struct Frame<'a> {
+    action: &'a str,
+    request_id: &'a Value,
+    status: &'a str,
+    data: &'a Data,
 }
 
 /// The id of a request that came without one.

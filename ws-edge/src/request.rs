@@ -7,7 +7,9 @@ use thiserror::Error;
 
 use crate::{
     authorizer::Token,
+    crossbar::Call,
     cursor::{Cursor, MALFORMED, TEXT_BYTES},
+    targeted::{Kind, Message},
 };
 
 /// The longest `request_id`, `name`, in bytes.
@@ -50,6 +52,10 @@ pub enum Action {
     UnsubscribeAll,
     /// A sign of life.
     Ping,
+    /// A request for Crossbar.
+    Api(Call),
+    /// A message for one process of KAZOO.
+    Send(Message),
 }
 
 /// From when on events are wanted.
@@ -154,12 +160,15 @@ impl Request {
             "ping" => Ok(Action::Ping),
             "subscribe" => self.subscribe(),
             "unsubscribe" => self.unsubscribe(),
+            "api" => Ok(Action::Api(Call::read(self.needed_data()?)?)),
+            "relay.publish" => Ok(Action::Send(Message::read(Kind::Relay, self.needed_data()?)?)),
+            "dialog.push" => Ok(Action::Send(Message::read(Kind::Dialog, self.needed_data()?)?)),
             _ => Err(RequestError::Action(action.chars().take(64).collect())),
         }
     }
 
     fn subscribe(mut self) -> Result<Action, RequestError> {
-        let mut data = self.data()?.ok_or(RequestError::Missing("data"))?;
+        let mut data = self.needed_data()?;
         let about = self.about(&mut data)?;
         let account_id = account_id(&mut data)?;
         let bindings = bindings(&mut data)?.ok_or(RequestError::Missing("binding"))?;
@@ -178,6 +187,10 @@ impl Request {
             return Ok(Action::UnsubscribeAll);
         }
         Ok(Action::Unsubscribe { account_id, bindings })
+    }
+
+    fn needed_data(&mut self) -> Result<Map<String, Value>, RequestError> {
+        self.data()?.ok_or(RequestError::Missing("data"))
     }
 
     fn data(&mut self) -> Result<Option<Map<String, Value>>, RequestError> {
@@ -223,7 +236,8 @@ fn bindings(data: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Reques
     Ok(Some(bindings))
 }
 
-fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>, RequestError> {
+/// The account that `data` is about; `None` for the token's own.
+pub(crate) fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>, RequestError> {
     let account_id = optional_text(data.remove("account_id"), "account_id")?;
     match &account_id {
         Some(id) if id.is_empty() || id.len() > MAX_TEXT_BYTES => {

@@ -4,6 +4,7 @@
 //! task is woken for them only when the socket is full. Writing never keeps it from reading, nor the other way round;
 //! while a request is being answered no further one is read, which is the client's back-pressure.
 
+mod actions;
 mod requests;
 mod state;
 

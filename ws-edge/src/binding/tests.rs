@@ -9,6 +9,10 @@ fn catalogue() -> Catalogue {
     Catalogue::load(None).unwrap()
 }
 
+fn families() -> Families {
+    Families::new(&catalogue(), Default::default())
+}
+
 fn account() -> Access {
     Access::Account { account_id: ACC.into(), realm: Some("kid.example.com".into()) }
 }
@@ -20,7 +24,7 @@ fn bearer(superduper_admin: bool) -> Bearer {
 
 fn resolved(binding: &str, access: &Access) -> Result<Resolved, String> {
     let superduper = *access == Access::All;
-    parse(&catalogue(), binding, &bearer(superduper))
+    parse(&catalogue(), &families(), binding, &bearer(superduper))
         .and_then(|asked| asked.resolve("ev", access))
         .map_err(|error| error.to_string())
 }
@@ -144,12 +148,12 @@ fn what_is_relayed_is_for_one_token() {
     {
         let bearer = Bearer { token_id: Some(id.into()), ..bearer(false) };
         let catalogue = catalogue();
-        let asked = parse(&catalogue, "relay.chat", &bearer).unwrap();
+        let asked = parse(&catalogue, &families(), "relay.chat", &bearer).unwrap();
         let subjects = asked.resolve("ev", &account()).unwrap().subjects;
         assert_eq!(subjects, [format!("ev.{ACC}.relay.{ACC}.chat.{expected}")]);
     }
     let older = Bearer { token_id: None, ..bearer(false) };
-    let error = parse(&catalogue(), "relay.chat", &older).unwrap_err();
+    let error = parse(&catalogue(), &families(), "relay.chat", &older).unwrap_err();
     assert_eq!(error.to_string(), "the token has no id of its own, which the requested binding needs");
 }
 
@@ -203,7 +207,7 @@ proptest! {
     fn no_binding_leaves_the_tenant(binding in any_binding(), id in "[a-z@_.*>=]{1,6}", realm in "[a-z@_.*>=]{0,6}", superduper in any::<bool>()) {
         let access = Access::Account { account_id: id.clone(), realm: Some(realm.clone()) };
         let catalogue = catalogue();
-        if let Ok(resolved) = parse(&catalogue, &binding, &bearer(superduper)).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue, &families(), &binding, &bearer(superduper)).and_then(|asked| asked.resolve("ev", &access)) {
             let own = [format!("ev.{}.", Tenant::account(&id)), format!("ev.{}.", Tenant::realm(&realm))];
             for subject in resolved.subjects {
                 prop_assert!(own.iter().any(|root| subject.starts_with(root)), "{} gave {}", binding, subject);
@@ -218,7 +222,7 @@ proptest! {
     #[test]
     fn an_event_matches_at_most_one_subject_of_a_binding(binding in any_binding(), key in any_binding()) {
         let access = account();
-        if let Ok(resolved) = parse(&catalogue(), &binding, &bearer(true)).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue(), &families(), &binding, &bearer(true)).and_then(|asked| asked.resolve("ev", &access)) {
             for tenant in [ACC, "@kid=2Eexample=2Ecom"] {
                 let mut subject = format!("ev.{tenant}");
                 push_key(&mut subject, key.as_bytes());

@@ -112,7 +112,8 @@ impl Lanes {
             [frames.tenant(), "*"].into_iter().filter_map(|tenant| self.patterns.get(tenant)).flatten();
         let patterns =
             patterns.filter(|(pattern, _)| subject_matches(pattern, subject)).flat_map(|(_, lanes)| lanes);
-        for lane in self.exact.get(subject).into_iter().flatten().chain(patterns) {
+        let lanes = self.exact.get(subject).into_iter().flatten().chain(patterns);
+        for lane in lanes.filter(|lane| lane.shape.is_running()) {
             let mut frame = None;
             for (outbox, mark, after) in &lane.members {
                 if sequence <= mark.get().max(*after) {

@@ -14,14 +14,17 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use self::resume::Past;
-use super::state::{Bearing, Bound, State};
+use super::{
+    actions,
+    state::{Bearing, Bound, State},
+};
 use crate::{
     Edge,
     authorizer::Token,
     binding::{self, Asked, BindingError},
     fanout::Wish,
     frame::Shape,
-    reply::{Reply, generated_id},
+    reply::{Data, Reply, generated_id},
     request::{About, Action, Request},
 };
 
@@ -33,6 +36,7 @@ const MOST_REMEMBERED: usize = 32;
 /// Answers one frame.
 pub(super) async fn answer(edge: Arc<Edge>, mut state: Box<State>, frame: Utf8Bytes) -> (Box<State>, Reply) {
     let reply = reply_to(&edge, &mut state, &frame).await;
+    state.list();
     (state, reply)
 }
 
@@ -59,20 +63,23 @@ async fn run(
     state: &mut State,
     request: Request,
     id: Option<&Value>,
-) -> Result<Value, String> {
+) -> Result<Data, String> {
     authenticate(edge, state, &request).await?;
-    match request.action().map_err(|error| error.to_string())? {
-        Action::Ping => Ok(json!({ "response": "pong" })),
+    let data = match request.action().map_err(|error| error.to_string())? {
+        Action::Ping => json!({ "response": "pong" }),
         Action::Subscribe { account_id, bindings, since, about } => {
             let past = match since {
                 Some(since) => Some(resume::past(edge, since).await?),
                 None => None,
             };
-            subscribe(edge, state, Wanted { account_id, bindings, past, about }, id).await
+            subscribe(edge, state, Wanted { account_id, bindings, past, about }, id).await?
         }
-        Action::Unsubscribe { account_id, bindings } => Ok(unsubscribe(state, account_id, bindings)),
-        Action::UnsubscribeAll => Ok(unsubscribed(std::mem::take(&mut state.bound), state)),
-    }
+        Action::Unsubscribe { account_id, bindings } => unsubscribe(state, account_id, bindings),
+        Action::UnsubscribeAll => unsubscribed(std::mem::take(&mut state.bound), state),
+        Action::Api(call) => return actions::api(edge, state, call, id).await,
+        Action::Send(message) => actions::send(edge, state, message, id).await?,
+    };
+    Ok(data.into())
 }
 
 /// A session belongs to the account of its first token. A later token of the same account renews it; another
@@ -103,7 +110,7 @@ async fn authenticate(edge: &Edge, state: &mut State, request: &Request) -> Resu
     }
 }
 
-fn refused(reason: &str) -> String {
+pub(super) fn refused(reason: &str) -> String {
     format!("failed to authenticate token : {reason}")
 }
 
@@ -130,7 +137,7 @@ async fn subscribe(
     }
     let asked: Vec<Asked<'_>> = bindings
         .iter()
-        .map(|binding| binding::parse(&edge.catalogue, binding, &bearer))
+        .map(|binding| binding::parse(&edge.catalogue, &edge.families, binding, &bearer))
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
     let access = authorize(edge, state, &token, account_id).await?;
@@ -162,12 +169,7 @@ async fn subscribe(
             }
         }
     }
-    if about.name.is_some() {
-        state.about.name = about.name;
-    }
-    if about.metadata.is_some() {
-        state.about.metadata = about.metadata;
-    }
+    state.listed.describe(about);
     data.insert("subscriptions".into(), json!(state.subscriptions()));
     Ok(Value::Object(data))
 }
@@ -182,7 +184,7 @@ fn wish(
 ) -> Result<Wish, BindingError> {
     let resolved = asked.resolve(&edge.event_root, access)?;
     let shape = Shape::new(state.view, request_id, binding, &resolved.subscription_key, resolved.shown_key);
-    Ok(Wish { shape: Arc::new(shape), subjects: resolved.subjects })
+    Ok(Wish { shape: Arc::new(shape.of(asked.family())), subjects: resolved.subjects })
 }
 
 /// Joins from now on, and waits until the NATS server has confirmed all subjects. Without that, nothing remains joined.
@@ -231,7 +233,7 @@ async fn confirmed(edge: &Edge, confirmation: Option<oneshot::Receiver<()>>) -> 
     }
 }
 
-async fn authorize(
+pub(super) async fn authorize(
     edge: &Edge,
     state: &mut State,
     token: &Token,

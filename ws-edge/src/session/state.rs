@@ -18,7 +18,7 @@ use crate::{
     frame::View,
     outbox::Outbox,
     rate::Rate,
-    request::About,
+    registry::Listed,
 };
 
 /// The leeway that auth-svc gives to clocks: a token that it accepted after its end may serve for so long.
@@ -66,7 +66,7 @@ pub struct State {
     pub(super) outbox: Arc<Outbox>,
     pub(super) rate: Rate,
     pub(super) bearing: Option<Bearing>,
-    pub(super) about: About,
+    pub(super) listed: Listed,
     pub(super) bound: Vec<Bound>,
     /// Events of the past were asked for: they are to follow the reply.
     pub(super) resumes: bool,
@@ -76,17 +76,25 @@ pub struct State {
 
 impl State {
     pub(super) fn new(edge: &Edge, opening: Opening, outbox: Arc<Outbox>, now: Instant) -> State {
-        State {
+        let state = State {
             address: opening.address,
             view: opening.view,
             outbox,
             rate: Rate::new(edge.config.rate, now),
             bearing: opening.bearing,
-            about: About::default(),
+            listed: edge.registry.enter(opening.address),
             bound: Vec::new(),
             resumes: false,
             granted: HashMap::new(),
-        }
+        };
+        state.list();
+        state
+    }
+
+    /// Tells the registry what may have changed.
+    pub(super) fn list(&self) {
+        let account = self.bearing.as_ref().map(|bearing| bearing.bearer.account_id.as_str());
+        self.listed.update(account, self.bound.iter().map(|bound| bound.binding.as_str()));
     }
 
     /// When the session is to be closed because of its token.
