@@ -12,15 +12,22 @@ mod window;
 
 use std::{sync::Arc, time::Duration};
 
-use blackhole_common::{backoff::Backoff, catalogue::Catalogue};
+use blackhole_common::{backoff::Backoff, catalogue::Catalogue, config::ServerUrl};
 use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::AmqpConfig, error::IngestError, metrics::Metrics, outage::Outage, publish::Outgoing};
+use crate::{
+    config::{AmqpConfig, BrokerConfig},
+    error::IngestError,
+    metrics::Metrics,
+    outage::Outage,
+    publish::Outgoing,
+};
 use session::Session;
 
 /// What connects and declares must have been answered within this.
@@ -50,7 +57,9 @@ pub(crate) struct Source {
 /// One broker, and what is done with its events.
 #[derive(Debug)]
 pub(crate) struct Broker {
-    /// Where it is, and the queue there.
+    /// Where it is, and in which zone.
+    pub(crate) place: BrokerConfig,
+    /// The queue there.
     pub(crate) config: AmqpConfig,
     /// What subjects begin with.
     pub(crate) root: String,
@@ -60,6 +69,24 @@ pub(crate) struct Broker {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     /// Counters.
     pub(crate) metrics: Metrics,
+    /// Those of this broker.
+    pub(crate) counters: BrokerCounters,
+}
+
+/// What is counted for each broker.
+#[derive(Debug)]
+pub(crate) struct BrokerCounters {
+    /// Events received, by the number of their family in the catalogue.
+    pub(crate) received: Vec<Counter>,
+    /// Deliveries that are not acknowledged yet.
+    pub(crate) in_flight: Gauge,
+}
+
+impl BrokerCounters {
+    /// Those of a zone.
+    pub(crate) fn of(zone: &str, metrics: &Metrics) -> BrokerCounters {
+        BrokerCounters { received: metrics.received(zone), in_flight: metrics.in_flight(zone) }
+    }
 }
 
 impl Source {
@@ -100,7 +127,7 @@ impl Source {
     /// Comes back after the shutdown, or with the reason of a loss.
     async fn connect_and_carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
         let set_up = async {
-            let connection = connect(&self.broker.config).await?;
+            let connection = connect(&self.broker.place.url, "amqp-ingest").await?;
             let channel = connection.create_channel().await?;
             topology::declare(&connection, &channel, &self.broker.config, &self.broker.catalogue).await?;
             let session = Session::open(channel, &self.broker).await?;
@@ -120,10 +147,11 @@ impl Source {
     }
 }
 
-async fn connect(config: &AmqpConfig) -> Result<Connection, IngestError> {
-    let mut uri: AMQPUri = config.url.reveal().parse().map_err(IngestError::AmqpUrl)?;
+/// Connects; the broker lists the connection under `name`.
+pub(crate) async fn connect(url: &ServerUrl, name: &str) -> Result<Connection, IngestError> {
+    let mut uri: AMQPUri = url.reveal().parse().map_err(IngestError::AmqpUrl)?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-    let properties = ConnectionProperties::default().with_connection_name("amqp-ingest".into());
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
     Ok(Connection::connect_uri(uri, properties).await?)
 }
 

@@ -1,6 +1,7 @@
 //! The configuration: `[nats]`, `[log]`, `[admin]`, `[amqp]`, `[history]`, `[catalogue]`.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -14,6 +15,12 @@ use serde::{Deserialize, Serialize};
 
 /// AMQP's names are short strings: at most 255 bytes.
 const MAX_AMQP_NAME: usize = 255;
+
+/// A zone's name goes into a header of each of its events, and into metrics.
+const MAX_ZONE_BYTES: usize = 64;
+
+/// The broker, where none is named.
+const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
 /// Everything that the ingest can be told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,12 +40,16 @@ pub struct IngestConfig {
     pub catalogue: CatalogueConfig,
 }
 
-/// `[amqp]`: KAZOO's broker, and the queue that the ingest keeps there.
+/// `[amqp]`: KAZOO's broker, or one for each zone, and the queue that the ingest keeps there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AmqpConfig {
-    /// The broker's URL. `?heartbeat=` sets the seconds between heartbeats, 10 if absent.
-    pub url: ServerUrl,
+    /// The one broker's URL. `?heartbeat=` sets the seconds between heartbeats, 10 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<ServerUrl>,
+    /// Instead of it: the brokers of several zones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub brokers: Vec<BrokerConfig>,
     /// The durable queue that holds events until the stream has them.
     pub queue: String,
     /// How many deliveries may be on their way to the stream at once. More hide a longer way to NATS, and cost
@@ -48,6 +59,16 @@ pub struct AmqpConfig {
     pub queue_max_bytes: ByteSize,
     /// The exchange, and the queue of the same name behind it, that gets what cannot be passed on.
     pub dead_letter_exchange: String,
+}
+
+/// `[[amqp.brokers]]`: a zone's broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// The zone's name in KAZOO. Empty for the one broker of `amqp.url`, which has none.
+    pub zone: String,
+    /// As `amqp.url`.
+    pub url: ServerUrl,
 }
 
 /// `[history]`: the stream that events are stored in and republished from.
@@ -91,7 +112,8 @@ impl Default for IngestConfig {
 impl Default for AmqpConfig {
     fn default() -> Self {
         AmqpConfig {
-            url: ServerUrl::new("amqp://guest:guest@127.0.0.1:5672/%2f"),
+            url: None,
+            brokers: Vec::new(),
             queue: "blackhole-ingest".into(),
             prefetch: 1000,
             queue_max_bytes: ByteSize::gib(1),
@@ -123,14 +145,60 @@ impl Configuration for IngestConfig {
         self.amqp.check()?;
         self.history.check()
     }
+
+    fn complete(&mut self) {
+        if self.amqp.brokers.is_empty() {
+            self.amqp.url.get_or_insert_with(|| ServerUrl::new(DEFAULT_URL));
+        }
+    }
 }
 
 impl AmqpConfig {
-    fn check(&self) -> Result<(), Impossible> {
-        if let Err(reason) = self.url.reveal().parse::<AMQPUri>() {
-            let reason = format!("{reason}; expected a URL such as amqp://user:password@host:5672/%2f");
-            return Err(Impossible { key: "amqp.url", reason });
+    /// The brokers: those of the zones, or the one.
+    pub fn brokers(&self) -> Vec<BrokerConfig> {
+        if !self.brokers.is_empty() {
+            return self.brokers.clone();
         }
+        let url = self.url.clone().unwrap_or_else(|| ServerUrl::new(DEFAULT_URL));
+        vec![BrokerConfig { zone: String::new(), url }]
+    }
+
+    fn check_brokers(&self) -> Result<(), Impossible> {
+        let is_url = |url: &ServerUrl| url.reveal().parse::<AMQPUri>();
+        let expected = "expected a URL such as amqp://user:password@host:5672/%2f";
+        if let Some(Err(reason)) = self.url.as_ref().map(is_url) {
+            return Err(Impossible { key: "amqp.url", reason: format!("{reason}; {expected}") });
+        }
+        let wrong = |reason: String| Err(Impossible { key: "amqp.brokers", reason });
+        if self.url.is_some() && !self.brokers.is_empty() {
+            return wrong(
+                "amqp.url is set too: list all brokers here, or set amqp.url for the only one".into(),
+            );
+        }
+        for (index, BrokerConfig { zone, url }) in self.brokers.iter().enumerate() {
+            if !is_zone(zone) {
+                return wrong(format!(
+                    "zone {zone:?} must have 1 to {MAX_ZONE_BYTES} letters, digits, `.`, `_` and `-`"
+                ));
+            }
+            if let Err(reason) = is_url(url) {
+                return wrong(format!("the url of zone {zone}: {reason}; {expected}"));
+            }
+            let before = self.brokers.iter().take(index);
+            for other in before {
+                if other.zone == *zone {
+                    return wrong(format!("there are two zones {zone}"));
+                }
+                if other.url == *url {
+                    return wrong(format!("zones {} and {zone} have the same url", other.zone));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Impossible> {
+        self.check_brokers()?;
         let is_name =
             |name: &str| !name.is_empty() && name.len() <= MAX_AMQP_NAME && !name.starts_with("amq.");
         let names = "must have 1 to 255 bytes and not begin with `amq.`";
@@ -153,6 +221,20 @@ impl AmqpConfig {
             "must be 1 MiB or more",
         )
     }
+}
+
+impl fmt::Display for BrokerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.zone.as_str() {
+            "" => write!(f, "{}", self.url),
+            zone => write!(f, "{zone}={}", self.url),
+        }
+    }
+}
+
+fn is_zone(name: &str) -> bool {
+    (1..=MAX_ZONE_BYTES).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 impl HistoryConfig {
@@ -191,7 +273,9 @@ mod tests {
     #[test]
     fn the_defaults_are_good_and_show_no_password() {
         assert_eq!(checked(|_| {}), None);
-        let printed = toml::to_string(&IngestConfig::default()).unwrap();
+        let mut complete = IngestConfig::default();
+        complete.complete();
+        let printed = toml::to_string(&complete).unwrap();
         assert!(printed.contains("amqp://[hidden]@127.0.0.1:5672/%2f"), "{printed}");
         assert!(printed.contains("max_age = \"10m\""), "{printed}");
         let again: IngestConfig = toml::from_str(&printed).unwrap();
@@ -201,7 +285,7 @@ mod tests {
 
     #[test]
     fn impossible_values_are_named() {
-        assert_eq!(checked(|config| config.amqp.url = ServerUrl::new("http://x")), Some("amqp.url"));
+        assert_eq!(checked(|config| config.amqp.url = Some(ServerUrl::new("http://x"))), Some("amqp.url"));
         assert_eq!(checked(|config| config.amqp.queue = String::new()), Some("amqp.queue"));
         assert_eq!(checked(|config| config.amqp.queue = "q".repeat(256)), Some("amqp.queue"));
         assert_eq!(
@@ -218,5 +302,42 @@ mod tests {
         assert_eq!(checked(|config| config.history.max_age = short), Some("history.max_age"));
         assert_eq!(checked(|config| config.history.max_bytes = ByteSize::b(1)), Some("history.max_bytes"));
         assert_eq!(checked(|config| config.history.replicas = 0), Some("history.replicas"));
+    }
+    fn zones(zones: &[(&str, &str)]) -> Result<(), String> {
+        let mut config = IngestConfig::default();
+        config.amqp.brokers = zones
+            .iter()
+            .map(|(zone, url)| BrokerConfig { zone: (*zone).to_owned(), url: ServerUrl::new(url) })
+            .collect();
+        config.complete();
+        let printed = toml::to_string(&config).unwrap() + &format!("{config:?}");
+        assert!(!printed.contains("s3cr3t") && !printed.contains("127.0.0.1:5672"), "{printed}");
+        config.check().map_err(|impossible| {
+            assert_eq!(impossible.key, "amqp.brokers");
+            assert!(!impossible.reason.contains("s3cr3t"), "{}", impossible.reason);
+            impossible.reason
+        })
+    }
+
+    #[test]
+    fn several_brokers_have_a_zone_each() {
+        let (east, west) = ("amqp://u:s3cr3t@east", "amqp://u:s3cr3t@west");
+        assert_eq!(zones(&[("east", east), ("us-west.2_b", west)]), Ok(()));
+        for (wrong, reason) in [
+            ([("east", east), ("east", west)], "there are two zones east"),
+            ([("east", east), ("west", east)], "zones east and west have the same url"),
+            ([("east", east), ("", west)], "zone \"\" must have"),
+            ([("east", east), ("we st", west)], "zone \"we st\" must have"),
+            ([("east", "http://u:s3cr3t@east"), ("west", west)], "the url of zone east: "),
+        ] {
+            let said = zones(&wrong).unwrap_err();
+            assert!(said.contains(reason), "{said}");
+        }
+        let both = checked(|config| {
+            config.amqp.url = Some(ServerUrl::new(east));
+            config.amqp.brokers = vec![BrokerConfig { zone: "west".into(), url: ServerUrl::new(west) }];
+        });
+        assert_eq!(both, Some("amqp.brokers"));
+        assert_eq!(AmqpConfig::default().brokers().len(), 1);
     }
 }

@@ -12,7 +12,7 @@
 //! | `body` | what is read from an event's body, in one pass |
 //! | `owner` | whose an event is |
 //! | `message` | an event as it goes to NATS |
-//! | `amqp` | one broker: topology, deliveries, acknowledgements, connecting again |
+//! | `amqp` | one of the brokers: topology, deliveries, acknowledgements, connecting again |
 //! | `publish` | the one publisher: order, acknowledgements, connecting again, the stream |
 //! | `outage` | saying once that something is away, and once that it is back |
 //! | `seldom` | log lines that others cause, one in a while |
@@ -45,7 +45,7 @@ pub use config::IngestConfig;
 pub use error::IngestError;
 pub use owner::subject;
 
-use amqp::{Broker, Source};
+use amqp::{Broker, BrokerCounters, Source};
 use metrics::Metrics;
 use outage::Outage;
 use publish::Publisher;
@@ -95,24 +95,33 @@ impl Ingest {
         let mut tasks = JoinSet::new();
         // Room for a burst; beyond it a source waits, and with it its broker.
         let (outgoing, from_sources) = mpsc::channel(1024);
-        let amqp = readiness.latch("amqp");
         let (subjects, has_history) = (Subjects::new(&config.nats.prefix), !config.history.is_off());
         let nats = Outage::new("nats", config.nats.url.to_string(), readiness.latch("nats"), &metrics);
+        for place in config.amqp.brokers() {
+            let latch = match place.zone.as_str() {
+                "" => readiness.latch("amqp"),
+                // One zone that is away must not stop the ingest from being used for the others.
+                zone => readiness.latch_of("amqp", zone),
+            };
+            let source = Source {
+                outage: Outage::of_broker("amqp", &place, latch, &metrics),
+                broker: Broker {
+                    counters: BrokerCounters::of(&place.zone, &metrics),
+                    place,
+                    config: config.amqp.clone(),
+                    root: if has_history { subjects.ingest() } else { subjects.event() },
+                    catalogue: Arc::clone(&catalogue),
+                    outgoing: outgoing.clone(),
+                    metrics: metrics.clone(),
+                },
+            };
+            tasks.spawn(source.run(shutdown.clone()));
+        }
+        // The publisher ends when the last source has.
+        drop(outgoing);
         let publisher =
-            Publisher::new(config.nats.clone(), config.history.clone(), from_sources, nats, metrics.clone());
-        let source = Source {
-            outage: Outage::new("amqp", config.amqp.url.to_string(), amqp, &metrics),
-            broker: Broker {
-                config: config.amqp,
-                root: if has_history { subjects.ingest() } else { subjects.event() },
-                catalogue,
-                outgoing,
-                metrics,
-            },
-        };
+            Publisher::new(config.nats.clone(), config.history.clone(), from_sources, nats, metrics);
         tasks.spawn(admin.serve(shutdown.clone()));
-        tasks.spawn(source.run(shutdown.clone()));
-        // It ends when the sources have ended.
         tasks.spawn(publisher.run());
         shutdown.cancelled().await;
         let ended = async { while tasks.join_next().await.is_some() {} };
@@ -127,10 +136,11 @@ impl Ingest {
 /// # Errors
 /// Those of [`Ingest::bind`].
 pub async fn run(config: IngestConfig, shutdown: CancellationToken) -> Result<(), IngestError> {
-    let (amqp, nats) = (config.amqp.url.clone(), config.nats.url.clone());
+    let (amqp, nats) = (config.amqp.brokers(), config.nats.url.clone());
     let ingest = Ingest::bind(config).await?;
     let admin = ingest.admin_address().map_err(IngestError::Admin)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), %amqp, %nats, %admin, "started");
+    let amqp = amqp.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), amqp, %nats, %admin, "started");
     ingest.run(shutdown).await;
     Ok(())
 }

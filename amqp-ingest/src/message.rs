@@ -38,6 +38,9 @@ impl Message {
         headers.insert(wire::EXCHANGE, header_text(event.exchange));
         headers.insert(wire::ROUTING_KEY, header_text(event.key));
         headers.insert(wire::EVENT_NAME, header_text(name));
+        if !event.zone.is_empty() {
+            headers.insert(wire::ZONE, header_text(event.zone));
+        }
         Message { subject, headers, body }
     }
 }
@@ -51,6 +54,9 @@ pub(crate) struct Origin<'d> {
     pub(crate) key: &'d str,
     /// The properties.
     pub(crate) properties: &'d BasicProperties,
+    /// The zone of its broker; empty where there is but one broker. It tells no two events apart: what is federated
+    /// from one zone to another is one event.
+    pub(crate) zone: &'d str,
 }
 
 impl Origin<'_> {
@@ -86,7 +92,7 @@ mod tests {
     use super::*;
 
     fn id(exchange: &str, key: &str, properties: &BasicProperties, body: &[u8]) -> String {
-        Origin { exchange, key, properties }.id(body)
+        Origin { exchange, key, properties, zone: "" }.id(body)
     }
 
     #[test]
@@ -113,7 +119,8 @@ mod tests {
     #[test]
     fn odd_bytes_are_safe_in_subject_and_headers() {
         let properties = BasicProperties::default();
-        let event = Origin { exchange: "e\r\n", key: "call.a b.>é\r\n", properties: &properties };
+        let event =
+            Origin { exchange: "e\r\n", key: "call.a b.>é\r\n", properties: &properties, zone: "us-east" };
         let body = Bytes::from_static(b"{\"Event-Name\":\"x\"}");
         let message =
             Message::new("b.ingest", &Tenant::Nobody, "n\r\nNats-Rollup: all\u{1F600}", &event, body.clone());
@@ -124,13 +131,21 @@ mod tests {
         assert_eq!(header("Bh-Key").as_deref(), Some("call.a b.>\\u00e9\\u000d\\u000a"));
         assert_eq!(header("Bh-Name").as_deref(), Some("n\\u000d\\u000aNats-Rollup: all\\ud83d\\ude00"));
         assert_eq!(header("Nats-Msg-Id").map(|id| id.len()), Some(32));
+        assert_eq!(header("Bh-Zone").as_deref(), Some("us-east"));
+        let without = Origin { zone: "", ..event };
+        let message = Message::new("b.ingest", &Tenant::Nobody, "n", &without, body);
+        assert_eq!(message.headers.get("Bh-Zone"), None);
+        assert_eq!(
+            message.headers.get("Nats-Msg-Id").map(|id| id.as_str().to_owned()),
+            header("Nats-Msg-Id")
+        );
     }
 
     #[test]
     fn the_longest_event_has_a_subject_that_nats_takes() {
         let properties = BasicProperties::default();
         let key = "é".repeat(127);
-        let event = Origin { exchange: "e", key: &key, properties: &properties };
+        let event = Origin { exchange: "e", key: &key, properties: &properties, zone: "" };
         let tenant = Tenant::account(&"é".repeat(127));
         let message = Message::new(&"x".repeat(71), &tenant, "n", &event, Bytes::new());
         assert!(message.subject.len() <= subject::MAX_SUBJECT_BYTES, "{}", message.subject.len());

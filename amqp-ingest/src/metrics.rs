@@ -17,10 +17,11 @@ use crate::body::Rejection;
 /// All metrics of the ingest.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    /// One for each family of the catalogue, in its order.
-    received: Vec<Counter>,
+    families: Vec<String>,
+    received: Family<FamilyLabels, Counter>,
     rejected: Family<ReasonLabel, Counter>,
-    losses: Family<SideLabel, Counter>,
+    losses: Family<SideLabels, Counter>,
+    up: Family<SideLabels, Gauge>,
     /// Deliveries with a key that no family has.
     pub(crate) unknown: Counter,
     /// Deliveries that had been delivered before.
@@ -31,8 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) duplicates: Counter,
     /// Bytes of the bodies that the stream acknowledged.
     pub(crate) bytes: Counter,
-    /// Deliveries that are not acknowledged to the broker yet.
-    pub(crate) in_flight: Gauge,
+    in_flight: Family<ZoneLabel, Gauge>,
     /// Seconds from publishing to the stream's acknowledgement.
     pub(crate) ack_seconds: Histogram,
     /// Seconds from the event's AMQP timestamp to its arrival.
@@ -45,34 +45,38 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SideLabel {
+struct SideLabels {
     side: &'static str,
+    zone: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FamilyLabel {
+struct ZoneLabel {
+    zone: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FamilyLabels {
     family: String,
+    zone: String,
 }
 
 impl Metrics {
     /// Registers them all.
     pub(crate) fn register(registry: &mut Registry, catalogue: &Catalogue) -> Metrics {
         let registry = registry.sub_registry_with_prefix("ingest");
-        let received = Family::<FamilyLabel, Counter>::default();
         let metrics = Metrics {
-            received: catalogue
-                .families()
-                .iter()
-                .map(|family| received.get_or_create_owned(&FamilyLabel { family: family.name.clone() }))
-                .collect(),
+            families: catalogue.families().iter().map(|family| family.name.clone()).collect(),
+            received: Family::default(),
             rejected: Family::default(),
             losses: Family::default(),
+            up: Family::default(),
             unknown: Counter::default(),
             redelivered: Counter::default(),
             published: Counter::default(),
             duplicates: Counter::default(),
             bytes: Counter::default(),
-            in_flight: Gauge::default(),
+            in_flight: Family::default(),
             // 0.25 ms to 8 s; what takes longer is given up.
             ack_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             // 1 ms to 9 h: a queue may wait long.
@@ -81,7 +85,7 @@ impl Metrics {
         for reason in Rejection::ALL {
             metrics.rejected(reason);
         }
-        registry.register("events_received", "Events received over AMQP, by family", received);
+        registry.register("events_received", "Events received over AMQP", metrics.received.clone());
         registry.register(
             "events_unknown",
             "Events received over AMQP whose key no family has (a binding that an older catalogue left)",
@@ -135,14 +139,19 @@ impl Metrics {
             "How often a side that was there was lost",
             metrics.losses.clone(),
         );
+        registry.register("connection_up", "Whether a side is there: 1 or 0", metrics.up.clone());
         metrics
     }
 
-    /// Counts an event of the catalogue's family number `family`.
-    pub(crate) fn received(&self, family: usize) {
-        if let Some(counter) = self.received.get(family) {
-            counter.inc();
-        }
+    /// The counters of events received from a zone, one for each family of the catalogue, in its order.
+    pub(crate) fn received(&self, zone: &str) -> Vec<Counter> {
+        let labels = |family: &String| FamilyLabels { family: family.clone(), zone: zone.to_owned() };
+        self.families.iter().map(|family| self.received.get_or_create_owned(&labels(family))).collect()
+    }
+
+    /// A zone's deliveries that are not acknowledged to the broker yet.
+    pub(crate) fn in_flight(&self, zone: &str) -> Gauge {
+        self.in_flight.get_or_create_owned(&ZoneLabel { zone: zone.to_owned() })
     }
 
     /// The counter of events rejected for this reason.
@@ -150,8 +159,13 @@ impl Metrics {
         self.rejected.get_or_create_owned(&ReasonLabel { reason: reason.label() })
     }
 
-    /// The counter of losses of `amqp` or `nats`.
-    pub(crate) fn losses(&self, side: &'static str) -> Counter {
-        self.losses.get_or_create_owned(&SideLabel { side })
+    /// The counter of losses of `amqp`, `requests` or `nats`.
+    pub(crate) fn losses(&self, side: &'static str, zone: &str) -> Counter {
+        self.losses.get_or_create_owned(&SideLabels { side, zone: zone.to_owned() })
+    }
+
+    /// Whether `amqp`, `requests` or `nats` is there.
+    pub(crate) fn up(&self, side: &'static str, zone: &str) -> Gauge {
+        self.up.get_or_create_owned(&SideLabels { side, zone: zone.to_owned() })
     }
 }

@@ -3,9 +3,9 @@
 use std::{fmt::Display, time::Instant};
 
 use blackhole_common::readiness::Latch;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
-use crate::metrics::Metrics;
+use crate::{config::BrokerConfig, metrics::Metrics};
 
 /// More different reasons than this are not told in one outage.
 const MOST_REASONS: usize = 8;
@@ -14,8 +14,11 @@ const MOST_REASONS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Outage {
     side: &'static str,
+    /// Where there are several.
+    zone: Option<String>,
     place: String,
     latch: Latch,
+    up: Gauge,
     losses: Counter,
     /// Since when it is away; at the start it is.
     since: Option<Instant>,
@@ -26,8 +29,30 @@ pub(crate) struct Outage {
 impl Outage {
     /// A side that is not there yet, at `place` (a URL without password).
     pub(crate) fn new(side: &'static str, place: String, latch: Latch, metrics: &Metrics) -> Outage {
-        let losses = metrics.losses(side);
-        Outage { side, place, latch, losses, since: None, told: Vec::new() }
+        Outage::in_zone(side, "", place, latch, metrics)
+    }
+
+    /// The same at a zone's broker.
+    pub(crate) fn of_broker(
+        side: &'static str,
+        broker: &BrokerConfig,
+        latch: Latch,
+        metrics: &Metrics,
+    ) -> Outage {
+        Outage::in_zone(side, &broker.zone, broker.url.to_string(), latch, metrics)
+    }
+
+    fn in_zone(side: &'static str, zone: &str, place: String, latch: Latch, metrics: &Metrics) -> Outage {
+        Outage {
+            side,
+            zone: Some(zone).filter(|zone| !zone.is_empty()).map(str::to_owned),
+            place,
+            latch,
+            up: metrics.up(side, zone),
+            losses: metrics.losses(side, zone),
+            since: None,
+            told: Vec::new(),
+        }
     }
 
     /// It is away or does not work, for this reason. Every different reason is logged once per outage, since an
@@ -36,6 +61,7 @@ impl Outage {
         if self.latch.set(false) {
             self.losses.inc();
         }
+        self.up.set(0);
         let first = self.since.is_none();
         self.since.get_or_insert_with(Instant::now);
         let reason = reason.to_string();
@@ -43,9 +69,15 @@ impl Outage {
             return;
         }
         if first {
-            tracing::warn!(side = self.side, url = self.place, reason, "not there, trying until it is");
+            tracing::warn!(
+                side = self.side,
+                zone = self.zone,
+                url = self.place,
+                reason,
+                "not there, trying until it is"
+            );
         } else {
-            tracing::warn!(side = self.side, url = self.place, reason, "still not there");
+            tracing::warn!(side = self.side, zone = self.zone, url = self.place, reason, "still not there");
         }
         self.told.push(reason);
     }
@@ -55,8 +87,15 @@ impl Outage {
         if !self.latch.set(true) {
             return;
         }
+        self.up.set(1);
         self.told.clear();
         let away = self.since.take().map(|since| since.elapsed().as_secs_f64());
-        tracing::info!(side = self.side, url = self.place, away_seconds = away, "connected");
+        tracing::info!(
+            side = self.side,
+            zone = self.zone,
+            url = self.place,
+            away_seconds = away,
+            "connected"
+        );
     }
 }

@@ -24,7 +24,7 @@ const MAX_TENANT_BYTES: usize = 255;
 pub fn subject(catalogue: &Catalogue, root: &str, exchange: &str, key: &str, body: &Bytes) -> Option<String> {
     let event = catalogue.event(exchange, key)?;
     let facts = body::read(body, &body_paths(event)).ok()?;
-    let origin = Origin { exchange, key, properties: &BasicProperties::default() };
+    let origin = Origin { exchange, key, properties: &BasicProperties::default(), zone: "" };
     let tenant = tenant(event, key, &facts.members);
     Some(Message::new(root, &tenant, &facts.name, &origin, body.clone()).subject)
 }

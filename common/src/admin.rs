@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /metrics` | metrics in the OpenMetrics text form |
 //! | `GET /health/live` | 200 while the process serves |
-//! | `GET /health/ready` | 200 when everything it needs is there, else 503 with the names of what is missing |
+//! | `GET /health/ready` | 200 when everything it needs is there, else 503 with the names of what is missing; where one of several is enough, 200 tells those that are away |
 //!
 //! A service adds routes of its own by [`AdminServer::route`].
 
@@ -230,13 +230,21 @@ async fn answer(
             Answer { status: StatusCode::OK, content_type: OPENMETRICS, body: body.into() }
         }
         "/health/ready" => match readiness.missing().as_slice() {
-            [] => Answer::text(StatusCode::OK, "ready\n"),
+            [] => Answer::text(StatusCode::OK, ready(&readiness.away())),
             missing => {
                 Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", missing.join(", ")))
             }
         },
         _ => Answer::text(StatusCode::OK, "live\n"),
     })
+}
+
+/// The last line is what counts; what is away stands before it.
+fn ready(away: &[Arc<str>]) -> String {
+    match away {
+        [] => "ready\n".to_owned(),
+        away => format!("without {}\nready\n", away.join(", ")),
+    }
 }
 
 fn response(answer: Answer) -> Response<Full<Bytes>> {

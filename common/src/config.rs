@@ -35,6 +35,9 @@ pub trait Configuration: Serialize + DeserializeOwned {
     /// The first impossible value.
     fn check(&self) -> Result<(), Impossible>;
 
+    /// Fills in what is absent and follows from other keys. Comes before [`Configuration::check`].
+    fn complete(&mut self) {}
+
     /// Where the service's health is asked for, if it is a service.
     fn admin(&self) -> Option<SocketAddr> {
         None
@@ -225,7 +228,9 @@ fn from_figment<C: Configuration>(figment: &Figment) -> Result<C, ConfigError> {
     if let Some((table, _)) = tables.iter().find(|(_, value)| value.as_dict().is_none()) {
         return Err(mistake(figment, table, "is a table: it has keys, no value of its own"));
     }
-    figment.extract().map_err(|error| in_one_line(figment, error))
+    let mut config: C = figment.extract().map_err(|error| in_one_line(figment, error))?;
+    config.complete();
+    Ok(config)
 }
 
 fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {
@@ -268,7 +273,9 @@ fn mistake(figment: &Figment, key: &str, reason: &str) -> ConfigError {
 }
 
 fn shown(key: &str, value: &Value) -> String {
-    if key.contains("secret") || key.contains("password") {
+    // A list of brokers that could not be read is a text with passwords somewhere.
+    let is_secret = ["secret", "password", "brokers"].iter().any(|word| key.contains(word));
+    if is_secret && !matches!(value, Value::Array(..) | Value::Dict(..)) {
         return secret::HIDDEN.to_owned();
     }
     match value {

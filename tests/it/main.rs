@@ -23,3 +23,4 @@ mod stopped_families;
 mod targeted;
 mod tokens;
 mod wss;
+mod zones;

@@ -6,10 +6,10 @@ use blackhole_common::catalogue::{Catalogue, Event};
 use bytes::Bytes;
 use lapin::{BasicProperties, message::Delivery};
 
+use super::Broker;
 use crate::{
     body::{self, Rejection},
     message::{Message, Origin},
-    metrics::Metrics,
     owner,
 };
 
@@ -28,7 +28,8 @@ pub(super) enum Fate {
 }
 
 /// Decides, counts, and takes the body out of the delivery.
-pub(super) fn decide(delivery: &mut Delivery, catalogue: &Catalogue, root: &str, metrics: &Metrics) -> Fate {
+pub(super) fn decide(delivery: &mut Delivery, broker: &Broker) -> Fate {
+    let Broker { catalogue, root, metrics, counters, place, .. } = broker;
     if delivery.redelivered {
         metrics.redelivered.inc();
     }
@@ -37,7 +38,9 @@ pub(super) fn decide(delivery: &mut Delivery, catalogue: &Catalogue, root: &str,
         metrics.unknown.inc();
         return Fate::Forget;
     };
-    metrics.received(family);
+    if let Some(counter) = counters.received.get(family) {
+        counter.inc();
+    }
     if let Some(lag) = lag(&delivery.properties) {
         metrics.lag_seconds.observe(lag.as_secs_f64());
     }
@@ -45,7 +48,7 @@ pub(super) fn decide(delivery: &mut Delivery, catalogue: &Catalogue, root: &str,
     match body::read(&body, &owner::body_paths(event)) {
         Ok(facts) => {
             let tenant = owner::tenant(event, key, &facts.members);
-            let origin = Origin { exchange, key, properties: &delivery.properties };
+            let origin = Origin { exchange, key, properties: &delivery.properties, zone: &place.zone };
             Fate::Publish(Message::new(root, &tenant, &facts.name, &origin, body.clone()))
         }
         Err(rejection) => Fate::Reject(rejection),
@@ -85,17 +88,35 @@ fn lag(properties: &BasicProperties) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use blackhole_common::config::ServerUrl;
     use lapin::types::ShortString;
     use prometheus_client::registry::Registry;
+    use tokio::sync::mpsc;
 
     use super::*;
+    use crate::{
+        amqp::BrokerCounters,
+        config::{AmqpConfig, BrokerConfig},
+        metrics::Metrics,
+    };
 
     fn fate(exchange: &str, key: &str, body: &[u8]) -> Fate {
-        let catalogue = Catalogue::load(None).unwrap();
+        let catalogue = Arc::new(Catalogue::load(None).unwrap());
         let metrics = Metrics::register(&mut Registry::default(), &catalogue);
+        let broker = Broker {
+            place: BrokerConfig { zone: "east".into(), url: ServerUrl::new("amqp://east") },
+            config: AmqpConfig::default(),
+            root: "blackhole.v1.ingest".into(),
+            catalogue,
+            outgoing: mpsc::channel(1).0,
+            counters: BrokerCounters::of("east", &metrics),
+            metrics,
+        };
         let mut delivery =
             Delivery::mock(1, ShortString::from(exchange), ShortString::from(key), false, body.to_vec());
-        decide(&mut delivery, &catalogue, "blackhole.v1.ingest", &metrics)
+        decide(&mut delivery, &broker)
     }
 
     #[test]

@@ -116,10 +116,10 @@ impl<'s> Session<'s> {
         mut delivery: Delivery,
         shutdown: &CancellationToken,
     ) -> Result<(), IngestError> {
-        let Broker { catalogue, root, metrics, outgoing, .. } = self.broker;
+        let Broker { outgoing, .. } = self.broker;
         let tag = delivery.delivery_tag;
         let bytes = delivery.data.len();
-        match decide(&mut delivery, catalogue, root, metrics) {
+        match decide(&mut delivery, self.broker) {
             Fate::Publish(message) => {
                 self.push(tag, State::InFlight)?;
                 let receipt = Receipt { tag, settle: self.settle.clone() };
@@ -144,7 +144,7 @@ impl<'s> Session<'s> {
     }
 
     fn push(&mut self, tag: u64, state: State) -> Result<(), IngestError> {
-        self.broker.metrics.in_flight.inc();
+        self.broker.counters.in_flight.inc();
         if self.window.push(tag, state) { Ok(()) } else { Err(IngestError::DeliveryTag(tag)) }
     }
 
@@ -164,7 +164,7 @@ impl<'s> Session<'s> {
     async fn acknowledge(&mut self) -> Result<(), IngestError> {
         let before = self.window.len();
         let done = self.window.advance();
-        self.broker.metrics.in_flight.dec_by((before - self.window.len()) as i64);
+        self.broker.counters.in_flight.dec_by((before - self.window.len()) as i64);
         if let Some(tag) = done {
             self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }
@@ -210,6 +210,6 @@ impl<'s> Session<'s> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        self.broker.metrics.in_flight.dec_by(self.window.len() as i64);
+        self.broker.counters.in_flight.dec_by(self.window.len() as i64);
     }
 }

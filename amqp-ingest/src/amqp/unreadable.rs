@@ -54,7 +54,7 @@ const BASIC_REJECT: Method = (60, 90);
 
 /// Rejects the unreadable messages at the head of the queue. Returns how many there were.
 pub(super) async fn reject(broker: &Broker) -> Result<u64, IngestError> {
-    let uri: AMQPUri = broker.config.url.reveal().parse().map_err(IngestError::AmqpUrl)?;
+    let uri: AMQPUri = broker.place.url.reveal().parse().map_err(IngestError::AmqpUrl)?;
     let work = async {
         let runtime = lapin::runtime::default_runtime()?;
         let stream = uri.connect_with_config_async(TLSConfig::default(), &runtime).await?;

@@ -87,23 +87,58 @@ impl Serialize for ServerUrl {
     }
 }
 
-/// The text with what stands between `://` and `@` hidden, in each of several URLs.
+/// The text with what stands before the last `@` of each of several URLs hidden.
+///
+/// A comma may stand in a password, so it parts two URLs only where a scheme follows.
 pub(super) fn without_password(urls: &str) -> String {
     let mut shown = String::with_capacity(urls.len());
-    for (index, url) in urls.split(',').enumerate() {
-        if index > 0 {
-            shown.push(',');
-        }
-        match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
-            Some((scheme, host)) => {
-                shown.push_str(scheme);
-                shown.push_str("://");
+    let mut rest = urls;
+    while !rest.is_empty() {
+        let comma =
+            rest.match_indices(',').map(|(place, _)| place).find(|place| begins_a_url(rest, place + 1));
+        let (url, further) = rest.split_at(comma.map_or(rest.len(), |place| place + 1));
+        let (scheme, place) = url.find("://").map_or(("", url), |end| url.split_at(end + "://".len()));
+        shown.push_str(scheme);
+        match place.rsplit_once('@') {
+            Some((_, host)) => {
                 shown.push_str(HIDDEN);
                 shown.push('@');
                 shown.push_str(host);
             }
-            None => shown.push_str(url),
+            None => shown.push_str(place),
         }
+        rest = further;
     }
     shown
+}
+
+/// Whether a scheme and `://` stand there.
+fn begins_a_url(text: &str, place: usize) -> bool {
+    let from = text.get(place..).unwrap_or_default().trim_start();
+    from.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn passwords_are_hidden_whatever_they_hold() {
+        for (urls, shown) in [
+            ("amqp://u:p@h/%2f", "amqp://[hidden]@h/%2f"),
+            ("nats://u:p@h:1,nats://i:1, tls://u:p@k", "nats://[hidden]@h:1,nats://i:1, tls://[hidden]@k"),
+            ("nats://u:p@h:1,nats://i:1,tls://u:p@k", "nats://[hidden]@h:1,nats://i:1,tls://[hidden]@k"),
+            ("h:1,i:2", "h:1,i:2"),
+            ("u:p@h:1", "[hidden]@h:1"),
+            ("amqp://u:a,b@h", "amqp://[hidden]@h"),
+            ("amqp://u:a@b,c@h", "amqp://[hidden]@h"),
+            ("nats://h,u:p@i", "nats://[hidden]@i"),
+            ("", ""),
+            (",", ","),
+        ] {
+            assert_eq!(without_password(urls), shown, "{urls}");
+        }
+    }
 }

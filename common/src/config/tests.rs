@@ -65,6 +65,7 @@ fn each_mistake_is_one_line_with_key_value_and_origin() {
         ("[nats]\nurl = \"nats://me:pass@:x\"", "`nats.url` = \"nats://[hidden]@:x\""),
         ("[auth]\nhs256_secret = 12345", "`auth.hs256_secret` = [hidden]"),
         ("[auth]\nhs256_secrets = \"12345\"", "`auth.hs256_secrets` = [hidden]"),
+        ("[auth]\nbrokers = \"[{url=amqp://u:12345\"", "`auth.brokers` = [hidden]"),
         ("[auth]\nhs256_secret = \"12345", "TOML parse error at line 2"),
         ("= broken", "TOML parse error"),
     ] {

@@ -1,0 +1,135 @@
+//! One ingest for the brokers of two zones: each is supervised on its own, and an event tells where it came from.
+
+use async_nats::Subscriber;
+use blackhole_common::wire;
+use blackhole_dev::{
+    brokers::{Nats, RabbitMq},
+    http,
+    services::Service,
+    simulator::Publisher,
+    workspace::RunDir,
+};
+use blackhole_tests::{accounts::Account, events, soon, stack};
+use futures_util::StreamExt;
+
+struct Zones {
+    east: RabbitMq,
+    west: RabbitMq,
+    nats: Nats,
+    ingest: Service,
+    dir: RunDir,
+}
+
+impl Zones {
+    async fn start(name: &str) -> Zones {
+        let dir = RunDir::create(name).unwrap();
+        let below = |name: &str| dir.subdir(name).unwrap();
+        let (east_dir, west_dir, nats_dir) = (below("east"), below("west"), below("nats"));
+        let (east, west, nats) =
+            tokio::join!(RabbitMq::start(&east_dir), RabbitMq::start(&west_dir), Nats::start(&nats_dir));
+        let (east, west, nats) = (east.unwrap(), west.unwrap(), nats.unwrap());
+        let brokers =
+            format!(r#"[{{zone="east",url="{}"}},{{zone="west",url="{}"}}]"#, east.url(), west.url());
+        let env = [("NATS__URL", nats.url()), ("AMQP__BROKERS", brokers)];
+        let program = stack::binaries().amqp_ingest;
+        let ingest = Service::start("amqp-ingest", &program, dir.path(), &env).await.unwrap();
+        let zones = Zones { east, west, nats, ingest, dir };
+        zones.until_health(200, "ready\n").await;
+        zones
+    }
+
+    async fn until_health(&self, status: u16, body: &str) {
+        blackhole_tests::eventually(&format!("`{body}`"), || async {
+            let ready = http::get(self.ingest.admin(), "/health/ready").await.unwrap();
+            (ready.status, ready.body.as_str()) == (status, body)
+        })
+        .await;
+    }
+
+    async fn subscribe(&self, account: &Account) -> Subscriber {
+        let client = async_nats::connect(self.nats.url()).await.unwrap();
+        let subscriber = client.subscribe(format!("blackhole.v1.event.{}.>", account.id)).await.unwrap();
+        client.flush().await.unwrap();
+        subscriber
+    }
+}
+
+/// The next event's call and zone.
+async fn next(subscriber: &mut Subscriber) -> (String, String) {
+    let message = soon("an event", subscriber.next()).await.unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+    let zone = message.headers.unwrap().get(wire::ZONE).unwrap().as_str().to_owned();
+    (body["Call-ID"].as_str().unwrap().to_owned(), zone)
+}
+
+async fn call(broker: &RabbitMq, account: &Account, id: &str) {
+    let publisher = Publisher::connect(&broker.url()).await.unwrap();
+    events::call(account, "CHANNEL_CREATE", id).publish(&publisher).await;
+}
+
+fn came(id: &str, zone: &str) -> (String, String) {
+    (id.to_owned(), zone.to_owned())
+}
+
+#[tokio::test]
+async fn one_zones_loss_does_not_touch_the_others() {
+    let zones = Zones::start("zones").await;
+    let account = Account::fresh();
+    let mut events = zones.subscribe(&account).await;
+    call(&zones.east, &account, "one").await;
+    assert_eq!(next(&mut events).await, came("one", "east"));
+    call(&zones.west, &account, "two").await;
+    assert_eq!(next(&mut events).await, came("two", "west"));
+
+    zones.west.server().kill().await.unwrap();
+    zones.until_health(200, "without amqp west\nready\n").await;
+    let healthy = std::process::Command::new(stack::binaries().amqp_ingest)
+        .arg("--check-health")
+        .env("BLACKHOLE_ADMIN__LISTEN", zones.ingest.admin())
+        .output()
+        .unwrap();
+    assert!(healthy.status.success(), "{healthy:?}");
+    let metrics = zones.ingest.metrics().await.unwrap();
+    for line in [
+        r#"blackhole_ingest_connection_up{side="amqp",zone="east"} 1"#,
+        r#"blackhole_ingest_connection_up{side="amqp",zone="west"} 0"#,
+        r#"blackhole_ingest_connection_losses_total{side="amqp",zone="west"} 1"#,
+        r#"blackhole_ingest_events_received_total{family="call",zone="east"} 1"#,
+    ] {
+        assert!(metrics.lines().any(|own| own == line), "{line} in {metrics}");
+    }
+    for number in 0..100 {
+        call(&zones.east, &account, &number.to_string()).await;
+        assert_eq!(next(&mut events).await, came(&number.to_string(), "east"));
+    }
+
+    zones.east.server().kill().await.unwrap();
+    zones.until_health(503, "waiting for amqp east, amqp west\n").await;
+    zones.west.server().start_again().await.unwrap();
+    zones.until_health(200, "without amqp east\nready\n").await;
+    call(&zones.west, &account, "three").await;
+    assert_eq!(next(&mut events).await, came("three", "west"));
+
+    let log = std::fs::read_to_string(zones.dir.path().join("amqp-ingest.log")).unwrap();
+    assert!(log.contains("east=amqp://[hidden]@") && !log.contains("guest:guest"), "{log}");
+    assert!(zones.ingest.server().stop().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn what_is_federated_from_one_zone_to_another_is_one_event() {
+    let zones = Zones::start("federated").await;
+    let account = Account::fresh();
+    let mut arriving = zones.subscribe(&account).await;
+    let (east, west) = (
+        Publisher::connect(&zones.east.url()).await.unwrap(),
+        Publisher::connect(&zones.west.url()).await.unwrap(),
+    );
+    for id in ["one", "two"] {
+        let event = events::call(&account, "CHANNEL_CREATE", id);
+        event.publish(&east).await;
+        assert_eq!(next(&mut arriving).await, came(id, "east"));
+        event.publish(&west).await;
+    }
+    call(&zones.west, &account, "last").await;
+    assert_eq!(next(&mut arriving).await, came("last", "west"));
+}
