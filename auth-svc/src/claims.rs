@@ -20,7 +20,7 @@ pub struct VerifiedToken {
     pub expires_at: u64,
     /// Claim `owner_id`: the bearer's user, where there is one.
     pub owner_id: Option<String>,
-    /// The token's own id, see [`token_id`].
+    /// The token's own id, see `token_id`.
     pub token_id: String,
 }
 
