@@ -113,12 +113,21 @@ async fn each_wrong_or_missing_member_is_named() {
 }
 
 #[tokio::test]
-async fn the_action_of_another_kazoo_release_is_an_unknown_one() {
+async fn an_action_that_there_is_not_is_unknown_and_one_that_is_off_says_so() {
     let mut client = authenticated(edge()).await;
-    for action in ["api", "relay.publish", "dialog.push"] {
+    for action in ["API", "relay", "relay.subscribe", "dialog"] {
         let error = error_to(&mut client, json!({ "action": action, "data": {} }).to_string()).await;
         assert_eq!(error, format!("unknown action : {action}"));
     }
+    for (action, missing) in
+        [("api", "endpoint"), ("relay.publish", "Server-ID"), ("dialog.push", "Server-ID")]
+    {
+        let error = error_to(&mut client, json!({ "action": action, "data": {} }).to_string()).await;
+        assert_eq!(error, format!("missing required keys : {missing}"));
+    }
+    let request = json!({ "action": "api", "data": { "endpoint": "accounts" } }).to_string();
+    let error = error_to(&mut client, request).await;
+    assert!(error.starts_with("api is not available here"), "{error}");
 }
 
 #[tokio::test]
