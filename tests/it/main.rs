@@ -6,6 +6,7 @@
 mod admin;
 mod browser;
 mod catalogue;
+mod chaos;
 mod configuration;
 mod console;
 mod crossbar;

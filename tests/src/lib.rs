@@ -11,16 +11,22 @@
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
+//! | [`lean`] | a client that costs next to nothing |
+//! | [`proxy`] | a bad network |
+//! | [`chaos`] | faults in random order while events flow, and the verdict |
 
 // A test harness fails by panicking, as the tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod accounts;
 pub mod browser;
+pub mod chaos;
 pub mod client;
 pub mod crossbar;
 pub mod events;
 pub mod haproxy;
+pub mod lean;
+pub mod proxy;
 pub mod raw;
 pub mod stack;
 

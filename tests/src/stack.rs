@@ -107,8 +107,13 @@ impl Stack {
 
     /// What a service has counted so far under this name, over all labels.
     pub async fn metric(service: &Service, name: &str) -> f64 {
-        let text = service.metrics().await.unwrap();
-        text.lines()
+        Self::sum(&service.metrics().await.unwrap(), name)
+    }
+
+    /// What metrics as text say under this name, over all labels.
+    pub fn sum(metrics: &str, name: &str) -> f64 {
+        metrics
+            .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()

@@ -1,0 +1,1 @@
+//! Thousands of sessions that lose their edge at once.

@@ -1,0 +1,159 @@
+//! What there is to break: brokers, two ingests, auth-svc, and two edges behind bad networks.
+
+use std::time::Duration;
+
+use blackhole_dev::{
+    brokers::{Nats, NatsCluster, RabbitMq},
+    ports,
+    services::Service,
+    workspace::RunDir,
+};
+
+use crate::{
+    accounts,
+    proxy::{Network, Proxy},
+    stack::binaries,
+};
+
+/// What waits for a session at most; small, so that clients lag.
+const QUEUE_BYTES: &str = "64KiB";
+/// All is well again within this after the last fault.
+const WHOLE_WITHIN: Duration = Duration::from_secs(180);
+
+/// One NATS server or three.
+#[derive(Debug)]
+pub enum NatsServers {
+    /// One.
+    Single(Nats),
+    /// Three.
+    Cluster(NatsCluster),
+}
+
+/// An edge and its way to NATS.
+#[derive(Debug)]
+pub struct Edge {
+    /// The process.
+    pub service: Service,
+    /// The WebSocket port.
+    pub port: u16,
+    proxies: Vec<Proxy>,
+}
+
+/// All parts.
+#[derive(Debug)]
+pub struct World {
+    /// The AMQP broker.
+    pub rabbitmq: RabbitMq,
+    /// The NATS servers.
+    pub nats: NatsServers,
+    /// auth-svc.
+    pub auth_svc: Service,
+    /// Two; one of them stands by.
+    pub ingests: Vec<Service>,
+    /// Two.
+    pub edges: Vec<Edge>,
+    /// Where logs and data are.
+    pub dir: RunDir,
+}
+
+impl NatsServers {
+    /// Each server.
+    pub fn servers(&self) -> &[Nats] {
+        match self {
+            NatsServers::Single(nats) => std::slice::from_ref(nats),
+            NatsServers::Cluster(cluster) => cluster.servers(),
+        }
+    }
+
+    fn url(&self) -> String {
+        self.servers().iter().map(Nats::url).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl Edge {
+    /// Changes the network between this edge and NATS.
+    pub fn set_network(&self, network: Network) {
+        self.proxies.iter().for_each(|proxy| proxy.set(network));
+    }
+}
+
+impl World {
+    /// Starts everything.
+    pub async fn start(cluster: bool) -> World {
+        let dir = RunDir::create("chaos").unwrap();
+        let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
+        let nats = async {
+            if cluster {
+                NatsServers::Cluster(NatsCluster::start(&nats_dir).await.unwrap())
+            } else {
+                NatsServers::Single(Nats::start(&nats_dir).await.unwrap())
+            }
+        };
+        let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), nats);
+        let rabbitmq = rabbitmq.unwrap();
+        let accounts_file = dir.path().join("accounts.toml");
+        std::fs::write(&accounts_file, accounts::file()).unwrap();
+        let common = [
+            ("LOG__FILTER", "debug,async_nats=info,lapin=info,hyper=info,tungstenite=info".to_owned()),
+            ("NATS__URL", nats.url()),
+        ];
+        let with = |more: Vec<(&'static str, String)>| {
+            let mut all = common.to_vec();
+            all.extend(more);
+            all
+        };
+        let binaries = binaries();
+        let auth = with(vec![
+            ("AUTH__ACCOUNTS_FILE", accounts_file.display().to_string()),
+            ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
+        ]);
+        let ingest = with(vec![
+            ("AMQP__URL", rabbitmq.url()),
+            ("HISTORY__REPLICAS", if cluster { "3" } else { "1" }.to_owned()),
+        ]);
+        let (auth_svc, first, second) = tokio::join!(
+            Service::start("auth-svc", &binaries.auth_svc, dir.path(), &auth),
+            Service::start("amqp-ingest-1", &binaries.amqp_ingest, dir.path(), &ingest),
+            Service::start("amqp-ingest-2", &binaries.amqp_ingest, dir.path(), &ingest),
+        );
+        let mut edges = Vec::new();
+        for number in 1..=2 {
+            let mut proxies = Vec::new();
+            for server in nats.servers() {
+                proxies.push(Proxy::start(server.port()).await);
+            }
+            let urls: Vec<_> =
+                proxies.iter().map(|proxy| format!("nats://127.0.0.1:{}", proxy.port())).collect();
+            let port = ports::free().unwrap();
+            let mut env = with(vec![
+                ("WS__LISTEN", format!("127.0.0.1:{port}")),
+                ("WS__QUEUE_BYTES", QUEUE_BYTES.to_owned()),
+            ]);
+            env.push(("NATS__URL", urls.join(",")));
+            let name = format!("ws-edge-{number}");
+            let service = Service::start(&name, &binaries.ws_edge, dir.path(), &env).await.unwrap();
+            edges.push(Edge { service, port, proxies });
+        }
+        let ingests = vec![first.unwrap(), second.unwrap()];
+        World { rabbitmq, nats, auth_svc: auth_svc.unwrap(), ingests, edges, dir }
+    }
+
+    /// Waits until every part is ready.
+    pub async fn until_whole(&self) {
+        let edges = self.edges.iter().map(|edge| &edge.service);
+        for service in self.ingests.iter().chain([&self.auth_svc]).chain(edges) {
+            let ready = async {
+                while !service.server().is_ready().await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            let waited = tokio::time::timeout(WHOLE_WITHIN, ready).await;
+            assert!(
+                waited.is_ok(),
+                "{} is not ready again; see {}",
+                service.server().name(),
+                self.dir.path().display()
+            );
+        }
+    }
+}
