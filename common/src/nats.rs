@@ -10,6 +10,10 @@ use crate::{backoff::Backoff, config::NatsConfig, readiness::Latch};
 /// A server that is there has answered within this.
 const NOT_THERE_YET: Duration = Duration::from_secs(1);
 
+/// A server that leaves two of our pings unanswered is taken for dead: within 9 s, where async-nats would take three
+/// minutes. Nobody tells of a network that swallows everything.
+const PING_EVERY: Duration = Duration::from_secs(3);
+
 /// Why there is no connection, and never will be without a change of configuration.
 #[derive(Debug, Error)]
 pub enum NatsError {
@@ -42,7 +46,7 @@ pub fn servers(config: &NatsConfig) -> Vec<ServerAddr> {
 /// # Errors
 /// When the credentials file cannot be read.
 pub async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, NatsError> {
-    let mut options = ConnectOptions::new().name(name);
+    let mut options = ConnectOptions::new().name(name).ping_interval(PING_EVERY);
     // async-nats takes them from its options only, and has one pair for all servers.
     let with_user = servers(config).into_iter().find(ServerAddr::has_user_pass);
     if let Some(server) = with_user {

@@ -8,12 +8,10 @@
 //! | [`clients`] | resuming, lagging and plain clients |
 //! | [`faults`] | what happens to the parts |
 //! | [`verdict`] | what is missing, doubled or out of order, by number |
-//! | [`storm`] | thousands of sessions that lose their edge at once |
 
 pub mod clients;
 pub mod faults;
 pub mod source;
-pub mod storm;
 pub mod verdict;
 pub mod world;
 

@@ -190,7 +190,10 @@ impl Catchup {
             // Everything up to here is in the stream, everything beyond comes live.
             let last = live.max(info.last);
             let texts = lanes.texts();
-            let is_shared = lanes.sessions().nth(1).is_some()
+            // Where a filtered reader is served by a server that does not have everything yet, nothing tells; positions
+            // without a gap do.
+            let is_shared = info.leader.is_some()
+                || lanes.sessions().nth(1).is_some()
                 || shared(&[(after, texts.len() as u64)], last) == 1
                 || texts.len() > MOST_READERS;
             if is_shared {

@@ -70,6 +70,8 @@ struct Table {
     idle: VecDeque<(Instant, SubjectNumber)>,
     /// All that is live has been served up to this position of the stream.
     position: u64,
+    /// The newest event that has been served, to some of its subjects at least.
+    newest: u64,
     /// What passes of the catch-up will need of what comes live meanwhile.
     tails: Vec<Tail>,
     /// What has to be flushed.
@@ -98,36 +100,51 @@ struct Member {
 }
 
 /// Up to which position of the stream a member has been served: never an event at or below it again.
+///
+/// In a cluster a dying leader may keep events to itself, which are late then. What was read from the stream, and what
+/// came before the member, has no such holes: up to there nothing is late.
 #[derive(Debug)]
-pub struct Mark(AtomicU64);
+pub struct Mark {
+    served: AtomicU64,
+    complete: AtomicU64,
+}
 
 impl Mark {
     fn at(position: u64) -> Arc<Mark> {
-        Arc::new(Mark(AtomicU64::new(position)))
+        Arc::new(Mark { served: AtomicU64::new(position), complete: AtomicU64::new(position) })
+    }
+
+    fn complete(&self, position: u64) {
+        self.complete.fetch_max(position, Ordering::Relaxed);
+    }
+
+    fn is_owed(&self, sequence: u64, late: bool) -> bool {
+        sequence > if late { self.complete.load(Ordering::Relaxed) } else { self.get() }
     }
 
     fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.served.load(Ordering::Relaxed)
     }
 
     fn raise(&self, position: u64) {
-        self.0.fetch_max(position, Ordering::Relaxed);
+        self.served.fetch_max(position, Ordering::Relaxed);
     }
 
     fn set(&self, position: u64) {
-        self.0.store(position, Ordering::Relaxed);
+        self.served.store(position, Ordering::Relaxed);
+        self.complete.store(position, Ordering::Relaxed);
     }
 
     /// The member has left: no pass that still knows it serves it any more.
     fn end(&self) {
-        self.0.store(u64::MAX, Ordering::Relaxed);
+        self.set(u64::MAX);
     }
 
     /// The stream is another one: its positions begin anew.
     fn begin_anew(&self) {
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |position| {
-            (position != u64::MAX).then_some(0)
-        });
+        if self.get() != u64::MAX {
+            self.set(0);
+        }
     }
 }
 
@@ -201,6 +218,7 @@ impl Fanout {
     ) -> Joined {
         let mut table = self.table.lock();
         let live = table.position;
+        let newest = table.newest.max(live);
         let mut position = live;
         if let Some(since) = since {
             position = outbox.lag(since, live);
@@ -219,7 +237,7 @@ impl Fanout {
                 let (number, subject) = table.subject(&self.event_root, &text);
                 all_confirmed &= subject.confirmed;
                 subject.idle_since = None;
-                let from = since.or_else(|| served.get(&number).copied()).unwrap_or(live);
+                let from = since.or_else(|| served.get(&number).copied()).unwrap_or(newest);
                 let member = Member { outbox: Arc::clone(outbox), mark: Mark::at(from) };
                 subject.group(&wish.shape).members.push(member);
                 outbox.add_subject(number);
@@ -348,7 +366,9 @@ impl Fanout {
     pub fn deliver(&self, number: SubjectNumber, event: &Event, frames: &EventFrames<'_>) {
         let mut table = self.table.lock();
         table.deliver(number, event, frames, false, &self.metrics);
-        table.reached(sequence(event));
+        // It may be about to come for other subjects too.
+        table.newest = table.newest.max(sequence(event).unwrap_or_default());
+        table.reached(sequence(event).map(|sequence| sequence.saturating_sub(1)));
     }
 
     /// Gives an event that was read from the stream to the live members of every subject that it matches and that
@@ -389,6 +409,7 @@ impl Fanout {
     pub fn forget_positions(&self) {
         let mut table = self.table.lock();
         table.position = 0;
+        table.newest = 0;
         for member in
             table.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
         {
@@ -449,7 +470,7 @@ impl Fanout {
                 lanes.deliver(event, &frames);
             }
         }
-        lanes.go_live();
+        lanes.go_live(position);
         true
     }
 
@@ -556,10 +577,14 @@ impl Table {
             let mut frame: Option<Option<Bytes>> = None;
             let mut build = || frame.get_or_insert_with(|| frames.frame(&group.shape)).clone();
             for member in &group.members {
-                if !late && sequence.is_some_and(|sequence| sequence <= member.mark.get()) {
+                if sequence.is_some_and(|sequence| !member.mark.is_owed(sequence, late)) {
                     continue;
                 }
-                match member.outbox.push_live(sequence, &mut build) {
+                let pushed = match sequence {
+                    Some(sequence) if late => member.outbox.push_late(sequence, &mut build),
+                    _ => member.outbox.push_live(sequence, &mut build),
+                };
+                match pushed {
                     Pushed::First => self.filled.push(Arc::clone(&member.outbox)),
                     Pushed::Queued => {}
                     Pushed::Lagging | Pushed::Ended => continue,

@@ -41,7 +41,7 @@ use crate::{
 };
 use link::{Link, Servers};
 use protocol::{Message, Op};
-use repair::Seen;
+use repair::{Brought, Seen};
 use stream::{StreamInfo, Unreadable};
 
 /// How the connection is called in the server's lists.
@@ -54,6 +54,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const SILENT_AT_MOST: Duration = Duration::from_secs(6);
 /// A connection that lasted this long was no failure: the next attempt comes soon.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// So many answers in a row are not believed, a quarter of [`LOOK_EVERY`] apart.
+const MOST_STALE: u32 = 60;
 /// What is held back at most; beyond it is dropped, and read from the stream instead.
 const MOST_HELD_BYTES: usize = 16 << 20;
 
@@ -86,11 +88,16 @@ pub struct Feed {
     looked: (Instant, u64),
     /// What has come since, where a leader may take events with it.
     seen: Seen,
+    /// What repairs that did not come to their end have brought already.
+    brought: Brought,
+    /// Answers in a row that came from a leader who does not know yet that it is none any more.
+    stale: u32,
     trust: Trust,
     held: VecDeque<Message>,
     held_bytes: usize,
-    /// Something was dropped that should have been held.
-    held_too_much: bool,
+    /// Something was dropped that should have been held, or a further leader may have taken events with it: what is
+    /// being repaired is not all.
+    again: bool,
 }
 
 /// Whether live events are handed on.
@@ -106,6 +113,8 @@ enum Trust {
 struct Asked {
     number: u64,
     at: Instant,
+    /// What had come by then: who leads the stream has at least that.
+    position: u64,
     subjects: Vec<SubjectNumber>,
     sessions: Vec<oneshot::Sender<()>>,
 }
@@ -148,10 +157,12 @@ impl Feed {
             verified: 0,
             looked: (now, 0),
             seen: Seen::default(),
+            brought: Brought::default(),
+            stale: 0,
             trust: Trust::Doubt,
             held: VecDeque::new(),
             held_bytes: 0,
-            held_too_much: false,
+            again: false,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new()
@@ -285,7 +296,8 @@ impl Feed {
         // Even where nobody knows of a stream, the server itself answers this.
         link.ping();
         let subjects = std::mem::take(&mut self.to_confirm);
-        self.asked = Some(Asked { number: self.questions, at: now, subjects, sessions });
+        let position = self.position.max(self.verified);
+        self.asked = Some(Asked { number: self.questions, at: now, position, subjects, sessions });
         self.next_look = now + LOOK_EVERY;
     }
 
@@ -322,6 +334,9 @@ impl Feed {
                     ));
                 }
                 Op::Error(error) => tracing::warn!(error, "nats refuses something"),
+                // Servers of a cluster tell of each other's coming and going: the stream's leader may be among them, and
+                // the next one is not elected yet.
+                Op::Info(_) if self.is_led() => self.doubt(),
                 Op::Info(_) | Op::Ping | Op::Pong | Op::Ok => {}
             }
         }
@@ -333,7 +348,7 @@ impl Feed {
         let Some(asked) = self.asked.take_if(|asked| Some(asked.number) == number) else { return };
         // A server without JetStream has no stream.
         let info = if message.status() == Some(503) { Ok(None) } else { stream::read(&message.payload) };
-        let info = match info {
+        let info = match info.and_then(|info| self.believed(info, asked.position)) {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(%error, "no answer about the stream, asking again");
@@ -354,6 +369,24 @@ impl Feed {
         if self.latch.set(true) {
             tracing::info!("events come from nats");
         }
+    }
+
+    /// A leader that was frozen, or cut off, answers what it was asked meanwhile before it hears that there is another:
+    /// it tells of less than has been seen. If that goes on, it is true.
+    fn believed(
+        &mut self,
+        info: Option<StreamInfo>,
+        position: u64,
+    ) -> Result<Option<StreamInfo>, Unreadable> {
+        let known = self.stream.borrow().as_ref().map(|known| known.identity);
+        let is_stale = info.as_ref().is_some_and(|info| {
+            info.leader.is_some() && Some(info.identity) == known && info.last < position
+        });
+        self.stale = if is_stale { self.stale + 1 } else { 0 };
+        if (1..MOST_STALE).contains(&self.stale) {
+            return Err(Unreadable::new("the stream's leader is none any more"));
+        }
+        Ok(info)
     }
 
     /// Compares what the stream is with what it was.
@@ -377,6 +410,7 @@ impl Feed {
             }
             Some(before) if before.leader != info.leader => {
                 tracing::info!(leader = info.leader, "the stream has another leader");
+                self.again = true;
                 self.doubt();
             }
             Some(_) => {}
@@ -408,12 +442,13 @@ impl Feed {
     }
 
     fn begin_repair(&mut self, info: &StreamInfo) {
-        // On one connection to one server everything came in order. A leader that is gone may have kept some to itself.
+        // On one connection to one server everything came in order, but of the last event perhaps not for each subject
+        // that it matches. A leader that is gone may have kept some to itself.
         let after = match info.leader {
             Some(_) => self.verified,
-            None => self.position.max(self.verified),
+            None => self.position.saturating_sub(1).max(self.verified),
         };
-        self.held_too_much = false;
+        self.again = false;
         if info.last <= after {
             self.release();
             return;
@@ -426,6 +461,7 @@ impl Feed {
             info.identity,
             after..info.last,
             seen.unwrap_or_default(),
+            self.brought.clone(),
         );
         self.trust = Trust::Repair(info.last, Box::pin(repair));
     }
@@ -441,7 +477,8 @@ impl Feed {
                 self.verified = last;
                 self.looked = (Instant::now(), last);
                 self.seen = Seen::default();
-                if self.held_too_much {
+                self.brought.forget();
+                if self.again {
                     self.next_look = Instant::now();
                 } else {
                     self.release();
@@ -485,6 +522,11 @@ impl Feed {
         self.verified = 0;
         self.looked.1 = 0;
         self.seen = Seen::default();
+        self.brought.forget();
+        // A repair that goes on would bring the other stream's events.
+        if let Trust::Repair(..) = self.trust {
+            self.trust = Trust::Doubt;
+        }
         self.fanout.forget_positions();
     }
 
@@ -543,7 +585,7 @@ impl Feed {
         self.held_bytes += message.payload.len() + message.headers.len() + size_of::<Message>();
         if self.held_bytes > MOST_HELD_BYTES {
             self.forget_held();
-            self.held_too_much = true;
+            self.again = true;
         } else {
             self.held.push_back(message);
         }

@@ -18,6 +18,7 @@ use async_nats::{
 use blackhole_common::wire::{self, Subjects};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use crate::{
     cursor::{Cursor, Identity},
@@ -25,8 +26,14 @@ use crate::{
     frame::Event,
 };
 
-/// Events that are asked for at once.
-const BATCH: usize = 1000;
+/// Events that are asked for at once, at most.
+const MOST_AT_ONCE: usize = 1000;
+/// Events that are asked for first, while it is not known how large they are.
+const FIRST: usize = 16;
+/// About so many bytes are asked for at once: what is not read of them in the end was sent for nothing.
+const BYTES_AT_ONCE: usize = 1 << 20;
+/// The next event of those that were asked for comes within this, or does not come: async-nats waits for ever.
+const EVENT_WITHIN: Duration = Duration::from_secs(5);
 /// The server answers a question about the stream within this, or is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// The server forgets a reader that has not come back for this long.
@@ -50,6 +57,9 @@ pub struct Reader {
     consumer: Consumer<pull::Config>,
     batch: Option<pull::Batch>,
     in_batch: usize,
+    /// What was read so far, to know how much to ask for.
+    events: usize,
+    bytes: usize,
     /// The position that comes next, if all are read.
     next: u64,
     last: u64,
@@ -116,6 +126,8 @@ impl History {
             consumer,
             batch: None,
             in_batch: 0,
+            events: 0,
+            bytes: 0,
             next: after + 1,
             last,
             is_filtered: subject.is_some(),
@@ -166,27 +178,33 @@ impl Reader {
             return Ok(Found::Event(event));
         }
         while self.next <= self.last {
+            let most = self.at_once();
             let batch = match &mut self.batch {
                 Some(batch) => batch,
                 None => {
                     self.in_batch = 0;
-                    let batch = self.consumer.fetch().max_messages(BATCH).messages().await;
+                    let batch = self.consumer.fetch().max_messages(most).messages().await;
                     self.batch.insert(batch.map_err(Unreadable::new)?)
                 }
             };
-            match batch.next().await {
+            match timeout(EVENT_WITHIN, batch.next()).await.map_err(Unreadable::new)? {
                 Some(Ok(message)) => {
                     self.in_batch += 1;
+                    self.events += 1;
+                    self.bytes += message.length;
                     let sequence = message.info().map_err(Unreadable::new)?.stream_sequence;
                     let is_gap = !self.is_filtered && sequence > self.next;
+                    // What is missing behind the oldest that is there was taken out by hand.
+                    let begins = if is_gap { self.info().await?.first } else { 0 };
+                    let is_gone = begins > self.next;
                     self.next = sequence + 1;
-                    if sequence > self.last {
+                    if sequence > self.last && !is_gone {
                         break;
                     }
                     let event = self.history.event(self.identity, sequence, message.message);
-                    if is_gap {
-                        self.behind_gap = event;
-                        return Ok(Found::Gone(sequence));
+                    if is_gone {
+                        self.behind_gap = event.filter(|_| sequence <= self.last);
+                        return Ok(Found::Gone(begins.min(sequence)));
                     }
                     // What is none of ours was put there by somebody else.
                     if let Some(event) = event {
@@ -197,15 +215,43 @@ impl Reader {
                 None => {
                     self.batch = None;
                     if self.in_batch == 0 {
-                        // Nothing is there up to the last: so a reader of all has missed it.
-                        let missed = !self.is_filtered;
-                        self.next = self.last.saturating_add(1);
-                        return Ok(if missed { Found::Gone(self.next) } else { Found::End });
+                        return self.nothing_more().await;
                     }
                 }
             }
         }
         Ok(Found::End)
+    }
+
+    fn at_once(&self) -> usize {
+        match self.bytes.checked_div(self.events) {
+            Some(average) => (BYTES_AT_ONCE / average.max(1)).clamp(1, MOST_AT_ONCE),
+            None => FIRST,
+        }
+    }
+
+    /// The server has nothing more for us, though we are not at the last position.
+    async fn nothing_more(&mut self) -> Result<Found, Unreadable> {
+        if self.is_filtered {
+            self.next = self.last.saturating_add(1);
+            return Ok(Found::End);
+        }
+        let info = self.info().await?;
+        let next = std::mem::replace(&mut self.next, self.last.saturating_add(1));
+        if info.first > next {
+            return Ok(Found::Gone(info.first.min(self.next)));
+        }
+        if info.leader.is_none() {
+            // The newest were taken out by hand.
+            return Ok(Found::End);
+        }
+        // In a cluster, a reader is served by any of the servers, and that one may not have the newest yet.
+        Err(Unreadable::new("the server that was asked has less than the stream"))
+    }
+
+    async fn info(&self) -> Result<StreamInfo, Unreadable> {
+        let info = self.history.info().await?.filter(|info| info.identity == self.identity);
+        info.ok_or_else(|| Unreadable::new("the stream is gone"))
     }
 }
 

@@ -191,6 +191,25 @@ impl Outbox {
         }
     }
 
+    /// Queues the frame of an event that was missed while later ones came. One that lies before what a lagging session
+    /// is brought from the stream cannot wait for that; where there is no room for it, the session is closed.
+    pub fn push_late(&self, sequence: u64, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
+        let mut state = self.state.lock();
+        match state.mode {
+            Mode::Live => {}
+            Mode::Lagging(lag) if sequence <= lag.after => {}
+            Mode::Lagging(_) => return Pushed::Lagging,
+            Mode::Ended => return Pushed::Ended,
+        }
+        let Some(frame) = frame() else { return Pushed::Queued };
+        if state.has_room(frame.len(), self.most_bytes) {
+            return state.push(frame);
+        }
+        drop(state);
+        self.close(Close::Behind);
+        Pushed::Ended
+    }
+
     /// Queues the frame of an event of the past for a session that `pass` brings up to date.
     ///
     /// [`Pushed::Lagging`] where it is not: the queue is full and the pass has to leave the session behind, or
@@ -372,6 +391,11 @@ impl Outbox {
             Mode::Lagging(lag) => Some(lag),
             _ => None,
         }
+    }
+
+    /// Whether `pass` brings the session up to date.
+    pub(crate) fn is_in_pass(&self, pass: PassNumber) -> bool {
+        self.lagging().is_some_and(|lag| lag.pass == Some(pass))
     }
 
     /// Takes a session that lags, has nothing waiting and is in no pass into `pass`. Returns up to where it has had

@@ -101,7 +101,7 @@ impl Lanes {
 
     /// Whether a session is still served by this pass.
     pub fn is_wanted(&self) -> bool {
-        self.sessions().any(|outbox| outbox.lagging().is_some_and(|lag| lag.pass == Some(self.pass)))
+        self.sessions().any(|outbox| outbox.is_in_pass(self.pass))
     }
 
     /// Queues an event of the past for everyone whose binding it matches and who did not have it.
@@ -140,16 +140,22 @@ impl Lanes {
         self.sessions().for_each(|outbox| outbox.advance(self.pass, position));
     }
 
-    /// Everything is done with: the sessions that are still here are live.
-    pub(super) fn go_live(&self) {
+    /// Everything up to `position` is done with: the sessions that are still here are live.
+    pub(super) fn go_live(&self, position: u64) {
+        let patterns = self.patterns.values().flatten().map(|(_, lanes)| lanes);
+        for (outbox, mark, _) in self.exact.values().chain(patterns).flatten().flat_map(|lane| &lane.members)
+        {
+            if outbox.is_in_pass(self.pass) {
+                mark.complete(position);
+            }
+        }
         self.sessions().for_each(|outbox| outbox.go_live(self.pass));
     }
 
     /// Events before `position` are no longer there: has those sessions closed that were owed some of them.
     pub fn close_behind(&self, position: u64) {
         for (outbox, after) in self.sessions.values() {
-            let is_owed = outbox.lagging().is_some_and(|lag| lag.pass == Some(self.pass));
-            if is_owed && after.saturating_add(1) < position {
+            if outbox.is_in_pass(self.pass) && after.saturating_add(1) < position {
                 outbox.close(Close::Behind);
             }
         }

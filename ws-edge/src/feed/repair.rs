@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
+
 use super::stream::Unreadable;
 use crate::{
     close::Close,
@@ -41,6 +43,17 @@ impl Seen {
     }
 }
 
+/// The positions that repairs have brought which were broken off, so that the next one does not bring them again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Brought(Arc<Mutex<HashSet<u64>>>);
+
+impl Brought {
+    /// A repair came to its end.
+    pub(super) fn forget(&self) {
+        self.0.lock().clear();
+    }
+}
+
 /// Brings the events behind `gap.start` up to `gap.end`. Returns how many there were.
 ///
 /// What is older than the newest that was `seen`, and was not seen, is late: it goes out after what came before.
@@ -51,6 +64,7 @@ pub(super) async fn bring(
     identity: Identity,
     gap: Range<u64>,
     seen: Seen,
+    before: Brought,
 ) -> Result<u64, Unreadable> {
     let newest = seen.positions.iter().max().copied().unwrap_or_default();
     let seen: HashSet<u64> = seen.positions.into_iter().collect();
@@ -60,14 +74,19 @@ pub(super) async fn bring(
         match reader.next().await? {
             Found::Event(event) => {
                 let position = event.cursor.map_or(0, |cursor| cursor.sequence);
-                if seen.contains(&position) {
+                if seen.contains(&position) || before.0.lock().contains(&position) {
                     continue;
                 }
                 brought += 1;
                 metrics.events_repaired.inc();
+                let is_late = position < newest;
                 match EventFrames::read(fanout.event_root(), &event) {
-                    Some(frames) => fanout.deliver_missed(&event, &frames, position < newest),
+                    Some(frames) => fanout.deliver_missed(&event, &frames, is_late),
                     None => drop(metrics.events_unreadable.inc()),
+                }
+                // Of any other, each member's mark tells.
+                if is_late {
+                    before.0.lock().insert(position);
                 }
                 if brought % AT_ONCE == 0 {
                     fanout.flush();

@@ -94,6 +94,7 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, Unreadable> {
     }
     #[derive(Deserialize)]
     struct Cluster {
+        name: Option<String>,
         leader: Option<String>,
         #[serde(default)]
         replicas: Vec<serde::de::IgnoredAny>,
@@ -106,6 +107,15 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, Unreadable> {
     }
     match serde_json::from_slice(answer).map_err(Unreadable::new)? {
         Answer { created: Some(created), state: Some(state), config: Some(config), cluster, .. } => {
+            // A server of its own tells itself as leader of a group without name and others: it is never replaced, and
+            // whoever is connected to it notices its end.
+            let group = cluster.filter(|cluster| cluster.name.is_some() || !cluster.replicas.is_empty());
+            let leader = match group {
+                Some(Cluster { leader: Some(leader), .. }) if !leader.is_empty() => Some(leader),
+                // One that was the leader, and knows of no other yet: it may have less than clients have had.
+                Some(_) => return Err(Unreadable("the stream has no leader".to_owned())),
+                None => None,
+            };
             let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).map(SystemTime::from);
             Ok(Some(StreamInfo {
                 identity: Identity::new(&created),
@@ -115,8 +125,7 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, Unreadable> {
                 last: state.last_seq,
                 max_age: Duration::from_nanos(config.max_age),
                 is_roomy: u64::try_from(config.max_bytes).map_or(true, |most| state.bytes < most / 2),
-                // A server of its own tells itself as leader of a group without others: it is never replaced.
-                leader: cluster.filter(|cluster| !cluster.replicas.is_empty()).and_then(|group| group.leader),
+                leader,
             }))
         }
         Answer { error: Some(ApiError { code: 404, .. }), .. } => Ok(None),
@@ -162,6 +171,10 @@ mod tests {
         assert_eq!(info.max_age, Duration::from_secs(600));
         let clustered = SINGLE.replace(r#""leader":"NAME""#, r#""leader":"n1","replicas":[{"name":"n2"}]"#);
         assert_eq!(read(clustered.as_bytes()).unwrap().unwrap().leader.as_deref(), Some("n1"));
+        let leaderless = SINGLE.replace(r#""leader":"NAME""#, r#""name":"c","replicas":[{"name":"n2"}]"#);
+        assert!(read(leaderless.as_bytes()).is_err());
+        let unreplicated = SINGLE.replace(r#""leader":"NAME""#, r#""name":"c","leader":"n1""#);
+        assert_eq!(read(unreplicated.as_bytes()).unwrap().unwrap().leader.as_deref(), Some("n1"));
         assert_eq!(read(br#"{"error":{"code":404,"err_code":10059}}"#).unwrap(), None);
         let error = read(br#"{"error":{"code":503,"description":"not now"}}"#).unwrap_err();
         assert_eq!(error.to_string(), "not now");

@@ -71,6 +71,11 @@ pub(super) async fn join(
     state.resumes = true;
     let joined = edge.fanout.join(&state.outbox, wishes, replaced, Some(since));
     let confirmed = confirmed(edge, joined.confirmation).await;
+    if confirmed.is_ok()
+        && let Past::Cursor(cursor) = past
+    {
+        until_reached(edge, cursor).await;
+    }
     // The confirmation has brought news of the stream.
     let (recovered, end) = match &*edge.stream.borrow() {
         Some(info) => (confirmed.map(|()| judge(past, info)), info.last),
@@ -85,6 +90,18 @@ pub(super) async fn join(
         state.bound.retain(|bound| !(bound.account_id == account && fresh.contains(&bound.binding)));
     }
     recovered
+}
+
+/// In a cluster, a leader that does not know yet that it is none any more tells of less than clients have had. That is
+/// no reason to give up their cursors; soon another one answers.
+async fn until_reached(edge: &Edge, cursor: Cursor) {
+    let is_reached = |info: &Option<StreamInfo>| {
+        info.as_ref().is_none_or(|info| {
+            info.leader.is_none() || info.identity != cursor.stream || info.last >= cursor.sequence
+        })
+    };
+    let mut stream = edge.stream.clone();
+    let _ = tokio::time::timeout(edge.config.request_timeout, stream.wait_for(is_reached)).await;
 }
 
 fn judge(past: Past, info: &StreamInfo) -> Result<(), &'static str> {

@@ -1,1 +1,0 @@
-//! Thousands of sessions that lose their edge at once.
