@@ -155,7 +155,7 @@ async fn a_cursor_that_is_none_is_an_error_and_one_of_another_stream_is_unknown(
     let stack = Stack::start_with("since-unknown", &[]).await;
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
-    for bad in ["", "nonsense", "-5", "AAAAAAAAAAAAAAAAAAAA"] {
+    for bad in ["", "nonsense", "-5", "AAAAAAAAAAAAAAAAAAAAAAAA"] {
         let reply = subscribe_since(&mut client, &account, &["call.*.*"], bad).await;
         let expected = "invalid since : must be the cursor of an event, or a time back such as -5m";
         assert_eq!(reply["data"]["errors"], json!([expected]), "{bad}");

@@ -250,7 +250,7 @@ impl Catchup {
             }
         }
         let mut handed = 0;
-        let place = |event: &crate::frame::Event| event.cursor.map(|cursor| cursor.sequence);
+        let place = |event: &crate::frame::Event| event.place.map(|place| place.sequence);
         while let Some(first) = heads.iter().map(|(event, _)| place(event)).min() {
             let mut is_new = true;
             for index in (0..heads.len()).rev() {

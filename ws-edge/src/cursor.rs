@@ -1,27 +1,46 @@
 //! Cursors: where in the history a client stands, as a short text that every edge understands.
 //!
-//! Twenty characters of base64url: six bytes that tell the stream from any other, eight of the event's position in it,
-//! and one to check them. Clients treat it as opaque.
+//! An event that matches several bindings of a session comes once for each, and the connection may end between two of
+//! these frames. So a cursor names the event, and which of its frames it was: the frames of one event go out in the
+//! order of their bindings' [`Rank`]s, on every edge.
+//!
+//! Twenty-four characters of base64url: five bytes that tell the stream from any other, eight of the event's position in
+//! it, four of the rank, and one to check them. Clients treat it as opaque.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
 
 /// Bytes of a cursor before it is written as text.
-const BYTES: usize = 15;
+const BYTES: usize = 18;
 /// Characters of a cursor.
-pub const TEXT_BYTES: usize = 20;
+pub const TEXT_BYTES: usize = 24;
 
 /// Which stream it is: made of the time of its creation, so that one that was deleted and made again is another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Identity([u8; 6]);
+pub struct Identity([u8; 5]);
 
 /// An event's place in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub struct Place {
     /// The stream.
     pub stream: Identity,
     /// The event's position in it.
     pub sequence: u64,
+}
+
+/// Which of an event's frames come before which: made of the binding that they are for. Two bindings of a session could
+/// have the same, once in four thousand million; then nothing is repeated, and the second frame of an event would be
+/// missed if the connection ended between the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rank(u32);
+
+/// A frame's place in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The event's.
+    pub place: Place,
+    /// That of the binding which the frame is for.
+    pub rank: Rank,
 }
 
 /// What clients read whose `since` is none.
@@ -35,24 +54,37 @@ pub struct Malformed;
 impl Identity {
     /// That of a stream which was created at `created`, as the server writes it.
     pub fn new(created: &str) -> Identity {
-        let digest = ring::digest::digest(&ring::digest::SHA256, created.as_bytes());
-        let mut identity = [0; 6];
-        identity.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
-        Identity(identity)
+        Identity(digest(created))
     }
+}
+
+impl Rank {
+    /// That of a client's binding of an account (`*` for all).
+    pub fn of(account: &str, binding: &str) -> Rank {
+        Rank(u32::from_be_bytes(digest(&format!("{account} {binding}"))))
+    }
+}
+
+/// The same in every release: clients hold cursors while edges are upgraded.
+fn digest<const BYTES: usize>(text: &str) -> [u8; BYTES] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let mut bytes = [0; BYTES];
+    bytes.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
 }
 
 impl Cursor {
     /// The text.
     pub fn to_text(self) -> [u8; TEXT_BYTES] {
         let mut bytes = [0; BYTES];
-        let fields = self.stream.0.into_iter().chain(self.sequence.to_be_bytes());
+        let place = self.place.stream.0.into_iter().chain(self.place.sequence.to_be_bytes());
+        let fields = place.chain(self.rank.0.to_be_bytes());
         bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         if let Some((check, fields)) = bytes.split_last_mut() {
             *check = check_byte(fields);
         }
         let mut text = [0; TEXT_BYTES];
-        // 15 bytes are 20 characters, always.
+        // 18 bytes are 24 characters, always.
         let _ = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
         text
     }
@@ -66,13 +98,18 @@ impl Cursor {
         if text.len() != TEXT_BYTES || URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) != Ok(BYTES) {
             return Err(Malformed);
         }
-        let [stream @ .., s0, s1, s2, s3, s4, s5, s6, s7, check] = bytes;
-        let sequence = [s0, s1, s2, s3, s4, s5, s6, s7];
+        let [i0, i1, i2, i3, i4, s0, s1, s2, s3, s4, s5, s6, s7, r0, r1, r2, r3, check] = bytes;
         let fields = bytes.split_last().map(|(_, fields)| check_byte(fields));
         if fields != Some(check) {
             return Err(Malformed);
         }
-        Ok(Cursor { stream: Identity(stream), sequence: u64::from_be_bytes(sequence) })
+        Ok(Cursor {
+            place: Place {
+                stream: Identity([i0, i1, i2, i3, i4]),
+                sequence: u64::from_be_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
+            },
+            rank: Rank(u32::from_be_bytes([r0, r1, r2, r3])),
+        })
     }
 }
 
@@ -90,8 +127,9 @@ mod tests {
 
     use super::*;
 
-    fn cursor(created: &str, sequence: u64) -> Cursor {
-        Cursor { stream: Identity::new(created), sequence }
+    fn cursor(created: &str, sequence: u64, binding: &str) -> Cursor {
+        let place = Place { stream: Identity::new(created), sequence };
+        Cursor { place, rank: Rank::of("acc", binding) }
     }
 
     fn text(cursor: Cursor) -> String {
@@ -100,14 +138,15 @@ mod tests {
 
     #[test]
     fn cursors_are_the_same_in_every_release() {
-        let text = text(cursor("2026-11-25T10:00:00.123456789Z", 18348));
-        assert_eq!(text, "xOjuWb-YAAAAAAAAR6yh", "clients hold cursors while edges are upgraded");
+        let text = text(cursor("2026-11-25T10:00:00.123456789Z", 18348, "call.*.*"));
+        assert_eq!(text, "xOjuWb8AAAAAAABHrFe22ov3", "clients hold cursors while edges are upgraded");
     }
 
     #[test]
     fn other_texts_are_refused() {
-        let good = text(cursor("t", 7));
-        for bad in ["", "x", "-5m", &good[1..], &format!("{good}A"), "====================", "ÄÄÄÄÄÄÄÄÄÄ"]
+        let good = text(cursor("t", 7, "b"));
+        for bad in
+            ["", "x", "-5m", &good[1..], &format!("{good}A"), "========================", "ÄÄÄÄÄÄÄÄÄÄÄÄ"]
         {
             assert_eq!(Cursor::parse(bad), Err(Malformed), "{bad}");
         }
@@ -115,22 +154,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_is_what_was_written(created in ".{0,30}", sequence in any::<u64>()) {
-            let cursor = cursor(&created, sequence);
+        fn a_cursor_is_what_was_written(created in ".{0,30}", sequence in any::<u64>(), binding in ".{0,9}") {
+            let cursor = cursor(&created, sequence, &binding);
             let text = text(cursor);
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
             prop_assert_eq!(Cursor::parse(&text), Ok(cursor));
         }
 
         #[test]
-        fn different_cursors_have_different_texts(one in any::<(u8, u64)>(), other in any::<(u8, u64)>()) {
-            let of = |(created, sequence): (u8, u64)| cursor(&created.to_string(), sequence);
+        fn different_cursors_have_different_texts(one in any::<(u8, u64, u8)>(), other in any::<(u8, u64, u8)>()) {
+            let of = |(created, sequence, binding): (u8, u64, u8)| {
+                cursor(&created.to_string(), sequence, &binding.to_string())
+            };
             prop_assert_eq!(one == other, text(of(one)) == text(of(other)));
         }
 
         #[test]
-        fn a_changed_character_is_noticed(sequence in any::<u64>(), at in 0..20usize, to in "[A-Za-z0-9_-]") {
-            let good = text(cursor("t", sequence));
+        fn a_changed_character_is_noticed(sequence in any::<u64>(), at in 0..TEXT_BYTES, to in "[A-Za-z0-9_-]") {
+            let good = text(cursor("t", sequence, "b"));
             let mut bad = good.clone();
             bad.replace_range(at..=at, &to);
             prop_assert_eq!(Cursor::parse(&bad).is_ok(), bad == good);

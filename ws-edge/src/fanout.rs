@@ -9,19 +9,15 @@
 //! a repair after NATS was away, a pass of the catch-up), the mark lets it through once.
 
 mod lanes;
+mod table;
 mod tail;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use blackhole_common::subject::subject_matches;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -29,10 +25,12 @@ use crate::{
     close::Close,
     frame::{Event, EventFrames, Shape},
     metrics::Metrics,
-    outbox::{Outbox, PassNumber, Pushed},
+    outbox::{Outbox, PassNumber},
     writers::Writers,
 };
 pub use lanes::Lanes;
+pub use table::Mark;
+use table::{Member, Table, sequence, tenant_word};
 use tail::Tail;
 
 /// Identifies a session on this edge.
@@ -53,99 +51,6 @@ pub struct Fanout {
     linger: Duration,
     writers: Arc<Writers>,
     metrics: Arc<Metrics>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    numbers: HashMap<Arc<str>, SubjectNumber>,
-    subjects: HashMap<SubjectNumber, Subject>,
-    /// Subjects with wildcards by their tenant's word, for events that come without a subscription's number.
-    patterns: HashMap<Box<str>, Vec<SubjectNumber>>,
-    last_number: SubjectNumber,
-    /// Subjects that the feed has not subscribed yet.
-    fresh: Vec<SubjectNumber>,
-    /// Joined sessions that wait to hear that the server has all their subjects.
-    unconfirmed: Vec<oneshot::Sender<()>>,
-    /// Subjects without members, oldest first, with the time since when.
-    idle: VecDeque<(Instant, SubjectNumber)>,
-    /// All that is live has been served up to this position of the stream.
-    position: u64,
-    /// The newest event that has been served, to some of its subjects at least.
-    newest: u64,
-    /// What passes of the catch-up will need of what comes live meanwhile.
-    tails: Vec<Tail>,
-    /// What has to be flushed.
-    filled: Vec<Arc<Outbox>>,
-}
-
-#[derive(Debug)]
-struct Subject {
-    text: Arc<str>,
-    confirmed: bool,
-    idle_since: Option<Instant>,
-    /// Members by what their frames look like, so that each distinct frame is built once.
-    groups: Vec<Group>,
-}
-
-#[derive(Debug)]
-struct Group {
-    shape: Arc<Shape>,
-    members: Vec<Member>,
-}
-
-#[derive(Debug)]
-struct Member {
-    outbox: Arc<Outbox>,
-    mark: Arc<Mark>,
-}
-
-/// Up to which position of the stream a member has been served: never an event at or below it again.
-///
-/// In a cluster a dying leader may keep events to itself, which are late then. What was read from the stream, and what
-/// came before the member, has no such holes: up to there nothing is late.
-#[derive(Debug)]
-pub struct Mark {
-    served: AtomicU64,
-    complete: AtomicU64,
-}
-
-impl Mark {
-    fn at(position: u64) -> Arc<Mark> {
-        Arc::new(Mark { served: AtomicU64::new(position), complete: AtomicU64::new(position) })
-    }
-
-    fn complete(&self, position: u64) {
-        self.complete.fetch_max(position, Ordering::Relaxed);
-    }
-
-    fn is_owed(&self, sequence: u64, late: bool) -> bool {
-        sequence > if late { self.complete.load(Ordering::Relaxed) } else { self.get() }
-    }
-
-    fn get(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    fn raise(&self, position: u64) {
-        self.served.fetch_max(position, Ordering::Relaxed);
-    }
-
-    fn set(&self, position: u64) {
-        self.served.store(position, Ordering::Relaxed);
-        self.complete.store(position, Ordering::Relaxed);
-    }
-
-    /// The member has left: no pass that still knows it serves it any more.
-    fn end(&self) {
-        self.set(u64::MAX);
-    }
-
-    /// The stream is another one: its positions begin anew.
-    fn begin_anew(&self) {
-        if self.get() != u64::MAX {
-            self.set(0);
-        }
-    }
 }
 
 /// A session's part in the events of one binding; it ends when this is dropped.
@@ -178,6 +83,16 @@ pub struct Wish {
     pub shape: Arc<Shape>,
     /// Where its events come from.
     pub subjects: Vec<String>,
+    /// Behind which position its events begin; `None`: from now on.
+    pub since: Option<u64>,
+}
+
+impl Wish {
+    /// The same, with events from behind this position.
+    #[must_use]
+    pub fn since(self, position: u64) -> Wish {
+        Wish { since: Some(position), ..self }
+    }
 }
 
 /// What came of a join.
@@ -205,23 +120,22 @@ impl Fanout {
         &self.event_root
     }
 
-    /// Adds a session to the events of all `wishes`: from now on, or from behind the position `since`.
+    /// Adds a session to the events of all `wishes`: from now on, or from behind a position of the past.
     ///
-    /// With `since` the session is not live until `Outbox::release`, and there is always a confirmation to wait for.
+    /// With the past the session is not live until `Outbox::release`, and there is always a confirmation to wait for.
     /// A membership in `replaced` ends at the same instant in which its successor begins.
     pub fn join(
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
         wishes: Vec<Wish>,
         mut replaced: Vec<Membership>,
-        since: Option<u64>,
     ) -> Joined {
         let mut table = self.table.lock();
         let live = table.position;
-        let newest = table.newest.max(live);
         let mut position = live;
-        if let Some(since) = since {
-            position = outbox.lag(since, live);
+        let past = wishes.iter().filter_map(|wish| wish.since).min();
+        if let Some(past) = past {
+            position = outbox.lag(past, live);
             table.raise_marks(outbox, position);
         }
         let mut served = HashMap::new();
@@ -229,7 +143,7 @@ impl Fanout {
             let subjects = std::mem::take(&mut membership.subjects);
             served.extend(table.leave(outbox, &membership.shape, &subjects));
         }
-        let mut all_confirmed = since.is_none();
+        let mut all_confirmed = past.is_none();
         let mut memberships = Vec::with_capacity(wishes.len());
         for wish in wishes {
             let mut subjects = Vec::with_capacity(wish.subjects.len());
@@ -237,9 +151,9 @@ impl Fanout {
                 let (number, subject) = table.subject(&self.event_root, &text);
                 all_confirmed &= subject.confirmed;
                 subject.idle_since = None;
-                let from = since.or_else(|| served.get(&number).copied()).unwrap_or(newest);
+                let from = wish.since.or_else(|| served.get(&number).copied()).unwrap_or(live);
                 let member = Member { outbox: Arc::clone(outbox), mark: Mark::at(from) };
-                subject.group(&wish.shape).members.push(member);
+                subject.add(&wish.shape, member);
                 outbox.add_subject(number);
                 subjects.push(number);
             }
@@ -261,7 +175,7 @@ impl Fanout {
         self.metrics.subjects.set(count(table.subjects.len()));
         drop(table);
         // What a running pass knows of the session is not all any more.
-        if since.is_none() && outbox.leave_pass() {
+        if past.is_none() && outbox.leave_pass() {
             self.writers.wants().add(Arc::clone(outbox));
         }
         if confirmation.is_some() {
@@ -362,28 +276,33 @@ impl Fanout {
         self.table.lock().idle.front().map(|(since, _)| *since + self.linger)
     }
 
-    /// Gives a live event to the members of the subject it came for.
+    /// Gives a live event, which came for a subject, to the live members of every subject that it matches. It comes for
+    /// each of these; all but the first are known by the marks. Without a history there are none, and each brings it to
+    /// its own.
     pub fn deliver(&self, number: SubjectNumber, event: &Event, frames: &EventFrames<'_>) {
         let mut table = self.table.lock();
-        table.deliver(number, event, frames, false, &self.metrics);
-        // It may be about to come for other subjects too.
-        table.newest = table.newest.max(sequence(event).unwrap_or_default());
-        table.reached(sequence(event).map(|sequence| sequence.saturating_sub(1)));
+        match sequence(event) {
+            Some(sequence) => {
+                let numbers = table.matching(frames.tenant(), &event.subject);
+                table.deliver(&numbers, event, frames, false, &self.metrics);
+                table.reached(sequence);
+            }
+            None => table.deliver(&[number], event, frames, false, &self.metrics),
+        }
     }
 
     /// Gives an event that was read from the stream to the live members of every subject that it matches and that
     /// did not have it yet. One that is `late` was missed while later ones came: it goes out after them.
     pub fn deliver_missed(&self, event: &Event, frames: &EventFrames<'_>, late: bool) {
         let mut table = self.table.lock();
-        for number in table.matching(frames.tenant(), &event.subject) {
-            table.deliver(number, event, frames, late, &self.metrics);
-        }
-        table.reached(sequence(event));
+        let numbers = table.matching(frames.tenant(), &event.subject);
+        table.deliver(&numbers, event, frames, late, &self.metrics);
+        table.reached(sequence(event).unwrap_or_default());
     }
 
     /// All that is live has been served up to this position.
     pub fn advance(&self, position: u64) {
-        self.table.lock().reached(Some(position));
+        self.table.lock().reached(position);
     }
 
     /// Flushes what was filled.
@@ -409,7 +328,6 @@ impl Fanout {
     pub fn forget_positions(&self) {
         let mut table = self.table.lock();
         table.position = 0;
-        table.newest = 0;
         for member in
             table.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
         {
@@ -490,174 +408,6 @@ impl Fanout {
         let subject = table.subjects.get(table.numbers.get(subject)?)?;
         Some(subject.groups.iter().map(|group| group.members.len()).sum())
     }
-}
-
-impl Table {
-    fn subject(&mut self, event_root: &str, text: &str) -> (SubjectNumber, &mut Subject) {
-        let number = match self.numbers.get(text) {
-            Some(number) => *number,
-            None => {
-                self.last_number += 1;
-                self.fresh.push(self.last_number);
-                self.last_number
-            }
-        };
-        let subject = self.subjects.entry(number).or_insert_with(|| {
-            let shared: Arc<str> = text.into();
-            self.numbers.insert(Arc::clone(&shared), number);
-            if is_pattern(text) {
-                self.patterns.entry(tenant_word(event_root, text).into()).or_default().push(number);
-            }
-            Subject { text: shared, confirmed: false, idle_since: None, groups: Vec::new() }
-        });
-        (number, subject)
-    }
-
-    /// Removes the session. Returns up to where it was served on each subject.
-    fn leave(
-        &mut self,
-        outbox: &Arc<Outbox>,
-        shape: &Arc<Shape>,
-        subjects: &[SubjectNumber],
-    ) -> Vec<(SubjectNumber, u64)> {
-        let mut served = Vec::with_capacity(subjects.len());
-        for number in subjects {
-            outbox.remove_subject(*number);
-            let Some(subject) = self.subjects.get_mut(number) else { continue };
-            let Some(member) = subject.remove(outbox, shape) else { continue };
-            served.push((*number, member.mark.get()));
-            member.mark.end();
-            if subject.groups.is_empty() {
-                let now = Instant::now();
-                subject.idle_since = Some(now);
-                self.idle.push_back((now, *number));
-            }
-        }
-        served
-    }
-
-    fn forget(&mut self, event_root: &str, number: SubjectNumber) {
-        let Some(subject) = self.subjects.remove(&number) else { return };
-        self.numbers.remove(&subject.text);
-        if is_pattern(&subject.text) {
-            let tenant = tenant_word(event_root, &subject.text);
-            if let Some(patterns) = self.patterns.get_mut(tenant) {
-                patterns.retain(|own| *own != number);
-                if patterns.is_empty() {
-                    self.patterns.remove(tenant);
-                }
-            }
-        }
-    }
-
-    /// The subjects that an event matches.
-    fn matching(&self, tenant: &str, subject: &Bytes) -> Vec<SubjectNumber> {
-        let Ok(subject) = std::str::from_utf8(subject) else { return Vec::new() };
-        let is_matched = |number: &&SubjectNumber| {
-            self.subjects.get(number).is_some_and(|pattern| subject_matches(&pattern.text, subject))
-        };
-        let patterns = [tenant, "*"].into_iter().filter_map(|tenant| self.patterns.get(tenant)).flatten();
-        self.numbers.get(subject).into_iter().chain(patterns.filter(is_matched)).copied().collect()
-    }
-
-    fn deliver(
-        &mut self,
-        number: SubjectNumber,
-        event: &Event,
-        frames: &EventFrames<'_>,
-        late: bool,
-        metrics: &Metrics,
-    ) {
-        let Some(subject) = self.subjects.get_mut(&number) else { return };
-        for tail in &mut self.tails {
-            tail.note(number, event);
-        }
-        let sequence = sequence(event);
-        for group in subject.groups.iter().filter(|group| group.shape.is_running()) {
-            let mut frame: Option<Option<Bytes>> = None;
-            let mut build = || frame.get_or_insert_with(|| frames.frame(&group.shape)).clone();
-            for member in &group.members {
-                if sequence.is_some_and(|sequence| !member.mark.is_owed(sequence, late)) {
-                    continue;
-                }
-                let pushed = match sequence {
-                    Some(sequence) if late => member.outbox.push_late(sequence, &mut build),
-                    _ => member.outbox.push_live(sequence, &mut build),
-                };
-                match pushed {
-                    Pushed::First => self.filled.push(Arc::clone(&member.outbox)),
-                    Pushed::Queued => {}
-                    Pushed::Lagging | Pushed::Ended => continue,
-                }
-                member.mark.raise(sequence.unwrap_or_default());
-            }
-            if frame == Some(None) {
-                metrics.events_unreadable.inc();
-            }
-        }
-    }
-
-    /// A session that had everything up to `position` is not live any more: its members have had that.
-    fn raise_marks(&mut self, outbox: &Arc<Outbox>, position: u64) {
-        for number in outbox.subjects() {
-            let Some(subject) = self.subjects.get(&number) else { continue };
-            let members = subject.groups.iter().flat_map(|group| &group.members);
-            members
-                .filter(|member| Arc::ptr_eq(&member.outbox, outbox))
-                .for_each(|member| member.mark.raise(position));
-        }
-    }
-
-    fn reached(&mut self, position: Option<u64>) {
-        self.position = self.position.max(position.unwrap_or_default());
-    }
-}
-
-impl Subject {
-    fn group(&mut self, shape: &Arc<Shape>) -> &mut Group {
-        let index = match self.groups.iter().position(|group| group.shape == *shape) {
-            Some(index) => index,
-            None => {
-                // Most subjects have one.
-                self.groups.reserve_exact(1);
-                self.groups.push(Group { shape: Arc::clone(shape), members: Vec::with_capacity(1) });
-                self.groups.len() - 1
-            }
-        };
-        #[allow(clippy::indexing_slicing)]
-        // found or made above
-        &mut self.groups[index]
-    }
-
-    fn member(&mut self, outbox: &Arc<Outbox>, shape: &Arc<Shape>) -> Option<&Member> {
-        let group = self.groups.iter().find(|group| group.shape == *shape)?;
-        group.members.iter().find(|member| Arc::ptr_eq(&member.outbox, outbox))
-    }
-
-    fn remove(&mut self, outbox: &Arc<Outbox>, shape: &Arc<Shape>) -> Option<Member> {
-        let place = self.groups.iter().position(|group| group.shape == *shape)?;
-        let group = self.groups.get_mut(place)?;
-        let index = group.members.iter().position(|member| Arc::ptr_eq(&member.outbox, outbox))?;
-        let member = group.members.swap_remove(index);
-        if group.members.is_empty() {
-            self.groups.swap_remove(place);
-        }
-        Some(member)
-    }
-}
-
-/// The event's position in the stream.
-fn sequence(event: &Event) -> Option<u64> {
-    event.cursor.map(|cursor| cursor.sequence)
-}
-
-fn is_pattern(subject: &str) -> bool {
-    subject.split('.').any(|word| matches!(word, "*" | ">"))
-}
-
-/// The tenant's word in a subject: what follows the root and a dot.
-fn tenant_word<'s>(event_root: &str, subject: &'s str) -> &'s str {
-    subject.get(event_root.len() + 1..).and_then(|rest| rest.split('.').next()).unwrap_or_default()
 }
 
 fn count(length: usize) -> i64 {

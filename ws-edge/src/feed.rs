@@ -33,7 +33,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cursor::Cursor,
+    cursor::Place,
     fanout::{Fanout, INBOX, SubjectNumber},
     frame::{Event, EventFrames},
     history::History,
@@ -442,11 +442,10 @@ impl Feed {
     }
 
     fn begin_repair(&mut self, info: &StreamInfo) {
-        // On one connection to one server everything came in order, but of the last event perhaps not for each subject
-        // that it matches. A leader that is gone may have kept some to itself.
+        // On one connection to one server everything came in order. A leader that is gone may have kept some to itself.
         let after = match info.leader {
             Some(_) => self.verified,
-            None => self.position.saturating_sub(1).max(self.verified),
+            None => self.position.max(self.verified),
         };
         self.again = false;
         if info.last <= after {
@@ -536,7 +535,7 @@ impl Feed {
             return;
         }
         let sequence = message.header(wire::SEQUENCE).and_then(|sequence| sequence.parse::<u64>().ok());
-        let cursor = match sequence {
+        let place = match sequence {
             None => None,
             Some(sequence) => {
                 let identity = self.stream.borrow().as_ref().map(|info| info.identity);
@@ -553,7 +552,7 @@ impl Feed {
                 if self.is_led() {
                     self.seen.add(sequence);
                 }
-                Some(Cursor { stream, sequence })
+                Some(Place { stream, sequence })
             }
         };
         self.metrics.events.inc();
@@ -562,7 +561,7 @@ impl Feed {
             return;
         };
         let name = message.headers.slice_ref(name.as_bytes());
-        let event = Event { subject: message.subject, name, body: message.payload, cursor };
+        let event = Event { subject: message.subject, name, body: message.payload, place };
         match EventFrames::read(&self.event_root, &event) {
             Some(frames) => self.fanout.deliver(message.subscription, &event, &frames),
             None => drop(self.metrics.events_unreadable.inc()),

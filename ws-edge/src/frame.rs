@@ -17,7 +17,10 @@ use blackhole_common::{
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::{cursor::Cursor, families::Switch};
+use crate::{
+    cursor::{Cursor, Place, Rank},
+    families::Switch,
+};
 pub use normalize::{Malformed, normalize};
 
 /// Which member holds the event's body.
@@ -50,6 +53,8 @@ impl FromStr for View {
 pub struct Shape {
     /// Tells most shapes apart at once.
     hash: u64,
+    /// The order of an event's frames.
+    rank: Rank,
     /// The frame from behind the cursor to the opening quote of `name`'s value.
     head: Box<str>,
     view: View,
@@ -58,11 +63,12 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The shape for a binding that the client wrote as `subscribed_key` and whose AMQP side is
+    /// The shape for a binding of an account (`*` for all) that the client wrote as `subscribed_key` and whose AMQP side is
     /// `subscription_key`, subscribed by a request with this id, if it had one.
     pub fn new(
         view: View,
         request_id: Option<&serde_json::Value>,
+        account: &str,
         subscribed_key: &str,
         subscription_key: &str,
         shown_key: ShownKey,
@@ -82,14 +88,20 @@ impl Shape {
         }
         head.push_str("\"name\":\"");
         let mut hasher = DefaultHasher::new();
-        (&head, view, &shown_key).hash(&mut hasher);
-        Shape { hash: hasher.finish(), head: head.into(), view, shown_key, family: Switch::default() }
+        let rank = Rank::of(account, subscribed_key);
+        (&head, view, &shown_key, rank).hash(&mut hasher);
+        Shape { hash: hasher.finish(), rank, head: head.into(), view, shown_key, family: Switch::default() }
     }
 
     /// The same, of a family that this switch stops.
     #[must_use]
     pub fn of(self, family: &Switch) -> Shape {
         Shape { family: family.clone(), ..self }
+    }
+
+    /// The order of an event's frames: those of a lower rank go out first.
+    pub fn rank(&self) -> Rank {
+        self.rank
     }
 
     /// Whether events of this shape are sent: its family has not been stopped.
@@ -182,7 +194,7 @@ pub struct Event {
     /// The AMQP body.
     pub body: Bytes,
     /// Its place in the history; `None` without one.
-    pub cursor: Option<Cursor>,
+    pub place: Option<Place>,
 }
 
 impl Event {
@@ -192,7 +204,7 @@ impl Event {
             subject: Bytes::copy_from_slice(&self.subject),
             name: Bytes::copy_from_slice(&self.name),
             body: Bytes::copy_from_slice(&self.body),
-            cursor: self.cursor,
+            place: self.place,
         }
     }
 
@@ -209,7 +221,7 @@ pub struct EventFrames<'e> {
     key: Cow<'e, str>,
     name: &'e str,
     body: &'e str,
-    cursor: Option<Cursor>,
+    place: Option<Place>,
     data: OnceCell<Option<String>>,
 }
 
@@ -230,7 +242,7 @@ impl<'e> EventFrames<'e> {
         };
         let name = std::str::from_utf8(&event.name).ok().filter(|name| wire::is_header_text(name))?;
         let body = std::str::from_utf8(&event.body).ok()?;
-        Some(EventFrames { tenant, key, name, body, cursor: event.cursor, data: OnceCell::new() })
+        Some(EventFrames { tenant, key, name, body, place: event.place, data: OnceCell::new() })
     }
 
     /// The tenant's word.
@@ -243,7 +255,7 @@ impl<'e> EventFrames<'e> {
     pub fn frame(&self, shape: &Shape) -> Option<Bytes> {
         let args = if shape.view == View::Data { "" } else { self.body };
         let data = if shape.view == View::Args { "" } else { self.data()? };
-        let cursor = self.cursor.map(Cursor::to_text);
+        let cursor = self.place.map(|place| Cursor { place, rank: shape.rank }.to_text());
         let shown_key = shape.shown_key.show(self.tenant, &self.key);
         let only = |is_there: bool, text: &'static str| if is_there { text } else { "" };
         let parts: [&[u8]; 13] = [

@@ -21,7 +21,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use crate::{
-    cursor::{Cursor, Identity},
+    cursor::{Identity, Place},
     feed::stream::{self, StreamInfo, Unreadable},
     frame::Event,
 };
@@ -163,7 +163,7 @@ impl History {
             subject: format!("{}{rest}", self.event_root).into(),
             name: Bytes::copy_from_slice(name.as_str().as_bytes()),
             body: message.payload,
-            cursor: Some(Cursor { stream: identity, sequence }),
+            place: Some(Place { stream: identity, sequence }),
         })
     }
 }

@@ -272,6 +272,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cursor::{Identity, Place, Rank};
 
     fn action(value: Value) -> Result<Action, String> {
         Request::read(&value.to_string()).and_then(Request::action).map_err(|error| error.to_string())
@@ -314,7 +315,8 @@ mod tests {
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error),
         };
-        let cursor = Cursor { stream: crate::cursor::Identity::new("t"), sequence: 7 };
+        let place = Place { stream: Identity::new("t"), sequence: 7 };
+        let cursor = Cursor { place, rank: Rank::of("a", "b") };
         let text = String::from_utf8(cursor.to_text().to_vec()).unwrap();
         assert_eq!(since(json!(text)), Ok(Some(Since::Cursor(cursor))));
         assert_eq!(since(json!("-5m")), Ok(Some(Since::Back(Duration::from_secs(300)))));

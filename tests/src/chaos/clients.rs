@@ -1,11 +1,6 @@
 //! Clients of three kinds. What each got is noted by binding and call, in the order of arrival.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt, io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
@@ -83,29 +78,6 @@ struct Part {
     /// Of each call, the first number that is owed.
     owed_from: [u64; CALLS],
     streams: Streams,
-}
-
-/// Where a client stands. An event comes once for each binding that it matches, so only the event before the newest
-/// is known to have come to all of them: that is where it goes on, and what it had of the newest it skips.
-#[derive(Debug, Default)]
-struct Place {
-    before: Option<String>,
-    newest: Option<String>,
-    had: HashSet<String>,
-}
-
-impl Place {
-    fn note(&mut self, cursor: &str, binding: &str) {
-        if self.newest.as_deref() != Some(cursor) {
-            self.before = self.newest.replace(cursor.to_owned());
-            self.had.clear();
-        }
-        self.had.insert(binding.to_owned());
-    }
-
-    fn is_known(&self, cursor: &str, binding: &str) -> bool {
-        self.newest.as_deref() == Some(cursor) && self.had.contains(binding)
-    }
 }
 
 impl Crowd {
@@ -202,11 +174,11 @@ impl Client {
     }
 
     async fn live(&self, world: &World, source: &Source, mut rng: StdRng) {
-        let mut place = Place::default();
+        let mut cursor = None;
         let mut wait = AGAIN_WITHIN;
         loop {
             let port = world.edges[rng.random_range(0..world.edges.len())].port;
-            let Err(error) = self.visit(port, source, &mut place, &mut wait, &mut rng).await;
+            let Err(error) = self.visit(port, source, &mut cursor, &mut wait, &mut rng).await;
             self.note_end(&error, source);
             // Full jitter.
             tokio::time::sleep(wait.mul_f64(rng.random())).await;
@@ -227,7 +199,7 @@ impl Client {
         &self,
         port: u16,
         source: &Source,
-        place: &mut Place,
+        cursor: &mut Option<String>,
         wait: &mut Duration,
         rng: &mut impl Rng,
     ) -> io::Result<std::convert::Infallible> {
@@ -235,8 +207,7 @@ impl Client {
         let mut lean = timeout(REPLY_WITHIN, Lean::connect(port, "view=args", room)).await??;
         let account = source.account(self.account);
         let mut data = json!({ "account_id": account.id, "bindings": self.bindings });
-        let since =
-            if self.kind == Kind::Plain { None } else { place.before.clone().or(place.newest.clone()) };
+        let since = if self.kind == Kind::Plain { None } else { cursor.clone() };
         if let Some(cursor) = &since {
             data["since"] = json!(cursor);
         }
@@ -273,28 +244,23 @@ impl Client {
             }
             let frame =
                 timeout(SILENCE_AT_MOST, lean.next()).await.map_err(|_| io::Error::other("silent"))??;
-            self.take(frame, place)?;
+            *cursor = Some(self.take(frame)?);
         }
     }
 
-    fn take(&self, frame: Frame, place: &mut Place) -> io::Result<()> {
+    /// Notes an event, and returns its cursor: all that a client has to remember.
+    fn take(&self, frame: Frame) -> io::Result<String> {
         let (Some(cursor), Some(binding), Some(body)) = (frame.cursor, frame.subscribed_key, frame.args)
         else {
             return Err(io::Error::other("a frame that is no event"));
         };
-        if self.kind != Kind::Plain {
-            if place.is_known(&cursor, &binding) {
-                return Ok(());
-            }
-            place.note(&cursor, &binding);
-        }
         let call =
             (0..CALLS).find(|call| Source::call_id(*call) == body.call).expect("an event of another test");
         let mut notes = self.notes.lock();
         notes.received += 1;
         let part = notes.parts.last_mut().expect("there was a reply");
         part.streams.entry((binding, call)).or_default().push(body.number);
-        Ok(())
+        Ok(cursor)
     }
 
     fn judge(&self, source: &Source) -> Line {

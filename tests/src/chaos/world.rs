@@ -24,7 +24,7 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(180);
 #[derive(Debug)]
 pub enum NatsServers {
     /// One.
-    Single(Nats),
+    Single(Box<Nats>),
     /// Three.
     Cluster(NatsCluster),
 }
@@ -60,7 +60,7 @@ impl NatsServers {
     /// Each server.
     pub fn servers(&self) -> &[Nats] {
         match self {
-            NatsServers::Single(nats) => std::slice::from_ref(nats),
+            NatsServers::Single(nats) => std::slice::from_ref(&**nats),
             NatsServers::Cluster(cluster) => cluster.servers(),
         }
     }
@@ -86,7 +86,7 @@ impl World {
             if cluster {
                 NatsServers::Cluster(NatsCluster::start(&nats_dir).await.unwrap())
             } else {
-                NatsServers::Single(Nats::start(&nats_dir).await.unwrap())
+                NatsServers::Single(Box::new(Nats::start(&nats_dir).await.unwrap()))
             }
         };
         let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), nats);

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use blackhole_common::subject::subject_matches;
 
-use super::{Mark, SubjectNumber, is_pattern, sequence};
+use super::{
+    SubjectNumber,
+    table::{Mark, is_pattern, sequence},
+};
 use crate::{
     close::Close,
     frame::{Event, EventFrames, Shape},
@@ -113,7 +116,9 @@ impl Lanes {
         let patterns =
             patterns.filter(|(pattern, _)| subject_matches(pattern, subject)).flat_map(|(_, lanes)| lanes);
         let lanes = self.exact.get(subject).into_iter().flatten().chain(patterns);
-        for lane in lanes.filter(|lane| lane.shape.is_running()) {
+        let mut lanes: Vec<&Lane> = lanes.filter(|lane| lane.shape.is_running()).collect();
+        lanes.sort_by_key(|lane| lane.shape.rank());
+        for lane in lanes {
             let mut frame = None;
             for (outbox, mark, after) in &lane.members {
                 if sequence <= mark.get().max(*after) {

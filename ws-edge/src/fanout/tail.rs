@@ -33,7 +33,7 @@ impl Tail {
             return;
         }
         // An event comes once for each subject that it matches.
-        let is_known = self.events.last().is_some_and(|last| last.cursor == event.cursor);
+        let is_known = self.events.last().is_some_and(|last| last.place == event.place);
         if is_known {
             return;
         }
@@ -57,11 +57,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::cursor::{Cursor, Identity};
+    use crate::cursor::{Identity, Place};
 
     fn event(sequence: u64, bytes: usize) -> Event {
-        let cursor = Some(Cursor { stream: Identity::new("t"), sequence });
-        Event { subject: Bytes::new(), name: Bytes::new(), body: vec![b'x'; bytes].into(), cursor }
+        let place = Some(Place { stream: Identity::new("t"), sequence });
+        Event { subject: Bytes::new(), name: Bytes::new(), body: vec![b'x'; bytes].into(), place }
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
         for (subject, sequence) in [(5, 1), (6, 1), (7, 2), (5, 3)] {
             tail.note(subject, &event(sequence, 10));
         }
-        let sequences = tail.into_events().unwrap().into_iter().map(|event| event.cursor.unwrap().sequence);
+        let sequences = tail.into_events().unwrap().into_iter().map(|event| event.place.unwrap().sequence);
         assert_eq!(sequences.collect::<Vec<_>>(), [1, 3]);
     }
 

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
+use blackhole_common::subject::subject_matches;
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    cursor::{Cursor, Identity},
+    cursor::{Identity, Place},
     frame::{ShownKey, View, tests::payload},
     outbox::tests::{Kept, outbox},
 };
@@ -18,18 +19,19 @@ fn fanout() -> Arc<Fanout> {
 }
 
 fn shape(binding: &str) -> Arc<Shape> {
-    Arc::new(Shape::new(View::Args, None, binding, binding, ShownKey::AsPublished))
+    Arc::new(Shape::new(View::Args, None, "acc", binding, binding, ShownKey::AsPublished))
 }
 
 fn wish(binding: &str, subjects: &[&str]) -> Wish {
-    Wish { shape: shape(binding), subjects: subjects.iter().map(|&subject| subject.to_owned()).collect() }
+    let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
+    Wish { shape: shape(binding), subjects, since: None }
 }
 
 /// An event at a position of the stream; 0 for none.
 fn event(subject: &str, sequence: u64) -> Event {
-    let cursor = (sequence > 0).then(|| Cursor { stream: Identity::new("t"), sequence });
+    let place = (sequence > 0).then(|| Place { stream: Identity::new("t"), sequence });
     let name = Bytes::from(format!("n{sequence}"));
-    Event { subject: subject.to_owned().into(), name, body: Bytes::from_static(b"{}"), cursor }
+    Event { subject: subject.to_owned().into(), name, body: Bytes::from_static(b"{}"), place }
 }
 
 fn deliver(fanout: &Fanout, number: SubjectNumber, event: &Event) {
@@ -78,18 +80,18 @@ fn settle(fanout: &Fanout) -> HashMap<String, SubjectNumber> {
 }
 
 fn join(fanout: &Arc<Fanout>, outbox: &Arc<Outbox>, wishes: Vec<Wish>) -> Vec<Membership> {
-    fanout.join(outbox, wishes, vec![], None).memberships
+    fanout.join(outbox, wishes, vec![]).memberships
 }
 
 #[test]
 fn a_join_is_confirmed_when_the_server_has_all_its_subjects() {
     let fanout = fanout();
-    let first = fanout.join(&outbox(1, ROOM).0, vec![wish("b", &["ev.t.a", "ev.t.b"])], vec![], None);
+    let first = fanout.join(&outbox(1, ROOM).0, vec![wish("b", &["ev.t.a", "ev.t.b"])], vec![]);
     let mut waiting = first.confirmation.unwrap();
     assert!(waiting.try_recv().is_err());
     assert_eq!(settle(&fanout).len(), 2);
     assert!(waiting.try_recv().is_ok());
-    let second = fanout.join(&outbox(2, ROOM).0, vec![wish("b", &["ev.t.a"])], vec![], None);
+    let second = fanout.join(&outbox(2, ROOM).0, vec![wish("b", &["ev.t.a"])], vec![]);
     assert!(second.confirmation.is_none(), "the server has it already");
     assert!(fanout.take_fresh().is_empty(), "one subscription per distinct subject");
 }
@@ -143,7 +145,7 @@ fn a_replaced_membership_leaves_no_hole_and_no_double() {
     let old = join(&fanout, &outbox, vec![wish("b", &["ev.t.a"])]);
     let number = settle(&fanout)["ev.t.a"];
     deliver(&fanout, number, &event("ev.t.a", 1));
-    let new = fanout.join(&outbox, vec![wish("c", &["ev.t.a"])], old, None);
+    let new = fanout.join(&outbox, vec![wish("c", &["ev.t.a"])], old);
     assert!(new.confirmation.is_none());
     deliver_missed(&fanout, &event("ev.t.a", 1), false);
     deliver(&fanout, number, &event("ev.t.a", 2));
@@ -160,7 +162,7 @@ fn an_unused_subject_lingers_then_goes() {
     drop(membership);
     let now = Instant::now();
     assert!(fanout.take_idle(now).is_empty(), "it lingers");
-    let again = fanout.join(&outbox(2, ROOM).0, vec![wish("b", &["ev.t.a"])], vec![], None);
+    let again = fanout.join(&outbox(2, ROOM).0, vec![wish("b", &["ev.t.a"])], vec![]);
     assert!(again.confirmation.is_none(), "it was still there");
     assert!(fanout.take_idle(now + LINGER * 2).is_empty(), "it is in use");
     drop(again);
@@ -189,8 +191,11 @@ fn who_comes_back_gets_the_past_of_its_bindings_then_what_comes() {
     let (outbox, kept) = outbox(1, ROOM);
     let (other, others) = crate::outbox::tests::outbox(2, ROOM);
     let _other = join(&fanout, &other, vec![wish("all", &["ev.t.*"])]);
-    let _mine =
-        fanout.join(&outbox, vec![wish("all", &["ev.t.*"]), wish("e", &["ev.t.even"])], vec![], Some(3));
+    let _mine = fanout.join(
+        &outbox,
+        vec![wish("all", &["ev.t.*"]).since(3), wish("e", &["ev.t.even"]).since(3)],
+        vec![],
+    );
     let numbers = settle(&fanout);
     let live = |sequence| {
         for number in [numbers["ev.t.*"], numbers["ev.t.even"]] {
@@ -202,7 +207,7 @@ fn who_comes_back_gets_the_past_of_its_bindings_then_what_comes() {
     outbox.release();
     let joined = vec![(Arc::clone(&outbox), outbox.join_pass(1).unwrap())];
     let mut lanes = fanout.lanes(1, joined);
-    assert_eq!(fanout.start_tail(&lanes), 6, "the 7th may be about to come for other subjects too");
+    assert_eq!(fanout.start_tail(&lanes), 7);
     live(8);
     for event in history.iter().chain([&event("ev.t.even", 7)]) {
         lanes.deliver(event, &EventFrames::read("ev", event).unwrap());
@@ -211,7 +216,7 @@ fn who_comes_back_gets_the_past_of_its_bindings_then_what_comes() {
     assert!(fanout.finish(&mut lanes, 7));
     live(10);
     let mut got = names(&outbox, &kept);
-    // An event's two frames come in either order.
+    // An event's two frames come in the order of their ranks.
     got.sort_by_key(|name| (name.split_once(" n").unwrap().1.parse::<u64>().unwrap(), name.clone()));
     let expected = [
         "all n4", "e n4", "all n5", "all n6", "e n6", "all n7", "e n7", "all n8", "e n8", "all n9", "e n9",
@@ -223,6 +228,36 @@ fn who_comes_back_gets_the_past_of_its_bindings_then_what_comes() {
         ["all n7", "all n8", "all n9", "all n10"],
         "nobody else is delayed or repeated"
     );
+}
+
+#[test]
+fn who_was_cut_off_between_two_frames_of_one_event_gets_the_rest_of_them() {
+    let bindings = [("a", "ev.t.a"), ("all", "ev.t.*"), ("rest", "ev.t.>"), ("any", "ev.*.a")];
+    let fanout = fanout();
+    let wishes = || bindings.iter().map(|(name, subject)| wish(name, &[subject])).collect::<Vec<_>>();
+    let (whole, kept) = outbox(1, ROOM);
+    let _whole = join(&fanout, &whole, wishes());
+    let number = settle(&fanout)["ev.t.*"];
+    let events = [event("ev.t.a", 1), event("ev.t.a", 2)];
+    events.iter().for_each(|event| deliver(&fanout, number, event));
+    let frames: Vec<serde_json::Value> =
+        received(&whole, &kept).iter().map(|frame| serde_json::from_str(frame).unwrap()).collect();
+    let name = |frame: &serde_json::Value| format!("{} {}", frame["subscribed_key"], frame["name"]);
+    assert_eq!(frames.len(), 8, "one subscription's message brings it to all");
+    for cut in 0..frames.len() {
+        let cursor = crate::cursor::Cursor::parse(frames[cut]["cursor"].as_str().unwrap()).unwrap();
+        let (again, kept) = outbox(10 + cut as u64, ROOM);
+        let behind = |wish: Wish| {
+            let had = wish.shape.rank() <= cursor.rank;
+            wish.since(if had { cursor.place.sequence } else { cursor.place.sequence - 1 })
+        };
+        let _again = fanout.join(&again, wishes().into_iter().map(behind).collect(), vec![]);
+        again.release();
+        catch_up(&fanout, 100 + cut as u64, &[&again], &events);
+        let rest: Vec<String> =
+            received(&again, &kept).iter().map(|frame| name(&serde_json::from_str(frame).unwrap())).collect();
+        assert_eq!(rest, frames[cut + 1..].iter().map(name).collect::<Vec<_>>(), "cut behind frame {cut}");
+    }
 }
 
 #[test]
@@ -271,7 +306,7 @@ fn asking_for_the_past_between_the_subjects_of_one_event_loses_nothing() {
     let _mine = join(&fanout, &outbox, vec![wish("all", &["ev.t.*"])]);
     let numbers = settle(&fanout);
     deliver(&fanout, numbers["ev.t.a"], &event("ev.t.a", 1));
-    let _more = fanout.join(&outbox, vec![wish("b", &["ev.t.b"])], vec![], Some(0));
+    let _more = fanout.join(&outbox, vec![wish("b", &["ev.t.b"]).since(0)], vec![]);
     deliver(&fanout, numbers["ev.t.*"], &event("ev.t.a", 1));
     outbox.release();
     catch_up(&fanout, 1, &[&outbox], &[event("ev.t.a", 1)]);
@@ -284,7 +319,7 @@ fn what_comes_late_comes_to_those_who_did_not_read_it_from_the_stream() {
     let (outbox, kept) = outbox(1, ROOM);
     let (live, lives) = crate::outbox::tests::outbox(2, ROOM);
     let _live = join(&fanout, &live, vec![wish("a", &["ev.t.a"])]);
-    let _mine = fanout.join(&outbox, vec![wish("a", &["ev.t.a"])], vec![], Some(0));
+    let _mine = fanout.join(&outbox, vec![wish("a", &["ev.t.a"]).since(0)], vec![]);
     let number = settle(&fanout)["ev.t.a"];
     // Another leader never sent the second.
     for sequence in [1, 3] {
@@ -301,7 +336,7 @@ fn what_comes_late_comes_to_those_who_did_not_read_it_from_the_stream() {
 fn what_is_bound_while_a_session_lags_begins_where_it_was_bound() {
     let fanout = fanout();
     let (outbox, kept) = outbox(1, ROOM);
-    let _first = fanout.join(&outbox, vec![wish("a", &["ev.t.a"])], vec![], Some(0));
+    let _first = fanout.join(&outbox, vec![wish("a", &["ev.t.a"]).since(0)], vec![]);
     settle(&fanout);
     outbox.release();
     let history: Vec<Event> =
@@ -317,7 +352,7 @@ fn what_is_bound_while_a_session_lags_begins_where_it_was_bound() {
 fn what_was_unbound_gets_nothing_from_a_pass_that_still_knows_it() {
     let fanout = fanout();
     let (outbox, kept) = outbox(1, ROOM);
-    let joined = fanout.join(&outbox, vec![wish("a", &["ev.t.a"])], vec![], Some(0));
+    let joined = fanout.join(&outbox, vec![wish("a", &["ev.t.a"]).since(0)], vec![]);
     settle(&fanout);
     outbox.release();
     let mut lanes = fanout.lanes(1, vec![(Arc::clone(&outbox), outbox.join_pass(1).unwrap())]);
@@ -362,7 +397,7 @@ proptest! {
                     let old = held.remove(&(session, binding)).unwrap_or_default();
                     let (name, subjects) = bindings[binding];
                     let outbox = &outboxes[session as usize].0;
-                    let joined = fanout.join(outbox, vec![wish(name, subjects)], old, None);
+                    let joined = fanout.join(outbox, vec![wish(name, subjects)], old);
                     held.insert((session, binding), joined.memberships);
                 }
                 Step::Unsubscribe { session, binding } => drop(held.remove(&(session, binding))),

@@ -73,7 +73,7 @@ pub(super) async fn bring(
     loop {
         match reader.next().await? {
             Found::Event(event) => {
-                let position = event.cursor.map_or(0, |cursor| cursor.sequence);
+                let position = event.place.map_or(0, |place| place.sequence);
                 if seen.contains(&position) || before.0.lock().contains(&position) {
                     continue;
                 }

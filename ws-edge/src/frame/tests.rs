@@ -8,7 +8,14 @@ const BODY: &str = r#"{"Event-Name":"CHANNEL_CREATE","Call-ID":"a.b","Server-ID"
 fn shape(view: View, request_id: Option<&Value>, account: Option<&str>) -> Shape {
     let catalogue = Catalogue::load(None).unwrap();
     let event = catalogue.event("callevt", "call.CHANNEL_CREATE.a%2Eb").unwrap();
-    Shape::new(view, request_id, "call.*.*", "call.acc.*.*", ShownKey::of(event, account))
+    Shape::new(
+        view,
+        request_id,
+        account.unwrap_or("*"),
+        "call.*.*",
+        "call.acc.*.*",
+        ShownKey::of(event, account),
+    )
 }
 
 fn event(subject: &'static str) -> Event {
@@ -17,7 +24,7 @@ fn event(subject: &'static str) -> Event {
 
 fn named(subject: &'static str, name: &'static str, body: &'static [u8]) -> Event {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-    Event { subject: bytes(subject), name: bytes(name), body: Bytes::from_static(body), cursor: None }
+    Event { subject: bytes(subject), name: bytes(name), body: Bytes::from_static(body), place: None }
 }
 
 fn frame(event: &Event, shape: &Shape) -> String {
@@ -90,12 +97,12 @@ fn odd_keys_come_back_as_they_were() {
 
 #[test]
 fn a_cursor_comes_first_where_there_is_a_history() {
-    let cursor = Cursor { stream: crate::cursor::Identity::new("t"), sequence: 7 };
-    let event = Event { cursor: Some(cursor), ..event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb") };
+    let place = Place { stream: crate::cursor::Identity::new("t"), sequence: 7 };
+    let event = Event { place: Some(place), ..event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb") };
     let text = frame(&event, &shape(View::Args, None, Some("acc")));
     assert!(text.starts_with(r#"{"action":"event","cursor":""#), "{text}");
     let shown = parsed(text)["cursor"].as_str().map(Cursor::parse);
-    assert_eq!(shown, Some(Ok(cursor)));
+    assert_eq!(shown, Some(Ok(Cursor { place, rank: Rank::of("acc", "call.*.*") })));
 }
 
 #[test]

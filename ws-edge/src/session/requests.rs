@@ -21,9 +21,9 @@ use super::{
 use crate::{
     Edge,
     authorizer::Token,
-    binding::{self, Asked, BindingError},
+    binding::{self, Asked, BindingError, Resolved},
     fanout::Wish,
-    frame::Shape,
+    frame::{Shape, View},
     reply::{Data, Reply, generated_id},
     request::{About, Action, Request},
 };
@@ -149,7 +149,7 @@ async fn subscribe(
     let wishes: Vec<Wish> = bindings
         .iter()
         .zip(&asked)
-        .map(|(binding, asked)| wish(edge, state, binding, asked, &access, request_id))
+        .map(|(binding, asked)| wish(edge, state.view, binding, asked, &access, request_id))
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
     let is_bound = |binding: &String| state.place(&account, binding).is_some();
@@ -176,15 +176,20 @@ async fn subscribe(
 
 fn wish(
     edge: &Edge,
-    state: &State,
+    view: View,
     binding: &str,
     asked: &Asked<'_>,
     access: &Access,
     request_id: Option<&Value>,
 ) -> Result<Wish, BindingError> {
     let resolved = asked.resolve(&edge.event_root, access)?;
-    let shape = Shape::new(state.view, request_id, binding, &resolved.subscription_key, resolved.shown_key);
-    Ok(Wish { shape: Arc::new(shape.of(asked.family())), subjects: resolved.subjects })
+    let account = match access {
+        Access::Account { account_id, .. } => account_id,
+        _ => "*",
+    };
+    let Resolved { subjects, subscription_key, shown_key } = resolved;
+    let shape = Shape::new(view, request_id, account, binding, &subscription_key, shown_key);
+    Ok(Wish { shape: Arc::new(shape.of(asked.family())), subjects, since: None })
 }
 
 /// Joins from now on, and waits until the NATS server has confirmed all subjects. Without that, nothing remains joined.
@@ -210,14 +215,14 @@ async fn join(
         }
     }
     if !fresh.is_empty() {
-        let joined = edge.fanout.join(&state.outbox, fresh, Vec::new(), None);
+        let joined = edge.fanout.join(&state.outbox, fresh, Vec::new());
         confirmed(edge, joined.confirmation).await?;
         state.bind(account, names, joined.memberships);
     }
     for (binding, wish) in changed {
         // The server has its subjects already.
         let replaced = state.take_bound(account, &binding).into_iter().collect();
-        let joined = edge.fanout.join(&state.outbox, vec![wish], replaced, None);
+        let joined = edge.fanout.join(&state.outbox, vec![wish], replaced);
         state.bind(account, vec![binding], joined.memberships);
     }
     Ok(())

@@ -4,7 +4,12 @@ use std::{sync::Arc, time::SystemTime};
 
 use super::confirmed;
 use crate::{
-    Edge, cursor::Cursor, fanout::Wish, feed::stream::StreamInfo, request::Since, session::state::State,
+    Edge,
+    cursor::{Cursor, Rank},
+    fanout::Wish,
+    feed::stream::StreamInfo,
+    request::Since,
+    session::state::State,
 };
 
 /// Why events of the past do not come; clients match on it.
@@ -22,6 +27,19 @@ pub(super) enum Past {
     Position(u64),
     /// They are not all there any more.
     Gone,
+}
+
+impl Past {
+    /// The position that a binding of this rank had everything up to. Of the cursor's own event, the bindings of a
+    /// higher rank had nothing yet.
+    fn behind(self, rank: Rank) -> u64 {
+        match self {
+            Past::Cursor(cursor) if rank <= cursor.rank => cursor.place.sequence,
+            Past::Cursor(cursor) => cursor.place.sequence.saturating_sub(1),
+            Past::Position(position) => position,
+            Past::Gone => 0,
+        }
+    }
 }
 
 /// Finds from where on events are wanted.
@@ -59,17 +77,20 @@ pub(super) async fn join(
     wishes: Vec<Wish>,
     past: Past,
 ) -> Result<Result<(), &'static str>, String> {
-    let since = match past {
-        Past::Cursor(cursor) => cursor.sequence,
-        Past::Position(position) => position,
-        Past::Gone => 0,
-    };
+    let wishes: Vec<Wish> = wishes
+        .into_iter()
+        .map(|wish| {
+            let position = past.behind(wish.shape.rank());
+            wish.since(position)
+        })
+        .collect();
+    let from = wishes.iter().filter_map(|wish| wish.since).min().unwrap_or_default();
     let replaced: Vec<_> = bindings.iter().filter_map(|binding| state.take_bound(account, binding)).collect();
     let fresh: Vec<String> =
         bindings.iter().filter(|binding| state.place(account, binding).is_none()).cloned().collect();
     // From here on the session waits for the past, until the request is answered.
     state.resumes = true;
-    let joined = edge.fanout.join(&state.outbox, wishes, replaced, Some(since));
+    let joined = edge.fanout.join(&state.outbox, wishes, replaced);
     let confirmed = confirmed(edge, joined.confirmation).await;
     if confirmed.is_ok()
         && let Past::Cursor(cursor) = past
@@ -78,7 +99,7 @@ pub(super) async fn join(
     }
     // The confirmation has brought news of the stream.
     let (recovered, end) = match &*edge.stream.borrow() {
-        Some(info) => (confirmed.map(|()| judge(past, info)), info.last),
+        Some(info) => (confirmed.map(|()| judge(past, from, info)), info.last),
         None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.position),
     };
     if recovered != Ok(Ok(())) {
@@ -97,27 +118,31 @@ pub(super) async fn join(
 async fn until_reached(edge: &Edge, cursor: Cursor) {
     let is_reached = |info: &Option<StreamInfo>| {
         info.as_ref().is_none_or(|info| {
-            info.leader.is_none() || info.identity != cursor.stream || info.last >= cursor.sequence
+            info.leader.is_none()
+                || info.identity != cursor.place.stream
+                || info.last >= cursor.place.sequence
         })
     };
     let mut stream = edge.stream.clone();
     let _ = tokio::time::timeout(edge.config.request_timeout, stream.wait_for(is_reached)).await;
 }
 
-fn judge(past: Past, info: &StreamInfo) -> Result<(), &'static str> {
+/// Whether everything behind position `from` comes.
+fn judge(past: Past, from: u64, info: &StreamInfo) -> Result<(), &'static str> {
     match past {
-        Past::Cursor(cursor) if cursor.stream != info.identity || cursor.sequence > info.last => Err(UNKNOWN),
-        Past::Cursor(cursor) if !info.reaches_back_to(cursor.sequence) => Err(EXPIRED),
-        Past::Position(position) if !info.reaches_back_to(position) => Err(EXPIRED),
+        Past::Cursor(Cursor { place, .. }) if place.stream != info.identity || place.sequence > info.last => {
+            Err(UNKNOWN)
+        }
         Past::Gone => Err(EXPIRED),
-        Past::Cursor(_) | Past::Position(_) => Ok(()),
+        Past::Cursor(_) | Past::Position(_) if info.reaches_back_to(from) => Ok(()),
+        Past::Cursor(_) | Past::Position(_) => Err(EXPIRED),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cursor::Identity;
+    use crate::cursor::{Identity, Place};
 
     #[test]
     fn the_past_is_promised_only_where_all_of_it_is_there() {
@@ -131,14 +156,34 @@ mod tests {
             is_roomy: true,
             leader: None,
         };
-        let cursor =
-            |stream: &str, sequence| Past::Cursor(Cursor { stream: Identity::new(stream), sequence });
-        assert_eq!(judge(cursor("this", 4), &info), Ok(()));
-        assert_eq!(judge(cursor("this", 9), &info), Ok(()));
-        assert_eq!(judge(cursor("this", 3), &info), Err("cursor expired"));
-        assert_eq!(judge(cursor("this", 10), &info), Err("unknown stream"), "it was made anew unnoticed");
-        assert_eq!(judge(cursor("other", 7), &info), Err("unknown stream"));
-        assert_eq!(judge(Past::Position(3), &info), Err("cursor expired"));
-        assert_eq!(judge(Past::Gone, &info), Err("cursor expired"));
+        let judged = |past, from| judge(past, from, &info);
+        let cursor = |stream: &str, sequence| {
+            let place = Place { stream: Identity::new(stream), sequence };
+            Past::Cursor(Cursor { place, rank: Rank::of("a", "b") })
+        };
+        assert_eq!(judged(cursor("this", 4), 4), Ok(()));
+        assert_eq!(judged(cursor("this", 9), 9), Ok(()));
+        assert_eq!(
+            judged(cursor("this", 4), 3),
+            Err("cursor expired"),
+            "the cursor's own event is owed to some"
+        );
+        assert_eq!(judged(cursor("this", 10), 10), Err("unknown stream"), "it was made anew unnoticed");
+        assert_eq!(judged(cursor("other", 7), 7), Err("unknown stream"));
+        assert_eq!(judged(Past::Position(3), 3), Err("cursor expired"));
+        assert_eq!(judged(Past::Gone, 0), Err("cursor expired"));
+    }
+
+    #[test]
+    fn of_the_cursors_own_event_only_later_frames_are_owed() {
+        let [low, high] = {
+            let mut ranks = [Rank::of("a", "call.*.*"), Rank::of("a", "call.#")];
+            ranks.sort();
+            ranks
+        };
+        let place = Place { stream: Identity::new("t"), sequence: 7 };
+        let past = Past::Cursor(Cursor { place, rank: low });
+        assert_eq!((past.behind(low), past.behind(high)), (7, 6));
+        assert_eq!(Past::Cursor(Cursor { place, rank: high }).behind(low), 7);
     }
 }
