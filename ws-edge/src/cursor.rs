@@ -1,7 +1,7 @@
 //! Cursors: where in the history a client stands, as a short text that every edge understands.
 //!
 //! An event that matches several bindings of a session comes once for each, and the connection may end between two of
-//! these frames. So a cursor names the event, and which of its frames it was: the frames of one event go out in the
+//! these frames. So a cursor names the event, and up to which of its frames the session has had it: these go out in the
 //! order of their bindings' [`Rank`]s, on every edge.
 //!
 //! Twenty-four characters of base64url: five bytes that tell the stream from any other, eight of the event's position in
@@ -29,7 +29,7 @@ pub struct Place {
 }
 
 /// Which of an event's frames come before which: made of the binding that they are for. Two bindings of a session could
-/// have the same, once in four thousand million; then nothing is repeated, and the second frame of an event would be
+/// have the same, once in two thousand million; then nothing is repeated, and the second frame of an event would be
 /// missed if the connection ended between the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank(u32);
@@ -39,7 +39,7 @@ pub struct Rank(u32);
 pub struct Cursor {
     /// The event's.
     pub place: Place,
-    /// That of the binding which the frame is for.
+    /// That of the binding which the frame is for, or [`Rank::LAST`].
     pub rank: Rank,
 }
 
@@ -59,9 +59,12 @@ impl Identity {
 }
 
 impl Rank {
+    /// That of an event's last frame for a session: it has had all of it.
+    pub const LAST: Rank = Rank(u32::MAX);
+
     /// That of a client's binding of an account (`*` for all).
     pub fn of(account: &str, binding: &str) -> Rank {
-        Rank(u32::from_be_bytes(digest(&format!("{account} {binding}"))))
+        Rank(u32::from_be_bytes(digest(&format!("{account} {binding}"))) >> 1)
     }
 }
 
@@ -139,7 +142,7 @@ mod tests {
     #[test]
     fn cursors_are_the_same_in_every_release() {
         let text = text(cursor("2026-11-25T10:00:00.123456789Z", 18348, "call.*.*"));
-        assert_eq!(text, "xOjuWb8AAAAAAABHrFe22ov3", "clients hold cursors while edges are upgraded");
+        assert_eq!(text, "xOjuWb8AAAAAAABHrCvbbUU5", "clients hold cursors while edges are upgraded");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Each member has a [`Mark`]: up to which position of the stream it has been served. Whatever brings an event (live,
 //! a repair after NATS was away, a pass of the catch-up), the mark lets it through once.
 
+mod frames;
 mod lanes;
 mod table;
 mod tail;

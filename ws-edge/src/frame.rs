@@ -251,11 +251,13 @@ impl<'e> EventFrames<'e> {
     }
 
     /// The frame for subscriptions of this shape, as it goes over the wire; `None` where the body cannot be shown in
-    /// that view.
-    pub fn frame(&self, shape: &Shape) -> Option<Bytes> {
+    /// that view. `is_last` says that the event has no further frame for the session.
+    pub fn frame(&self, shape: &Shape, is_last: bool) -> Option<Bytes> {
         let args = if shape.view == View::Data { "" } else { self.body };
         let data = if shape.view == View::Args { "" } else { self.data()? };
-        let cursor = self.place.map(|place| Cursor { place, rank: shape.rank }.to_text());
+        let cursor = self
+            .place
+            .map(|place| Cursor { place, rank: if is_last { Rank::LAST } else { shape.rank } }.to_text());
         let shown_key = shape.shown_key.show(self.tenant, &self.key);
         let only = |is_there: bool, text: &'static str| if is_there { text } else { "" };
         let parts: [&[u8]; 13] = [

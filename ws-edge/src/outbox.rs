@@ -462,6 +462,11 @@ impl Outbox {
         }
     }
 
+    /// Whether the session has more than one subject, so that an event may come more than once.
+    pub(crate) fn is_bound_often(&self) -> bool {
+        self.state.lock().subjects.len() > 1
+    }
+
     /// The subjects that the session has joined; one may stand there several times.
     pub(crate) fn subjects(&self) -> Vec<SubjectNumber> {
         self.state.lock().subjects.clone()

@@ -6,6 +6,7 @@ use blackhole_common::subject::subject_matches;
 
 use super::{
     SubjectNumber,
+    frames::{Built, Further},
     table::{Mark, is_pattern, sequence},
 };
 use crate::{
@@ -118,14 +119,19 @@ impl Lanes {
         let lanes = self.exact.get(subject).into_iter().flatten().chain(patterns);
         let mut lanes: Vec<&Lane> = lanes.filter(|lane| lane.shape.is_running()).collect();
         lanes.sort_by_key(|lane| lane.shape.rank());
+        let is_owed = |mark: &Mark, after: &u64| sequence > mark.get().max(*after);
+        let members = lanes.iter().flat_map(|lane| &lane.members);
+        let owed = members.filter(|(_, mark, after)| is_owed(mark, after));
+        let mut further = Further::of(owed.map(|(outbox, ..)| outbox));
         for lane in lanes {
-            let mut frame = None;
+            let mut built = Built::default();
             for (outbox, mark, after) in &lane.members {
-                if sequence <= mark.get().max(*after) {
+                if !is_owed(mark, after) {
                     continue;
                 }
-                let Some(frame) = frame.get_or_insert_with(|| frames.frame(&lane.shape)) else { break };
-                match outbox.push_missed(self.pass, sequence, frame) {
+                let is_last = further.is_last(outbox);
+                let Some(frame) = built.frame(frames, &lane.shape, is_last) else { break };
+                match outbox.push_missed(self.pass, sequence, &frame) {
                     Pushed::First => self.filled.push(Arc::clone(outbox)),
                     Pushed::Queued => {}
                     Pushed::Lagging | Pushed::Ended => continue,

@@ -13,7 +13,11 @@ use blackhole_common::subject::subject_matches;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{SubjectNumber, tail::Tail};
+use super::{
+    SubjectNumber,
+    frames::{Built, Further},
+    tail::Tail,
+};
 use crate::{
     frame::{Event, EventFrames, Shape},
     metrics::Metrics,
@@ -193,16 +197,17 @@ impl Table {
             numbers.iter().for_each(|number| tail.note(*number, event));
         }
         let sequence = sequence(event);
-        let mut deliver = |group: &Group| {
-            let mut frame: Option<Option<Bytes>> = None;
-            let mut build = || frame.get_or_insert_with(|| frames.frame(&group.shape)).clone();
+        let mut deliver = |group: &Group, further: &mut Further| {
+            let mut built = Built::default();
             for member in &group.members {
                 if sequence.is_some_and(|sequence| !member.mark.is_owed(sequence, late)) {
                     continue;
                 }
+                let is_last = further.is_last(&member.outbox);
+                let build = || built.frame(frames, &group.shape, is_last);
                 let pushed = match sequence {
-                    Some(sequence) if late => member.outbox.push_late(sequence, &mut build),
-                    _ => member.outbox.push_live(sequence, &mut build),
+                    Some(sequence) if late => member.outbox.push_late(sequence, build),
+                    _ => member.outbox.push_live(sequence, build),
                 };
                 match pushed {
                     Pushed::First => filled.push(Arc::clone(&member.outbox)),
@@ -211,22 +216,22 @@ impl Table {
                 }
                 member.mark.raise(sequence.unwrap_or_default());
             }
-            if frame == Some(None) {
+            if built.has_failed() {
                 metrics.events_unreadable.inc();
             }
         };
-        let is_running = |group: &&Group| group.shape.is_running();
-        if let [number] = numbers {
-            // Within a subject they are in order.
-            let groups = subjects.get(number).into_iter().flat_map(|subject| &subject.groups);
-            groups.filter(is_running).for_each(&mut deliver);
-        } else {
-            let matched = numbers.iter().filter_map(|number| subjects.get(number));
-            let mut groups: Vec<&Group> =
-                matched.flat_map(|subject| &subject.groups).filter(is_running).collect();
+        let matched = numbers.iter().filter_map(|number| subjects.get(number));
+        let running = |group: &&Group| group.shape.is_running();
+        let mut groups: Vec<&Group> = matched.flat_map(|subject| &subject.groups).filter(running).collect();
+        let mut further = Further::default();
+        if groups.len() > 1 {
             groups.sort_by_key(|group| group.shape.rank());
-            groups.into_iter().for_each(&mut deliver);
+            let members = groups.iter().flat_map(|group| &group.members);
+            let owed =
+                members.filter(|member| sequence.is_some_and(|sequence| member.mark.is_owed(sequence, late)));
+            further = Further::of(owed.map(|member| &member.outbox));
         }
+        groups.into_iter().for_each(|group| deliver(group, &mut further));
     }
 
     /// A session that had everything up to `position` is not live any more: its members have had that.

@@ -28,7 +28,7 @@ fn named(subject: &'static str, name: &'static str, body: &'static [u8]) -> Even
 }
 
 fn frame(event: &Event, shape: &Shape) -> String {
-    let frame = EventFrames::read("bh.event", event).unwrap().frame(shape).unwrap();
+    let frame = EventFrames::read("bh.event", event).unwrap().frame(shape, false).unwrap();
     payload(&frame)
 }
 
