@@ -29,6 +29,7 @@ use crate::{
     publish::Outgoing,
 };
 use session::Session;
+pub(crate) use topology::{declare_exchange, short};
 
 /// What connects and declares must have been answered within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

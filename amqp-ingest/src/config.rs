@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// AMQP's names are short strings: at most 255 bytes.
 const MAX_AMQP_NAME: usize = 255;
 
+/// After `amqp.queue` it is the name of the queue for requests.
+pub(crate) const REQUESTS_SUFFIX: &str = "-requests";
+
 /// A zone's name goes into a header of each of its events, and into metrics.
 const MAX_ZONE_BYTES: usize = 64;
 
@@ -202,7 +205,11 @@ impl AmqpConfig {
         let is_name =
             |name: &str| !name.is_empty() && name.len() <= MAX_AMQP_NAME && !name.starts_with("amq.");
         let names = "must have 1 to 255 bytes and not begin with `amq.`";
-        Impossible::unless(is_name(&self.queue), "amqp.queue", names)?;
+        Impossible::unless(
+            is_name(&self.queue) && self.queue.len() <= MAX_AMQP_NAME - REQUESTS_SUFFIX.len(),
+            "amqp.queue",
+            "must have 1 to 246 bytes and not begin with `amq.`",
+        )?;
         Impossible::unless(is_name(&self.dead_letter_exchange), "amqp.dead_letter_exchange", names)?;
         Impossible::unless(
             self.queue != self.dead_letter_exchange,
@@ -287,7 +294,8 @@ mod tests {
     fn impossible_values_are_named() {
         assert_eq!(checked(|config| config.amqp.url = Some(ServerUrl::new("http://x"))), Some("amqp.url"));
         assert_eq!(checked(|config| config.amqp.queue = String::new()), Some("amqp.queue"));
-        assert_eq!(checked(|config| config.amqp.queue = "q".repeat(256)), Some("amqp.queue"));
+        assert_eq!(checked(|config| config.amqp.queue = "q".repeat(246)), None);
+        assert_eq!(checked(|config| config.amqp.queue = "q".repeat(247)), Some("amqp.queue"));
         assert_eq!(
             checked(|config| config.amqp.dead_letter_exchange = config.amqp.queue.clone()),
             Some("amqp.dead_letter_exchange")

@@ -54,10 +54,19 @@ pub enum IngestError {
     /// The broker took the consumer away: the queue was deleted.
     #[error("the broker ended the consumer of queue `{0}`: the queue was deleted or moved")]
     ConsumerCancelled(String),
+    /// The broker is away.
+    #[error("the broker is away")]
+    BrokerAway,
+    /// The broker refused a message to this exchange.
+    #[error("the broker did not take a message to `{0}`")]
+    NotTaken(&'static str),
 
     /// No connection to a NATS server.
     #[error("{0}")]
     NatsConnect(#[from] async_nats::ConnectError),
+    /// There is no connection to a NATS server at the moment.
+    #[error("nats is away")]
+    NatsAway,
     /// The connection was lost, or did not take what was sent.
     #[error("the connection was lost{0}")]
     NatsLost(String),

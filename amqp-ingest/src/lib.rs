@@ -14,6 +14,7 @@
 //! | `message` | an event as it goes to NATS |
 //! | `amqp` | one of the brokers: topology, deliveries, acknowledgements, connecting again |
 //! | `publish` | the one publisher: order, acknowledgements, connecting again, the stream |
+//! | `requests` | what KAZOO asks of a Blackhole over AMQP, and what edges have for KAZOO |
 //! | `outage` | saying once that something is away, and once that it is back |
 //! | `seldom` | log lines that others cause, one in a while |
 //! | `metrics` | what is counted |
@@ -31,6 +32,7 @@ mod metrics;
 mod outage;
 mod owner;
 mod publish;
+mod requests;
 mod seldom;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -49,6 +51,7 @@ use amqp::{Broker, BrokerCounters, Source};
 use metrics::Metrics;
 use outage::Outage;
 use publish::Publisher;
+use requests::Requests;
 
 /// How long the tasks may take to end after the shutdown; what they have not given back by then, the broker takes
 /// when it sees the connection gone. Leaves room within the 10 seconds that supervisors usually grant.
@@ -62,6 +65,7 @@ pub struct Ingest {
     readiness: Readiness,
     metrics: Metrics,
     admin: AdminServer,
+    requests: Requests,
 }
 
 impl Ingest {
@@ -78,10 +82,12 @@ impl Ingest {
         let admin = AdminServer::bind(&config.admin, registry, readiness.clone())
             .await
             .map_err(IngestError::Admin)?;
-        Ok(Ingest { config, catalogue, readiness, metrics, admin })
+        let requests = Requests::new(&config, Arc::clone(&catalogue), metrics.clone()).await?;
+        let admin = requests.add_route(admin);
+        Ok(Ingest { config, catalogue, readiness, metrics, admin, requests })
     }
 
-    /// Where `/metrics` and `/health/*` are.
+    /// Where `/metrics`, `/health/*` and `/sessions` are.
     ///
     /// # Errors
     /// When the system does not tell.
@@ -91,7 +97,7 @@ impl Ingest {
 
     /// Carries events until `shutdown`. Brokers that are away are waited for.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Ingest { config, catalogue, readiness, metrics, admin } = self;
+        let Ingest { config, catalogue, readiness, metrics, admin, requests } = self;
         let mut tasks = JoinSet::new();
         // Room for a burst; beyond it a source waits, and with it its broker.
         let (outgoing, from_sources) = mpsc::channel(1024);
@@ -121,6 +127,7 @@ impl Ingest {
         drop(outgoing);
         let publisher =
             Publisher::new(config.nats.clone(), config.history.clone(), from_sources, nats, metrics);
+        requests.spawn(&mut tasks, &shutdown);
         tasks.spawn(admin.serve(shutdown.clone()));
         tasks.spawn(publisher.run());
         shutdown.cancelled().await;

@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     /// Bytes of the bodies that the stream acknowledged.
     pub(crate) bytes: Counter,
     in_flight: Family<ZoneLabel, Gauge>,
+    requests: Family<RequestLabels, Counter>,
     /// Seconds from publishing to the stream's acknowledgement.
     pub(crate) ack_seconds: Histogram,
     /// Seconds from the event's AMQP timestamp to its arrival.
@@ -61,6 +62,60 @@ struct FamilyLabels {
     zone: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    /// KAZOO asks for sessions.
+    Sessions,
+    /// KAZOO starts or stops a family.
+    Module,
+    /// An edge has a message for KAZOO.
+    Targeted,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestOutcome {
+    /// Done.
+    Done,
+    /// Done as far as the edges that answered could.
+    Partial,
+    /// Answered that it cannot be done.
+    Refused,
+    /// Could not be read, and was dropped.
+    Malformed,
+    /// A broker or NATS was away.
+    Unavailable,
+}
+
+impl RequestKind {
+    fn label(self) -> &'static str {
+        match self {
+            RequestKind::Sessions => "sessions",
+            RequestKind::Module => "module",
+            RequestKind::Targeted => "targeted",
+        }
+    }
+}
+
+impl RequestOutcome {
+    fn label(self) -> &'static str {
+        match self {
+            RequestOutcome::Done => "done",
+            RequestOutcome::Partial => "partial",
+            RequestOutcome::Refused => "refused",
+            RequestOutcome::Malformed => "malformed",
+            RequestOutcome::Unavailable => "unavailable",
+        }
+    }
+}
+
 impl Metrics {
     /// Registers them all.
     pub(crate) fn register(registry: &mut Registry, catalogue: &Catalogue) -> Metrics {
@@ -77,6 +132,7 @@ impl Metrics {
             duplicates: Counter::default(),
             bytes: Counter::default(),
             in_flight: Family::default(),
+            requests: Family::default(),
             // 0.25 ms to 8 s; what takes longer is given up.
             ack_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             // 1 ms to 9 h: a queue may wait long.
@@ -122,6 +178,11 @@ impl Metrics {
             "Events received and not acknowledged to the broker yet",
             metrics.in_flight.clone(),
         );
+        registry.register(
+            "requests",
+            "KAZOO's requests and messages to it, by kind and what became of them",
+            metrics.requests.clone(),
+        );
         registry.register_with_unit(
             "publish_ack",
             "Time from publishing to the stream's acknowledgement",
@@ -157,6 +218,11 @@ impl Metrics {
     /// The counter of events rejected for this reason.
     pub(crate) fn rejected(&self, reason: Rejection) -> Counter {
         self.rejected.get_or_create_owned(&ReasonLabel { reason: reason.label() })
+    }
+
+    /// The counter of requests of a kind that ended so.
+    pub(crate) fn requests(&self, kind: RequestKind, outcome: RequestOutcome) -> Counter {
+        self.requests.get_or_create_owned(&RequestLabels { kind: kind.label(), outcome: outcome.label() })
     }
 
     /// The counter of losses of `amqp`, `requests` or `nats`.

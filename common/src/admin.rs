@@ -12,8 +12,9 @@ use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc, time::Durat
 
 use bytes::Bytes;
 use http_body_util::Full;
+pub use hyper::StatusCode;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response,
     body::Incoming,
     header::{self, CONTENT_TYPE, HeaderValue},
     service::service_fn,

@@ -197,15 +197,16 @@ pub struct SessionsRequest {
     pub session_id: Option<String>,
 }
 
-/// A part of one edge's answer to a [`SessionsRequest`]: lists that do not fit one message come in several.
+/// A part of one edge's answer to a [`SessionsRequest`]: lists that do not fit one message come in several. Who only
+/// passes the sessions on may read them as something simpler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SessionsReply {
+pub struct SessionsReply<S = SessionInfo> {
     /// The edge, as in its [`EdgeBeat`].
     pub edge: String,
     /// Whether no further part follows.
     pub last: bool,
     /// The sessions.
-    pub sessions: Vec<SessionInfo>,
+    pub sessions: Vec<S>,
 }
 
 /// A session as it is listed. It never holds a token.

@@ -18,6 +18,7 @@ mod http;
 mod migrating;
 mod outages;
 mod protocol;
+mod requests;
 mod resume;
 mod sessions;
 mod stopped_families;

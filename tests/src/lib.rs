@@ -8,6 +8,7 @@
 //! | [`client`] | a WebSocket client, of two makes |
 //! | [`raw`] | a client made of a TCP stream and nothing else |
 //! | [`crossbar`] | an HTTP server in Crossbar's place |
+//! | [`kazoo`] | a process of KAZOO that asks over AMQP |
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
@@ -25,6 +26,7 @@ pub mod client;
 pub mod crossbar;
 pub mod events;
 pub mod haproxy;
+pub mod kazoo;
 pub mod lean;
 pub mod proxy;
 pub mod raw;

@@ -87,7 +87,8 @@ async fn declare_dead_letters(connection: &Connection, name: &str) -> Result<(),
     }
 }
 
-async fn declare_exchange(
+/// Declares an exchange that must not be there otherwise.
+pub(crate) async fn declare_exchange(
     channel: &Channel,
     name: &str,
     kind: ExchangeKind,
@@ -143,7 +144,7 @@ fn differs(
 }
 
 /// AMQP's short string; lapin's own conversion panics on more than 255 bytes.
-pub(super) fn short(name: &str) -> Result<ShortString, IngestError> {
+pub(crate) fn short(name: &str) -> Result<ShortString, IngestError> {
     ShortString::try_new(name).map_err(|error| IngestError::AmqpName(name.to_owned(), error.to_string()))
 }
 

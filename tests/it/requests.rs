@@ -1,0 +1,91 @@
+//! What KAZOO asks of a Blackhole over AMQP: the list of sockets, starting and stopping modules; and messages to it.
+
+mod edge;
+mod listing;
+mod modules;
+mod real;
+mod targeted;
+
+use blackhole_dev::{
+    brokers::{Nats, RabbitMq},
+    http,
+    services::Service,
+    workspace::RunDir,
+};
+use blackhole_tests::{kazoo::Kazoo, stack};
+use serde_json::{Value, json};
+
+/// Two brokers and an ingest. Whoever asks is answered by every deployment on the broker, so each test has its own.
+struct Deployment {
+    rabbitmq: RabbitMq,
+    nats: Nats,
+    ingest: Service,
+    dir: RunDir,
+}
+
+impl Deployment {
+    async fn start(name: &str) -> Deployment {
+        let dir = RunDir::create(name).unwrap();
+        let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
+        let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::start(&nats_dir));
+        let (rabbitmq, nats) = (rabbitmq.unwrap(), nats.unwrap());
+        let ingest = ingest("amqp-ingest", &rabbitmq, &nats, &dir).await;
+        let deployment = Deployment { rabbitmq, nats, ingest, dir };
+        deployment.until_answering(&deployment.ingest).await;
+        deployment
+    }
+
+    async fn another_ingest(&self) -> Service {
+        let ingest = ingest("standby", &self.rabbitmq, &self.nats, &self.dir).await;
+        self.until_answering(&ingest).await;
+        ingest
+    }
+
+    async fn until_answering(&self, ingest: &Service) {
+        until_counted(ingest, r#"connection_up{side="requests",zone=""} 1"#).await;
+    }
+
+    /// Waits until an edge that does not answer in full is known to the ingest.
+    async fn until_missing(&self, edge: &str) {
+        blackhole_tests::eventually(edge, || async {
+            let shown = http::get(self.ingest.admin(), "/sessions").await.unwrap();
+            let shown: Value = serde_json::from_str(&shown.body).unwrap();
+            shown["missing"].as_array().unwrap().contains(&json!(edge))
+        })
+        .await;
+    }
+
+    async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.nats.url()).await.unwrap()
+    }
+
+    async fn kazoo(&self, server_id: &str) -> Kazoo {
+        Kazoo::start(&self.rabbitmq, server_id).await
+    }
+
+    /// The ingest's log lines that have this text.
+    fn logged(&self, text: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.dir.path().join("amqp-ingest.log")).unwrap();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+
+    /// Requests of a kind that ended so.
+    async fn counted(&self, kind: &str, outcome: &str) -> u64 {
+        let start = format!(r#"blackhole_ingest_requests_total{{kind="{kind}",outcome="{outcome}"}} "#);
+        let text = self.ingest.metrics().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
+    }
+}
+
+async fn ingest(name: &str, rabbitmq: &RabbitMq, nats: &Nats, dir: &RunDir) -> Service {
+    let env = [("NATS__URL", nats.url()), ("AMQP__URL", rabbitmq.url())];
+    Service::start(name, &stack::binaries().amqp_ingest, dir.path(), &env).await.unwrap()
+}
+
+async fn until_counted(ingest: &Service, line: &str) {
+    let line = format!("blackhole_ingest_{line}");
+    blackhole_tests::eventually(&line, || async {
+        ingest.metrics().await.unwrap().lines().any(|own| own == line)
+    })
+    .await;
+}
