@@ -2,11 +2,14 @@
 
 use std::{env, time::Duration};
 
-use blackhole_tests::chaos::{self, Settings};
+use blackhole_tests::chaos::{self, Settings, standstill, storm};
 
-/// What `cargo dev chaos` says, or what the test does by itself.
+/// What `cargo dev chaos` says, if it does.
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
 fn settings(seconds: u64, cluster: bool) -> Settings {
-    let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     Settings {
         time: Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(seconds)),
         seed: number("CHAOS_SEED").unwrap_or_else(rand::random),
@@ -22,4 +25,16 @@ async fn nothing_is_lost_whatever_dies() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_while_servers_of_a_cluster_die() {
     chaos::run(settings(40, true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_sessions_resumes_on_another_edge() {
+    let sessions = number("CHAOS_SESSIONS").unwrap_or(500);
+    println!("{}", storm::run(usize::try_from(sessions).unwrap()).await);
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_costs_no_memory_and_misses_nothing() {
+    let still = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(0));
+    standstill::run(100_000_000, still).await;
 }

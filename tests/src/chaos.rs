@@ -7,11 +7,15 @@
 //! | [`source`] | KAZOO: events numbered per call, sent when they lie in the durable queue |
 //! | [`clients`] | resuming, lagging and plain clients |
 //! | [`faults`] | what happens to the parts |
+//! | [`storm`] | thousands of sessions that lose their edge at once |
+//! | [`standstill`] | a client that stops reading |
 //! | [`verdict`] | what is missing, doubled or out of order, by number |
 
 pub mod clients;
 pub mod faults;
 pub mod source;
+pub mod standstill;
+pub mod storm;
 pub mod verdict;
 pub mod world;
 

@@ -45,6 +45,16 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Looks again and again until `condition` holds, for at most `patience`.
+pub async fn soon_enough(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(patience, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what} did not happen within {patience:?}");
+}
+
 /// Looks again and again until `condition` holds.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     soon(what, async {

@@ -3,6 +3,7 @@
 //! What is started here dies with the process that started it, however that one ends.
 
 pub mod brokers;
+pub mod chaos;
 mod ending;
 pub mod http;
 pub mod install;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{progress, test, up};
+use blackhole_dev::{chaos, progress, test, up};
 use clap::{Parser, Subcommand};
 
 /// Runs a whole Blackhole on this machine, or its tests
@@ -19,6 +19,8 @@ enum Command {
     Up(up::Options),
     /// Installs what the tests need, and runs them all
     Test(test::Options),
+    /// Kills everything while events flow, and judges what came by number
+    Chaos(chaos::Options),
 }
 
 #[tokio::main]
@@ -26,6 +28,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Up(options) => up::run(options).await,
         Command::Test(options) => test::run(options).await,
+        Command::Chaos(options) => chaos::run(options).await,
     };
     done.unwrap_or_else(|error| {
         progress::say(format_args!("error: {error:#}"));

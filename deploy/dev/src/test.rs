@@ -25,25 +25,31 @@ pub struct Options {
 
 /// Runs the tests; the exit code is theirs.
 pub async fn run(options: Options) -> Result<ExitCode> {
+    run_with(options.args, Vec::new()).await
+}
+
+/// The same with further variables for the tests.
+pub(crate) async fn run_with(args: Vec<String>, env: Vec<(&str, String)>) -> Result<ExitCode> {
     let mut endings = Endings::listen()?;
     let run = RunDir::create("test")?;
     let code = tokio::select! {
-        code = tests(&options, &run) => code?,
+        code = tests(&args, &env, &run) => code?,
         ending = endings.next() => ending.exit_code(),
     };
     run.remove()?;
     Ok(code)
 }
 
-async fn tests(options: &Options, run: &RunDir) -> Result<ExitCode> {
+async fn tests(args: &[String], env: &[(&str, String)], run: &RunDir) -> Result<ExitCode> {
     install::ensure(install::FOR_TESTS, run.path()).await?;
     say("building the services");
     Binaries::build(run.path()).await?;
     say("building and running the tests");
     let spec = Spec::new(workspace::cargo())
         .args(["--config", RUNNER, "test", "--workspace"])
-        .args(&options.args)
+        .args(args)
         .dir(workspace::root()?);
+    let spec = env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
     let status = Process::start(&spec)?.exited().await?;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
