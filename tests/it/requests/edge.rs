@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, Message};
+use async_nats::{Client, Message, Subscriber};
 use blackhole_common::wire::{
     EdgeBeat, FamilyReply, FamilyRequest, SessionInfo, SessionsReply, SessionsRequest, Subjects,
 };
+use blackhole_tests::soon;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -41,8 +42,10 @@ impl Edge {
     pub(super) async fn start(client: &Client, name: &str, mood: Mood, sessions: Vec<SessionInfo>) -> Edge {
         let mut listings = client.subscribe(subjects().sessions()).await.unwrap();
         let mut families = client.subscribe(subjects().families()).await.unwrap();
+        // The server takes what one connection sends in order: with its own beat it has the subscriptions too.
+        let mut beats = client.subscribe(subjects().edges()).await.unwrap();
         beat(client, name, false).await;
-        client.flush().await.unwrap();
+        until_heard(&mut beats, name, false).await;
         let switched = Arc::<Mutex<Vec<FamilyRequest>>>::default();
         let leaving = CancellationToken::new();
         let task = tokio::spawn({
@@ -85,14 +88,14 @@ impl Edge {
     /// Says farewell.
     pub(super) async fn leave(self) {
         let mut beats = self.client.subscribe(subjects().edges()).await.unwrap();
-        self.client.flush().await.unwrap();
         self.leaving.cancel();
-        let farewell = serde_json::to_vec(&EdgeBeat { edge: self.name.clone(), leaving: true }).unwrap();
-        blackhole_tests::soon("the farewell", async {
-            while beats.next().await.unwrap().payload != farewell {}
-        })
-        .await;
+        until_heard(&mut beats, &self.name, true).await;
     }
+}
+
+async fn until_heard(beats: &mut Subscriber, name: &str, leaving: bool) {
+    let expected = serde_json::to_vec(&EdgeBeat { edge: name.to_owned(), leaving }).unwrap();
+    soon("the edge's own beat", async { while beats.next().await.unwrap().payload != expected {} }).await;
 }
 
 async fn beat(client: &Client, name: &str, leaving: bool) {
