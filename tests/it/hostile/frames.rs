@@ -125,7 +125,7 @@ async fn an_action_that_there_is_not_is_unknown_and_one_that_is_off_says_so() {
         let error = error_to(&mut client, json!({ "action": action, "data": {} }).to_string()).await;
         assert_eq!(error, format!("missing required keys : {missing}"));
     }
-    let request = json!({ "action": "api", "data": { "endpoint": "accounts" } }).to_string();
+    let request = json!({ "action": "api", "data": { "endpoint": "/v2/accounts" } }).to_string();
     let error = error_to(&mut client, request).await;
     assert!(error.starts_with("api is not available here"), "{error}");
 }
