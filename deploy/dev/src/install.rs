@@ -58,6 +58,31 @@ pub const OPENSSL: Tool = Tool { program: "openssl", package: "openssl", dirs: &
 
 /// Tries what the documentation tells to do with it.
 pub const JQ: Tool = Tool { program: "jq", package: "jq", dirs: &[], units: &[] };
+/// nginx, for the bench; its module nchan is a file beside it.
+pub const NGINX: Tool = Tool { program: "nginx", package: "nginx", dirs: SBIN, units: &["nginx.service"] };
+
+/// nchan, a module of nginx.
+pub const NCHAN: Tool = Tool {
+    program: "ngx_nchan_module.so",
+    package: "libnginx-mod-nchan",
+    dirs: &["/usr/lib/nginx/modules"],
+    units: &["nginx.service"],
+};
+
+/// Runs the bench's bridge.
+pub const NODE: Tool = Tool { program: "node", package: "nodejs", dirs: &[], units: &[] };
+
+/// Installs the bridge's libraries. Where Node does not come from Debian, npm usually comes with it.
+pub const NPM: Tool = Tool { program: "npm", package: "npm", dirs: &[], units: &[] };
+
+/// Counts instructions.
+pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", dirs: &[], units: &[] };
+
+/// What `cargo dev bench` starts besides brokers, for comparison; it does without those that cannot be installed.
+pub const FOR_RIVALS: &[Tool] = &[NGINX, NCHAN, NODE, NPM];
+
+/// What counting instructions takes.
+pub const FOR_INSTRUCTIONS: &[Tool] = &[VALGRIND];
 
 /// What `cargo dev up` starts.
 pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];

@@ -2,6 +2,7 @@
 //!
 //! What is started here dies with the process that started it, however that one ends.
 
+pub mod bench;
 pub mod brokers;
 pub mod chaos;
 mod ending;

@@ -1,11 +1,11 @@
-//! `cargo dev`: everything on this machine, or all tests.
+//! `cargo dev`: everything on this machine, all tests, or the bench.
 
 use std::process::ExitCode;
 
-use blackhole_dev::{chaos, progress, test, up};
+use blackhole_dev::{bench, chaos, progress, test, up};
 use clap::{Parser, Subcommand};
 
-/// Runs a whole Blackhole on this machine, or its tests
+/// Runs a whole Blackhole on this machine, its tests, or its bench
 #[derive(Parser)]
 #[command(name = "cargo dev", bin_name = "cargo dev")]
 struct Arguments {
@@ -21,6 +21,8 @@ enum Command {
     Test(test::Options),
     /// Kills everything while events flow, and judges what came by number
     Chaos(chaos::Options),
+    /// Measures it, beside other servers
+    Bench(bench::Options),
 }
 
 #[tokio::main]
@@ -29,6 +31,7 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(options).await,
         Command::Test(options) => test::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
+        Command::Bench(options) => bench::run(options).await,
     };
     done.unwrap_or_else(|error| {
         progress::say(format_args!("error: {error:#}"));

@@ -40,30 +40,58 @@ impl Binaries {
     ///
     /// `dir` is for cargo's list of what it built.
     pub async fn build(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let list = dir.join("artifacts.json");
-        let _ = std::fs::remove_file(&list);
-        // Chosen as programs of the whole workspace and not as packages, so that libraries are built with the features
-        // that the tests build them with, and not once more.
-        let programs = ["amqp-ingest", "auth-svc", "ws-edge"];
-        let spec = Spec::new(workspace::cargo())
-            .args(["build", "--message-format=json-render-diagnostics"])
-            .args(programs.iter().flat_map(|program| ["--bin", program]))
-            .args(if cfg!(debug_assertions) { None } else { Some("--release") })
-            .dir(workspace::root()?)
-            .stdout(&list);
-        let status = Process::start(&spec)?.exited().await?;
-        if !status.success() {
-            bail!("cargo could not build the services ({status})");
-        }
-        let text = std::fs::read_to_string(&list).context("cargo told nothing")?;
-        let built = |name: &str| executable(&text, name).with_context(|| format!("cargo built no {name}"));
+        let list = build(dir, &SERVICES, !cfg!(debug_assertions)).await?;
+        let built = |name: &str| executable(&list, name).with_context(|| format!("cargo built no {name}"));
         Ok(Self {
             amqp_ingest: built("amqp-ingest")?,
             auth_svc: built("auth-svc")?,
             ws_edge: built("ws-edge")?,
         })
     }
+
+    /// Builds them and one more of our programs for release, beside each other; returns where that one is.
+    pub async fn build_for_release(dir: &Path, program: &str) -> Result<PathBuf> {
+        let list = build(dir, &[&SERVICES[..], &[program]].concat(), true).await?;
+        executable(&list, program).with_context(|| format!("cargo built no {program}"))
+    }
+
+    /// Those that lie in a directory, as cargo leaves them.
+    pub fn in_dir(dir: &Path) -> Result<Self> {
+        let program = |name: &str| {
+            let file = dir.join(name);
+            if !file.is_file() {
+                bail!("{} is not there: run this by `cargo dev`", file.display());
+            }
+            Ok(file)
+        };
+        Ok(Self {
+            amqp_ingest: program("amqp-ingest")?,
+            auth_svc: program("auth-svc")?,
+            ws_edge: program("ws-edge")?,
+        })
+    }
+}
+
+const SERVICES: [&str; 3] = ["amqp-ingest", "auth-svc", "ws-edge"];
+
+/// Has cargo build programs; returns its list of what it built.
+async fn build(dir: &Path, programs: &[&str], release: bool) -> Result<String> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let list = dir.join("artifacts.json");
+    let _ = std::fs::remove_file(&list);
+    // Chosen as programs of the whole workspace and not as packages, so that libraries are built with the features
+    // that the tests build them with, and not once more.
+    let spec = Spec::new(workspace::cargo())
+        .args(["build", "--message-format=json-render-diagnostics"])
+        .args(programs.iter().flat_map(|program| ["--bin", program]))
+        .args(release.then_some("--release"))
+        .dir(workspace::root()?)
+        .stdout(&list);
+    let status = Process::start(&spec)?.exited().await?;
+    if !status.success() {
+        bail!("cargo could not build {} ({status})", programs.join(", "));
+    }
+    std::fs::read_to_string(&list).context("cargo told nothing")
 }
 
 fn executable(artifacts: &str, name: &str) -> Option<PathBuf> {

@@ -49,11 +49,16 @@ impl RabbitMq {
 
     /// As [`RabbitMq::start`], with more lines for its configuration file.
     pub async fn with_config(dir: &Path, more: &str) -> Result<Self> {
+        Self::with_plugins(dir, &[], more).await
+    }
+
+    /// As [`RabbitMq::with_config`], with these of its own plugins.
+    pub async fn with_plugins(dir: &Path, plugins: &[&str], more: &str) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let program = install::find(install::RABBITMQ_SERVER)?;
         let (port, epmd_port) = (ports::free()?, ports::free()?);
         let config = format!("listeners.tcp.1 = 127.0.0.1:{port}\n{CONFIG}{more}\n");
-        write_files(dir, &config).with_context(|| format!("cannot write to {}", dir.display()))?;
+        write_files(dir, &config, plugins).with_context(|| format!("cannot write to {}", dir.display()))?;
         let env = environment(dir, port, epmd_port)?;
 
         let spec = Spec::new(install::find(install::EPMD)?).log(dir.join("epmd.log"));
@@ -120,12 +125,12 @@ fn url(port: u16) -> String {
     format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
 }
 
-fn write_files(dir: &Path, config: &str) -> Result<()> {
+fn write_files(dir: &Path, config: &str, plugins: &[&str]) -> Result<()> {
     std::fs::write(dir.join("rabbitmq.conf"), config)?;
     // Empty, so that the machine's own files of these names are not read.
     std::fs::write(dir.join("rabbitmq-env.conf"), "")?;
     std::fs::write(dir.join("advanced.config"), "[].\n")?;
-    std::fs::write(dir.join("enabled_plugins"), "[].\n")?;
+    std::fs::write(dir.join("enabled_plugins"), format!("[{}].\n", plugins.join(",")))?;
     let cookie = dir.join(".erlang.cookie");
     if !cookie.exists() {
         let letters: String = (0..32).map(|_| char::from(rand::random_range(b'A'..=b'Z'))).collect();

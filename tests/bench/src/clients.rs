@@ -1,0 +1,416 @@
+//! The load generator: thousands of WebSocket clients in one thread, on epoll and nothing above it. They look at a
+//! frame's length and its stamp, and at nothing else.
+
+mod connection;
+mod frames;
+pub(crate) mod protocol;
+mod subscriber;
+pub(crate) mod tally;
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::{Domain, Socket, Type};
+
+use self::connection::{Connection, State};
+use self::protocol::{Progress, Target};
+use self::subscriber::Subscriber;
+use self::tally::{Books, owed};
+use crate::clock;
+use crate::control::{Answer, Answers, Master, Order};
+use crate::histogram::Histogram;
+use crate::load::Load;
+
+pub(crate) use self::frames::{head as frame_head, push_masked};
+
+const WAKE: Token = Token(usize::MAX);
+/// What is read at once, for whichever connection.
+const BUFFER: usize = 256 * 1024;
+/// Sessions per source address: far fewer than it has ports.
+const PER_SOURCE: u32 = 5_000;
+/// A session that is not bound by then will not be.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves the run until it is over.
+pub(crate) fn run(mut master: Master) -> Result<()> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    let answers = master.answers()?;
+    let (sender, orders) = sync_channel(1);
+    std::thread::spawn(move || {
+        while let Ok(Some(order)) = master.order() {
+            if sender.send(order).is_err() || waker.wake().is_err() {
+                return;
+            }
+        }
+        // The run is over, and the sockets end with the process.
+        std::process::exit(0);
+    });
+    Clients::new(poll, orders, answers).serve()
+}
+
+struct Clients {
+    poll: Poll,
+    orders: Receiver<Order>,
+    answers: Answers,
+    buffer: Vec<u8>,
+    /// Where the last stamp was.
+    place: usize,
+    connections: Vec<Connection>,
+    books: Books,
+    plan: Option<Plan>,
+    connecting: Option<Connecting>,
+    collecting: Option<Collecting>,
+    subscriber: Option<Subscriber>,
+    reason: Option<String>,
+}
+
+/// What [`Order::Connect`] said.
+struct Plan {
+    target: Target,
+    load: Load,
+    first: u32,
+    count: u32,
+    window: u32,
+    sources: u8,
+    from_event: u64,
+}
+
+struct Connecting {
+    began: u64,
+    bound: u32,
+    failed: u32,
+    each: Histogram,
+}
+
+struct Collecting {
+    events: u64,
+    expected: u64,
+    until: u64,
+}
+
+impl Clients {
+    fn new(poll: Poll, orders: Receiver<Order>, answers: Answers) -> Self {
+        Self {
+            poll,
+            orders,
+            answers,
+            buffer: vec![0; BUFFER],
+            place: 0,
+            connections: Vec::new(),
+            books: Books::default(),
+            plan: None,
+            connecting: None,
+            collecting: None,
+            subscriber: None,
+            reason: None,
+        }
+    }
+
+    fn serve(mut self) -> Result<()> {
+        let mut events = Events::with_capacity(4096);
+        loop {
+            // Only while something has a time limit is there anything to do without an event.
+            let busy = self.connecting.is_some() || self.collecting.is_some() || self.subscriber.is_some();
+            match self.poll.poll(&mut events, busy.then_some(Duration::from_millis(20))) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            for event in &events {
+                if event.token() == WAKE {
+                    continue;
+                }
+                let index = event.token().0;
+                if event.is_writable() {
+                    self.writable(index);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.readable(index);
+                }
+            }
+            while let Ok(order) = self.orders.try_recv() {
+                self.obey(order)?;
+            }
+            self.go_on()?;
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> Result<()> {
+        match order {
+            Order::Connect { target, load, first, count, window, sources, from_event } => {
+                self.connections.reserve(count as usize);
+                self.plan = Some(Plan { target, load, first, count, window, sources, from_event });
+                let began = clock::now();
+                self.connecting = Some(Connecting { began, bound: 0, failed: 0, each: Histogram::default() });
+            }
+            Order::Measure { from, to } => {
+                self.books.measure(from..to);
+                self.answers.send(&Answer::Done)?;
+            }
+            Order::Collect { events, patience } => {
+                let until = clock::now() + patience.as_nanos() as u64;
+                let expected = self.tally(events)?.expected;
+                self.collecting = Some(Collecting { events, expected, until });
+            }
+            Order::Subscribe { time, fresh } => self.subscribe(time, fresh)?,
+            other => bail!("clients cannot do {other:?}"),
+        }
+        Ok(())
+    }
+
+    /// What has a time limit, or waits for all that has arrived to be looked at.
+    fn go_on(&mut self) -> Result<()> {
+        if self.connecting.is_some() {
+            self.connect_more()?;
+        }
+        if let Some(collecting) = &self.collecting {
+            let done = self.books.delivered >= collecting.expected;
+            if done || clock::now() > collecting.until {
+                let events = collecting.events;
+                self.collecting = None;
+                let tally = self.tally(events)?;
+                self.answers.send(&Answer::Collected(tally))?;
+            }
+        }
+        if let Some(subscriber) = self.subscriber.as_ref().filter(|subscriber| subscriber.is_over()) {
+            let answer = subscriber.answer();
+            self.subscriber = None;
+            self.answers.send(&answer)?;
+        }
+        Ok(())
+    }
+
+    fn tally(&self, events: u64) -> Result<tally::Tally> {
+        let plan = self.plan.as_ref().context("nobody is connected")?;
+        let sessions = self.connections.iter().map(|one| (&*one.lanes, one.state != State::Closed));
+        let mut tally = self.books.close(&plan.load, events, sessions);
+        tally.reason.clone_from(&self.reason);
+        Ok(tally)
+    }
+
+    fn connect_more(&mut self) -> Result<()> {
+        let (Some(plan), Some(connecting)) = (&self.plan, &mut self.connecting) else { return Ok(()) };
+        let ended = connecting.bound + connecting.failed;
+        let begun = self.connections.len() as u32;
+        let late = clock::now() > connecting.began + CONNECT_PATIENCE.as_nanos() as u64;
+        if ended >= plan.count || late {
+            let answer = Answer::Connected {
+                bound: connecting.bound,
+                failure: self.reason.clone().or_else(|| late.then(|| "not bound in time".into())),
+                seconds: (clock::now() - connecting.began) as f64 / 1e9,
+                each: std::mem::take(&mut connecting.each),
+            };
+            self.connecting = None;
+            return self.answers.send(&answer);
+        }
+        for number in begun..plan.count.min(ended + plan.window) {
+            let index = self.connections.len();
+            let stream = connect(plan, number)?;
+            let session = plan.first + number;
+            let mut connection = Connection::new(stream, session, owed(&plan.load, session, plan.from_event));
+            connection.out = plan.target.protocol.upgrade(&plan.load, session);
+            let both = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut connection.stream, Token(index), both)?;
+            self.connections.push(connection);
+        }
+        Ok(())
+    }
+
+    fn writable(&mut self, index: usize) {
+        if let Some(connection) = self.connections.get_mut(index)
+            && let Err(error) = connection.flush()
+        {
+            self.close(index, &format!("cannot write: {error}"));
+        }
+    }
+
+    fn readable(&mut self, index: usize) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        while let Some(connection) = self.connections.get_mut(index) {
+            if connection.state == State::Closed {
+                break;
+            }
+            match connection.read(&mut buffer) {
+                Ok(Some((length, drained))) => {
+                    let used = self.take(index, &buffer[..length]);
+                    if let Some(connection) = self.connections.get_mut(index) {
+                        connection.rest.extend_from_slice(&buffer[used..length]);
+                    }
+                    if drained {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.close(index, &error.to_string());
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Takes all that is complete, and tells where the rest begins.
+    fn take(&mut self, index: usize, bytes: &[u8]) -> usize {
+        let now = clock::now();
+        let mut at = 0;
+        if self.connections[index].state == State::Upgrading {
+            match connection::upgraded(bytes) {
+                Ok(Some(end)) => at = end,
+                Ok(None) => return 0,
+                Err(answer) => {
+                    self.close(index, &format!("not upgraded: {answer}"));
+                    return bytes.len();
+                }
+            }
+            self.open(index, now);
+        }
+        while let Some(frame) = frames::Frame::read(bytes, at) {
+            at = frame.payload.end;
+            let payload = &bytes[frame.payload];
+            match frame.opcode {
+                0..=2 => self.message(index, payload, now),
+                8 => {
+                    let code = payload.get(..2).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
+                    self.close(index, &format!("closed by the server with {code}"));
+                    return bytes.len();
+                }
+                9 => self.say(index, 10, payload),
+                _ => {}
+            }
+        }
+        at
+    }
+
+    fn message(&mut self, index: usize, payload: &[u8], now: u64) {
+        let connection = &mut self.connections[index];
+        if self.plan.as_ref().is_some_and(|plan| plan.target.protocol == protocol::Protocol::Nats) {
+            let mut stream = std::mem::take(&mut connection.stream_rest);
+            let joined = if stream.is_empty() {
+                payload
+            } else {
+                stream.extend_from_slice(payload);
+                &stream
+            };
+            let mut at = 0;
+            while let Some((line, body, end)) = connection::nats_message(joined, at) {
+                at = end;
+                match body {
+                    Some(body) => self.event(index, &joined[body], now),
+                    None => self.heard(index, &joined[line], now),
+                }
+            }
+            self.connections[index].stream_rest = joined[at..].to_vec();
+            return;
+        }
+        self.event(index, payload, now);
+    }
+
+    fn event(&mut self, index: usize, payload: &[u8], now: u64) {
+        match crate::stamp::Stamp::find(payload, &mut self.place) {
+            Some(stamp) => {
+                let connection = &mut self.connections[index];
+                self.books.arrived(connection.session, &mut connection.lanes, stamp, now);
+            }
+            None => self.heard(index, payload, now),
+        }
+    }
+
+    fn heard(&mut self, index: usize, text: &[u8], now: u64) {
+        let (Some(plan), session) = (&self.plan, self.connections[index].session) else { return };
+        if let Some(subscriber) = &mut self.subscriber {
+            if let Some(request) = subscriber.heard(session, text) {
+                self.say(index, 1, &request);
+            }
+            return;
+        }
+        match plan.target.protocol.heard(&plan.load, session, text) {
+            Progress::None => {}
+            Progress::Say(text) => self.say(index, 1, &text),
+            Progress::Refused(reason) => self.close(index, &reason),
+            Progress::Confirmed => {
+                if let State::Binding(missing) = &mut self.connections[index].state {
+                    *missing -= 1;
+                    if *missing == 0 {
+                        self.bound(index, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, index: usize, now: u64) {
+        let Some(plan) = &self.plan else { return };
+        let (says, confirmations) = plan.target.protocol.opening(&plan.load, self.connections[index].session);
+        self.connections[index].state = State::Binding(confirmations);
+        if confirmations == 0 {
+            self.bound(index, now);
+        }
+        for text in says {
+            self.say(index, 1, &text);
+        }
+    }
+
+    fn bound(&mut self, index: usize, now: u64) {
+        let connection = &mut self.connections[index];
+        connection.state = State::Bound;
+        if let Some(connecting) = &mut self.connecting {
+            connecting.bound += 1;
+            connecting.each.record(now.saturating_sub(connection.began));
+        }
+    }
+
+    fn say(&mut self, index: usize, opcode: u8, text: &[u8]) {
+        let connection = &mut self.connections[index];
+        push_masked(&mut connection.out, opcode, text);
+        if let Err(error) = connection.flush() {
+            self.close(index, &format!("cannot write: {error}"));
+        }
+    }
+
+    fn close(&mut self, index: usize, reason: &str) {
+        let connection = &mut self.connections[index];
+        let was = std::mem::replace(&mut connection.state, State::Closed);
+        if was == State::Closed {
+            return;
+        }
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+        self.reason.get_or_insert_with(|| reason.to_owned());
+        if let Some(connecting) = self.connecting.as_mut().filter(|_| was != State::Bound) {
+            connecting.failed += 1;
+        }
+    }
+
+    fn subscribe(&mut self, time: Duration, fresh: bool) -> Result<()> {
+        let load = self.plan.as_ref().context("nobody is connected")?.load;
+        let mut subscriber = Subscriber::new(load, time, fresh);
+        let first: Vec<_> = self.connections.iter().map(|one| subscriber.request(one.session)).collect();
+        self.subscriber = Some(subscriber);
+        for (index, request) in first.into_iter().enumerate() {
+            self.say(index, 1, &request);
+        }
+        Ok(())
+    }
+}
+
+/// Begins to connect from an address that has ports to spare.
+fn connect(plan: &Plan, number: u32) -> Result<mio::net::TcpStream> {
+    let source = Ipv4Addr::new(127, plan.sources, (plan.first / PER_SOURCE + number / PER_SOURCE) as u8, 1);
+    let port = plan.target.ports[number as usize % plan.target.ports.len()];
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("cannot open a socket")?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&SocketAddr::from((source, 0)).into()).with_context(|| format!("no port at {source}"))?;
+    match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()) {
+        Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => {
+            Err(error).context("cannot connect")
+        }
+        _ => Ok(mio::net::TcpStream::from_std(socket.into())),
+    }
+}

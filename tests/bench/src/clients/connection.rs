@@ -1,0 +1,137 @@
+//! One client's connection: what is read and not complete, and what is not written yet.
+
+use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
+
+use memchr::memmem;
+use mio::net::TcpStream;
+
+use super::tally::Owed;
+use crate::clock;
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The answer to the upgrade is not there.
+    Upgrading,
+    /// So many confirmations are missing.
+    Binding(u32),
+    /// It gets events.
+    Bound,
+    /// It ended.
+    Closed,
+}
+
+/// A client's connection.
+pub(crate) struct Connection {
+    /// The socket.
+    pub(crate) stream: TcpStream,
+    /// The session's number.
+    pub(crate) session: u32,
+    /// How far it is.
+    pub(crate) state: State,
+    /// When it began to connect.
+    pub(crate) began: u64,
+    /// What it is owed.
+    pub(crate) lanes: Box<[Owed]>,
+    /// What was read and is not complete.
+    pub(crate) rest: Vec<u8>,
+    /// What was taken out of frames and is not complete: NATS's messages do not end with frames.
+    pub(crate) stream_rest: Vec<u8>,
+    /// What is not written yet.
+    pub(crate) out: Vec<u8>,
+}
+
+impl Connection {
+    /// A connection that begins now.
+    pub(crate) fn new(stream: TcpStream, session: u32, lanes: Box<[Owed]>) -> Self {
+        let (rest, stream_rest, out) = (Vec::new(), Vec::new(), Vec::new());
+        Self { stream, session, state: State::Upgrading, began: clock::now(), lanes, rest, stream_rest, out }
+    }
+
+    /// Writes what can be written.
+    pub(crate) fn flush(&mut self) -> std::io::Result<()> {
+        while !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => drop(self.out.drain(..written)),
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::NotConnected =>
+                {
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.out = Vec::new();
+        Ok(())
+    }
+
+    /// Puts the rest and what is new into `buffer`. Tells how much that is and whether there is nothing more; nothing
+    /// if nothing is new.
+    pub(crate) fn read(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<Option<(usize, bool)>> {
+        let kept = self.rest.len();
+        if buffer.len() < 2 * kept {
+            buffer.resize(2 * kept, 0);
+        }
+        buffer[..kept].copy_from_slice(&self.rest);
+        loop {
+            return match self.stream.read(&mut buffer[kept..]) {
+                Ok(0) => {
+                    Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the server ended the connection"))
+                }
+                Ok(read) => {
+                    self.rest.clear();
+                    Ok(Some((kept + read, kept + read < buffer.len())))
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+}
+
+/// Where the answer to the upgrade ends; the error is its first line, if it is not 101.
+pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
+    let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
+    if bytes.starts_with(b"HTTP/1.1 101 ") {
+        return Ok(Some(end + 4));
+    }
+    Err(String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned())
+}
+
+/// NATS's next message at `at`: its first line, its body if it has one, and where it ends.
+pub(crate) fn nats_message(bytes: &[u8], at: usize) -> Option<(Range<usize>, Option<Range<usize>>, usize)> {
+    let line = at..at + memmem::find(bytes.get(at..)?, b"\r\n")?;
+    let after = line.end + 2;
+    let text = &bytes[line.clone()];
+    if !text.starts_with(b"MSG ") {
+        return Some((line, None, after));
+    }
+    let digits = text.rsplit(|&byte| byte == b' ').next()?;
+    let length = digits.iter().fold(0, |length, digit| length * 10 + usize::from(digit - b'0'));
+    (bytes.len() >= after + length + 2).then_some((line, Some(after..after + length), after + length + 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nats_message_is_taken_when_it_is_complete() {
+        let bytes = b"PING\r\nMSG a.b 1 5\r\nhello\r\nPO";
+        assert_eq!(nats_message(bytes, 0), Some((0..4, None, 6)));
+        assert_eq!(nats_message(bytes, 6), Some((6..17, Some(19..24), 26)));
+        assert_eq!(nats_message(bytes, 26), None);
+        assert_eq!(nats_message(&bytes[..25], 6), None);
+    }
+
+    #[test]
+    fn an_upgrade_is_101() {
+        assert_eq!(upgraded(b"HTTP/1.1 101 Switching\r\nA: b\r\n\r\nx"), Ok(Some(32)));
+        assert_eq!(upgraded(b"HTTP/1.1 101 Switching\r\n"), Ok(None));
+        assert_eq!(upgraded(b"HTTP/1.1 503 Full\r\n\r\n"), Err("HTTP/1.1 503 Full".into()));
+    }
+}

@@ -1,0 +1,212 @@
+//! The servers that are measured, each started on free ports of the loopback address and ended by the run.
+
+mod nchan;
+mod node;
+mod ours;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use blackhole_dev::bench::Rival;
+use blackhole_dev::brokers::{Nats, RabbitMq};
+use blackhole_dev::ports;
+
+use crate::clients::protocol::{Protocol, Target};
+use crate::control::{Answer, Order, Phase, Sink, Worker};
+use crate::event::Keys;
+use crate::load::{Load, Pattern};
+
+pub(crate) use ours::Ours;
+
+/// Which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// Ours, with the history on or off.
+    Ours {
+        /// Whether the stream stores events.
+        history: bool,
+    },
+    /// Another.
+    Rival(Rival),
+}
+
+impl Name {
+    /// The name in tables.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Ours { history: true } => "blackhole",
+            Self::Ours { history: false } => "blackhole, history off",
+            Self::Rival(Rival::None) => "none",
+            Self::Rival(Rival::Floor) => "floor",
+            Self::Rival(Rival::FloorCoalescing) => "floor, coalescing",
+            Self::Rival(Rival::Nats) => "NATS WebSocket",
+            Self::Rival(Rival::WebStomp) => "Web STOMP",
+            Self::Rival(Rival::Nchan) => "nchan",
+            Self::Rival(Rival::Node) => "Node bridge",
+        }
+    }
+
+    /// Whether it can serve such a load: where the path is all that a session says, it has one lane.
+    pub(crate) fn serves(self, pattern: Pattern) -> bool {
+        let one_lane = matches!(pattern, Pattern::Fanout | Pattern::Sharded | Pattern::Single);
+        let path_only = matches!(self, Self::Rival(Rival::Floor | Rival::FloorCoalescing | Rival::Nchan));
+        one_lane || !path_only
+    }
+}
+
+/// A server, running.
+pub(crate) struct Contender {
+    /// Which one.
+    pub(crate) name: Name,
+    confirms: bool,
+    dir: PathBuf,
+    server: Server,
+}
+
+// One at a time.
+#[allow(clippy::large_enum_variant)]
+enum Server {
+    Ours(Box<Ours>),
+    Floor { worker: Option<Worker>, port: u16, coalesce: bool },
+    Nats { nats: Nats, port: u16 },
+    WebStomp { rabbitmq: RabbitMq, port: u16 },
+    Nchan(nchan::Nchan),
+    Node(node::Node),
+}
+
+impl Contender {
+    /// Starts one. `accounts` is how many ours has to know.
+    pub(crate) async fn start(
+        name: Name,
+        dir: &Path,
+        accounts: u32,
+        options: &blackhole_dev::bench::Options,
+    ) -> Result<Self> {
+        let server = match name {
+            Name::Ours { history } => {
+                Server::Ours(Box::new(Ours::start(dir, accounts, history, &options.view).await?))
+            }
+            Name::Rival(Rival::Floor) => {
+                Server::Floor { worker: None, port: ports::free()?, coalesce: false }
+            }
+            Name::Rival(Rival::FloorCoalescing) => {
+                Server::Floor { worker: None, port: ports::free()?, coalesce: true }
+            }
+            Name::Rival(Rival::Nats) => {
+                let port = ports::free()?;
+                let listener = format!("websocket {{ listen: \"127.0.0.1:{port}\", no_tls: true }}");
+                Server::Nats { nats: Nats::with_config(dir, &listener).await?, port }
+            }
+            Name::Rival(Rival::WebStomp) => {
+                let port = ports::free()?;
+                let rabbitmq =
+                    RabbitMq::with_plugins(dir, &["rabbitmq_web_stomp"], &web_stomp(port)?).await?;
+                Server::WebStomp { rabbitmq, port }
+            }
+            Name::Rival(Rival::Nchan) => Server::Nchan(nchan::Nchan::start(dir).await?),
+            Name::Rival(Rival::Node) => Server::Node(node::Node::start(dir).await?),
+            Name::Rival(Rival::None) => bail!("there is no such server"),
+        };
+        Ok(Self { name, confirms: options.confirms, dir: dir.to_owned(), server })
+    }
+
+    /// Starts what serves the sessions anew, so that nothing of the last measurement is left in it.
+    pub(crate) async fn renew(&mut self, load: Load, edges: usize, settings: &[(&str, &str)]) -> Result<()> {
+        match &mut self.server {
+            Server::Ours(ours) => ours.renew(edges, settings).await,
+            Server::Floor { worker, port, coalesce } => {
+                // The old one's port is free only when it is gone.
+                worker.take();
+                let new = worker.insert(Worker::start("floor", &self.dir).await?);
+                new.ask(&Order::Serve { port: *port, load, coalesce: *coalesce }).await.map(drop)
+            }
+            Server::Nats { nats, .. } => nats.server().restart().await,
+            Server::WebStomp { rabbitmq, .. } => {
+                if load.pattern == Pattern::Single {
+                    rabbitmq.server().restart().await
+                } else {
+                    Ok(())
+                }
+            }
+            Server::Nchan(nchan) => nchan.renew().await,
+            Server::Node(node) => node.renew().await,
+        }
+    }
+
+    /// Where its logs are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where clients connect.
+    pub(crate) fn target(&self) -> Target {
+        let (ports, protocol) = match &self.server {
+            Server::Ours(ours) => (ours.ports(), Protocol::Blackhole(ours.view.clone())),
+            Server::Floor { port, .. } => (vec![*port], Protocol::Path("/".into())),
+            Server::Nats { port, .. } => (vec![*port], Protocol::Nats),
+            Server::WebStomp { port, .. } => (vec![*port], Protocol::Stomp),
+            Server::Nchan(nchan) => (vec![nchan.port()], Protocol::Path("/sub/".into())),
+            Server::Node(node) => (vec![node.port()], Protocol::Blackhole("args".into())),
+        };
+        Target { ports, protocol }
+    }
+
+    /// Where events are published; none for the floor, which has its own.
+    pub(crate) fn sink(&self) -> Option<Sink> {
+        let amqp = |url, keys| Some(Sink::Amqp { url, keys, confirms: self.confirms });
+        match &self.server {
+            Server::Ours(ours) => amqp(ours.amqp_url(), Keys::Kazoo),
+            Server::Floor { .. } => None,
+            Server::Nats { nats, .. } => Some(Sink::Nats(format!("127.0.0.1:{}", nats.port()))),
+            Server::WebStomp { rabbitmq, .. } => amqp(rabbitmq.url(), Keys::WithAccount),
+            Server::Nchan(nchan) => Some(Sink::Nchan(format!("127.0.0.1:{}", nchan.port()))),
+            Server::Node(node) => amqp(node.amqp_url(), Keys::Kazoo),
+        }
+    }
+
+    /// Has the floor publish.
+    pub(crate) async fn publish(&mut self, phase: Phase) -> Result<Answer> {
+        match &mut self.server {
+            Server::Floor { worker: Some(worker), .. } => worker.ask(&Order::Publish(phase)).await,
+            _ => bail!("{} does not publish by itself", self.name.text()),
+        }
+    }
+
+    /// The process groups that it consists of, and what they are called. The first is the one that holds sessions.
+    pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
+        let id = |server: &blackhole_dev::server::Server| Ok::<_, anyhow::Error>(server.process()?.id());
+        Ok(match &self.server {
+            Server::Ours(ours) => ours.groups()?,
+            Server::Floor { worker, .. } => worker.iter().map(|worker| ("floor", worker.id())).collect(),
+            Server::Nats { nats, .. } => vec![("nats-server", id(nats.server())?)],
+            Server::WebStomp { rabbitmq, .. } => vec![("rabbitmq", id(rabbitmq.server())?)],
+            Server::Nchan(nchan) => vec![("nginx", id(nchan.server())?)],
+            Server::Node(node) => node.groups()?,
+        })
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(self) -> Result<()> {
+        match self.server {
+            Server::Ours(ours) => ours.stop().await,
+            Server::Floor { .. } => Ok(()),
+            Server::Nats { nats, .. } => nats.server().stop().await.map(drop),
+            Server::WebStomp { rabbitmq, .. } => rabbitmq.stop().await,
+            Server::Nchan(nchan) => nchan.server().stop().await.map(drop),
+            Server::Node(node) => node.stop().await,
+        }
+    }
+}
+
+/// How long a server that is not ours may take to start.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Web STOMP alone: its plugin brings STOMP's own listener as well, which gets a port that nobody uses.
+fn web_stomp(port: u16) -> Result<String> {
+    let stomp = ports::free()?;
+    Ok(format!(
+        "web_stomp.tcp.ip = 127.0.0.1\nweb_stomp.tcp.port = {port}\nweb_stomp.tcp.backlog = 4096\n\
+         stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\n"
+    ))
+}

@@ -1,0 +1,93 @@
+//! The Node bridge of `tests/reference`, with a RabbitMQ of its own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use blackhole_dev::brokers::RabbitMq;
+use blackhole_dev::process::{Process, Spec};
+use blackhole_dev::server::{Ready, Server};
+use blackhole_dev::{install, ports, workspace};
+
+use crate::clients::protocol::SECRET;
+
+const FILES: [&str; 3] = ["bridge.js", "package.json", "package-lock.json"];
+
+/// The bridge and its broker.
+pub(crate) struct Node {
+    bridge: Server,
+    port: u16,
+    rabbitmq: RabbitMq,
+}
+
+impl Node {
+    /// Installs the bridge's libraries below `target`, and starts it.
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
+        let node = install::find(install::NODE)?;
+        std::fs::create_dir_all(dir)?;
+        let place = installed(dir).await?;
+        let rabbitmq = RabbitMq::start(&dir.join("rabbitmq")).await?;
+        let port = ports::free()?;
+        let spec = Spec::new(node)
+            .arg(place.join("bridge.js"))
+            .env("PORT", port.to_string())
+            .env("AMQP_URL", rabbitmq.url())
+            .env("SECRET", SECRET)
+            .env("NODE_ENV", "production")
+            .log(dir.join("bridge.log"));
+        let ready = Ready::Http(format!("127.0.0.1:{port}"), "/ready".into());
+        let bridge = Server::start("the Node bridge", spec, ready, super::READY_WITHIN).await?;
+        Ok(Self { bridge, port, rabbitmq })
+    }
+
+    /// Starts the bridge anew.
+    pub(crate) async fn renew(&self) -> Result<()> {
+        self.bridge.restart().await
+    }
+
+    /// Where clients connect.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where KAZOO would publish.
+    pub(crate) fn amqp_url(&self) -> String {
+        self.rabbitmq.url()
+    }
+
+    /// The processes.
+    pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
+        let id = |server: &Server| Ok::<_, anyhow::Error>(server.process()?.id());
+        Ok(vec![("node", id(&self.bridge)?), ("rabbitmq", id(self.rabbitmq.server())?)])
+    }
+
+    /// Ends both.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.bridge.stop().await?;
+        self.rabbitmq.stop().await
+    }
+}
+
+/// A copy of the bridge with its libraries, below `target`, so that nothing is written among the sources.
+async fn installed(log_dir: &Path) -> Result<PathBuf> {
+    let from = workspace::root()?.join("tests/reference");
+    let place = workspace::target_dir()?.join("bench/reference");
+    std::fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
+    let mut changed = !place.join("node_modules/ws").is_dir();
+    for file in FILES {
+        let (new, old) = (std::fs::read(from.join(file))?, std::fs::read(place.join(file)).ok());
+        changed |= file != "bridge.js" && old.as_ref() != Some(&new);
+        std::fs::write(place.join(file), new)?;
+    }
+    if changed {
+        let npm = Spec::new(install::find(install::NPM)?)
+            .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .dir(&place)
+            .log(log_dir.join("npm.log"));
+        let process = Process::start(&npm)?;
+        let status = process.exited().await?;
+        if !status.success() {
+            bail!("npm could not install the bridge's libraries ({status}); {}", process.log_tail(5));
+        }
+    }
+    Ok(place)
+}

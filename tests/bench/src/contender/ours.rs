@@ -1,0 +1,134 @@
+//! Blackhole itself: both brokers, the three services, and one edge or several.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use blackhole_dev::brokers::{Nats, RabbitMq};
+use blackhole_dev::ports;
+use blackhole_dev::process::{Process, Spec};
+use blackhole_dev::services::{Binaries, Service};
+
+use crate::clients::protocol::SECRET;
+use crate::load::{account_id, realm};
+
+/// All of it.
+pub(crate) struct Ours {
+    /// The view that clients ask for.
+    pub(crate) view: String,
+    dir: PathBuf,
+    binaries: Binaries,
+    env: Vec<(&'static str, String)>,
+    edges: Vec<(Service, u16)>,
+    ingest: Service,
+    auth: Service,
+    rabbitmq: RabbitMq,
+    nats: Nats,
+}
+
+const HISTORY_OFF: (&str, &str) = ("HISTORY__MAX_AGE", "0s");
+
+impl Ours {
+    /// Starts everything but edges.
+    pub(crate) async fn start(dir: &Path, accounts: u32, history: bool, view: &str) -> Result<Self> {
+        let binaries = binaries()?;
+        let (rabbitmq_dir, nats_dir) = (dir.join("rabbitmq"), dir.join("nats"));
+        let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::start(&nats_dir));
+        let (rabbitmq, nats) = (rabbitmq?, nats?);
+        let file = dir.join("accounts.toml");
+        std::fs::write(&file, accounts_file(accounts)).context("cannot write the accounts")?;
+        let mut env = vec![
+            ("NATS__URL", nats.url()),
+            ("AMQP__URL", rabbitmq.url()),
+            ("AUTH__ACCOUNTS_FILE", file.display().to_string()),
+            ("AUTH__JWT__HS256_SECRET", SECRET.to_owned()),
+        ];
+        if !history {
+            env.push((HISTORY_OFF.0, HISTORY_OFF.1.to_owned()));
+        }
+        let (auth, ingest) = tokio::join!(
+            Service::start("auth-svc", &binaries.auth_svc, dir, &env),
+            Service::start("amqp-ingest", &binaries.amqp_ingest, dir, &env),
+        );
+        let (auth, ingest, edges) = (auth?, ingest?, Vec::new());
+        let (dir, view) = (dir.to_owned(), view.to_owned());
+        Ok(Self { view, dir, binaries, env, edges, ingest, auth, rabbitmq, nats })
+    }
+
+    /// Ends the edges and starts others.
+    pub(crate) async fn renew(&mut self, count: usize, settings: &[(&str, &str)]) -> Result<()> {
+        for (edge, _) in self.edges.drain(..) {
+            edge.server().stop().await?;
+        }
+        for number in 0..count {
+            let port = ports::free()?;
+            let mut env = self.env.clone();
+            env.push(("WS__LISTEN", format!("127.0.0.1:{port}")));
+            let mut env: Vec<(&str, String)> = env;
+            env.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+            let name = format!("ws-edge-{number}");
+            self.edges.push((Service::start(&name, &self.binaries.ws_edge, &self.dir, &env).await?, port));
+        }
+        Ok(())
+    }
+
+    /// The edges' ports.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        self.edges.iter().map(|(_, port)| *port).collect()
+    }
+
+    /// Where KAZOO would publish.
+    pub(crate) fn amqp_url(&self) -> String {
+        self.rabbitmq.url()
+    }
+
+    /// The processes.
+    pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
+        let edges = self.edges.iter().map(|(edge, _)| ("edge", edge.server()));
+        let others = [
+            ("ingest", self.ingest.server()),
+            ("auth", self.auth.server()),
+            ("nats-server", self.nats.server()),
+            ("rabbitmq", self.rabbitmq.server()),
+        ];
+        edges.chain(others).map(|(name, server)| Ok((name, server.process()?.id()))).collect()
+    }
+
+    /// Ends it all, each after those that need it.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.renew(0, &[]).await?;
+        self.ingest.server().stop().await?;
+        self.auth.server().stop().await?;
+        self.rabbitmq.stop().await?;
+        self.nats.server().stop().await.map(drop)
+    }
+
+    /// Whether this release can do without the stream.
+    pub(crate) async fn has_history_off(dir: &Path) -> Result<bool> {
+        let (name, value) = HISTORY_OFF;
+        let spec = Spec::new(binaries()?.amqp_ingest)
+            .arg("--check-config")
+            .env(format!("BLACKHOLE_{name}"), value)
+            .log(dir.join("check-config.log"));
+        Ok(Process::start(&spec)?.exited().await?.success())
+    }
+}
+
+/// The services' programs, which lie beside this one.
+fn binaries() -> Result<Binaries> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    match own.parent() {
+        Some(dir) => Binaries::in_dir(dir),
+        None => bail!("{} lies nowhere", own.display()),
+    }
+}
+
+fn accounts_file(accounts: u32) -> String {
+    let mut text = String::new();
+    for account in 0..accounts {
+        let (id, realm) = (account_id(account), realm(account));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "[[account]]\nid = \"{id}\"\nname = \"bench\"\nrealm = \"{realm}\"");
+    }
+    text
+}

@@ -1,0 +1,91 @@
+//! Publishes events when they are due, whatever becomes of them: an open loop.
+
+mod amqp;
+mod nats;
+mod nchan;
+
+use anyhow::{Result, bail};
+
+use crate::clock;
+use crate::control::{Answer, Master, Order, Phase, Sink};
+use crate::event::{Keys, Message};
+use crate::load::Load;
+
+// One for each process.
+#[allow(clippy::large_enum_variant)]
+enum Link {
+    Amqp(amqp::Publisher, Keys),
+    Nats(nats::Publisher),
+    Nchan(nchan::Publisher),
+}
+
+impl Link {
+    fn open(sink: &Sink) -> Result<Self> {
+        Ok(match sink {
+            Sink::Amqp { url, keys, confirms } => {
+                Self::Amqp(amqp::Publisher::connect(url, *confirms)?, *keys)
+            }
+            Sink::Nats(authority) => Self::Nats(nats::Publisher::connect(authority)?),
+            Sink::Nchan(authority) => Self::Nchan(nchan::Publisher::connect(authority)?),
+        })
+    }
+
+    fn keys(&self) -> Keys {
+        match self {
+            Self::Amqp(_, keys) => *keys,
+            Self::Nats(_) | Self::Nchan(_) => Keys::WithAccount,
+        }
+    }
+
+    fn publish(&mut self, message: &Message) -> Result<()> {
+        match self {
+            Self::Amqp(publisher, _) => publisher.publish(message),
+            Self::Nats(publisher) => publisher.publish(message),
+            Self::Nchan(publisher) => publisher.publish(message),
+        }
+    }
+
+    /// Waits until the server has taken all.
+    fn finish(&mut self) -> Result<()> {
+        match self {
+            Self::Amqp(publisher, _) => publisher.finish(),
+            Self::Nats(publisher) => publisher.finish(),
+            Self::Nchan(publisher) => publisher.finish(),
+        }
+    }
+}
+
+/// Serves the run until it is over.
+pub(crate) fn run(mut master: Master) -> Result<()> {
+    let mut link = None;
+    while let Some(order) = master.order()? {
+        let answer = match (order, &mut link) {
+            (Order::Attach { sink, load }, _) => Link::open(&sink).map(|opened| {
+                link = Some((opened, load));
+                Answer::Done
+            }),
+            (Order::Publish(phase), Some((link, load))) => publish(link, load, &phase),
+            (other, _) => bail!("a publisher cannot do {other:?} now"),
+        };
+        master.answer(&answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))))?;
+    }
+    Ok(())
+}
+
+fn publish(link: &mut Link, load: &Load, phase: &Phase) -> Result<Answer> {
+    let mut message = Message::default();
+    let mut late = 0;
+    for index in 0..phase.events {
+        let due = phase.due(index);
+        message.write(load, link.keys(), phase.first + index, due);
+        let now = clock::now();
+        if now < due {
+            std::thread::sleep(clock::until(due));
+        } else {
+            late = late.max(now - due);
+        }
+        link.publish(&message)?;
+    }
+    link.finish()?;
+    Ok(Answer::Published { late_ms: late as f64 / 1e6 })
+}

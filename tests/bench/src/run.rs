@@ -1,0 +1,199 @@
+//! A run: one server after the other, one shape after the other.
+
+mod measure;
+mod search;
+mod shapes;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use blackhole_dev::bench::{History, Options, Rival, Shape};
+use blackhole_dev::progress::say;
+use blackhole_dev::workspace::{self, RunDir};
+
+use crate::accounting;
+use crate::contender::{Contender, Name, Ours};
+use crate::report::{self, Report};
+
+const ALL: [Shape; 11] = [
+    Shape::Fanout,
+    Shape::Sharded,
+    Shape::Idle,
+    Shape::Storm,
+    Shape::Mixed,
+    Shape::MaxFanout,
+    Shape::MaxSharded,
+    Shape::Growth,
+    Shape::Subscribe,
+    Shape::Latency,
+    Shape::Edges,
+];
+const QUICK: [Shape; 7] = [
+    Shape::Fanout,
+    Shape::Sharded,
+    Shape::Idle,
+    Shape::Storm,
+    Shape::Mixed,
+    Shape::Subscribe,
+    Shape::Latency,
+];
+const SMOKE: [Shape; 3] = [Shape::Fanout, Shape::Sharded, Shape::Mixed];
+const RIVALS: [Rival; 6] =
+    [Rival::Floor, Rival::FloorCoalescing, Rival::Nats, Rival::WebStomp, Rival::Nchan, Rival::Node];
+
+/// How large and how long everything is.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// What was asked for.
+    pub(crate) options: Options,
+    /// What is measured.
+    pub(crate) shapes: Vec<Shape>,
+    /// How often.
+    pub(crate) repeat: u32,
+    /// How long events flow before it is measured.
+    pub(crate) warm_up: f64,
+    /// How long is measured.
+    pub(crate) seconds: f64,
+}
+
+impl Plan {
+    fn new(options: Options) -> Self {
+        let short = options.quick || options.smoke;
+        let default = match (options.smoke, options.quick) {
+            (true, _) => &SMOKE[..],
+            (_, true) => &QUICK[..],
+            _ => &ALL[..],
+        };
+        let shapes = if options.only.is_empty() { default.to_vec() } else { options.only.clone() };
+        Self {
+            shapes,
+            repeat: options.repeat.unwrap_or(if short { 1 } else { 3 }).max(1),
+            warm_up: if short { 1.0 } else { 2.0 },
+            seconds: options.seconds.unwrap_or(match (options.smoke, options.quick) {
+                (true, _) => 2.0,
+                (_, true) => 3.0,
+                _ => 10.0,
+            }),
+            options,
+        }
+    }
+
+    /// The size for a full run, for a quick one, or for a smoke; `--sessions` goes before.
+    pub(crate) fn sessions(&self, full: u32, quick: u32, smoke: u32) -> u32 {
+        self.options.sessions.unwrap_or(self.size(full, quick, smoke))
+    }
+
+    /// As [`Plan::sessions`], without the option.
+    pub(crate) fn size<T>(&self, full: T, quick: T, smoke: T) -> T {
+        if self.options.smoke {
+            smoke
+        } else if self.options.quick {
+            quick
+        } else {
+            full
+        }
+    }
+
+    /// Whether a shape is measured with this server.
+    fn includes(&self, shape: Shape, name: Name) -> bool {
+        let own = [Shape::Growth, Shape::Subscribe, Shape::Latency, Shape::Edges];
+        let rival = matches!(name, Name::Rival(_));
+        self.shapes.contains(&shape) && !(rival && own.contains(&shape))
+    }
+}
+
+/// Runs it; failure is told by the exit code where ours lost or repeated anything.
+pub(crate) fn run(options: Options) -> Result<ExitCode> {
+    let files = accounting::raise_file_limit()?;
+    let plan = Plan::new(options);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let dir = RunDir::create("bench-run")?;
+    let report = runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            report = everything(&plan, &dir, files) => report.map(Some),
+            _ = tokio::signal::ctrl_c() => Ok(None),
+            _ = terminate.recv() => Ok(None),
+        }
+    })?;
+    let Some(report) = report else { return Ok(ExitCode::from(130)) };
+    report.print()?;
+    let file = workspace::target_dir()?.join("bench/results.json");
+    report.write(&file).with_context(|| format!("cannot write {}", file.display()))?;
+    say(format_args!("all figures: {}", file.display()));
+    if report.failures.is_empty() {
+        dir.remove()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(format_args!("failed; the logs are below {}", dir.path().display()));
+    Ok(ExitCode::FAILURE)
+}
+
+async fn everything(plan: &Plan, dir: &RunDir, files: u64) -> Result<Report> {
+    let mut report = Report::new(plan);
+    if files < 20_000 {
+        report.note(format!("a process may open only {files} files here: fewer sessions than that will do"));
+    }
+    let names = names(plan, dir.path(), &mut report).await?;
+    for (number, name) in names.into_iter().enumerate() {
+        let own = dir.subdir(&format!("{number}"))?;
+        if let Err(error) = one(plan, name, &own, &mut report).await {
+            let text = format!("{}: {error:#}", name.text());
+            say(&text);
+            // The others go on; ours has to work.
+            match name {
+                Name::Ours { .. } => report.failures.push(text),
+                Name::Rival(_) => report.note(text),
+            }
+        }
+    }
+    Ok(report)
+}
+
+async fn names(plan: &Plan, dir: &Path, report: &mut Report) -> Result<Vec<Name>> {
+    let options = &plan.options;
+    let mut names = Vec::new();
+    if options.history != History::Off || options.smoke {
+        names.push(Name::Ours { history: true });
+    }
+    if options.history != History::On && !options.smoke {
+        if Ours::has_history_off(dir).await? {
+            names.push(Name::Ours { history: false });
+        } else {
+            report.note("this release cannot do without the history: that is not measured".into());
+        }
+    }
+    let rivals = match options.against.as_slice() {
+        [] if options.smoke => &[],
+        [] => &RIVALS[..],
+        chosen => chosen,
+    };
+    names.extend(rivals.iter().filter(|rival| **rival != Rival::None).map(|rival| Name::Rival(*rival)));
+    Ok(names)
+}
+
+async fn one(plan: &Plan, name: Name, dir: &Path, report: &mut Report) -> Result<()> {
+    let shapes: Vec<Shape> =
+        plan.shapes.iter().copied().filter(|shape| plan.includes(*shape, name)).collect();
+    if shapes.is_empty() {
+        return Ok(());
+    }
+    say(format_args!("starting {}", name.text()));
+    let accounts = shapes.iter().map(|shape| shapes::accounts(plan, *shape)).max().unwrap_or(1);
+    let mut contender = Contender::start(name, dir, accounts, &plan.options).await?;
+    for shape in shapes {
+        if let Err(error) = shapes::measure(plan, shape, &mut contender, report).await {
+            let text = format!("{}, {}: {error:#}", report::shape_name(shape), name.text());
+            say(&text);
+            match name {
+                Name::Ours { .. } => report.failures.push(text),
+                Name::Rival(_) => report.note(text),
+            }
+        }
+        // Sockets of the last one are gone then.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    contender.stop().await
+}

@@ -1,0 +1,222 @@
+//! One measurement: connected sessions, events at one rate, and what they took of each process.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use futures_util::future::try_join_all;
+
+use crate::accounting;
+use crate::clients::tally::Tally;
+use crate::clock;
+use crate::contender::Contender;
+use crate::control::{Answer, Order, Phase, Worker};
+use crate::histogram::Histogram;
+use crate::load::Load;
+
+/// Sessions per process of clients: it may open 20,000 files.
+const PER_PROCESS: u32 = 15_000;
+/// How many sessions connect at the same time where it is no storm.
+pub(crate) const GENTLY: u32 = 200;
+/// Time for all workers to take their orders before the first event is due.
+const AHEAD: u64 = 100_000_000;
+
+/// A server with sessions, and a publisher.
+pub(crate) struct Live<'a> {
+    /// The server.
+    pub(crate) contender: &'a mut Contender,
+    /// How connecting went.
+    pub(crate) connected: Connected,
+    /// A plain AMQP consumer, where one was asked for.
+    pub(crate) consumer: Option<Worker>,
+    clients: Vec<Worker>,
+    publisher: Option<Worker>,
+    /// How many events have been published.
+    pub(crate) published: u64,
+}
+
+/// How connecting went.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connected {
+    /// From the first connection to the last reply, in seconds.
+    pub(crate) seconds: f64,
+    /// From each session's connecting to its last reply.
+    pub(crate) each: Histogram,
+}
+
+/// What a stretch of events took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sample {
+    /// How long was measured, in seconds.
+    pub(crate) seconds: f64,
+    /// Events per second.
+    pub(crate) rate: f64,
+    /// Seconds of processor time by process.
+    pub(crate) cpu: BTreeMap<&'static str, f64>,
+    /// What part of the time the host took away, in percent.
+    pub(crate) stolen: f64,
+    /// The account of everything since the sessions were connected, and the latencies of what was measured.
+    pub(crate) tally: Tally,
+    /// The longest that an event was published after it was due, in ms.
+    pub(crate) late_ms: f64,
+}
+
+impl Sample {
+    /// Deliveries of the measured time.
+    pub(crate) fn deliveries(&self) -> f64 {
+        self.tally.latency.total() as f64
+    }
+
+    /// Microseconds of a process per delivery.
+    pub(crate) fn micros(&self, process: &str) -> f64 {
+        self.cpu.get(process).copied().unwrap_or(0.0) * 1e6 / self.deliveries().max(1.0)
+    }
+}
+
+impl<'a> Live<'a> {
+    /// Connects and binds all sessions of a load, `window` at a time. The server has to be as wanted already.
+    pub(crate) async fn begin(
+        contender: &'a mut Contender,
+        load: Load,
+        window: u32,
+        published: u64,
+        dir: &Path,
+    ) -> Result<Self> {
+        let publisher = match contender.sink() {
+            Some(sink) => {
+                // First, as it declares the exchanges.
+                let mut publisher = Worker::start("publisher", dir).await?;
+                publisher.ask(&Order::Attach { sink, load }).await?;
+                Some(publisher)
+            }
+            None => None,
+        };
+        let count = load.sessions.div_ceil(PER_PROCESS);
+        let mut clients = try_join_all((0..count).map(|_| Worker::start("clients", dir))).await?;
+        let (target, sources) = (contender.target(), next_sources());
+        let orders = clients.iter_mut().zip(0_u32..).map(|(worker, number)| {
+            let first = number * PER_PROCESS;
+            let order = Order::Connect {
+                target: target.clone(),
+                load,
+                first,
+                count: (load.sessions - first).min(PER_PROCESS),
+                window: (window / count).max(1),
+                sources,
+                from_event: published,
+            };
+            async move { worker.ask(&order).await }
+        });
+        let mut connected = Connected::default();
+        let mut missing = load.sessions;
+        let mut reason = None;
+        for answer in try_join_all(orders).await? {
+            let Answer::Connected { bound, failure, seconds, each } = answer else {
+                bail!("clients say {answer:?}")
+            };
+            missing -= bound;
+            reason = reason.or(failure);
+            connected.seconds = connected.seconds.max(seconds);
+            connected.each.add(&each);
+        }
+        if missing > 0 {
+            bail!("{missing} of {} sessions are not bound: {}", load.sessions, reason.unwrap_or_default());
+        }
+        Ok(Self { contender, connected, consumer: None, clients, publisher, published })
+    }
+
+    /// Publishes for `warm_up` and then `seconds` seconds, which are measured, and waits for what is owed.
+    pub(crate) async fn flow(
+        &mut self,
+        rate: f64,
+        warm_up: f64,
+        seconds: f64,
+        patience: Duration,
+    ) -> Result<Sample> {
+        let start = clock::now() + AHEAD;
+        let events = ((rate * (warm_up + seconds)).ceil() as u64).max(1);
+        let phase = Phase { first: self.published, events, rate, start };
+        let from = start + clock::nanos(warm_up);
+        let to = from + clock::nanos(seconds);
+        let measure = Order::Measure { from, to };
+        for worker in self.clients.iter_mut().chain(&mut self.consumer) {
+            worker.ask(&measure).await?;
+        }
+        let groups = self.groups()?;
+        let usage = async {
+            tokio::time::sleep(clock::until(from)).await;
+            let before = (cpu(&groups), accounting::stolen_seconds());
+            tokio::time::sleep(clock::until(to)).await;
+            let after = (cpu(&groups), accounting::stolen_seconds());
+            let cpu =
+                after.0.into_iter().map(|(name, used)| (name, used - before.0.get(name).unwrap_or(&0.0)));
+            let whole = (after.1.1 - before.1.1).max(f64::MIN_POSITIVE);
+            Ok((cpu.collect(), (after.1.0 - before.1.0) * 100.0 / whole))
+        };
+        let publish = async {
+            match &mut self.publisher {
+                Some(publisher) => publisher.ask(&Order::Publish(phase)).await,
+                None => self.contender.publish(phase).await,
+            }
+        };
+        let (published, (cpu, stolen)) = tokio::try_join!(publish, usage)?;
+        let Answer::Published { late_ms } = published else { bail!("the publisher says {published:?}") };
+        self.published += events;
+        let tally = self.collect(patience).await?;
+        Ok(Sample { seconds, rate, cpu, stolen, tally, late_ms })
+    }
+
+    /// Waits until all that was published has arrived, or for so long.
+    pub(crate) async fn collect(&mut self, patience: Duration) -> Result<Tally> {
+        let order = Order::Collect { events: self.published, patience };
+        let answers = try_join_all(self.clients.iter_mut().map(|worker| worker.ask(&order))).await?;
+        let mut all = Tally::default();
+        for answer in answers {
+            let Answer::Collected(tally) = answer else { bail!("clients say {answer:?}") };
+            all.add(&tally);
+        }
+        Ok(all)
+    }
+
+    /// Processor seconds of each process while nothing is published.
+    pub(crate) async fn rest(&self, seconds: f64) -> Result<BTreeMap<&'static str, f64>> {
+        let groups = self.groups()?;
+        let before = cpu(&groups);
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        Ok(cpu(&groups).into_iter().map(|(name, used)| (name, used - before[name])).collect())
+    }
+
+    /// Has the sessions subscribe again and again.
+    pub(crate) async fn subscribe(&mut self, seconds: f64, fresh: bool) -> Result<Answer> {
+        let order = Order::Subscribe { time: Duration::from_secs_f64(seconds), fresh };
+        match self.clients.first_mut() {
+            Some(worker) => worker.ask(&order).await,
+            None => bail!("there are no clients"),
+        }
+    }
+
+    /// The server's processes, and the workers.
+    pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
+        let mut groups = self.contender.groups()?;
+        groups.extend(self.publisher.iter().map(|worker| ("publisher", worker.id())));
+        groups.extend(self.clients.iter().map(|worker| ("clients", worker.id())));
+        groups.extend(self.consumer.iter().map(|worker| ("consumer", worker.id())));
+        Ok(groups)
+    }
+}
+
+/// Processor seconds so far, summed over groups of one name.
+pub(crate) fn cpu(groups: &[(&'static str, i32)]) -> BTreeMap<&'static str, f64> {
+    let mut all = BTreeMap::new();
+    for (name, group) in groups {
+        *all.entry(*name).or_default() += accounting::cpu_seconds(*group);
+    }
+    all
+}
+
+fn next_sources() -> u8 {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed) % 200 + 20
+}

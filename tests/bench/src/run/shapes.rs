@@ -1,0 +1,341 @@
+//! The shapes: which load, which rate, and what is reported of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use blackhole_dev::bench::Shape;
+use blackhole_dev::progress::say;
+
+use super::Plan;
+use super::measure::{GENTLY, Live, Sample, cpu};
+use super::search::Search;
+use crate::accounting;
+use crate::contender::{Contender, Name};
+use crate::control::{Answer, Order, Worker};
+use crate::load::{Load, Pattern};
+use crate::report::{Measured, Report};
+
+/// How long what is owed may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Subscribing without a limit of ours.
+const UNLIMITED: &[(&str, &str)] = &[
+    ("WS__RATE__BURST", "1000000000"),
+    ("WS__RATE__PER_SECOND", "1000000000"),
+    ("WS__MAX_BINDINGS", "10000000"),
+];
+const GROWTH_SUBJECT_SESSIONS: u32 = 100;
+const PER_EDGE: u32 = 15_000;
+
+/// How many accounts a shape needs.
+pub(crate) fn accounts(plan: &Plan, shape: Shape) -> u32 {
+    loads(plan, shape).iter().map(Load::accounts).max().unwrap_or(1)
+}
+
+fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
+    let load = |pattern, sessions| Load { pattern, sessions };
+    match shape {
+        Shape::Fanout | Shape::MaxFanout => vec![load(Pattern::Fanout, plan.sessions(1_000, 1_000, 50))],
+        Shape::Sharded | Shape::MaxSharded | Shape::Latency => {
+            vec![load(Pattern::Sharded, plan.sessions(1_000, 1_000, 50))]
+        }
+        Shape::Idle | Shape::Storm => vec![load(Pattern::Single, plan.sessions(10_000, 3_000, 100))],
+        Shape::Mixed => vec![load(Pattern::Mixed, plan.sessions(10_000, 2_000, 100))],
+        Shape::Subscribe => vec![load(Pattern::Single, plan.sessions(200, 200, 20))],
+        Shape::Growth => {
+            let sessions = plan.size(&[1_000, 5_000, 15_000][..], &[1_000, 3_000], &[10, 20]);
+            let subjects = plan.size(&[1, 10, 100, 1_000][..], &[1, 30], &[1, 2]);
+            let fanout = sessions.iter().map(|sessions| load(Pattern::Fanout, *sessions));
+            let subjects =
+                subjects.iter().map(|each| load(Pattern::Subjects(*each), GROWTH_SUBJECT_SESSIONS));
+            fanout.chain(subjects).collect()
+        }
+        Shape::Edges => {
+            let each = plan.sessions(PER_EDGE, 1_000, 50);
+            vec![load(Pattern::Single, each), load(Pattern::Single, 3 * each)]
+        }
+    }
+}
+
+/// Measures a shape of one server, and enters it into the report.
+pub(crate) async fn measure(
+    plan: &Plan,
+    shape: Shape,
+    contender: &mut Contender,
+    report: &mut Report,
+) -> Result<()> {
+    let dir = contender.dir().to_owned();
+    for load in loads(plan, shape) {
+        if !contender.name.serves(load.pattern) {
+            return Ok(());
+        }
+        let shaped = Shaped { plan, shape, load, dir: dir.clone() };
+        match shape {
+            Shape::Fanout => shaped.flow(contender, report, 20_000.0, 1).await?,
+            Shape::Sharded => {
+                shaped.flow(contender, report, 5_000.0, 1).await?;
+                if !plan.options.quick && !plan.options.smoke && plan.options.rate.is_none() {
+                    shaped.flow(contender, report, 10_000.0, 1).await?;
+                }
+            }
+            Shape::Mixed => shaped.flow(contender, report, 20_000.0, 1).await?,
+            Shape::Growth if load.pattern == Pattern::Fanout => {
+                shaped.flow(contender, report, 20_000.0, 1).await?;
+            }
+            Shape::Growth => shaped.flow(contender, report, 5_000.0, 1).await?,
+            Shape::Idle => shaped.idle(contender, report).await?,
+            Shape::Storm => shaped.storm(contender, report).await?,
+            Shape::MaxFanout => shaped.max(contender, report, 50_000.0).await?,
+            Shape::MaxSharded => shaped.max(contender, report, 4_000.0).await?,
+            Shape::Subscribe => shaped.subscribe(contender, report).await?,
+            Shape::Latency => shaped.latency(contender, report).await?,
+            Shape::Edges => {
+                let edges = if load.sessions > plan.sessions(PER_EDGE, 1_000, 50) { 3 } else { 1 };
+                shaped.edges(contender, report, edges).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Shaped<'p> {
+    plan: &'p Plan,
+    shape: Shape,
+    load: Load,
+    dir: PathBuf,
+}
+
+impl Shaped<'_> {
+    /// The rate in events per second for so many deliveries per second; in a smoke, less.
+    fn events(&self, deliveries: f64) -> f64 {
+        let deliveries =
+            self.plan.options.rate.unwrap_or(self.plan.size(deliveries, deliveries, deliveries / 10.0));
+        deliveries / self.load.deliveries_per_event()
+    }
+
+    fn name(&self) -> String {
+        let (shape, sessions) = (crate::report::shape_name(self.shape), self.load.sessions);
+        match (self.shape, self.load.pattern) {
+            (Shape::Growth, Pattern::Subjects(_)) => format!("{shape}, {} subjects", self.load.lanes()),
+            (Shape::Growth, _) => format!("{shape}, fan-out to {sessions}"),
+            _ => format!("{shape}, {sessions} sessions"),
+        }
+    }
+
+    async fn begin<'c>(&self, contender: &'c mut Contender, window: u32) -> Result<Live<'c>> {
+        Live::begin(contender, self.load, window, 0, &self.dir).await
+    }
+
+    /// Events at a given rate of deliveries.
+    async fn flow(
+        &self,
+        contender: &mut Contender,
+        report: &mut Report,
+        rate: f64,
+        edges: usize,
+    ) -> Result<()> {
+        let Plan { repeat, warm_up, seconds, .. } = *self.plan;
+        let rate = self.events(rate);
+        let row = format!("{} at {:.0}/s", self.name(), rate * self.load.deliveries_per_event());
+        for _ in 0..repeat {
+            contender.renew(self.load, edges, &[]).await?;
+            let mut measured = Measured::default();
+            let before = resident(contender)?;
+            let mut live = self.begin(contender, GENTLY).await?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            measured
+                .add("KiB/session", (resident(live.contender)?.0 - before.0) / f64::from(self.load.sessions));
+            let sample = live.flow(rate, warm_up, seconds, PATIENCE).await?;
+            entries(&mut measured, &sample, live.contender.groups()?);
+            measured.add("MiB", resident(live.contender)?.0 / 1024.0);
+            report.enter(&row, live.contender.name, measured, Some(&sample.tally));
+        }
+        Ok(())
+    }
+
+    /// Memory and processor time of sessions for which nothing happens.
+    async fn idle(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
+        let count = f64::from(self.load.sessions);
+        for _ in 0..self.plan.repeat {
+            contender.renew(self.load, 1, &[]).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let before = (resident(contender)?, accounting::socket_memory_kib());
+            let mut live = self.begin(contender, GENTLY).await?;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let after = (resident(live.contender)?, accounting::socket_memory_kib());
+            let mut measured = Measured::default();
+            measured.add("KiB/session", (after.0.0 - before.0.0) / count);
+            measured.add("KiB/session, anonymous", (after.0.1 - before.0.1) / count);
+            measured.add("kernel KiB/session", (after.1 - before.1) / count);
+            let rest = live.rest(self.plan.seconds).await?;
+            for (process, _) in live.contender.groups()? {
+                measured.add(&format!("idle CPU %: {process}"), rest[process] * 100.0 / self.plan.seconds);
+            }
+            let tally = match live.contender.name {
+                // One event for each of them: they are there.
+                Name::Ours { .. } => {
+                    let rate = self.events(5_000.0);
+                    Some(live.flow(rate, 0.0, f64::from(self.load.lanes()) / rate, PATIENCE).await?.tally)
+                }
+                Name::Rival(_) => None,
+            };
+            report.enter(&self.name(), live.contender.name, measured, tally.as_ref());
+        }
+        Ok(())
+    }
+
+    /// All sessions at once.
+    async fn storm(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
+        for _ in 0..self.plan.repeat {
+            contender.renew(self.load, 1, &[]).await?;
+            let groups = contender.groups()?;
+            let before = cpu(&groups);
+            let live = self.begin(contender, self.load.sessions).await?;
+            let used = cpu(&groups);
+            let mut measured = Measured::default();
+            measured.add("seconds", live.connected.seconds);
+            measured.add("sessions/s", f64::from(self.load.sessions) / live.connected.seconds);
+            measured.add("p50 ms", live.connected.each.quantile_ms(0.5));
+            measured.add("p99 ms", live.connected.each.quantile_ms(0.99));
+            for (process, used) in used {
+                let micros = (used - before[process]) * 1e6 / f64::from(self.load.sessions);
+                measured.add(&format!("µs/session: {process}"), micros);
+            }
+            report.enter(&self.name(), live.contender.name, measured, None);
+        }
+        Ok(())
+    }
+
+    /// The highest rate.
+    async fn max(&self, contender: &mut Contender, report: &mut Report, from: f64) -> Result<()> {
+        let mut from = self.events(from);
+        for _ in 0..self.plan.repeat {
+            let seconds = self.plan.size(3.0, 1.5, 0.5);
+            let search = Search { from, seconds, steps: self.plan.size(4, 3, 0) };
+            say(format_args!("{}, {}", self.name(), contender.name.text()));
+            let Some(sample) = search.run(contender, self.load, &self.dir).await? else {
+                bail!("no rate was sustained");
+            };
+            // The next time it need not begin at the bottom.
+            from = sample.rate * 0.7;
+            let mut measured = Measured::default();
+            entries(&mut measured, &sample, contender.groups()?);
+            report.enter(&self.name(), contender.name, measured, Some(&sample.tally));
+        }
+        Ok(())
+    }
+
+    /// Subscriptions per second, with new subjects and with the ones that are there.
+    async fn subscribe(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
+        for fresh in [false, true] {
+            for _ in 0..self.plan.repeat {
+                contender.renew(self.load, 1, UNLIMITED).await?;
+                let groups = contender.groups()?;
+                let mut live = self.begin(contender, GENTLY).await?;
+                let before = cpu(&groups);
+                let answer = live.subscribe(self.plan.seconds.min(5.0), fresh).await?;
+                let used = cpu(&groups);
+                let Answer::Subscribed { count, refused, seconds } = answer else {
+                    bail!("clients say {answer:?}")
+                };
+                if refused > 0 {
+                    report.failures.push(format!("{refused} subscriptions were refused"));
+                }
+                let mut measured = Measured::default();
+                measured.add("subscribes/s", count as f64 / seconds);
+                for (process, used) in used {
+                    measured.add(
+                        &format!("µs/subscribe: {process}"),
+                        (used - before[process]) * 1e6 / count as f64,
+                    );
+                }
+                let edge = (cpu(&groups)["edge"] - before["edge"]).max(f64::MIN_POSITIVE);
+                measured.add("subscribes/s and core", count as f64 / edge);
+                let subjects = if fresh { "new subjects" } else { "a subject that is there" };
+                report.enter(&format!("{}, {subjects}", self.name()), live.contender.name, measured, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ours and a plain consumer, of the same events.
+    async fn latency(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
+        let Plan { repeat, warm_up, seconds, .. } = *self.plan;
+        let rate = self.events(5_000.0);
+        for _ in 0..repeat {
+            contender.renew(self.load, 1, &[]).await?;
+            let mut live = self.begin(contender, GENTLY).await?;
+            let Some(sink) = live.contender.sink() else { bail!("there is no broker") };
+            let mut consumer = Worker::start("consumer", &self.dir).await?;
+            consumer.ask(&Order::Attach { sink, load: self.load }).await?;
+            live.consumer = Some(consumer);
+            let sample = live.flow(rate, warm_up, seconds, PATIENCE).await?;
+            let order = Order::Collect { events: live.published, patience: PATIENCE };
+            let Some(Answer::Collected(plain)) = (match &mut live.consumer {
+                Some(consumer) => Some(consumer.ask(&order).await?),
+                None => None,
+            }) else {
+                bail!("the consumer says something else");
+            };
+            let mut measured = Measured::default();
+            entries(&mut measured, &sample, live.contender.groups()?);
+            for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+                let (ours, plain) =
+                    (sample.tally.latency.quantile_ms(quantile), plain.latency.quantile_ms(quantile));
+                measured.add(&format!("plain {name} ms"), plain);
+                measured.add(&format!("{name} over plain, ms"), ours - plain);
+            }
+            report.enter(
+                &format!("{} at {rate:.0}/s", self.name()),
+                live.contender.name,
+                measured,
+                Some(&sample.tally),
+            );
+        }
+        Ok(())
+    }
+
+    /// As many sessions as edges can have.
+    async fn edges(&self, contender: &mut Contender, report: &mut Report, edges: usize) -> Result<()> {
+        for _ in 0..self.plan.repeat {
+            contender.renew(self.load, edges, &[]).await?;
+            let mut live = self.begin(contender, GENTLY).await?;
+            let mut measured = Measured::default();
+            measured.add("seconds", live.connected.seconds);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let rest = live.rest(self.plan.seconds).await?;
+            measured.add("idle CPU %, each edge", rest["edge"] * 100.0 / self.plan.seconds / edges as f64);
+            let rate = self.events(5_000.0);
+            let sample = live.flow(rate, 0.0, f64::from(self.load.lanes()) / rate, PATIENCE).await?;
+            entries(&mut measured, &sample, live.contender.groups()?);
+            let row = format!("{}, {edges} edges", self.name());
+            report.enter(&row, live.contender.name, measured, Some(&sample.tally));
+        }
+        Ok(())
+    }
+}
+
+/// What every flow of events reports.
+fn entries(measured: &mut Measured, sample: &Sample, groups: Vec<(&'static str, i32)>) {
+    measured.add("deliveries/s", sample.deliveries() / sample.seconds);
+    measured.add("p50 ms", sample.tally.latency.quantile_ms(0.5));
+    measured.add("p99 ms", sample.tally.latency.quantile_ms(0.99));
+    measured.add("max ms", sample.tally.latency.max_ms());
+    let names: BTreeMap<&str, ()> = groups.iter().map(|(name, _)| (*name, ())).collect();
+    measured.add("µs/delivery", names.keys().map(|name| sample.micros(name)).sum());
+    for process in sample.cpu.keys() {
+        measured.add(&format!("µs/delivery: {process}"), sample.micros(process));
+    }
+    measured.add("steal %", sample.stolen);
+    measured.add("published late ms", sample.late_ms);
+}
+
+/// Resident memory, in KiB, of what holds the sessions: all of it, and the anonymous part.
+fn resident(contender: &Contender) -> Result<(f64, f64)> {
+    let groups = contender.groups()?;
+    let Some((first, _)) = groups.first() else { bail!("nothing runs") };
+    let own =
+        groups.iter().filter(|(name, _)| name == first).map(|(_, group)| accounting::memory_kib(*group));
+    Ok(own.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1)))
+}
