@@ -1,7 +1,7 @@
 //! Why sessions are closed. `docs/protocol.md` has the same table for clients: 1012 and 4000 to 4499 mean come
 //! back, 4500 to 4999 mean do not.
 
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 /// Why a session is closed by the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,15 +27,15 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tungstenite::handshake::derive_accept_key;
 
 use crate::{
     Edge,
     authorizer::Token,
     frame::View,
     metrics::Reason,
-    session::{self, Bearing, Opening},
+    session::{Bearing, Opening, Session},
 };
 pub use address::Places;
 use address::{Place, client_address};
@@ -71,10 +71,15 @@ pub async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Cancellatio
                 }
             },
         };
-        let (edge, shutdown) = (Arc::clone(&edge), shutdown.clone());
+        let edge = Arc::clone(&edge);
+        // Boxed: a session carries no room for its handshake.
+        let upgraded = Box::pin(upgraded(Arc::clone(&edge), stream, peer, shutdown.clone()));
         sessions.spawn(async move {
             edge.metrics.connections.inc();
-            connection(&edge, stream, peer, &shutdown).await;
+            if let Some((session, place)) = upgraded.await {
+                session.run().await;
+                drop(place);
+            }
             edge.metrics.connections.dec();
         });
     }
@@ -83,16 +88,18 @@ pub async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Cancellatio
     sessions.wait().await;
 }
 
-async fn connection(edge: &Arc<Edge>, stream: TcpStream, peer: SocketAddr, shutdown: &CancellationToken) {
+/// A session, once the client has agreed on one.
+async fn upgraded(
+    edge: Arc<Edge>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: CancellationToken,
+) -> Option<(Box<Session>, Place)> {
     // Small frames must not wait for one another.
     let _ = stream.set_nodelay(true);
-    let Some(agreed) = Box::pin(handshake(edge, stream, peer, shutdown)).await else { return };
-    let Agreed { upgrade, opening, place } = agreed;
-    let Ok(upgraded) = upgrade.await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-    let (stream, early) = (parts.io.into_inner(), parts.read_buf);
-    session::serve(Arc::clone(edge), stream, early, opening).await;
-    drop(place);
+    let Agreed { upgrade, opening, place } = handshake(&edge, stream, peer, &shutdown).await?;
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((Session::new(edge, parts.io.into_inner(), parts.read_buf, opening), place))
 }
 
 /// Speaks HTTP until the client has agreed on an upgrade, has left, or has taken too long.

@@ -11,7 +11,7 @@
 //! | [`feed`] | from NATS to the table |
 //! | [`families`] | which binding families serve |
 //! | [`fanout`] | the table: who gets which events |
-//! | [`frame`], [`outbox`], [`writers`], [`wire`] | event frames, what waits to be sent, and sending it |
+//! | [`frame`], [`outbox`], [`writers`], [`socket`] | event frames, what waits to be sent, and sending it |
 //! | [`cursor`], [`history`], [`catchup`] | where a client stands, events of the past, and bringing them |
 //! | [`drain`] | leaving in order |
 //! | [`crossbar`] | requests that are passed on to KAZOO's HTTP API |
@@ -42,8 +42,8 @@ pub mod registry;
 pub mod reply;
 pub mod request;
 pub mod session;
+pub mod socket;
 pub mod targeted;
-pub mod wire;
 pub mod writers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tungstenite::Utf8Bytes;
 
 /// An answer to a request.
 #[derive(Debug)]

@@ -18,20 +18,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Sink, Stream};
 use tokio::{
-    io::AsyncReadExt,
     net::TcpStream,
     time::{Sleep, sleep},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        self, Message,
-        error::ProtocolError,
-        protocol::{Role, WebSocketConfig},
-    },
-};
+use tungstenite::{Message, error::ProtocolError};
 
 use crate::{
     Edge,
@@ -41,7 +32,7 @@ use crate::{
     metrics::{Outcome, Reason},
     outbox::{Flushed, Outbox},
     reply::Reply,
-    wire::Wire,
+    socket::Socket,
 };
 pub use state::{Bearing, State};
 
@@ -51,8 +42,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const SILENT_INTERVALS: u32 = 2;
 /// A client that does not read cannot answer pings: it has longer.
 const SILENT_INTERVALS_UNREAD: u32 = 10;
-/// Per session and as good as never filled: requests are small. It grows where it has to.
-const READ_BUFFER_BYTES: usize = 512;
 
 /// What a session begins with.
 #[derive(Debug)]
@@ -69,9 +58,10 @@ pub struct Opening {
 
 type Answering = Pin<Box<dyn Future<Output = (Box<State>, Reply)> + Send>>;
 
-struct Session {
+/// A session. Boxed, because its task would else have room for it twice.
+pub struct Session {
     edge: Arc<Edge>,
-    socket: WebSocketStream<Wire>,
+    socket: Socket,
     outbox: Arc<Outbox>,
     /// Absent while a request is being answered.
     state: Option<Box<State>>,
@@ -91,63 +81,60 @@ enum End {
     Gone(&'static str),
 }
 
-/// Serves one session to its end. `early` is what the client sent behind its upgrade request.
-pub async fn serve(edge: Arc<Edge>, tcp: TcpStream, early: Bytes, opening: Opening) {
-    let now = Instant::now();
-    let tcp = Arc::new(tcp);
-    let queue_bytes = usize::try_from(edge.config.queue_bytes.as_u64()).unwrap_or(usize::MAX);
-    let outbox =
-        Arc::new(Outbox::new(opening.number, queue_bytes, Arc::clone(&tcp) as _, Arc::clone(&edge.metrics)));
-    let wire = Wire::new(tcp, Arc::clone(&outbox), early);
-    let socket = WebSocketStream::from_raw_socket(wire, Role::Server, Some(socket_config(&edge))).await;
-    let state = State::new(&edge, opening, Arc::clone(&outbox), now);
-    // Sessions that came together must not ping together for ever.
-    let first_ping = edge.config.ping_interval.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-    let mut session = Session {
-        expires: state.expires(&edge),
-        socket,
-        outbox,
-        state: Some(Box::new(state)),
-        answering: None,
-        heard: now,
-        asked: now,
-        next_ping: now + first_ping,
-        timer: Box::pin(sleep(Duration::ZERO)),
-        edge,
-    };
-    let open = session.edge.sessions.open(&session.outbox);
-    session.edge.metrics.sessions.inc();
-    let end = poll_fn(|context| session.poll(context)).await;
-    let reason = match &end {
-        End::Close(close) => close.label(),
-        End::Gone(reason) => reason,
-    };
-    session.edge.metrics.sessions.dec();
-    session.edge.metrics.sessions_closed.get_or_create(&Reason { reason }).inc();
-    // Whatever it was subscribed to ends here, before the farewell.
-    session.state = None;
-    session.answering = None;
-    match end {
-        End::Close(close) => {
-            session.outbox.end(close == Close::Restart);
-            // A client that does not take it is not waited for.
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, session.say_goodbye(close)).await;
-        }
-        End::Gone(_) => session.outbox.end(false),
-    }
-    drop(open);
-}
-
-fn socket_config(edge: &Edge) -> WebSocketConfig {
-    let most = usize::try_from(edge.config.max_frame.as_u64()).unwrap_or(usize::MAX);
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_message_size(Some(most))
-        .max_frame_size(Some(most))
-}
-
 impl Session {
+    /// On a connection that was upgraded. `early` is what the client sent behind its request.
+    pub fn new(edge: Arc<Edge>, tcp: TcpStream, early: Bytes, opening: Opening) -> Box<Session> {
+        let now = Instant::now();
+        let tcp = Arc::new(tcp);
+        let bytes = |limit: bytesize::ByteSize| usize::try_from(limit.as_u64()).unwrap_or(usize::MAX);
+        let outbox = Arc::new(Outbox::new(
+            opening.number,
+            bytes(edge.config.queue_bytes),
+            Arc::clone(&tcp) as _,
+            Arc::clone(&edge.metrics),
+        ));
+        let state = State::new(&edge, opening, Arc::clone(&outbox), now);
+        // Sessions that came together must not ping together for ever.
+        let first_ping = edge.config.ping_interval.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        Box::new(Session {
+            expires: state.expires(&edge),
+            socket: Socket::new(tcp, Arc::clone(&outbox), early, bytes(edge.config.max_frame)),
+            outbox,
+            state: Some(Box::new(state)),
+            answering: None,
+            heard: now,
+            asked: now,
+            next_ping: now + first_ping,
+            timer: Box::pin(sleep(Duration::ZERO)),
+            edge,
+        })
+    }
+
+    /// Serves the session to its end.
+    pub async fn run(mut self: Box<Session>) {
+        let open = self.edge.sessions.open(&self.outbox);
+        self.edge.metrics.sessions.inc();
+        let end = poll_fn(|context| self.poll(context)).await;
+        let reason = match &end {
+            End::Close(close) => close.label(),
+            End::Gone(reason) => reason,
+        };
+        self.edge.metrics.sessions.dec();
+        self.edge.metrics.sessions_closed.get_or_create(&Reason { reason }).inc();
+        // Whatever it was subscribed to ends here, before the farewell.
+        self.state = None;
+        self.answering = None;
+        match end {
+            End::Close(close) => {
+                self.outbox.end(close == Close::Restart);
+                // A client that does not take it is not waited for. Boxed, because sessions carry no room for their end.
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(self.say_goodbye(close))).await;
+            }
+            End::Gone(_) => self.outbox.end(false),
+        }
+        drop(open);
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         self.outbox.register(context);
         loop {
@@ -158,7 +145,7 @@ impl Session {
                 return Poll::Ready(End::Gone("reset"));
             }
             if self.outbox.is_blocked()
-                && let Poll::Ready(ready) = self.socket.get_ref().poll_writable(context)
+                && let Poll::Ready(ready) = self.socket.poll_writable(context)
             {
                 if ready.is_err() {
                     return Poll::Ready(End::Gone("reset"));
@@ -185,24 +172,10 @@ impl Session {
     }
 
     /// Sends what the session itself has to say, behind what waits already.
-    fn send(
-        &mut self,
-        context: &mut Context<'_>,
-        message: Option<Message>,
-    ) -> Result<(), tungstenite::Error> {
-        let mut socket = Pin::new(&mut self.socket);
-        if let Some(message) = message {
-            // The outbox takes everything at once, so this never has to wait.
-            if let Poll::Ready(ready) = socket.as_mut().poll_ready(context) {
-                ready?;
-            }
-            socket.as_mut().start_send(message)?;
-        }
-        if let Poll::Ready(flushed) = socket.poll_flush(context) {
-            flushed?;
-        }
+    fn send(&mut self, message: Option<Message>) -> Result<(), tungstenite::Error> {
+        let sent = self.socket.send(message);
         self.flush();
-        Ok(())
+        sent
     }
 
     fn flush(&self) {
@@ -219,7 +192,7 @@ impl Session {
         self.state = Some(state);
         let outcome = if reply.is_success() { "success" } else { "error" };
         self.edge.metrics.requests.get_or_create(&Outcome { outcome }).inc();
-        self.send(context, Some(Message::Text(reply.to_frame())))?;
+        self.send(Some(Message::Text(reply.to_frame())))?;
         if resumes {
             // What was asked for of the past follows the reply.
             self.outbox.release();
@@ -234,10 +207,9 @@ impl Session {
         if self.answering.is_some() || self.outbox.is_stuffed() {
             return Poll::Pending;
         }
-        let message = match Pin::new(&mut self.socket).poll_next(context) {
-            Poll::Ready(Some(Ok(message))) => message,
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(end_of(&error))),
-            Poll::Ready(None) => return Poll::Ready(Err(End::Gone("client"))),
+        let message = match self.socket.poll_next(context) {
+            Poll::Ready(Ok(message)) => message,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(end_of(&error))),
             Poll::Pending => return Poll::Pending,
         };
         self.heard = Instant::now();
@@ -253,10 +225,10 @@ impl Session {
                 self.asked = self.heard;
                 let reply =
                     Reply::error(crate::reply::generated_id(), "binary frames are not understood, send text");
-                self.send(context, Some(Message::Text(reply.to_frame())))
+                self.send(Some(Message::Text(reply.to_frame())))
             }
             // tungstenite has the answer ready, which has to be sent.
-            Message::Ping(_) | Message::Close(_) => self.send(context, None),
+            Message::Ping(_) | Message::Close(_) => self.send(None),
             Message::Pong(_) | Message::Frame(_) => Ok(()),
         };
         Poll::Ready(sent.or_else(|error| match error {
@@ -288,7 +260,7 @@ impl Session {
                 return Poll::Ready(Err(End::Gone("dead")));
             }
             self.next_ping = now + interval;
-            if let Err(error) = self.send(context, Some(Message::Ping(Bytes::new()))) {
+            if let Err(error) = self.send(Some(Message::Ping(Bytes::new()))) {
                 return Poll::Ready(Err(end_of(&error)));
             }
             return Poll::Ready(Ok(()));
@@ -306,14 +278,11 @@ impl Session {
     /// Sends the close frame after what the socket still takes, and lets the client go in peace: closing with
     /// unread bytes would reset the connection and destroy the frame on its way.
     async fn say_goodbye(&mut self, close: Close) -> Result<(), tungstenite::Error> {
-        self.socket.close(Some(close.frame())).await?;
+        self.socket.close(close.frame())?;
         while self.outbox.flush() == Flushed::Blocked {
-            poll_fn(|context| self.socket.get_ref().poll_writable(context)).await?;
+            poll_fn(|context| self.socket.poll_writable(context)).await?;
         }
-        let wire = self.socket.get_mut();
-        wire.end();
-        let mut rest = [0; 1024];
-        while wire.read(&mut rest).await? > 0 {}
+        self.socket.part().await?;
         Ok(())
     }
 }

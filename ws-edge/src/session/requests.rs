@@ -11,7 +11,7 @@ use std::{
 use blackhole_common::wire::{Access, AuthReply};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tungstenite::Utf8Bytes;
 
 use self::resume::Past;
 use super::{
@@ -30,8 +30,6 @@ use crate::{
 
 /// A frame over this is not read for its request id when the session is over its rate.
 const SMALL_FRAME_BYTES: usize = 4096;
-/// Accounts whose grants a session remembers for when auth-svc is away.
-const MOST_REMEMBERED: usize = 32;
 
 /// Answers one frame.
 pub(super) async fn answer(edge: Arc<Edge>, mut state: Box<State>, frame: Utf8Bytes) -> (Box<State>, Reply) {
@@ -252,14 +250,11 @@ pub(super) async fn authorize(
                 _ => "unauthorized account id".to_owned(),
             }),
             AuthReply::Accepted { access, .. } => {
-                if state.granted.len() >= MOST_REMEMBERED {
-                    state.granted.clear();
-                }
-                state.granted.insert(account_id, access.clone());
+                state.remember(account_id, access);
                 Ok(access.clone())
             }
         },
-        Err(unavailable) => state.granted.get(&account_id).cloned().ok_or_else(|| unavailable.to_string()),
+        Err(unavailable) => state.granted(&account_id).ok_or_else(|| unavailable.to_string()),
     }
 }
 

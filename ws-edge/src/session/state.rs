@@ -1,7 +1,6 @@
 //! What a session knows between requests.
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,6 +22,8 @@ use crate::{
 
 /// The leeway that auth-svc gives to clocks: a token that it accepted after its end may serve for so long.
 const LEEWAY: Duration = Duration::from_secs(30);
+/// Accounts whose grants a session remembers.
+const MOST_REMEMBERED: usize = 32;
 
 /// The token that a session lives by, and who bears it.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ pub struct State {
     /// Events of the past were asked for: they are to follow the reply.
     pub(super) resumes: bool,
     /// What was granted before, by the account that was asked for, should auth-svc be away.
-    pub(super) granted: HashMap<Option<String>, Access>,
+    granted: Vec<(Option<String>, Access)>,
 }
 
 impl State {
@@ -85,7 +86,7 @@ impl State {
             listed: edge.registry.enter(opening.address),
             bound: Vec::new(),
             resumes: false,
-            granted: HashMap::new(),
+            granted: Vec::new(),
         };
         state.list();
         state
@@ -105,6 +106,22 @@ impl State {
         }
     }
 
+    /// What was granted when this account was asked for.
+    pub(super) fn granted(&self, account_id: &Option<String>) -> Option<Access> {
+        self.granted.iter().find(|(asked, _)| asked == account_id).map(|(_, access)| access.clone())
+    }
+
+    /// Remembers a grant for when auth-svc is away.
+    pub(super) fn remember(&mut self, account_id: Option<String>, access: &Access) {
+        self.granted.retain(|(asked, _)| *asked != account_id);
+        if self.granted.len() >= MOST_REMEMBERED {
+            self.granted.clear();
+        }
+        // Most sessions ask for one.
+        self.granted.reserve_exact(1);
+        self.granted.push((account_id, access.clone()));
+    }
+
     /// Where a binding of an account stands in the list.
     pub(super) fn place(&self, account: &str, binding: &str) -> Option<usize> {
         self.bound.iter().position(|bound| bound.account_id == account && bound.binding == binding)
@@ -118,6 +135,8 @@ impl State {
 
     /// Adds bindings, or gives them their new membership.
     pub(super) fn bind(&mut self, account: &str, bindings: Vec<String>, memberships: Vec<Membership>) {
+        // Most sessions bind once and for all.
+        self.bound.reserve_exact(bindings.len());
         for (binding, membership) in bindings.into_iter().zip(memberships) {
             let known = self.place(account, &binding).and_then(|place| self.bound.get_mut(place));
             match known {
