@@ -26,7 +26,8 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Nothing is opened before the configuration is known to be good.
     let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    // One thread: an event passes through four tasks, and waking another thread costs more than any of them does with it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
         amqp_ingest::run(config, shutdown).await?;

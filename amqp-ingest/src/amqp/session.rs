@@ -2,8 +2,8 @@
 //! and acknowledges what the stream has.
 //!
 //! The broker sends no more than `amqp.prefetch` deliveries ahead of the acknowledgements, which bounds everything
-//! here. Acknowledgements go out together: all that has been settled without a gap, each time that some news of the
-//! publisher was read.
+//! here. Acknowledgements go out together, because each costs the broker and us about as much as an event: all that
+//! has been settled without a gap, a moment after the first of it or when a part of the prefetch is used up.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use lapin::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,12 @@ use crate::{
 /// After the shutdown, what is on its way to the stream gets this long to arrive. What does not is given back.
 const FINISH_WITHIN: Duration = Duration::from_secs(3);
 
+/// A settled delivery is acknowledged after this at the latest. The broker keeps it so long.
+const ACK_WITHIN: Duration = Duration::from_millis(10);
+
+/// Acknowledged at once is the part of the prefetch that is one in so many: the broker must not run dry.
+const ACK_PART: usize = 4;
+
 /// How many settlements are read at once, at most.
 const SETTLED_AT_ONCE: usize = 256;
 
@@ -47,6 +53,10 @@ pub(super) struct Session<'s> {
     window: Window,
     settle: mpsc::Sender<Settled>,
     settled: mpsc::Receiver<Settled>,
+    /// Up to here the broker is to be told, and when.
+    done: Option<(u64, Instant)>,
+    /// How many deliveries that is.
+    done_count: usize,
     rejection_log: Seldom,
 }
 
@@ -68,6 +78,8 @@ impl<'s> Session<'s> {
             window: Window::new(),
             settle,
             settled,
+            done: None,
+            done_count: 0,
             rejection_log: Seldom::new(),
         })
     }
@@ -98,10 +110,12 @@ impl<'s> Session<'s> {
     async fn carry_on(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
         let mut news = Vec::with_capacity(SETTLED_AT_ONCE);
         loop {
+            let ack_at = self.done.map_or_else(Instant::now, |(_, at)| at);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return self.finish().await,
                 _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news).await?,
+                () = sleep_until(ack_at), if self.done.is_some() => self.acknowledge().await?,
                 delivery = self.consumer.next() => match delivery {
                     Some(Ok(delivery)) => self.take(delivery, shutdown).await?,
                     Some(Err(error)) => return Err(error.into()),
@@ -133,11 +147,11 @@ impl<'s> Session<'s> {
                 self.push(tag, State::Rejected)?;
                 self.log_rejection(reason, &delivery, bytes);
                 self.reject(tag, reason).await?;
-                self.acknowledge().await?;
+                self.advance().await?;
             }
             Fate::Forget => {
                 self.push(tag, State::Done)?;
-                self.acknowledge().await?;
+                self.advance().await?;
             }
         }
         Ok(())
@@ -158,14 +172,29 @@ impl<'s> Session<'s> {
                 }
             }
         }
-        self.acknowledge().await
+        self.advance().await
+    }
+
+    /// Looks what has been settled without a gap.
+    async fn advance(&mut self) -> Result<(), IngestError> {
+        let before = self.window.len();
+        let done = self.window.advance();
+        let settled = before - self.window.len();
+        self.broker.counters.in_flight.dec_by(settled as i64);
+        self.done_count += settled;
+        if let Some(tag) = done {
+            let at = self.done.map_or_else(|| Instant::now() + ACK_WITHIN, |(_, at)| at);
+            self.done = Some((tag, at));
+        }
+        if self.done_count * ACK_PART >= usize::from(self.broker.config.prefetch) {
+            self.acknowledge().await?;
+        }
+        Ok(())
     }
 
     async fn acknowledge(&mut self) -> Result<(), IngestError> {
-        let before = self.window.len();
-        let done = self.window.advance();
-        self.broker.counters.in_flight.dec_by((before - self.window.len()) as i64);
-        if let Some(tag) = done {
+        self.done_count = 0;
+        if let Some((tag, _)) = self.done.take() {
             self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }
         Ok(())
@@ -197,14 +226,14 @@ impl<'s> Session<'s> {
         let mut news = Vec::new();
         while self.window.len() > 0 {
             tokio::select! {
-                () = tokio::time::sleep_until(deadline) => {
+                () = sleep_until(deadline) => {
                     tracing::warn!(events = self.window.len(), "gives events back to the broker");
-                    return Ok(());
+                    return self.acknowledge().await;
                 }
                 _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news).await?,
             }
         }
-        Ok(())
+        self.acknowledge().await
     }
 }
 
