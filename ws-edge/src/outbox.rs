@@ -54,7 +54,11 @@ pub trait Socket: Send + Sync {
 
 impl Socket for TcpStream {
     fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.try_write_vectored(frames)
+        match frames {
+            // The system takes one buffer more cheaply than a list of one.
+            [frame] => self.try_write(frame),
+            frames => self.try_write_vectored(frames),
+        }
     }
 }
 
@@ -249,13 +253,7 @@ impl Outbox {
             return Flushed::Failed;
         }
         while !state.queue.is_empty() {
-            let mut slices = [IoSlice::new(&[]); FRAMES_AT_ONCE];
-            let mut count = 0;
-            for (slice, frame) in slices.iter_mut().zip(&state.queue) {
-                *slice = IoSlice::new(frame);
-                count += 1;
-            }
-            match self.socket.try_write(slices.get(..count).unwrap_or(&slices)) {
+            match state.write_to(&*self.socket) {
                 Ok(0) => return self.fail(state),
                 Ok(written) => {
                     let frames = state.sent(written);
@@ -488,6 +486,16 @@ impl fmt::Debug for Outbox {
 }
 
 impl State {
+    fn write_to(&self, socket: &dyn Socket) -> io::Result<usize> {
+        let mut frames = self.queue.iter().map(|frame| IoSlice::new(frame));
+        if self.queue.len() == 1 {
+            return socket.try_write(frames.next().as_slice());
+        }
+        let mut slices = [IoSlice::new(&[]); FRAMES_AT_ONCE];
+        let count = slices.iter_mut().zip(frames).map(|(slice, frame)| *slice = frame).count();
+        socket.try_write(slices.get(..count).unwrap_or(&slices))
+    }
+
     fn has_room(&self, bytes: usize, most_bytes: usize) -> bool {
         self.queue.is_empty() || self.bytes + bytes <= most_bytes
     }
