@@ -34,8 +34,6 @@ use crate::{
 const FRAMES_AT_ONCE: usize = 64;
 /// How many bytes of replies may wait beside events.
 const MOST_OWN_BYTES: usize = 64 << 10;
-/// An empty queue with more room than this gives its memory back.
-const ROOM_KEPT: usize = 4;
 
 /// Identifies a pass of the catch-up.
 pub type PassNumber = u64;
@@ -272,9 +270,8 @@ impl Outbox {
             }
         }
         state.blocked = false;
-        if state.queue.capacity() > ROOM_KEPT {
-            state.queue = VecDeque::new();
-        }
+        // Room for four frames would be a part of what an idle session takes that shows.
+        state.queue = VecDeque::new();
         let lags = matches!(state.mode, Mode::Lagging(Lag { pass: None, .. }));
         drop(state);
         self.note_sent();

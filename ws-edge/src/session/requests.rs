@@ -242,19 +242,23 @@ pub(super) async fn authorize(
     token: &Token,
     account_id: Option<String>,
 ) -> Result<Access, String> {
-    match edge.authorizer.check(token, account_id.as_deref()).await {
-        Ok(reply) => match &*reply {
-            AuthReply::Refused { reason } => Err(refused(reason)),
-            AuthReply::Accepted { access: Access::Denied { .. }, .. } => Err(match account_id.as_deref() {
-                Some("*") => "unauthorized wildcard account id".to_owned(),
-                _ => "unauthorized account id".to_owned(),
-            }),
-            AuthReply::Accepted { access, .. } => {
-                state.remember(account_id, access);
-                Ok(access.clone())
+    let (reply, is_fresh) = match edge.authorizer.check(token, account_id.as_deref()).await {
+        Ok(reply) => (reply, true),
+        Err(unavailable) => (state.granted(&account_id).ok_or_else(|| unavailable.to_string())?, false),
+    };
+    match &*reply {
+        AuthReply::Refused { reason } => Err(refused(reason)),
+        AuthReply::Accepted { access: Access::Denied { .. }, .. } => Err(match account_id.as_deref() {
+            Some("*") => "unauthorized wildcard account id".to_owned(),
+            _ => "unauthorized account id".to_owned(),
+        }),
+        AuthReply::Accepted { access, .. } => {
+            let access = access.clone();
+            if is_fresh {
+                state.remember(account_id, reply);
             }
-        },
-        Err(unavailable) => state.granted(&account_id).ok_or_else(|| unavailable.to_string()),
+            Ok(access)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use blackhole_common::wire::{Access, Bearer};
+use blackhole_common::wire::{AuthReply, Bearer};
 
 use super::Opening;
 use crate::{
@@ -72,7 +72,7 @@ pub struct State {
     /// Events of the past were asked for: they are to follow the reply.
     pub(super) resumes: bool,
     /// What was granted before, by the account that was asked for, should auth-svc be away.
-    granted: Vec<(Option<String>, Access)>,
+    granted: Vec<(Option<String>, Arc<AuthReply>)>,
 }
 
 impl State {
@@ -107,19 +107,19 @@ impl State {
     }
 
     /// What was granted when this account was asked for.
-    pub(super) fn granted(&self, account_id: &Option<String>) -> Option<Access> {
-        self.granted.iter().find(|(asked, _)| asked == account_id).map(|(_, access)| access.clone())
+    pub(super) fn granted(&self, account_id: &Option<String>) -> Option<Arc<AuthReply>> {
+        self.granted.iter().find(|(asked, _)| asked == account_id).map(|(_, reply)| Arc::clone(reply))
     }
 
     /// Remembers a grant for when auth-svc is away.
-    pub(super) fn remember(&mut self, account_id: Option<String>, access: &Access) {
+    pub(super) fn remember(&mut self, account_id: Option<String>, reply: Arc<AuthReply>) {
         self.granted.retain(|(asked, _)| *asked != account_id);
         if self.granted.len() >= MOST_REMEMBERED {
             self.granted.clear();
         }
         // Most sessions ask for one.
         self.granted.reserve_exact(1);
-        self.granted.push((account_id, access.clone()));
+        self.granted.push((account_id, reply));
     }
 
     /// Where a binding of an account stands in the list.
