@@ -131,7 +131,8 @@ async fn the_page_loads_nothing_from_elsewhere() {
     // The browser's own first tab is no part of the page.
     requests.retain(|url| !url.starts_with("data:") && !url.starts_with("chrome:"));
     requests.sort();
-    let parts: Vec<String> = ["", "bindings"].iter().map(|part| format!("{page}{part}")).collect();
+    let parts: Vec<String> =
+        ["", "bindings", "client.js"].iter().map(|part| format!("{page}{part}")).collect();
     assert_eq!(requests.len(), parts.len() + 1, "{requests:?}");
     assert_eq!(requests[..parts.len()], parts);
     assert!(requests[parts.len()].starts_with(&socket), "{requests:?}");

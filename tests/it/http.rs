@@ -48,6 +48,15 @@ async fn the_console_is_at_the_root_and_may_load_nothing_from_elsewhere() {
     );
 }
 
+#[tokio::test]
+async fn the_client_is_a_file_of_its_own_for_any_page() {
+    let file = answer_of(&Stack::shared().edge, &get("/client.js")).await;
+    assert_eq!((file.status, file.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
+    assert_eq!(file.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(file.header("cache-control"), Some("no-cache"), "it is that of the edge's release");
+    assert!(file.body.contains("class BlackholeClient"));
+}
+
 /// Also those of the operator's own file.
 #[tokio::test]
 async fn what_may_be_bound_is_told_as_json() {

@@ -7,6 +7,7 @@ mod admin;
 mod browser;
 mod catalogue;
 mod chaos;
+mod client;
 mod configuration;
 mod console;
 mod crossbar;

@@ -58,7 +58,8 @@ fn error(reply: &Value) -> &str {
 async fn a_subscriber_gets_the_event_in_both_forms(make: Make) {
     let account = Account::fresh();
     let mut client = connect(make).await;
-    let reply = client.subscribe(&account, &["call.CHANNEL_CREATE.*"]).await;
+    let mut reply = client.subscribe(&account, &["call.CHANNEL_CREATE.*"]).await;
+    assert!(reply["data"].as_object_mut().unwrap().remove("cursor").is_some_and(|cursor| cursor.is_string()));
     assert_eq!(
         reply["data"],
         json!({ "subscribed": ["call.CHANNEL_CREATE.*"], "subscriptions": ["call.CHANNEL_CREATE.*"] })

@@ -111,6 +111,27 @@ async fn a_session_that_is_live_may_ask_for_the_past_of_a_further_binding() {
 }
 
 #[tokio::test]
+async fn who_had_no_event_for_long_resumes_with_the_cursor_of_a_reply() {
+    let stack = Stack::shared();
+    let (account, busy) = (Account::fresh(), Account::fresh());
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    let reply = client.subscribe(&account, &["call.*.*"]).await;
+    let subscribed = cursor(&reply["data"]);
+    publish(stack, &busy, 0..3).await;
+    // Others' events move on where it stands.
+    let moved = async {
+        while cursor(&client.request(json!({ "action": "ping" })).await["data"]) == subscribed {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    blackhole_tests::soon("a newer cursor", moved).await;
+    publish(stack, &account, 0..2).await;
+    assert_eq!(numbers(&mut client, 2).await, [0, 1]);
+    let mut client = resumed(&stack.edge, &account, &["call.*.*"], &subscribed).await;
+    assert_eq!(numbers(&mut client, 2).await, [0, 1], "what came after the reply");
+}
+
+#[tokio::test]
 async fn bindings_with_odd_characters_and_of_realms_have_a_past_too() {
     let stack = Stack::shared();
     let account = Account::fresh();

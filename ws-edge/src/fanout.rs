@@ -403,6 +403,13 @@ impl Fanout {
         self.table.lock().position
     }
 
+    /// The position up to which a session has been given everything, where that can be told: it is live, and has had
+    /// nothing beyond.
+    pub fn position_of(&self, outbox: &Outbox) -> Option<u64> {
+        let table = self.table.lock();
+        Some(table.position).filter(|live| outbox.is_at(*live))
+    }
+
     #[cfg(test)]
     fn members(&self, subject: &str) -> Option<usize> {
         let table = self.table.lock();

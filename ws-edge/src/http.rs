@@ -1,4 +1,4 @@
-//! The WebSocket port: the console for browsers, the upgrade for everyone else, and refusals that say why.
+//! The WebSocket port: the console and the client for browsers, the upgrade for everyone else, and refusals that say why.
 
 mod address;
 mod bindings;
@@ -42,7 +42,8 @@ use address::{Place, client_address};
 pub use pace::Pace;
 
 const CONSOLE: &str = include_str!("console.html");
-const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src *; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const CLIENT: &str = include_str!("client.js");
+const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; connect-src *; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Enough for a token in a header and a proxy's additions.
 const MOST_HEADER_BYTES: usize = 16 * 1024;
 /// Out of descriptors: try again when some have been closed.
@@ -195,6 +196,7 @@ async fn answer(edge: &Arc<Edge>, peer: SocketAddr, request: Request<Incoming>) 
 fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
     let (kind, content) = match request.uri().path() {
         "/" => ("text/html; charset=utf-8", Full::from(CONSOLE)),
+        "/client.js" => ("text/javascript; charset=utf-8", Full::from(CLIENT)),
         "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
         _ => {
             let text = "nothing here: open a WebSocket at any path, or / for the console";
@@ -210,7 +212,7 @@ fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<Full<Bytes>
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, CONSOLE_POLICY),
-        // Pages from elsewhere may offer the bindings too.
+        // Pages from elsewhere may use the client, and offer the bindings, too.
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

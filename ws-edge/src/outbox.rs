@@ -86,6 +86,8 @@ struct State {
     failed: bool,
     closing: Option<Close>,
     mode: Mode,
+    /// The last pass that made the session live brought everything up to this position.
+    caught_up: u64,
     /// The subjects of its memberships, kept by the table.
     subjects: Vec<SubjectNumber>,
 }
@@ -149,6 +151,7 @@ impl Outbox {
             failed: false,
             closing: None,
             mode: Mode::Live,
+            caught_up: 0,
             subjects: Vec::new(),
         };
         Outbox {
@@ -427,16 +430,24 @@ impl Outbox {
         }
     }
 
-    /// A pass has brought everything: the session is live again, if it is still in it.
-    pub(crate) fn go_live(&self, pass: PassNumber) {
+    /// A pass has brought everything up to `position`: the session is live again, if it is still in it.
+    pub(crate) fn go_live(&self, pass: PassNumber, position: u64) {
         let mut state = self.state.lock();
         match state.mode {
             Mode::Lagging(Lag { pass: Some(own), .. }) if own == pass => {
                 state.mode = Mode::Live;
+                state.caught_up = position;
                 self.metrics.sessions_lagging.dec();
             }
             _ => {}
         }
+    }
+
+    /// Whether the session has been given everything up to `live`, the position up to which all that is live was served,
+    /// and nothing beyond: a pass may just have brought it further than that.
+    pub(crate) fn is_at(&self, live: u64) -> bool {
+        let state = self.state.lock();
+        state.mode == Mode::Live && state.caught_up <= live
     }
 
     /// Notes a subject that the session has joined.

@@ -69,7 +69,7 @@ pub const NCHAN: Tool = Tool {
     units: &["nginx.service"],
 };
 
-/// Runs the bench's bridge.
+/// Runs the bench's bridge, and the client of `ws-edge/src/client.js`.
 pub const NODE: Tool = Tool { program: "node", package: "nodejs", dirs: &[], units: &[] };
 
 /// Installs the bridge's libraries. Where Node does not come from Debian, npm usually comes with it.
@@ -89,7 +89,7 @@ pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];
 
 /// What the tests start.
 pub const FOR_TESTS: &[Tool] =
-    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, OPENSSL, JQ];
+    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, OPENSSL, JQ, NODE];
 
 /// Where the program is; if it is missing, the error says what to install.
 pub fn find(tool: Tool) -> Result<PathBuf> {

@@ -160,7 +160,7 @@ impl Lanes {
                 mark.complete(position);
             }
         }
-        self.sessions().for_each(|outbox| outbox.go_live(self.pass));
+        self.sessions().for_each(|outbox| outbox.go_live(self.pass, position));
     }
 
     /// Events before `position` are no longer there: has those sessions closed that were owed some of them.

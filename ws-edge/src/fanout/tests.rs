@@ -231,6 +231,27 @@ fn who_comes_back_gets_the_past_of_its_bindings_then_what_comes() {
 }
 
 #[test]
+fn a_session_is_told_its_position_only_where_it_has_had_everything_up_to_there_and_nothing_beyond() {
+    let fanout = fanout();
+    let (outbox, kept) = outbox(1, ROOM);
+    let _mine = join(&fanout, &outbox, vec![wish("a", &["ev.t.a"])]);
+    let number = settle(&fanout)["ev.t.a"];
+    fanout.advance(4);
+    assert_eq!(fanout.position_of(&outbox), Some(4));
+    let _past = fanout.join(&outbox, vec![wish("all", &["ev.t.*"]).since(4)], vec![]);
+    outbox.release();
+    deliver(&fanout, number, &event("ev.t.a", 5));
+    assert_eq!(fanout.position_of(&outbox), None, "it lags");
+    assert_eq!(names(&outbox, &kept), [""; 0]);
+    // What is read from the stream may have come to it before it came live.
+    let history: Vec<Event> = (5..=12).map(|n| event("ev.t.a", n)).collect();
+    catch_up(&fanout, 1, &[&outbox], &history);
+    assert_eq!(fanout.position_of(&outbox), None, "it had more than what was live");
+    deliver(&fanout, number, &event("ev.t.a", 12));
+    assert_eq!(fanout.position_of(&outbox), Some(12));
+}
+
+#[test]
 fn who_was_cut_off_between_two_frames_of_one_event_gets_the_rest_of_them() {
     let bindings = [("a", "ev.t.a"), ("all", "ev.t.*"), ("rest", "ev.t.>"), ("any", "ev.*.a")];
     let fanout = fanout();

@@ -87,7 +87,7 @@ fn a_single_large_frame_fits_and_the_next_makes_the_session_lag() {
     assert_eq!(outbox.flush(), Flushed::Lagging);
     assert_eq!(outbox.join_pass(1), Some(7));
     assert_eq!(missed(&outbox, 1, 8, "b"), Pushed::First);
-    outbox.go_live(1);
+    outbox.go_live(1, 0);
     assert_eq!(outbox.lagging(), None);
     assert_eq!(push(&outbox, 10, "d"), Pushed::Queued);
     outbox.flush();
@@ -116,7 +116,7 @@ fn a_pass_leaves_a_full_session_behind_where_it_stands() {
     assert_eq!(outbox.lagging(), Some(Lag { after: 8, pass: None }));
     assert_eq!(missed(&outbox, 1, 9, "f"), Pushed::Lagging, "it is no longer in that pass");
     outbox.advance(1, 50);
-    outbox.go_live(1);
+    outbox.go_live(1, 0);
     assert_eq!(outbox.lagging(), Some(Lag { after: 8, pass: None }));
 }
 

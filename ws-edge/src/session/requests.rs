@@ -22,6 +22,7 @@ use crate::{
     Edge,
     authorizer::Token,
     binding::{self, Asked, BindingError, Resolved},
+    cursor::{Cursor, Place, Rank},
     fanout::Wish,
     frame::{Shape, View},
     reply::{Data, Reply, generated_id},
@@ -64,7 +65,7 @@ async fn run(
 ) -> Result<Data, String> {
     authenticate(edge, state, &request).await?;
     let data = match request.action().map_err(|error| error.to_string())? {
-        Action::Ping => json!({ "response": "pong" }),
+        Action::Ping => with_cursor(edge, state, Map::from_iter([("response".to_owned(), json!("pong"))])),
         Action::Subscribe { account_id, bindings, since, about } => {
             let past = match since {
                 Some(since) => Some(resume::past(edge, since).await?),
@@ -169,7 +170,20 @@ async fn subscribe(
     }
     state.listed.describe(about);
     data.insert("subscriptions".into(), json!(state.subscriptions()));
-    Ok(Value::Object(data))
+    Ok(with_cursor(edge, state, data))
+}
+
+/// Adds the place in the history up to which the session has been given everything, where it can be told. With it a
+/// client resumes that had no event yet, or none for so long that its cursor has left the history.
+fn with_cursor(edge: &Edge, state: &State, mut data: Map<String, Value>) -> Value {
+    // The stream before the position: of one that was made anew in between, it would be a position of the other.
+    let stream = edge.stream.borrow().as_ref().map(|info| info.identity);
+    let position = edge.fanout.position_of(&state.outbox).filter(|_| !state.bound.is_empty());
+    if let (Some(stream), Some(sequence)) = (stream, position) {
+        let cursor = Cursor { place: Place { stream, sequence }, rank: Rank::LAST };
+        data.insert("cursor".into(), json!(String::from_utf8_lossy(&cursor.to_text())));
+    }
+    Value::Object(data)
 }
 
 fn wish(

@@ -1,0 +1,467 @@
+//! The client in JavaScript, in a real Chromium and in Node: it comes back, and nothing is lost, twice or out of order.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use blackhole_dev::{
+    install,
+    process::{Process, Spec},
+    workspace::RunDir,
+};
+use blackhole_tests::{
+    accounts::{Account, Family},
+    browser::Browser,
+    events::{self, Event},
+    eventually,
+    proxy::{Network, Proxy},
+    soon,
+    stack::{Edge, Stack},
+};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+use tokio_util::sync::CancellationToken;
+
+const WATCH: &str = include_str!("client/watch.js");
+const NODE_FLAGS: [&str; 2] = ["--experimental-websocket", "--no-warnings"];
+/// Nothing of the client's that these tests wait for is slow.
+const QUICK: (u64, u64) = (500, 2000);
+
+/// A program that uses the client, and reports what happens.
+struct Watcher {
+    runs_in: RunsIn,
+    _dir: RunDir,
+}
+
+enum RunsIn {
+    Page(Browser),
+    Node(Process, PathBuf),
+}
+
+/// Node, if it has a WebSocket: from 22 on it is there, and before that, from 20.10 on, where it is asked for.
+fn node() -> Option<PathBuf> {
+    let node = install::find(install::NODE).unwrap();
+    let tried = Command::new(&node)
+        .args(NODE_FLAGS)
+        .args(["-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"])
+        .output();
+    tried.unwrap().status.success().then_some(node)
+}
+
+/// What a watcher is to do: where, with which token (a text, or what its function gives), of which accounts.
+fn config(url: &str, token: Value, subscriptions: &[(&Account, &[&str])]) -> Value {
+    let subscriptions: Vec<Value> =
+        subscriptions.iter().map(|(account, bindings)| json!([account.id, bindings])).collect();
+    let mut config = json!({ "url": url, "subscriptions": subscriptions });
+    config["options"] = json!({ "pingInterval": QUICK.0, "timeout": QUICK.1 });
+    let key = if token.is_string() { "token" } else { "tokens" };
+    config[key] = if token.is_string() { token } else { token["given"].clone() };
+    config
+}
+
+/// The token of an account, from a function.
+fn given(account: &Account) -> Value {
+    json!({ "given": account.token() })
+}
+
+impl Watcher {
+    /// In a page that takes the client from this edge.
+    async fn in_page(edge: &Edge, config: &Value) -> Watcher {
+        let dir = RunDir::create("client").unwrap();
+        let file = dir.path().join("watch.html");
+        let (port, config) = (edge.port, config.to_string());
+        let page = format!(
+            "<!doctype html><title>watch</title><script src=\"http://127.0.0.1:{port}/client.js\"></script>\n\
+             <script>const seen = [], config = {config};\nfunction report(what) {{ seen.push(what); }}\n{WATCH}</script>"
+        );
+        std::fs::write(&file, page).unwrap();
+        let browser = Browser::open().await;
+        browser.goto_file(&file, None).await;
+        Watcher { runs_in: RunsIn::Page(browser), _dir: dir }
+    }
+
+    /// In Node, which is quicker, or in a page where Node is too old.
+    async fn anywhere(config: &Value) -> Watcher {
+        match node() {
+            Some(node) => Watcher::in_node(&node, config),
+            None => Watcher::in_page(&Stack::shared().edge, config).await,
+        }
+    }
+
+    /// In a process of Node.
+    fn in_node(node: &Path, config: &Value) -> Watcher {
+        let dir = RunDir::create("client").unwrap();
+        let (file, out) = (dir.path().join("watch.cjs"), dir.path().join("out"));
+        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ws-edge/src/client.js");
+        let script = format!(
+            "const {{ BlackholeClient }} = require({});\nconst config = {config};\n\
+             const report = (what) => process.stdout.write(JSON.stringify(what) + '\\n');\n{WATCH}",
+            json!(client)
+        );
+        std::fs::write(&file, script).unwrap();
+        let spec = Spec::new(node).args(NODE_FLAGS).arg(&file).stdout(&out);
+        Watcher { runs_in: RunsIn::Node(Process::start(&spec).unwrap(), out), _dir: dir }
+    }
+
+    /// All that was reported so far.
+    async fn seen(&self) -> Vec<Value> {
+        match &self.runs_in {
+            RunsIn::Page(browser) => serde_json::from_value(browser.script("return seen").await).unwrap(),
+            RunsIn::Node(_, out) => {
+                let text = std::fs::read_to_string(out).unwrap_or_default();
+                text.split_inclusive('\n')
+                    .filter(|line| line.ends_with('\n'))
+                    .map(|line| serde_json::from_str(line).unwrap())
+                    .collect()
+            }
+        }
+    }
+
+    /// Waits until so much of what was reported is as it should be.
+    async fn until(&self, what: &str, count: usize, is: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let found = async || self.seen().await.into_iter().filter(|one| is(one)).collect::<Vec<_>>();
+        eventually(what, async || found().await.len() >= count).await;
+        found().await
+    }
+
+    async fn until_subscribed(&self, count: usize) {
+        self.until("the subscriptions", count, |one| !one["subscribed"].is_null()).await;
+    }
+
+    /// Waits until it has come back for the `count`th time.
+    async fn until_open(&self, count: usize) {
+        self.until("the connection", count, |one| one["state"] == "open").await;
+    }
+
+    /// The numbers of the events of an account's binding, as they came.
+    async fn numbers(&self, account: &Account, binding: &str) -> Vec<u64> {
+        let seen = self.seen().await;
+        let mine = seen.iter().filter(|one| one["account"] == account.id && one["binding"] == binding);
+        mine.map(|one| one["number"].as_u64().unwrap()).collect()
+    }
+
+    async fn until_number(&self, account: &Account, number: u64) {
+        self.until(&format!("event {number}"), 1, |one| {
+            one["account"] == account.id && one["number"] == number
+        })
+        .await;
+    }
+
+    async fn run(&self, script: &str) {
+        match &self.runs_in {
+            RunsIn::Page(browser) => drop(browser.script(script).await),
+            RunsIn::Node(..) => panic!("only a page is told more"),
+        }
+    }
+
+    async fn close(self) {
+        match self.runs_in {
+            RunsIn::Page(browser) => browser.close().await,
+            RunsIn::Node(process, _) => drop(process.kill().await),
+        }
+    }
+}
+
+fn event(account: &Account, number: u64) -> Event {
+    let name = ["CHANNEL_CREATE", "CHANNEL_DESTROY"][(number % 2) as usize];
+    let mut event = events::call(account, name, "one-call");
+    event.body["Number"] = number.into();
+    event
+}
+
+/// Numbered events of two accounts, steadily, until it is told to stop. The quiet account has one every now and then.
+struct Traffic {
+    busy: Account,
+    quiet: Account,
+    last: [Arc<AtomicU64>; 2],
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Traffic {
+    fn of(busy: &Account, quiet: &Account) -> Traffic {
+        let (stop, last) = (CancellationToken::new(), [Arc::default(), Arc::default()]);
+        let [of_busy, of_quiet]: [Arc<AtomicU64>; 2] = last.clone();
+        let (mine, other, until) = (busy.clone(), quiet.clone(), stop.clone());
+        let task = tokio::spawn(async move {
+            let publisher = Stack::shared().publisher().await;
+            while !until.is_cancelled() {
+                let number = of_busy.load(Ordering::Relaxed) + 1;
+                event(&mine, number).publish(&publisher).await;
+                of_busy.store(number, Ordering::Relaxed);
+                if number.is_multiple_of(50) {
+                    event(&other, number / 50).publish(&publisher).await;
+                    of_quiet.store(number / 50, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        Traffic { busy: busy.clone(), quiet: quiet.clone(), last, stop, task }
+    }
+
+    fn sent(&self) -> u64 {
+        self.last[0].load(Ordering::Relaxed)
+    }
+
+    /// Waits until more has happened.
+    async fn more(&self) {
+        let until = self.sent() + 100;
+        eventually("more events", async || self.sent() >= until).await;
+    }
+
+    /// Stops; `watcher` has had each event once, in order, on each of its bindings.
+    async fn has_come_whole(self, watcher: &Watcher) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        let last = self.last.map(|last| last.load(Ordering::Relaxed));
+        watcher.until_number(&self.busy, last[0]).await;
+        watcher.until_number(&self.quiet, last[1]).await;
+        // One binding's last event may come before another binding's frame of it.
+        let whole: Vec<u64> = (1..=last[0]).collect();
+        let even: Vec<u64> = (1..=last[0]).filter(|number| number % 2 == 0).collect();
+        let all = async || watcher.numbers(&self.busy, "call.CHANNEL_CREATE.*").await.last() == even.last();
+        eventually("the last frame", all).await;
+        assert_eq!(watcher.numbers(&self.busy, "call.CHANNEL_CREATE.*").await, even);
+        assert_eq!(watcher.numbers(&self.busy, "call.*.*").await, whole);
+        assert_eq!(watcher.numbers(&self.quiet, "call.*.*").await, (1..=last[1]).collect::<Vec<_>>());
+        let seen = watcher.seen().await;
+        assert!(seen.iter().all(|one| one["gap"].is_null() && one["error"].is_null()), "{seen:?}");
+    }
+}
+
+/// Kills the watcher's edge, starts it again, and has it stop in order and come back, while events flow. Where nothing
+/// has come yet, and where nothing comes for long, nothing is lost either.
+async fn survives(edge: &Edge, family: &Family, watcher: &Watcher) {
+    watcher.until_subscribed(2).await;
+    edge.service.server().kill().await.unwrap();
+    let traffic = Traffic::of(&family.child, &family.parent);
+    traffic.more().await;
+    edge.service.server().start_again().await.unwrap();
+    watcher.until_open(2).await;
+    traffic.more().await;
+    edge.service.server().kill().await.unwrap();
+    traffic.more().await;
+    edge.service.server().start_again().await.unwrap();
+    watcher.until_open(3).await;
+    edge.service.server().stop().await.unwrap();
+    traffic.more().await;
+    edge.service.server().start_again().await.unwrap();
+    watcher.until_open(4).await;
+    traffic.more().await;
+    traffic.has_come_whole(watcher).await;
+
+    let seen = watcher.seen().await;
+    let closed = seen.iter().filter(|one| one["state"] == "waiting").map(|one| one["code"].as_u64());
+    assert!(closed.collect::<Vec<_>>().contains(&Some(1012)), "a drained edge says so: {seen:?}");
+    let count = |is: &dyn Fn(&&Value) -> bool| seen.iter().filter(is).count();
+    let attempts = count(&|one| one["state"] == "connecting");
+    assert_eq!(count(&|one| one["token"] == "asked for"), attempts, "a token for each connection");
+}
+
+fn of_family(edge: &Edge, family: &Family) -> Value {
+    let subscriptions: [(&Account, &[&str]); 2] =
+        [(&family.child, &["call.*.*", "call.CHANNEL_CREATE.*"]), (&family.parent, &["call.*.*"])];
+    config(&edge.url("view=args"), given(&family.parent), &subscriptions)
+}
+
+#[tokio::test]
+async fn in_a_browser_nothing_is_lost_or_twice_or_out_of_order_when_edges_die() {
+    let (edge, family) = (Stack::shared().another_edge("edge-client-page", &[]).await, Family::fresh());
+    let watcher = Watcher::in_page(&edge, &of_family(&edge, &family)).await;
+    survives(&edge, &family, &watcher).await;
+    watcher.close().await;
+}
+
+#[tokio::test]
+async fn in_node_nothing_is_lost_or_twice_or_out_of_order_when_edges_die() {
+    let Some(node) = node() else {
+        println!("skipped: this Node has no WebSocket, it is older than 20.10");
+        return;
+    };
+    let (edge, family) = (Stack::shared().another_edge("edge-client-node", &[]).await, Family::fresh());
+    let watcher = Watcher::in_node(&node, &of_family(&edge, &family));
+    survives(&edge, &family, &watcher).await;
+    watcher.close().await;
+}
+
+#[tokio::test]
+async fn however_often_it_is_cut_off_nothing_is_lost_or_twice_or_out_of_order() {
+    let (edge, family) = (&Stack::shared().edge, Family::fresh());
+    let proxy = Proxy::start(edge.port).await;
+    let mut config = of_family(edge, &family);
+    config["url"] = json!(format!("ws://127.0.0.1:{}/?view=args", proxy.port()));
+    // It would wait longer and longer.
+    config["retryEvery"] = json!(10);
+    let watcher = Watcher::anywhere(&config).await;
+    watcher.until_subscribed(2).await;
+    let traffic = Traffic::of(&family.child, &family.parent);
+    for cut in 0..40 {
+        // Before it is connected, while it catches up, when it is live.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..20 * (cut % 10 + 1)))).await;
+        proxy.set(Network::Cut);
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..50))).await;
+        proxy.set(Network::Fine);
+    }
+    traffic.has_come_whole(&watcher).await;
+    watcher.close().await;
+}
+
+#[tokio::test]
+async fn the_console_shows_what_happened_while_it_was_away() {
+    let (edge, account) = (Stack::shared().another_edge("edge-client-console", &[]).await, Account::fresh());
+    let publisher = Stack::shared().publisher().await;
+    let browser = Browser::open().await;
+    let (port, token) = (edge.port, account.token());
+    browser.goto(&format!("http://127.0.0.1:{port}/#token={token}&binding=call.*.*")).await;
+    let is_active = "document.querySelector('.subscription[data-state=active]') !== null";
+    browser.until(is_active).await;
+    edge.service.server().kill().await.unwrap();
+    browser.until("document.getElementById('status').textContent === 'disconnected'").await;
+    browser.until("document.querySelector('.subscription[data-state=waiting]') !== null").await;
+    events::call(&account, "CHANNEL_CREATE", "meanwhile").publish(&publisher).await;
+    edge.service.server().start_again().await.unwrap();
+    browser.until("document.getElementById('status').textContent === 'connected'").await;
+    browser.until(is_active).await;
+    browser.until("document.getElementById('events').textContent.includes('meanwhile')").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn what_is_subscribed_and_unsubscribed_while_away_is_done_at_the_next_connection() {
+    let (edge, account) = (Stack::shared().another_edge("edge-client-away", &[]).await, Account::fresh());
+    let publisher = Stack::shared().publisher().await;
+    let config = config(&edge.url("view=args"), given(&account), &[(&account, &["call.*.*"])]);
+    let watcher = Watcher::in_page(&edge, &config).await;
+    watcher.until_subscribed(1).await;
+    edge.service.server().kill().await.unwrap();
+    watcher.until("the wait", 1, |one| one["state"] == "waiting").await;
+    let id = json!(account.id);
+    watcher
+        .run(&format!("client.unsubscribe({id}, 'call.*.*'); subscribe({id}, ['call.CHANNEL_CREATE.*'])"))
+        .await;
+    edge.service.server().start_again().await.unwrap();
+    watcher.until_subscribed(2).await;
+    for number in 1..=4 {
+        event(&account, number).publish(&publisher).await;
+    }
+    watcher.until_number(&account, 4).await;
+    assert_eq!(watcher.numbers(&account, "call.CHANNEL_CREATE.*").await, [2, 4]);
+    assert_eq!(watcher.numbers(&account, "call.*.*").await, [0; 0]);
+    // One that the edge refuses is told, and not tried again.
+    watcher.run(&format!("subscribe({id}, ['no.such.family'])")).await;
+    let refused = watcher.until("the refusal", 1, |one| !one["refused"].is_null()).await;
+    assert_eq!(refused[0]["refused"], "no available subscriptions to requested binding");
+    watcher.close().await;
+}
+
+#[tokio::test]
+async fn events_that_may_be_missing_are_told() {
+    let stack = Stack::start("client-gap").await;
+    let account = Account::fresh();
+    let publisher = stack.publisher().await;
+    let config = config(&stack.edge.url("view=args"), given(&account), &[(&account, &["call.*.*"])]);
+    let watcher = Watcher::anywhere(&config).await;
+    watcher.until_subscribed(1).await;
+    event(&account, 1).publish(&publisher).await;
+    watcher.until_number(&account, 1).await;
+    stack.edge.service.server().kill().await.unwrap();
+    let nats = async_nats::connect(stack.nats.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(nats);
+    jetstream.delete_stream("BLACKHOLE_V1").await.unwrap();
+    // The ingest makes it anew with the first event that nobody takes.
+    event(&account, 2).publish(&publisher).await;
+    eventually("the new stream", async || jetstream.get_stream("BLACKHOLE_V1").await.is_ok()).await;
+    stack.edge.service.server().start_again().await.unwrap();
+    let gaps = watcher.until("the gap", 1, |one| !one["gap"].is_null()).await;
+    let expected = json!({ "account": account.id, "bindings": ["call.*.*"], "reason": "unknown stream" });
+    assert_eq!(gaps, [json!({ "gap": expected })]);
+    // It goes on from there, and resumes again.
+    event(&account, 3).publish(&publisher).await;
+    watcher.until_number(&account, 3).await;
+    stack.edge.service.server().kill().await.unwrap();
+    event(&account, 4).publish(&publisher).await;
+    stack.edge.service.server().start_again().await.unwrap();
+    watcher.until_number(&account, 4).await;
+    assert_eq!(watcher.numbers(&account, "call.*.*").await, [1, 3, 4]);
+    watcher.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_only_seems_to_live_is_given_up() {
+    let (stack, account) = (Stack::shared(), Account::fresh());
+    let proxy = Proxy::start(stack.edge.port).await;
+    let url = format!("ws://127.0.0.1:{}/?view=args", proxy.port());
+    let watcher = Watcher::anywhere(&config(&url, given(&account), &[(&account, &["call.*.*"])])).await;
+    watcher.until_subscribed(1).await;
+    proxy.set(Network::Swallows);
+    let waiting = watcher.until("the wait", 1, |one| one["state"] == "waiting").await;
+    assert_eq!((&waiting[0]["code"], &waiting[0]["reason"]), (&json!(1006), &json!("no answer in time")));
+    event(&account, 1).publish(&stack.publisher().await).await;
+    proxy.set(Network::Fine);
+    watcher.until_number(&account, 1).await;
+    watcher.close().await;
+}
+
+/// A server that closes the connections it gets with these codes, one after the other.
+async fn closing_with(codes: &'static [u16]) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        for code in codes {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+            let _ = socket.next().await;
+            let frame = CloseFrame { code: CloseCode::from(*code), reason: "as told".into() };
+            let _ = socket.close(Some(frame)).await;
+            while let Some(Ok(_)) = socket.next().await {}
+        }
+        let _ = futures_util::future::pending::<()>().await;
+    });
+    port
+}
+
+#[tokio::test]
+async fn it_comes_back_after_every_code_but_those_that_say_do_not() {
+    let url = format!("ws://127.0.0.1:{}/", closing_with(&[1001, 1012, 4000, 4401, 4499, 4500]).await);
+    let watcher = Watcher::anywhere(&config(&url, json!({ "given": "any" }), &[])).await;
+    let ended = watcher.until("the end", 1, |one| one["state"] == "ended").await;
+    assert_eq!(ended, [json!({ "state": "ended", "code": 4500, "reason": "as told" })]);
+    let waited = watcher.until("the waits", 5, |one| one["state"] == "waiting").await;
+    let codes: Vec<&Value> = waited.iter().map(|one| &one["code"]).collect();
+    assert_eq!(codes, [1001, 1012, 4000, 4401, 4499]);
+    for (attempt, one) in waited.iter().enumerate() {
+        let wait = one["wait"].as_f64().unwrap();
+        assert!((0.0..=250.0 * 2f64.powi(attempt as i32)).contains(&wait), "{wait} before attempt {attempt}");
+    }
+    // Nothing of it keeps the program from ending.
+    if let RunsIn::Node(process, _) = &watcher.runs_in {
+        assert!(soon("the program's end", process.exited()).await.unwrap().success());
+    }
+    watcher.close().await;
+}
+
+#[tokio::test]
+async fn a_refused_token_ends_it_unless_there_may_be_another() {
+    let (edge, account) = (&Stack::shared().edge, Account::fresh());
+    let refusal = "failed to authenticate token : token is malformed";
+    let url = edge.url("view=args");
+    let fixed = Watcher::anywhere(&config(&url, json!("nonsense"), &[(&account, &["call.*.*"])])).await;
+    let ended = fixed.until("the end", 1, |one| one["state"] == "ended").await;
+    assert_eq!(ended[0]["reason"], refusal);
+    fixed.until("the subscription's end", 1, |one| one["refused"] == refusal).await;
+
+    let given =
+        Watcher::in_page(edge, &config(&url, json!({ "given": "nonsense" }), &[(&account, &["call.*.*"])]))
+            .await;
+    given.until("the error", 1, |one| one["error"] == refusal).await;
+    given.run(&format!("config.tokens = {}", json!(account.token()))).await;
+    given.until_subscribed(1).await;
+    given.close().await;
+}

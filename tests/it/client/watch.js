@@ -1,0 +1,20 @@
+// What the tests have the client do, in a page and in Node: it reports what happens, in order. `config` and `report` are
+// there already.
+const client = new BlackholeClient(config.url, {
+  ...config.options,
+  token: config.token ?? (() => { report({ token: 'asked for' }); return config.tokens; }),
+  onevent: (event) => report({
+    account: event.args['Custom-Channel-Vars']['Account-ID'], binding: event.subscribed_key, number: event.args.Number,
+  }),
+  onstate: (state, detail) => report({ state, ...detail }),
+  ongap: (gap) => report({ gap }),
+  onerror: (error) => report({ error: error.message }),
+});
+function subscribe(account, bindings) {
+  client.subscribe(account, bindings).then(
+    (data) => report({ subscribed: data.subscribed }),
+    (error) => report({ refused: error.message }),
+  );
+}
+for (const [account, bindings] of config.subscriptions) subscribe(account, bindings);
+if (config.retryEvery) setInterval(() => client.retry(), config.retryEvery);
