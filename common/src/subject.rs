@@ -58,13 +58,17 @@ pub fn push_word(subject: &mut String, word: &[u8]) {
         subject.push('=');
         return;
     }
-    for &byte in word {
-        match byte {
-            b'*' | b'>' | b'=' | b'.' | 0..=b' ' | 0x7f.. => {
-                // Writing to a String cannot fail.
-                let _ = write!(subject, "={byte:02X}");
-            }
-            _ => subject.push(char::from(byte)),
+    let must_be_escaped = |byte: &u8| matches!(byte, b'*' | b'>' | b'=' | b'.' | 0..=b' ' | 0x7f..);
+    // Hardly any byte has to be: runs of others are taken as they are.
+    for run in word.split_inclusive(must_be_escaped) {
+        let (plain, escaped) = match run.split_last() {
+            Some((last, plain)) if must_be_escaped(last) => (plain, Some(last)),
+            _ => (run, None),
+        };
+        subject.push_str(std::str::from_utf8(plain).unwrap_or_default());
+        if let Some(byte) = escaped {
+            // Writing to a String cannot fail.
+            let _ = write!(subject, "={byte:02X}");
         }
     }
 }
@@ -159,11 +163,12 @@ pub fn pattern_subjects(root: &str, words: &[Word]) -> Result<Vec<String>, Subje
 
 /// Whether a NATS subscription subject matches a concrete subject, by NATS's rules.
 pub fn subject_matches(pattern: &str, subject: &str) -> bool {
-    let mut words = subject.split('.');
-    for wanted in pattern.split('.') {
+    let is_dot = |byte: &u8| *byte == b'.';
+    let mut words = subject.as_bytes().split(is_dot);
+    for wanted in pattern.as_bytes().split(is_dot) {
         match (wanted, words.next()) {
-            (">", Some(_)) => return true,
-            ("*", Some(_)) => {}
+            (b">", Some(_)) => return true,
+            (b"*", Some(_)) => {}
             (wanted, Some(word)) if wanted == word => {}
             _ => return false,
         }

@@ -34,6 +34,8 @@ use crate::{
 const FRAMES_AT_ONCE: usize = 64;
 /// How many bytes of replies may wait beside events.
 const MOST_OWN_BYTES: usize = 64 << 10;
+/// An empty queue with more room than this gives its memory back.
+const ROOM_KEPT: usize = 4;
 
 /// Identifies a pass of the catch-up.
 pub type PassNumber = u64;
@@ -273,12 +275,22 @@ impl Outbox {
             }
         }
         state.blocked = false;
-        // Room for four frames would be a part of what an idle session takes that shows.
-        state.queue = VecDeque::new();
+        if state.queue.capacity() > ROOM_KEPT {
+            state.queue = VecDeque::new();
+        }
         let lags = matches!(state.mode, Mode::Lagging(Lag { pass: None, .. }));
         drop(state);
         self.note_sent();
         if lags { Flushed::Lagging } else { Flushed::Empty }
+    }
+
+    /// Gives back the memory of an empty queue: what goes to a session that gets no events is seldom, and the room would
+    /// be a part of what it takes that shows.
+    pub fn shrink(&self) {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() {
+            state.queue = VecDeque::new();
+        }
     }
 
     fn fail(&self, mut state: parking_lot::MutexGuard<'_, State>) -> Flushed {

@@ -180,6 +180,7 @@ impl Session {
 
     fn flush(&self) {
         self.edge.writers.flush_one(Arc::clone(&self.outbox));
+        self.outbox.shrink();
     }
 
     /// Ready when a request has been answered.

@@ -129,7 +129,9 @@ impl Table {
             let shared: Arc<str> = text.into();
             self.numbers.insert(Arc::clone(&shared), number);
             if is_pattern(text) {
-                self.patterns.entry(tenant_word(event_root, text).into()).or_default().push(number);
+                // Most tenants have one.
+                let one = || Vec::with_capacity(1);
+                self.patterns.entry(tenant_word(event_root, text).into()).or_insert_with(one).push(number);
             }
             Subject { text: shared, confirmed: false, idle_since: None, groups: Vec::new() }
         });

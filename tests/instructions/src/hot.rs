@@ -1,0 +1,138 @@
+//! The hot functions, each on what it meets in production.
+
+use std::{hint::black_box, io, io::IoSlice, sync::Arc, time::Duration};
+
+use blackhole_common::{
+    catalogue::Catalogue,
+    subject::{push_key, subject_matches},
+    wire::{Access, Bearer},
+};
+use bytes::Bytes;
+use ws_edge::{
+    binding,
+    cursor::{Identity, Place},
+    families::Families,
+    fanout::{Fanout, Wish},
+    frame::{Event, EventFrames, Shape, ShownKey, View, normalize},
+    outbox::{Outbox, Socket},
+    writers::Writers,
+};
+
+/// Runs something so many times.
+type Run = fn(u64);
+
+/// What is counted: the names are those in `counts.toml`.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("routing key to subject", key_to_subject),
+    ("binding to subjects", binding_to_subjects),
+    ("match of a subject and a pattern", matching),
+    ("frame, view args", |times| frames(times, View::Args)),
+    ("frame, view data", |times| frames(times, View::Data)),
+    ("normalized body", normalized),
+    ("delivery to 1 of 1000 subjects", |times| deliver(times, 1000, 1)),
+    ("delivery to 100 sessions", |times| deliver(times, 1, 100)),
+];
+
+const ROOT: &str = "blackhole.v1.event";
+const ACCOUNT: &str = "a391d64a083b99232f6d2633c47432e3";
+const KEY: &str = "call.CHANNEL_CREATE.c62a4ddb-5d4639ef-5253%40203%2E0%2E113%2E7";
+const BODY: &str = include_str!("event.json");
+
+fn key_to_subject(times: u64) {
+    for _ in 0..times {
+        let mut subject = String::with_capacity(256);
+        push_key(&mut subject, black_box(KEY).as_bytes());
+        black_box(subject);
+    }
+}
+
+fn matching(times: u64) {
+    let subject = format!("{ROOT}.{ACCOUNT}.{KEY}");
+    let pattern = format!("{ROOT}.{ACCOUNT}.call.*.*");
+    for _ in 0..times {
+        black_box(subject_matches(black_box(&pattern), black_box(&subject)));
+    }
+}
+
+fn normalized(times: u64) {
+    for _ in 0..times {
+        black_box(normalize(black_box(BODY.as_bytes())).is_ok());
+    }
+}
+
+#[allow(clippy::unwrap_used)] // It is the built-in one.
+fn binding_to_subjects(times: u64) {
+    let catalogue = Catalogue::load(None).unwrap();
+    let families = Families::new(&catalogue, Arc::default());
+    let bearer =
+        Bearer { account_id: ACCOUNT.into(), expires_at: u64::MAX, superduper_admin: false, token_id: None };
+    let access = Access::Account { account_id: ACCOUNT.into(), realm: Some("sip.example.com".into()) };
+    for _ in 0..times {
+        let asked = binding::parse(&catalogue, &families, black_box("call.CHANNEL_CREATE.*"), &bearer);
+        black_box(asked.unwrap().resolve(ROOT, &access).unwrap());
+    }
+}
+
+fn event(account: &str, sequence: u64) -> Event {
+    Event {
+        subject: format!("{ROOT}.{account}.{KEY}").into(),
+        name: Bytes::from_static(b"CHANNEL_CREATE"),
+        body: Bytes::from_static(BODY.as_bytes()),
+        place: Some(Place { stream: Identity::new("t"), sequence }),
+    }
+}
+
+fn shape(view: View, account: &str) -> Shape {
+    Shape::new(view, None, account, "call.*.*", "call.*.*", ShownKey::AsPublished)
+}
+
+fn frames(times: u64, view: View) {
+    let (event, shape) = (event(ACCOUNT, 1), shape(view, ACCOUNT));
+    for _ in 0..times {
+        let frames = EventFrames::read(ROOT, black_box(&event));
+        black_box(frames.and_then(|frames| frames.frame(&shape, false)));
+    }
+}
+
+/// A connection that takes everything.
+struct Nowhere;
+
+impl Socket for Nowhere {
+    fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(frames.iter().map(|frame| frame.len()).sum())
+    }
+}
+
+/// Gives events to the sessions of one of so many accounts, and writes their frames.
+fn deliver(times: u64, accounts: u64, sessions: u64) {
+    let writers = Arc::new(Writers::new(Arc::default()));
+    let fanout = Arc::new(Fanout::new(ROOT, Duration::from_secs(5), writers, Arc::default()));
+    let account = |number: u64| format!("{number:032x}");
+    let mut held = Vec::new();
+    for (index, number) in
+        (0..accounts).flat_map(|account| (0..sessions).map(move |session| (account, session))).enumerate()
+    {
+        let of = account(number.0);
+        let outbox = Arc::new(Outbox::new(index as u64, 1 << 20, Arc::new(Nowhere), Arc::default()));
+        let wish = Wish {
+            shape: Arc::new(shape(View::Args, &of)),
+            subjects: vec![format!("{ROOT}.{of}.call.*.*")],
+            since: None,
+        };
+        let joined = fanout.join(&outbox, vec![wish], Vec::new());
+        held.push((outbox, joined));
+    }
+    let numbers = fanout.take_fresh();
+    fanout.confirm(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>());
+    let Some((number, _)) = numbers.first() else { return };
+    let mut event = event(&account(0), 0);
+    for sequence in 1..=times {
+        event.place = event.place.map(|place| Place { sequence, ..place });
+        if let Some(frames) = EventFrames::read(ROOT, &event) {
+            fanout.deliver(*number, &event, &frames);
+        }
+        for (outbox, _) in held.iter().take(sessions as usize) {
+            outbox.flush();
+        }
+    }
+}
