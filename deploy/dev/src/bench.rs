@@ -1,4 +1,4 @@
-//! `cargo dev bench`: installs what the bench needs, builds it and the services for release, and runs it.
+//! `cargo dev bench`: installs what the bench needs, builds it and the services, and runs it.
 
 use std::process::ExitCode;
 
@@ -31,7 +31,7 @@ pub struct Options {
     /// How often each measurement is repeated [default: 3, with --quick 1]
     #[arg(long, value_name = "N")]
     pub repeat: Option<u32>,
-    /// How long each measurement lasts, in seconds [default: 10, with --quick 4]
+    /// How long each measurement lasts, in seconds [default: 10, with --quick 2.5]
     #[arg(long, value_name = "S")]
     pub seconds: Option<f64>,
     /// Sessions of the shapes that have one size [default: each shape's own]
@@ -141,8 +141,10 @@ async fn bench(options: &Options, run: &RunDir) -> Result<ExitCode> {
             }
         }
     }
-    say("building for release");
-    let program = Binaries::build_for_release(run.path(), PROGRAM).await?;
+    // A smoke tells no times: what the tests have built is good enough for it.
+    let release = !options.smoke || !cfg!(debug_assertions);
+    say(if release { "building for release" } else { "building" });
+    let program = Binaries::build_with(run.path(), PROGRAM, release).await?;
     // The words after `bench`, as they are.
     let given = std::env::args_os().skip_while(|word| word != "bench").skip(1);
     let process = Process::start(&Spec::new(program).arg("run").args(given).dir(workspace::root()?))?;

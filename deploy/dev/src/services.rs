@@ -49,9 +49,9 @@ impl Binaries {
         })
     }
 
-    /// Builds them and one more of our programs for release, beside each other; returns where that one is.
-    pub async fn build_for_release(dir: &Path, program: &str) -> Result<PathBuf> {
-        let list = build(dir, &[&SERVICES[..], &[program]].concat(), true).await?;
+    /// Builds them and one more of our programs, beside each other; returns where that one is.
+    pub async fn build_with(dir: &Path, program: &str, release: bool) -> Result<PathBuf> {
+        let list = build(dir, &[&SERVICES[..], &[program]].concat(), release).await?;
         executable(&list, program).with_context(|| format!("cargo built no {program}"))
     }
 

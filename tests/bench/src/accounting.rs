@@ -1,46 +1,80 @@
 //! What the operating system says: processor time and memory of processes, the kernel's socket memory, stolen time.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 
 /// Clock ticks per second in `/proc` (USER_HZ), the same on every Linux.
 const TICKS: f64 = 100.0;
 const PAGE_KIB: f64 = 4.0;
 
-/// Seconds of processor time that a process and all others of its group have used, with their children that ended.
+/// Seconds of processor time that the processes of a group have used, all their threads together.
 ///
-/// Every program that is started here leads a group of its own, and nginx's workers, for example, are in it.
+/// Every program that is started here leads a group of its own, and nginx's workers, for example, are in it. Read from
+/// each process's own clock, which counts nanoseconds: `/proc` counts in steps of 10 ms, too coarse for short runs.
 pub(crate) fn cpu_seconds(group: i32) -> f64 {
-    members(group).map(|fields| fields.iter().skip(10).take(2).sum::<f64>() / TICKS).sum()
+    let used = |pid| {
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid)).ok()?;
+        Some(Duration::from(clock_gettime(clock).ok()?).as_secs_f64())
+    };
+    pids_of(group).filter_map(used).sum()
 }
 
-/// Resident memory of a group in KiB: private pages and its share of shared ones (Pss), and of these the anonymous.
+/// Resident memory of a group in KiB (Rss), and of it the anonymous part.
+///
+/// Not the share of it (Pss): that of a program's own pages falls whenever another process of the same program starts.
 pub(crate) fn memory_kib(group: i32) -> (f64, f64) {
     let mut memory = (0.0, 0.0);
     for pid in pids_of(group) {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        memory.0 += field(&text, "Pss:");
+        memory.0 += field(&text, "Rss:");
         memory.1 += field(&text, "Anonymous:");
     }
     memory
 }
 
-/// The kernel's memory for TCP sockets in KiB, of both ends, as all of them are on this machine.
+/// The kernel's memory in KiB that grows with TCP sockets, of both ends, as all of them are on this machine: what is in
+/// their buffers, and its small objects (sockets, files, entries of epoll), though those of everything that runs.
 pub(crate) fn socket_memory_kib() -> f64 {
     let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let tcp = text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
     let pages = tcp.split_once(" mem ").and_then(|(_, pages)| pages.trim().parse::<f64>().ok());
-    pages.unwrap_or(0.0) * PAGE_KIB
+    let small = field(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "Slab:");
+    pages.unwrap_or(0.0) * PAGE_KIB + small
 }
 
-/// Seconds that the host took from this machine, and seconds that all its processors were there, since it started.
-pub(crate) fn stolen_seconds() -> (f64, f64) {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let line = text.lines().next().unwrap_or_default();
-    let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-    let stolen = fields.get(7).copied().unwrap_or(0.0);
-    (stolen / TICKS, fields.iter().take(8).sum::<f64>() / TICKS)
+/// What the machine's processors did since it started, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// The host took them away.
+    pub(crate) stolen: f64,
+    /// They worked.
+    pub(crate) busy: f64,
+    /// All of their time.
+    pub(crate) whole: f64,
+}
+
+impl Machine {
+    /// Until now.
+    pub(crate) fn now() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        let fields = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse::<f64>().ok());
+        let seconds: Vec<f64> = fields.map(|ticks| ticks / TICKS).collect();
+        let whole: f64 = seconds.iter().sum();
+        let of = |place: usize| seconds.get(place).copied().unwrap_or(0.0);
+        // user nice system idle iowait irq softirq steal
+        Self { stolen: of(7), busy: whole - of(3) - of(4) - of(7), whole }
+    }
+
+    /// Since then.
+    pub(crate) fn since(self, then: Self) -> Self {
+        let (stolen, busy) = (self.stolen - then.stolen, self.busy - then.busy);
+        Self { stolen, busy, whole: (self.whole - then.whole).max(f64::MIN_POSITIVE) }
+    }
 }
 
 /// Raises the number of files that this process and those that it starts may open as far as it goes.
@@ -51,13 +85,9 @@ pub(crate) fn raise_file_limit() -> Result<u64> {
     Ok(most)
 }
 
-/// The numeric fields of `/proc/PID/stat` after the process's name and state, for each process of a group.
-fn members(group: i32) -> impl Iterator<Item = Vec<f64>> {
-    pids().filter_map(move |pid| stat(pid).filter(|fields| fields.get(1) == Some(&f64::from(group))))
-}
-
+/// The processes of a group, the one that leads it among them.
 fn pids_of(group: i32) -> impl Iterator<Item = i32> {
-    pids().filter(move |pid| stat(*pid).is_some_and(|fields| fields.get(1) == Some(&f64::from(group))))
+    pids().filter(move |pid| group_of(*pid) == Some(group))
 }
 
 fn pids() -> impl Iterator<Item = i32> {
@@ -65,12 +95,11 @@ fn pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// From the parent's id on: `ppid pgrp ... utime stime ...`, the latter at 10 and 11, counted from 0.
-fn stat(pid: i32) -> Option<Vec<f64>> {
+/// The fields of `/proc/PID/stat` after the process's name: state, the parent's id, the group's id, ...
+fn group_of(pid: i32) -> Option<i32> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
-    let rest = rest.trim_start().split_once(' ')?.1;
-    Some(rest.split_whitespace().filter_map(|field| field.parse().ok()).collect())
+    rest.split_whitespace().nth(2)?.parse().ok()
 }
 
 fn field(text: &str, name: &str) -> f64 {
@@ -90,6 +119,6 @@ mod tests {
         while std::time::Instant::now() < until {}
         assert!(cpu_seconds(group) > before + 0.05);
         assert!(memory_kib(group).0 > 100.0);
-        assert!(stolen_seconds().1 > 1.0);
+        assert!(Machine::now().busy > 0.1);
     }
 }

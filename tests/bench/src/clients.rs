@@ -34,7 +34,7 @@ const BUFFER: usize = 256 * 1024;
 /// Sessions per source address: far fewer than it has ports.
 const PER_SOURCE: u32 = 5_000;
 /// A session that is not bound by then will not be.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Serves the run until it is over.
 pub(crate) fn run(mut master: Master) -> Result<()> {

@@ -146,8 +146,10 @@ pub(crate) enum Answer {
         /// How long it took.
         seconds: f64,
     },
-    /// All was published.
+    /// All was published, or as much as could be.
     Published {
+        /// How many events.
+        events: u64,
         /// The longest that an event was published after it was due, in ms.
         late_ms: f64,
     },

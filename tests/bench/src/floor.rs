@@ -185,7 +185,7 @@ impl Floor {
         while self.sessions.iter().any(|session| !session.pending.is_empty()) {
             self.wait(&mut events, Some(Duration::from_millis(100)))?;
         }
-        Ok(Answer::Published { late_ms: late as f64 / 1e6 })
+        Ok(Answer::Published { events: index, late_ms: late as f64 / 1e6 })
     }
 }
 

@@ -15,6 +15,10 @@ use crate::clients::tally::Tally;
 use crate::contender::Name;
 use crate::run::Plan;
 
+/// Shares of the processors' time, in percent, above which a measurement is not one of a quiet machine.
+const MOST_OTHERS: f64 = 10.0;
+const MOST_STOLEN: f64 = 5.0;
+
 /// The figures of one measurement, in the order in which they are shown.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured(Vec<(String, f64)>);
@@ -174,6 +178,17 @@ impl Report {
         for note in &self.notes {
             print(format_args!("note: {note}"))?;
         }
+        let disturbed = |row: &&Row| {
+            let above = |name: &str, most: f64| row.median(name).is_some_and(|share| share > most);
+            above("others %", MOST_OTHERS) || above("steal %", MOST_STOLEN)
+        };
+        match self.rows.iter().filter(disturbed).count() {
+            0 => {}
+            count => print(format_args!(
+                "note: something else ran during {count} of {} measurements (steal, others): ratios mean nothing",
+                self.rows.len()
+            ))?,
+        }
         for failure in &self.failures {
             print(format_args!("FAILED: {failure}"))?;
         }
@@ -254,7 +269,7 @@ fn spread(figure: &Figure) -> String {
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
-        size if size < 1.0 => format!("{value:.2}"),
+        size if size < 10.0 => format!("{value:.2}"),
         size if size < 100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
     }

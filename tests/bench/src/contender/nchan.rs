@@ -74,7 +74,6 @@ fn config(dir: &Path, module: &Path, port: u16) -> String {
                nchan_channel_id $1;\n\
                nchan_message_buffer_length 100;\n\
                nchan_message_timeout 10s;\n\
-               nchan_publisher_location_header off;\n\
              }}\n\
              location ~ /sub/(\\d+)$ {{\n\
                nchan_subscriber websocket;\n\

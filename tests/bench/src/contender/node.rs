@@ -59,12 +59,6 @@ impl Node {
         let id = |server: &Server| Ok::<_, anyhow::Error>(server.process()?.id());
         Ok(vec![("node", id(&self.bridge)?), ("rabbitmq", id(self.rabbitmq.server())?)])
     }
-
-    /// Ends both.
-    pub(crate) async fn stop(self) -> Result<()> {
-        self.bridge.stop().await?;
-        self.rabbitmq.stop().await
-    }
 }
 
 /// A copy of the bridge with its libraries, below `target`, so that nothing is written among the sources.

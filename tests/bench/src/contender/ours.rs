@@ -19,6 +19,7 @@ pub(crate) struct Ours {
     dir: PathBuf,
     binaries: Binaries,
     env: Vec<(&'static str, String)>,
+    // Dropped in this order, each before what it needs.
     edges: Vec<(Service, u16)>,
     ingest: Service,
     auth: Service,
@@ -42,6 +43,8 @@ impl Ours {
             ("AMQP__URL", rabbitmq.url()),
             ("AUTH__ACCOUNTS_FILE", file.display().to_string()),
             ("AUTH__JWT__HS256_SECRET", SECRET.to_owned()),
+            // How many an edge can take is measured, not how many it is set to take.
+            ("WS__ACCEPT_PER_SECOND", "1000000".to_owned()),
         ];
         if !history {
             env.push((HISTORY_OFF.0, HISTORY_OFF.1.to_owned()));
@@ -57,9 +60,7 @@ impl Ours {
 
     /// Ends the edges and starts others.
     pub(crate) async fn renew(&mut self, count: usize, settings: &[(&str, &str)]) -> Result<()> {
-        for (edge, _) in self.edges.drain(..) {
-            edge.server().stop().await?;
-        }
+        self.edges.clear();
         for number in 0..count {
             let port = ports::free()?;
             let mut env = self.env.clone();
@@ -92,15 +93,6 @@ impl Ours {
             ("rabbitmq", self.rabbitmq.server()),
         ];
         edges.chain(others).map(|(name, server)| Ok((name, server.process()?.id()))).collect()
-    }
-
-    /// Ends it all, each after those that need it.
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        self.renew(0, &[]).await?;
-        self.ingest.server().stop().await?;
-        self.auth.server().stop().await?;
-        self.rabbitmq.stop().await?;
-        self.nats.server().stop().await.map(drop)
     }
 
     /// Whether this release can do without the stream.

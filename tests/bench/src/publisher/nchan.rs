@@ -64,16 +64,42 @@ impl Publisher {
         }
         self.answers.extend_from_slice(&buffer[..read]);
         let mut at = 0;
-        // The location answers without a body, so an answer ends with its head.
-        while let Some(length) = memmem::find(&self.answers[at..], b"\r\n\r\n") {
-            let head = &self.answers[at..at + length];
-            if !head.starts_with(b"HTTP/1.1 20") {
-                bail!("nginx answers {}", String::from_utf8_lossy(head).lines().next().unwrap_or_default());
-            }
-            at += length + 4;
+        while let Some(length) = answer(&self.answers[at..])? {
+            at += length;
             self.answered += 1;
         }
         self.answers.drain(..at);
         Ok(())
+    }
+}
+
+/// How long the answer is that `bytes` begin with; nothing if it is not all there.
+fn answer(bytes: &[u8]) -> Result<Option<usize>> {
+    let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
+    let head = String::from_utf8_lossy(&bytes[..end]);
+    let mut lines = head.lines();
+    let status = lines.next().unwrap_or_default();
+    // 201 where somebody has subscribed, 202 where nobody has.
+    if !status.starts_with("HTTP/1.1 20") {
+        bail!("nginx answers {status}");
+    }
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    let mut lengths = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let body = lengths.next().map_or(Ok(0), |(_, length)| length.trim().parse::<usize>())?;
+    let length = end + 4 + body;
+    Ok((bytes.len() >= length).then_some(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_with_its_body() {
+        let text = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 202";
+        assert_eq!(answer(text).unwrap(), Some(48));
+        assert_eq!(answer(&text[..46]).unwrap(), None);
+        assert_eq!(answer(b"HTTP/1.1 202 Accepted\r\n\r\n").unwrap(), Some(25));
+        assert!(answer(b"HTTP/1.1 413 Too Large\r\n\r\n").is_err());
     }
 }

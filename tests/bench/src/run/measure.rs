@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures_util::future::try_join_all;
 
-use crate::accounting;
+use crate::accounting::{self, Machine};
 use crate::clients::tally::Tally;
 use crate::clock;
 use crate::contender::Contender;
@@ -57,10 +57,15 @@ pub(crate) struct Sample {
     pub(crate) cpu: BTreeMap<&'static str, f64>,
     /// What part of the time the host took away, in percent.
     pub(crate) stolen: f64,
+    /// What part of the time went to none of the processes that are told, in percent: to something else that runs, and
+    /// to the kernel's own work.
+    pub(crate) others: f64,
     /// The account of everything since the sessions were connected, and the latencies of what was measured.
     pub(crate) tally: Tally,
     /// The longest that an event was published after it was due, in ms.
     pub(crate) late_ms: f64,
+    /// Events that were not published, as the server kept the publisher back for too long.
+    pub(crate) unpublished: u64,
 }
 
 impl Sample {
@@ -147,13 +152,14 @@ impl<'a> Live<'a> {
         let groups = self.groups()?;
         let usage = async {
             tokio::time::sleep(clock::until(from)).await;
-            let before = (cpu(&groups), accounting::stolen_seconds());
+            let before = (cpu(&groups), Machine::now());
             tokio::time::sleep(clock::until(to)).await;
-            let after = (cpu(&groups), accounting::stolen_seconds());
-            let cpu =
-                after.0.into_iter().map(|(name, used)| (name, used - before.0.get(name).unwrap_or(&0.0)));
-            let whole = (after.1.1 - before.1.1).max(f64::MIN_POSITIVE);
-            Ok((cpu.collect(), (after.1.0 - before.1.0) * 100.0 / whole))
+            let after = (cpu(&groups), Machine::now());
+            let used = |(name, used): (&'static str, f64)| (name, used - before.0.get(name).unwrap_or(&0.0));
+            let cpu: BTreeMap<_, _> = after.0.into_iter().map(used).collect();
+            let machine = after.1.since(before.1);
+            let others = (machine.busy - cpu.values().sum::<f64>()).max(0.0);
+            Ok((cpu, machine.stolen * 100.0 / machine.whole, others * 100.0 / machine.whole))
         };
         let publish = async {
             match &mut self.publisher {
@@ -161,11 +167,13 @@ impl<'a> Live<'a> {
                 None => self.contender.publish(phase).await,
             }
         };
-        let (published, (cpu, stolen)) = tokio::try_join!(publish, usage)?;
-        let Answer::Published { late_ms } = published else { bail!("the publisher says {published:?}") };
-        self.published += events;
+        let (published, (cpu, stolen, others)) = tokio::try_join!(publish, usage)?;
+        let Answer::Published { events: published, late_ms } = published else {
+            bail!("the publisher says {published:?}")
+        };
+        self.published += published;
         let tally = self.collect(patience).await?;
-        Ok(Sample { seconds, rate, cpu, stolen, tally, late_ms })
+        Ok(Sample { seconds, rate, cpu, stolen, others, tally, late_ms, unpublished: events - published })
     }
 
     /// Waits until all that was published has arrived, or for so long.

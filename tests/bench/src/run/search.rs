@@ -18,6 +18,8 @@ pub(crate) struct Search {
     pub(crate) seconds: f64,
     /// How often the range is halved in the end.
     pub(crate) steps: u32,
+    /// Whether a rate that is not sustained is tried once more: something else may have run just then.
+    pub(crate) twice: bool,
 }
 
 /// Beyond that no server here comes.
@@ -36,7 +38,7 @@ impl Search {
     ) -> Result<Option<Sample>> {
         let mut best: Option<Sample> = None;
         let (mut rate, mut too_high, mut published) = (self.from, None::<f64>, 0);
-        let (mut doublings, mut steps) = (0, 0);
+        let (mut doublings, mut steps, mut tried) = (0, 0, false);
         'renewed: loop {
             contender.renew(load, 1, &[]).await?;
             let mut live = Live::begin(contender, load, GENTLY, published, dir).await?;
@@ -51,12 +53,15 @@ impl Search {
                     sample.tally.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})")),
                 ));
                 let unharmed = sample.tally.closed == 0 && sample.tally.lost == 0;
+                let again = !sustained && self.twice && !tried;
+                tried = again;
                 if sustained {
                     best = Some(sample);
-                } else {
+                } else if !again {
                     too_high = Some(rate);
                 }
                 rate = match (too_high, &best) {
+                    _ if again => rate,
                     (None, _) if doublings < MOST_DOUBLINGS => {
                         doublings += 1;
                         rate * 2.0
@@ -85,5 +90,6 @@ impl Search {
 
 fn is_sustained(sample: &Sample) -> bool {
     let tally = &sample.tally;
-    tally.closed == 0 && tally.delivered == tally.expected && tally.latency.quantile_ms(0.99) < LATEST_MS
+    let whole = sample.unpublished == 0 && tally.closed == 0;
+    whole && tally.delivered == tally.expected && tally.latency.quantile_ms(0.99) < LATEST_MS
 }

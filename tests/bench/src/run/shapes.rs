@@ -12,13 +12,11 @@ use super::Plan;
 use super::measure::{GENTLY, Live, Sample, cpu};
 use super::search::Search;
 use crate::accounting;
-use crate::contender::{Contender, Name};
+use crate::contender::Contender;
 use crate::control::{Answer, Order, Worker};
 use crate::load::{Load, Pattern};
 use crate::report::{Measured, Report};
 
-/// How long what is owed may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Subscribing without a limit of ours.
 const UNLIMITED: &[(&str, &str)] = &[
     ("WS__RATE__BURST", "1000000000"),
@@ -40,7 +38,7 @@ fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
         Shape::Sharded | Shape::MaxSharded | Shape::Latency => {
             vec![load(Pattern::Sharded, plan.sessions(1_000, 1_000, 50))]
         }
-        Shape::Idle | Shape::Storm => vec![load(Pattern::Single, plan.sessions(10_000, 3_000, 100))],
+        Shape::Idle | Shape::Storm => vec![load(Pattern::Single, plan.sessions(10_000, 2_000, 100))],
         Shape::Mixed => vec![load(Pattern::Mixed, plan.sessions(10_000, 2_000, 100))],
         Shape::Subscribe => vec![load(Pattern::Single, plan.sessions(200, 200, 20))],
         Shape::Growth => {
@@ -68,6 +66,8 @@ pub(crate) async fn measure(
     let dir = contender.dir().to_owned();
     for load in loads(plan, shape) {
         if !contender.name.serves(load.pattern) {
+            let (shape, name) = (crate::report::shape_name(shape), contender.name.text());
+            report.note(format!("{shape}: not measured with {name}, where a session has one binding"));
             return Ok(());
         }
         let shaped = Shaped { plan, shape, load, dir: dir.clone() };
@@ -135,18 +135,24 @@ impl Shaped<'_> {
         rate: f64,
         edges: usize,
     ) -> Result<()> {
-        let Plan { repeat, warm_up, seconds, .. } = *self.plan;
+        let Plan { repeat, warm_up, seconds, patience, .. } = *self.plan;
         let rate = self.events(rate);
         let row = format!("{} at {:.0}/s", self.name(), rate * self.load.deliveries_per_event());
         for _ in 0..repeat {
             contender.renew(self.load, edges, &[]).await?;
             let mut measured = Measured::default();
+            if self.shape == Shape::Growth {
+                measured.add("sessions", f64::from(self.load.sessions));
+                measured.add("subjects", f64::from(self.load.lanes()));
+            }
             let before = resident(contender)?;
             let mut live = self.begin(contender, GENTLY).await?;
             tokio::time::sleep(Duration::from_millis(500)).await;
-            measured
-                .add("KiB/session", (resident(live.contender)?.0 - before.0) / f64::from(self.load.sessions));
-            let sample = live.flow(rate, warm_up, seconds, PATIENCE).await?;
+            if live.contender.is_renewed(self.load) {
+                let more = resident(live.contender)?.0 - before.0;
+                measured.add("KiB/session", more / f64::from(self.load.sessions));
+            }
+            let sample = live.flow(rate, warm_up, seconds, patience).await?;
             entries(&mut measured, &sample, live.contender.groups()?);
             measured.add("MiB", resident(live.contender)?.0 / 1024.0);
             report.enter(&row, live.contender.name, measured, Some(&sample.tally));
@@ -172,15 +178,8 @@ impl Shaped<'_> {
             for (process, _) in live.contender.groups()? {
                 measured.add(&format!("idle CPU %: {process}"), rest[process] * 100.0 / self.plan.seconds);
             }
-            let tally = match live.contender.name {
-                // One event for each of them: they are there.
-                Name::Ours { .. } => {
-                    let rate = self.events(5_000.0);
-                    Some(live.flow(rate, 0.0, f64::from(self.load.lanes()) / rate, PATIENCE).await?.tally)
-                }
-                Name::Rival(_) => None,
-            };
-            report.enter(&self.name(), live.contender.name, measured, tally.as_ref());
+            let tally = self.one_each(&mut live).await?.tally;
+            report.enter(&self.name(), live.contender.name, measured, Some(&tally));
         }
         Ok(())
     }
@@ -191,7 +190,7 @@ impl Shaped<'_> {
             contender.renew(self.load, 1, &[]).await?;
             let groups = contender.groups()?;
             let before = cpu(&groups);
-            let live = self.begin(contender, self.load.sessions).await?;
+            let mut live = self.begin(contender, self.load.sessions).await?;
             let used = cpu(&groups);
             let mut measured = Measured::default();
             measured.add("seconds", live.connected.seconds);
@@ -202,9 +201,16 @@ impl Shaped<'_> {
                 let micros = (used - before[process]) * 1e6 / f64::from(self.load.sessions);
                 measured.add(&format!("µs/session: {process}"), micros);
             }
-            report.enter(&self.name(), live.contender.name, measured, None);
+            let tally = self.one_each(&mut live).await?.tally;
+            report.enter(&self.name(), live.contender.name, measured, Some(&tally));
         }
         Ok(())
+    }
+
+    /// One event for each session: all of them are there.
+    async fn one_each(&self, live: &mut Live<'_>) -> Result<Sample> {
+        let rate = self.events(5_000.0);
+        live.flow(rate, 0.0, f64::from(self.load.lanes()) / rate, self.plan.patience).await
     }
 
     /// The highest rate.
@@ -212,7 +218,8 @@ impl Shaped<'_> {
         let mut from = self.events(from);
         for _ in 0..self.plan.repeat {
             let seconds = self.plan.size(3.0, 1.5, 0.5);
-            let search = Search { from, seconds, steps: self.plan.size(4, 3, 0) };
+            let (steps, twice) = (self.plan.size(4, 3, 0), self.plan.size(true, false, false));
+            let search = Search { from, seconds, steps, twice };
             say(format_args!("{}, {}", self.name(), contender.name.text()));
             let Some(sample) = search.run(contender, self.load, &self.dir).await? else {
                 bail!("no rate was sustained");
@@ -261,7 +268,7 @@ impl Shaped<'_> {
 
     /// Ours and a plain consumer, of the same events.
     async fn latency(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
-        let Plan { repeat, warm_up, seconds, .. } = *self.plan;
+        let Plan { repeat, warm_up, seconds, patience, .. } = *self.plan;
         let rate = self.events(5_000.0);
         for _ in 0..repeat {
             contender.renew(self.load, 1, &[]).await?;
@@ -270,8 +277,8 @@ impl Shaped<'_> {
             let mut consumer = Worker::start("consumer", &self.dir).await?;
             consumer.ask(&Order::Attach { sink, load: self.load }).await?;
             live.consumer = Some(consumer);
-            let sample = live.flow(rate, warm_up, seconds, PATIENCE).await?;
-            let order = Order::Collect { events: live.published, patience: PATIENCE };
+            let sample = live.flow(rate, warm_up, seconds, patience).await?;
+            let order = Order::Collect { events: live.published, patience };
             let Some(Answer::Collected(plain)) = (match &mut live.consumer {
                 Some(consumer) => Some(consumer.ask(&order).await?),
                 None => None,
@@ -306,8 +313,7 @@ impl Shaped<'_> {
             tokio::time::sleep(Duration::from_secs(2)).await;
             let rest = live.rest(self.plan.seconds).await?;
             measured.add("idle CPU %, each edge", rest["edge"] * 100.0 / self.plan.seconds / edges as f64);
-            let rate = self.events(5_000.0);
-            let sample = live.flow(rate, 0.0, f64::from(self.load.lanes()) / rate, PATIENCE).await?;
+            let sample = self.one_each(&mut live).await?;
             entries(&mut measured, &sample, live.contender.groups()?);
             let row = format!("{}, {edges} edges", self.name());
             report.enter(&row, live.contender.name, measured, Some(&sample.tally));
@@ -328,7 +334,11 @@ fn entries(measured: &mut Measured, sample: &Sample, groups: Vec<(&'static str, 
         measured.add(&format!("µs/delivery: {process}"), sample.micros(process));
     }
     measured.add("steal %", sample.stolen);
+    measured.add("others %", sample.others);
     measured.add("published late ms", sample.late_ms);
+    if sample.unpublished > 0 {
+        measured.add("not published", sample.unpublished as f64);
+    }
 }
 
 /// Resident memory, in KiB, of what holds the sessions: all of it, and the anonymous part.
