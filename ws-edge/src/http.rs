@@ -6,6 +6,7 @@ mod pace;
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -26,7 +27,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tungstenite::handshake::derive_accept_key;
 
@@ -49,11 +50,26 @@ const MOST_HEADER_BYTES: usize = 16 * 1024;
 /// Out of descriptors: try again when some have been closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that may wait to be accepted, as far as the system lets them (`net.core.somaxconn`). Those of a storm that
+/// find no room come back after a second, then after two more.
+const MOST_WAITING: u32 = 4096;
+
 /// An upgrade that was agreed to.
 struct Agreed {
     upgrade: OnUpgrade,
     opening: Opening,
     place: Place,
+}
+
+/// Takes the address for [`serve`].
+///
+/// # Errors
+/// Those of the system.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(MOST_WAITING)
 }
 
 /// Accepts connections until `shutdown`, and returns when the last session has ended. What is no session yet is cut off

@@ -166,7 +166,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     metrics.register(&mut registry);
     let readiness = Readiness::default();
 
-    let listener = TcpListener::bind(config.ws.listen).await.map_err(|error| {
+    let listener = http::listen(config.ws.listen).map_err(|error| {
         std::io::Error::new(
             error.kind(),
             format!("cannot listen on ws.listen = {}: {error}", config.ws.listen),
