@@ -16,6 +16,10 @@ use crate::{install, workspace};
 /// The bench's own program, a member of the workspace.
 const PROGRAM: &str = "blackhole-bench";
 
+/// The member that counts instructions, and the profile that it is built in.
+const COUNTED: &str = "blackhole-instructions";
+const COUNTED_PROFILE: &str = "instructions";
+
 /// The options of `cargo dev bench`, which the bench itself reads too.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -132,9 +136,11 @@ pub async fn run(options: Options) -> Result<ExitCode> {
 }
 
 async fn bench(options: &Options, run: &RunDir) -> Result<ExitCode> {
-    let tools = if options.instructions { install::FOR_INSTRUCTIONS } else { install::FOR_UP };
-    install::ensure(tools, run.path()).await?;
-    if !options.instructions && !options.smoke {
+    if options.instructions {
+        return count(options.record, run).await;
+    }
+    install::ensure(install::FOR_UP, run.path()).await?;
+    if !options.smoke {
         for tool in install::FOR_RIVALS {
             if let Err(error) = install::ensure(&[*tool], run.path()).await {
                 say(format_args!("going on without {}: {error:#}", tool.program));
@@ -147,11 +153,19 @@ async fn bench(options: &Options, run: &RunDir) -> Result<ExitCode> {
     let program = Binaries::build_with(run.path(), PROGRAM, release).await?;
     // The words after `bench`, as they are.
     let given = std::env::args_os().skip_while(|word| word != "bench").skip(1);
-    let process = Process::start(&Spec::new(program).arg("run").args(given).dir(workspace::root()?))?;
-    Ok(process
-        .exited()
-        .await?
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, ExitCode::from))
+    exit_code_of(&Spec::new(program).arg("run").args(given)).await
+}
+
+/// Counts instructions.
+async fn count(record: bool, run: &RunDir) -> Result<ExitCode> {
+    install::ensure(install::FOR_INSTRUCTIONS, run.path()).await?;
+    say("building what is counted");
+    let cargo = ["run", "--quiet", "--profile", COUNTED_PROFILE, "--package", COUNTED, "--"];
+    exit_code_of(&Spec::new(workspace::cargo()).args(cargo).args(record.then_some("--record"))).await
+}
+
+async fn exit_code_of(spec: &Spec) -> Result<ExitCode> {
+    let status = Process::start(&spec.clone().dir(workspace::root()?))?.exited().await?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
