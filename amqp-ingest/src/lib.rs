@@ -15,6 +15,7 @@
 //! | `amqp` | one of the brokers: topology, deliveries, acknowledgements, connecting again |
 //! | `publish` | the one publisher: order, acknowledgements, connecting again, the stream |
 //! | `requests` | what KAZOO asks of a Blackhole over AMQP, and what edges have for KAZOO |
+//! | [`runtime`] | one thread that takes events together while there are many |
 //! | `outage` | saying once that something is away, and once that it is back |
 //! | `seldom` | log lines that others cause, one in a while |
 //! | `metrics` | what is counted |
@@ -33,6 +34,7 @@ mod outage;
 mod owner;
 mod publish;
 mod requests;
+pub mod runtime;
 mod seldom;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -26,8 +26,8 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Nothing is opened before the configuration is known to be good.
     let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
-    // One thread: an event passes through four tasks, and waking another thread costs more than any of them does with it.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    // An event passes through four tasks, and waking another thread costs more than any of them does with it.
+    let runtime = amqp_ingest::runtime::of_one_thread().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
         amqp_ingest::run(config, shutdown).await?;
