@@ -17,6 +17,8 @@ use crate::{
 
 /// Up to so many are flushed at once.
 const FEW: usize = 4;
+/// A task that is woken gets at least so many.
+const LEAST_SHARE: usize = 1024;
 /// A task that has flushed so many lets others have the thread.
 const AT_ONCE: usize = 64;
 
@@ -52,8 +54,11 @@ impl Writers {
             outboxes.drain(..).for_each(|outbox| self.flush_one(outbox));
             return;
         }
-        let size = outboxes.len().div_ceil(self.shares.len());
+        let size = outboxes.len().div_ceil(self.shares.len()).max(LEAST_SHARE);
         for share in &self.shares {
+            if outboxes.is_empty() {
+                break;
+            }
             let rest = outboxes.len().saturating_sub(size);
             share.waiting.lock().extend(outboxes.drain(rest..));
             share.changed.notify_one();
