@@ -80,6 +80,7 @@ struct Session {
 
 /// Makes a storm of so many sessions, with three bindings each.
 pub async fn run(sessions: usize) -> Report {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let settings = [("WS__ACCEPT_PER_SECOND", "100000"), ("LOG__FILTER", "info")];
     let stack = Stack::start_with("storm", &settings).await;
     let other = stack.another_edge("edge-2", &settings).await;
