@@ -25,11 +25,12 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Some(config) = arguments.config.load::<EdgeConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
-    allow_sessions(config.ws.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+        let most = config.ws.max_connections;
         let running = ws_edge::start(config).await?;
+        allow_sessions(most);
         running.serve(shutdown).await;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
