@@ -38,10 +38,10 @@ pub use state::{Bearing, State};
 
 /// How long a closing session waits for its client to take what is left and go.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A client is taken for dead that was not heard for so many ping intervals.
-const SILENT_INTERVALS: u32 = 2;
+/// A client is taken for dead that was not heard since so many pings.
+const MOST_UNANSWERED: u32 = 2;
 /// A client that does not read cannot answer pings: it has longer.
-const SILENT_INTERVALS_UNREAD: u32 = 10;
+const MOST_UNANSWERED_UNREAD: u32 = 10;
 
 /// What a session begins with.
 #[derive(Debug)]
@@ -66,7 +66,8 @@ pub struct Session {
     /// Absent while a request is being answered.
     state: Option<Box<State>>,
     answering: Option<Answering>,
-    heard: Instant,
+    /// Pings that were sent since something was heard. Counted, because a time would also count the edge's own pauses.
+    unanswered: u32,
     asked: Instant,
     next_ping: Instant,
     expires: Option<Instant>,
@@ -102,7 +103,7 @@ impl Session {
             outbox,
             state: Some(Box::new(state)),
             answering: None,
-            heard: now,
+            unanswered: 0,
             asked: now,
             next_ping: now + first_ping,
             timer: Box::pin(sleep(Duration::ZERO)),
@@ -213,17 +214,17 @@ impl Session {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(end_of(&error))),
             Poll::Pending => return Poll::Pending,
         };
-        self.heard = Instant::now();
+        self.unanswered = 0;
         let sent = match message {
             Message::Text(frame) => {
-                self.asked = self.heard;
+                self.asked = Instant::now();
                 if let Some(state) = self.state.take() {
                     self.answering = Some(Box::pin(requests::answer(Arc::clone(&self.edge), state, frame)));
                 }
                 Ok(())
             }
             Message::Binary(_) => {
-                self.asked = self.heard;
+                self.asked = Instant::now();
                 let reply =
                     Reply::error(crate::reply::generated_id(), "binary frames are not understood, send text");
                 self.send(Some(Message::Text(reply.to_frame())))
@@ -255,11 +256,12 @@ impl Session {
         }
         let interval = self.edge.config.ping_interval;
         if self.next_ping <= now {
-            let most = if self.outbox.is_blocked() { SILENT_INTERVALS_UNREAD } else { SILENT_INTERVALS };
+            let most = if self.outbox.is_blocked() { MOST_UNANSWERED_UNREAD } else { MOST_UNANSWERED };
             // Paused reading is ours, not the client's silence.
-            if now - self.heard > interval * most && self.answering.is_none() {
+            if self.unanswered >= most && self.answering.is_none() {
                 return Poll::Ready(Err(End::Gone("dead")));
             }
+            self.unanswered = self.unanswered.saturating_add(1);
             self.next_ping = now + interval;
             if let Err(error) = self.send(Some(Message::Ping(Bytes::new()))) {
                 return Poll::Ready(Err(end_of(&error)));
