@@ -30,7 +30,7 @@ async fn nothing_is_lost_while_servers_of_a_cluster_die() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_sessions_resumes_on_another_edge() {
     let sessions = number("CHAOS_SESSIONS").unwrap_or(5000);
-    println!("{}", storm::run(usize::try_from(sessions).unwrap()).await);
+    chaos::show(storm::run(usize::try_from(sessions).unwrap()).await);
 }
 
 #[tokio::test]

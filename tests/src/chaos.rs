@@ -41,10 +41,16 @@ pub struct Settings {
     pub cluster: bool,
 }
 
+/// Shows a result also where the test passes, which keeps to itself what it prints in the usual way.
+pub fn show(result: impl std::fmt::Display) {
+    // Nobody may be reading any more.
+    let _ = blackhole_dev::progress::print(format_args!("\n{result}"));
+}
+
 /// Makes a run. Panics with the table of the verdict if any client has missed anything, had it twice or out of order.
 pub async fn run(settings: Settings) {
     let Settings { time, seed, cluster } = settings;
-    println!("chaos for {time:?}, cluster: {cluster}, seed {seed}");
+    show(format_args!("chaos for {time:?}, cluster: {cluster}, seed {seed}"));
     let world = Arc::new(World::start(cluster).await);
     let source = Source::new(&world);
     let crowd = Crowd::start(&world, &source, seed).await;
@@ -66,7 +72,7 @@ pub async fn run(settings: Settings) {
     // What comes twice may come last.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let verdict = crowd.verdict();
-    println!("{verdict}");
+    show(&verdict);
     assert!(
         verdict.is_clean(cluster),
         "seed {seed}; the logs are in {}\n{verdict}",

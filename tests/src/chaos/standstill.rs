@@ -49,11 +49,11 @@ pub async fn run(bytes: usize, still: Duration) {
     tokio::time::sleep_until(began + still).await;
     most = most.max(resident(&stack.edge));
     let grown = most.saturating_sub(before);
-    println!(
+    super::show(format_args!(
         "{} MB to a client that does not read: the edge grew by {} KiB at most",
         bytes / 1_000_000,
         grown / 1024
-    );
+    ));
     assert!(grown < QUEUE_BYTES + SLACK_BYTES, "the edge grew by {grown} bytes");
     for number in 0..events {
         let frame = crate::soon("an event", stopped.next()).await.unwrap();
