@@ -21,7 +21,6 @@
 //! then stored before the earlier ones, which are published again. Nothing is lost in that case.
 //! (`Nats-Expected-Last-Msg-Id` would close this gap, but before nats-server 2.10.26 a replicated stream takes an
 //! event that it refused for a duplicate when it comes again.)
-
 //!
 //! # Without history
 //! `history.max_age = "0s"`: there is no stream, events go to the subscribers at once. They count as taken when a word

@@ -13,10 +13,11 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How long a busy thread does not look at its sockets, and thus the most by which it delays an event.
+/// How long a busy thread does not look at its sockets. An event is waited for twice at most: on its way from the AMQP
+/// client's thread, and before that for the look that wakes it.
 pub const PAUSE: Duration = Duration::from_micros(400);
 
-/// A thread that had nothing to do for longer is not busy.
+/// A thread that last looked longer ago is not busy.
 const BUSY: Duration = Duration::from_millis(1);
 
 thread_local! {

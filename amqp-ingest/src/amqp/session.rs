@@ -39,7 +39,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(3);
 /// A settled delivery is acknowledged after this at the latest. The broker keeps it so long.
 const ACK_WITHIN: Duration = Duration::from_millis(10);
 
-/// Acknowledged at once is the part of the prefetch that is one in so many: the broker must not run dry.
+/// When one in so many of the prefetch is settled, that is acknowledged at once: the broker must not run dry.
 const ACK_PART: usize = 4;
 
 /// How many settlements are read at once, at most.
@@ -53,9 +53,9 @@ pub(super) struct Session<'s> {
     window: Window,
     settle: mpsc::Sender<Settled>,
     settled: mpsc::Receiver<Settled>,
-    /// Up to here the broker is to be told, and when.
+    /// Up to which delivery the broker is to be told that all is done, and when.
     done: Option<(u64, Instant)>,
-    /// How many deliveries that is.
+    /// How many deliveries have been settled in a row since it was told.
     done_count: usize,
     rejection_log: Seldom,
 }
@@ -175,7 +175,7 @@ impl<'s> Session<'s> {
         self.advance().await
     }
 
-    /// Looks what has been settled without a gap.
+    /// Notes what has been settled without a gap; acknowledges it if that is much.
     async fn advance(&mut self) -> Result<(), IngestError> {
         let before = self.window.len();
         let done = self.window.advance();

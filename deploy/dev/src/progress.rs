@@ -1,7 +1,7 @@
 //! What the person in front of the screen sees while something takes its time.
 //!
-//! It goes to the standard error output (results go to the standard one): one line that counts seconds on a terminal, plain lines elsewhere. Nobody may
-//! be reading any more, so failures to write are ignored here.
+//! It goes to the standard error output (results go to the standard one): one line that counts seconds on a terminal,
+//! plain lines elsewhere. Nobody may be reading any more, so failures to write are ignored here.
 
 use std::fmt::Display;
 use std::future::Future;
