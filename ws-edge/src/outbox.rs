@@ -7,8 +7,9 @@
 //! A session is **live**, or it **lags**: more waited than may, or it asked for events of the past. Nothing live is
 //! queued for it then; it is brought up to date from the stream (`catchup`), and is live again.
 
+mod queue;
+
 use std::{
-    collections::VecDeque,
     fmt,
     io::{self, ErrorKind, IoSlice},
     sync::{
@@ -19,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -29,13 +30,10 @@ use crate::{
     fanout::{SessionNumber, SubjectNumber},
     metrics::Metrics,
 };
+use queue::Queue;
 
-/// Frames that go to the system in one call. Linux takes up to 1024; beyond a few dozen nothing is saved any more.
-const FRAMES_AT_ONCE: usize = 64;
 /// How many bytes of replies may wait beside events.
 const MOST_OWN_BYTES: usize = 64 << 10;
-/// An empty queue with more room than this gives its memory back.
-const ROOM_KEPT: usize = 4;
 
 /// Identifies a pass of the catch-up.
 pub type PassNumber = u64;
@@ -79,8 +77,7 @@ pub struct Outbox {
 
 #[derive(Debug)]
 struct State {
-    queue: VecDeque<Bytes>,
-    bytes: usize,
+    queue: Queue,
     /// Someone is about to flush.
     scheduled: bool,
     /// The socket takes no more; the session's task waits for it.
@@ -146,8 +143,7 @@ impl Outbox {
         metrics: Arc<Metrics>,
     ) -> Outbox {
         let state = State {
-            queue: VecDeque::new(),
-            bytes: 0,
+            queue: Queue::default(),
             scheduled: false,
             blocked: false,
             failed: false,
@@ -180,7 +176,7 @@ impl Outbox {
             Mode::Ended => return Pushed::Ended,
         }
         let Some(frame) = frame() else { return Pushed::Queued };
-        if state.has_room(frame.len(), self.most_bytes) {
+        if state.queue.has_room(frame.len(), self.most_bytes) {
             return state.push(frame);
         }
         self.metrics.sessions_overrun.inc();
@@ -209,7 +205,7 @@ impl Outbox {
             Mode::Ended => return Pushed::Ended,
         }
         let Some(frame) = frame() else { return Pushed::Queued };
-        if state.has_room(frame.len(), self.most_bytes) {
+        if state.queue.has_room(frame.len(), self.most_bytes) {
             return state.push(frame);
         }
         drop(state);
@@ -225,7 +221,7 @@ impl Outbox {
         let mut state = self.state.lock();
         match state.mode {
             Mode::Lagging(lag) if lag.pass == Some(pass) => {
-                if state.has_room(frame.len(), self.most_bytes) {
+                if state.queue.has_room(frame.len(), self.most_bytes) {
                     return state.push(frame.clone());
                 }
                 let after = lag.after.max(sequence.saturating_sub(1));
@@ -245,7 +241,7 @@ impl Outbox {
 
     /// Whether so much waits that not even replies may be added.
     pub fn is_stuffed(&self) -> bool {
-        self.state.lock().bytes > self.most_bytes.saturating_add(MOST_OWN_BYTES)
+        self.state.lock().queue.bytes() > self.most_bytes.saturating_add(MOST_OWN_BYTES)
     }
 
     /// Sends what waits, as far as the socket takes it.
@@ -256,10 +252,10 @@ impl Outbox {
             return Flushed::Failed;
         }
         while !state.queue.is_empty() {
-            match state.write_to(&*self.socket) {
+            match state.queue.write_to(&*self.socket) {
                 Ok(0) => return self.fail(state),
                 Ok(written) => {
-                    let frames = state.sent(written);
+                    let frames = state.queue.sent(written);
                     self.metrics.frames.inc_by(frames);
                     self.metrics.frame_bytes.inc_by(written as u64);
                 }
@@ -275,9 +271,7 @@ impl Outbox {
             }
         }
         state.blocked = false;
-        if state.queue.capacity() > ROOM_KEPT {
-            state.queue = VecDeque::new();
-        }
+        state.queue.shrink();
         let lags = matches!(state.mode, Mode::Lagging(Lag { pass: None, .. }));
         drop(state);
         self.note_sent();
@@ -287,15 +281,12 @@ impl Outbox {
     /// Gives back the memory of an empty queue: what goes to a session that gets no events is seldom, and the room would
     /// be a part of what it takes that shows.
     pub fn shrink(&self) {
-        let mut state = self.state.lock();
-        if state.queue.is_empty() {
-            state.queue = VecDeque::new();
-        }
+        self.state.lock().queue.shrink_wholly();
     }
 
     fn fail(&self, mut state: parking_lot::MutexGuard<'_, State>) -> Flushed {
         state.failed = true;
-        state.queue = VecDeque::new();
+        state.queue = Queue::default();
         drop(state);
         self.session.wake();
         Flushed::Failed
@@ -345,7 +336,7 @@ impl Outbox {
         }
         state.mode = Mode::Ended;
         if !keep {
-            state.drop_unsent();
+            state.queue.drop_unsent();
         }
     }
 
@@ -506,51 +497,13 @@ impl fmt::Debug for Outbox {
 }
 
 impl State {
-    fn write_to(&self, socket: &dyn Socket) -> io::Result<usize> {
-        let mut frames = self.queue.iter().map(|frame| IoSlice::new(frame));
-        if self.queue.len() == 1 {
-            return socket.try_write(frames.next().as_slice());
-        }
-        let mut slices = [IoSlice::new(&[]); FRAMES_AT_ONCE];
-        let count = slices.iter_mut().zip(frames).map(|(slice, frame)| *slice = frame).count();
-        socket.try_write(slices.get(..count).unwrap_or(&slices))
-    }
-
-    fn has_room(&self, bytes: usize, most_bytes: usize) -> bool {
-        self.queue.is_empty() || self.bytes + bytes <= most_bytes
-    }
-
     fn push(&mut self, frame: Bytes) -> Pushed {
-        self.bytes += frame.len();
-        self.queue.push_back(frame);
+        self.queue.push(frame);
         if self.scheduled || self.blocked {
             return Pushed::Queued;
         }
         self.scheduled = true;
         Pushed::First
-    }
-
-    /// Drops `bytes` that were written from the front. Returns how many frames ended.
-    fn sent(&mut self, mut bytes: usize) -> u64 {
-        self.bytes = self.bytes.saturating_sub(bytes);
-        let mut frames = 0;
-        while let Some(front) = self.queue.front_mut() {
-            if front.len() > bytes {
-                front.advance(bytes);
-                break;
-            }
-            bytes -= front.len();
-            self.queue.pop_front();
-            frames += 1;
-        }
-        frames
-    }
-
-    fn drop_unsent(&mut self) {
-        // A server's frame begins with the bit FIN; what is out in part begins in the middle. Whether it does is not
-        // known here, so the first is kept: one frame more does no harm.
-        self.queue.truncate(1);
-        self.bytes = self.queue.front().map_or(0, Bytes::len);
     }
 }
 

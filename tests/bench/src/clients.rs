@@ -9,12 +9,11 @@ pub(crate) mod tally;
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
 use self::connection::{Connection, State};
@@ -37,20 +36,9 @@ const PER_SOURCE: u32 = 5_000;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Serves the run until it is over.
-pub(crate) fn run(mut master: Master) -> Result<()> {
+pub(crate) fn run(master: Master) -> Result<()> {
     let poll = Poll::new()?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-    let answers = master.answers()?;
-    let (sender, orders) = sync_channel(1);
-    std::thread::spawn(move || {
-        while let Ok(Some(order)) = master.order() {
-            if sender.send(order).is_err() || waker.wake().is_err() {
-                return;
-            }
-        }
-        // The run is over, and the sockets end with the process.
-        std::process::exit(0);
-    });
+    let (answers, orders) = (master.answers()?, master.orders(&poll, WAKE)?);
     Clients::new(poll, orders, answers).serve()
 }
 

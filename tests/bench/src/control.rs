@@ -4,10 +4,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use blackhole_dev::process::{Process, Spec};
+use mio::{Poll, Token, Waker};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -231,6 +233,22 @@ impl Master {
     /// A second writer, for a worker that reads orders in a thread of its own.
     pub(crate) fn answers(&self) -> Result<Answers> {
         Ok(Answers(self.writer.try_clone()?))
+    }
+
+    /// For workers that wait for sockets: brings each order and wakes `poll` with `token`. The process ends with the run,
+    /// and its sockets with it.
+    pub(crate) fn orders(mut self, poll: &Poll, token: Token) -> Result<Receiver<Order>> {
+        let waker = Waker::new(poll.registry(), token)?;
+        let (sender, orders) = sync_channel(1);
+        std::thread::spawn(move || {
+            while let Ok(Some(order)) = self.order() {
+                if sender.send(order).is_err() || waker.wake().is_err() {
+                    return;
+                }
+            }
+            std::process::exit(0);
+        });
+        Ok(orders)
     }
 }
 

@@ -4,13 +4,12 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::clients::frame_head;
@@ -27,19 +26,9 @@ const BATCH: usize = 256 * 1024;
 const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Serves the run until it is over.
-pub(crate) fn run(mut master: Master) -> Result<()> {
+pub(crate) fn run(master: Master) -> Result<()> {
     let poll = Poll::new()?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-    let answers = master.answers()?;
-    let (sender, orders) = sync_channel(1);
-    std::thread::spawn(move || {
-        while let Ok(Some(order)) = master.order() {
-            if sender.send(order).is_err() || waker.wake().is_err() {
-                return;
-            }
-        }
-        std::process::exit(0);
-    });
+    let (answers, orders) = (master.answers()?, master.orders(&poll, WAKE)?);
     let (sessions, lanes) = (Vec::new(), HashMap::new());
     Floor { poll, orders, answers, service: None, sessions, lanes }.serve()
 }
