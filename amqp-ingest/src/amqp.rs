@@ -1,19 +1,20 @@
 //! One broker: connects, declares, reads the queue, and does it again after a loss.
 //!
-//! lapin's own recovery stays off. After a loss everything is declared and bound anew, since KAZOO's exchanges and
+//! lapin declares, a connection of our own ([`link`]) reads. After a loss everything is declared and bound anew, since KAZOO's exchanges and
 //! with them the queue's bindings do not survive a restart of the broker; and the deliveries that were not
 //! acknowledged come again, in their order, so that there is no state to recover here.
 
 mod delivery;
+mod frame;
+mod link;
 mod session;
 mod topology;
-mod unreadable;
 mod window;
 
 use std::{sync::Arc, time::Duration};
 
 use blackhole_common::{backoff::Backoff, catalogue::Catalogue, config::ServerUrl};
-use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
+use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
     sync::mpsc,
@@ -28,15 +29,18 @@ use crate::{
     outage::Outage,
     publish::Outgoing,
 };
+use link::Link;
 use session::Session;
 pub(crate) use topology::{declare_exchange, short};
 
 /// What connects and declares must have been answered within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Seconds between heartbeats, unless the URL says otherwise. lapin gives up after twice this without a sign of the
-/// broker.
+/// Seconds between heartbeats, unless the URL says otherwise. A broker that gives no sign for twice this is given up.
 const HEARTBEAT_SECONDS: u16 = 10;
+
+/// A broker that is asked to end the connection gets so long.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Between attempts to connect. Short, because a restarted broker has lost the queue's bindings with KAZOO's exchanges:
 /// what KAZOO publishes before they are declared anew is lost. A handful of ingests is no storm.
@@ -101,40 +105,25 @@ impl Source {
             if began.elapsed() > GOOD_AFTER {
                 backoff.reset();
             }
-            let wait = backoff.next_wait();
-            let pause = async {
-                if is_unreadable(&error) {
-                    self.reject_unreadable().await;
-                }
-                tokio::time::sleep(wait).await;
-            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = pause => {}
+                () = tokio::time::sleep(backoff.next_wait()) => {}
             }
-        }
-    }
-
-    async fn reject_unreadable(&self) {
-        match unreadable::reject(&self.broker).await {
-            Ok(events) => tracing::warn!(
-                events,
-                "rejected events to the dead-letter exchange whose routing key or properties are no text"
-            ),
-            Err(error) => tracing::warn!(%error, "an event cannot be read and not be rejected either"),
         }
     }
 
     /// Comes back after the shutdown, or with the reason of a loss.
     async fn connect_and_carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
         let set_up = async {
-            let connection = connect(&self.broker.place.url, "amqp-ingest").await?;
+            let Broker { place, config, catalogue, .. } = &self.broker;
+            let connection = connect(&place.url, "amqp-ingest set-up").await?;
             let channel = connection.create_channel().await?;
-            topology::declare(&connection, &channel, &self.broker.config, &self.broker.catalogue).await?;
-            let session = Session::open(channel, &self.broker).await?;
-            Ok::<_, IngestError>((connection, session))
+            topology::declare(&connection, &channel, config, catalogue).await?;
+            connection.close(200, "declared".into()).await?;
+            let link = Link::open(&uri(&place.url)?, "amqp-ingest", &config.queue, config.prefetch).await?;
+            Ok::<_, IngestError>(Session::new(link, &self.broker))
         };
-        let (connection, mut session) = tokio::select! {
+        let mut session = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             result = timeout(ANSWER_WITHIN, set_up) => {
                 result.map_err(|_| IngestError::AmqpTimeout(ANSWER_WITHIN.as_secs()))??
@@ -142,20 +131,22 @@ impl Source {
         };
         self.outage.ended();
         let result = session.carry(shutdown).await;
-        // The broker takes back at once what is not acknowledged, and turns to the standby if there is one.
-        let _ = timeout(Duration::from_secs(2), connection.close(200, "end".into())).await;
+        if result.is_ok() {
+            // The broker takes back at once what is not acknowledged, and turns to the standby if there is one.
+            let _ = timeout(CLOSE_WITHIN, session.close()).await;
+        }
         result
     }
 }
 
 /// Connects; the broker lists the connection under `name`.
 pub(crate) async fn connect(url: &ServerUrl, name: &str) -> Result<Connection, IngestError> {
-    let mut uri: AMQPUri = url.reveal().parse().map_err(IngestError::AmqpUrl)?;
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    Ok(Connection::connect_uri(uri, properties).await?)
+    Ok(Connection::connect_uri(uri(url)?, properties).await?)
 }
 
-fn is_unreadable(error: &IngestError) -> bool {
-    matches!(error, IngestError::Amqp(error) if matches!(error.kind(), ErrorKind::ParsingError(_)))
+fn uri(url: &ServerUrl) -> Result<AMQPUri, IngestError> {
+    let mut uri: AMQPUri = url.reveal().parse().map_err(IngestError::AmqpUrl)?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    Ok(uri)
 }

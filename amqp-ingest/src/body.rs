@@ -224,8 +224,8 @@ impl<'p> Visitor<'_> for Below<'_, 'p> {
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
         let below = |&(place, path): &(usize, &'p str)| {
-            let (first, rest) = path.split_once('.').unwrap_or((path, ""));
-            (first == name && !path.is_empty()).then_some((place, rest))
+            let rest = path.strip_prefix(name).filter(|_| !path.is_empty() && !name.contains('.'))?;
+            if rest.is_empty() { Some((place, rest)) } else { Some((place, rest.strip_prefix('.')?)) }
         };
         Ok(self.0.iter().filter_map(below).collect())
     }

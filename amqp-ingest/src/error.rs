@@ -42,12 +42,23 @@ pub enum IngestError {
         /// What to do.
         remedy: String,
     },
-    /// The broker or the connection to it failed while unreadable deliveries were taken out of the way.
+    /// The connection to the broker failed, or what comes from it is no AMQP.
     #[error("{0}")]
-    Io(#[from] std::io::Error),
-    /// The broker did not let unreadable deliveries be taken out of the way.
+    AmqpSocket(#[from] std::io::Error),
+    /// The broker does not let us in.
     #[error("the broker refuses: {0}")]
     Handshake(String),
+    /// The broker ended the channel or the connection.
+    #[error("the broker ended the connection: {code} {reason}")]
+    AmqpClosed {
+        /// AMQP's reply code.
+        code: u16,
+        /// What the broker says.
+        reason: String,
+    },
+    /// Nothing came from the broker for this many seconds.
+    #[error("nothing came from the broker for {0} s")]
+    BrokerSilent(u64),
     /// A delivery tag that does not follow the one before: the bookkeeping would be wrong.
     #[error("delivery tag {0} is out of order")]
     DeliveryTag(u64),
@@ -63,7 +74,7 @@ pub enum IngestError {
 
     /// No connection to a NATS server.
     #[error("{0}")]
-    NatsConnect(#[from] async_nats::ConnectError),
+    NatsConnect(std::io::Error),
     /// There is no connection to a NATS server at the moment.
     #[error("nats is away")]
     NatsAway,
@@ -76,6 +87,9 @@ pub enum IngestError {
     /// The stream did not take a message that it may take later.
     #[error("the stream takes nothing at the moment: {0}")]
     NotStored(String),
+    /// The server has no JetStream, or it has not begun yet.
+    #[error("the server has no JetStream (nats-server -js), or it has not begun yet")]
+    NoJetStream,
     /// JetStream did not answer a question about the stream.
     #[error("stream {stream}: {reason}")]
     Stream {

@@ -26,7 +26,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Nothing is opened before the configuration is known to be good.
     let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
-    // An event passes through four tasks, and waking another thread costs more than any of them does with it.
+    // An event passes through two tasks, and waking another thread costs more than either does with it.
     let runtime = amqp_ingest::runtime::of_one_thread().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;

@@ -7,7 +7,6 @@ use blackhole_common::{
     tenant::Tenant,
 };
 use bytes::Bytes;
-use lapin::BasicProperties;
 use percent_encoding::percent_decode_str;
 
 use crate::{
@@ -24,7 +23,7 @@ const MAX_TENANT_BYTES: usize = 255;
 pub fn subject(catalogue: &Catalogue, root: &str, exchange: &str, key: &str, body: &Bytes) -> Option<String> {
     let event = catalogue.event(exchange, key)?;
     let facts = body::read(body, &body_paths(event)).ok()?;
-    let origin = Origin { exchange, key, properties: &BasicProperties::default(), zone: "" };
+    let origin = Origin { exchange, key, message_id: None, timestamp: None, zone: "" };
     let tenant = tenant(event, key, &facts.members);
     Some(Message::new(root, &tenant, &facts.name, &origin, body.clone()).subject)
 }

@@ -10,8 +10,8 @@
 //!   has already it recognises by `Nats-Msg-Id` and acknowledges again. The AMQP side does not notice.
 //! - On a fresh connection the oldest event goes alone ([`PROBE`]); the others follow when the stream has taken it.
 //!   So while a stream comes and goes (no leader, no space), at most one event is tried at a time.
-//! - A connection never reconnects by itself ([`connection`]): what still lay in its buffers would reach the stream
-//!   before what was lost.
+//! - A connection never reconnects ([`connection`]): what still lay in its buffers would reach the stream before what was
+//!   lost.
 //!
 //! Two connections that overlap (the old one's last bytes are still under way) do no harm: both carry a gapless part
 //! of the same order, and an event counts where it is stored first.
@@ -34,22 +34,21 @@ mod stream;
 
 use std::{collections::VecDeque, future::Future, pin::pin};
 
-use async_nats::client::PublishErrorKind;
-use blackhole_common::{backoff::Backoff, config::NatsConfig, wire::Subjects};
+use blackhole_common::{backoff::Backoff, config::NatsConfig, nats::link::Servers, wire::Subjects};
 use tokio::{
     sync::mpsc,
-    time::{Duration, Instant, sleep_until, timeout},
+    time::{Duration, Instant, sleep_until},
 };
 
 pub(crate) use connection::CLIENT_NAME;
 pub(crate) use receipt::{Outcome, Outgoing, Receipt, Settled};
 
 use crate::{
-    body::Rejection, config::HistoryConfig, error::IngestError, message::Message, metrics::Metrics,
-    outage::Outage, seldom::Seldom,
+    body::Rejection, config::HistoryConfig, error::IngestError, metrics::Metrics, outage::Outage,
+    seldom::Seldom,
 };
 use answer::Answer;
-use connection::Connection;
+use connection::{Connection, TooLarge};
 
 /// How many events go out on a fresh connection before the first acknowledgement.
 const PROBE: usize = 1;
@@ -125,10 +124,11 @@ impl Publisher {
 
     /// Publishes until all sources have ended.
     pub(crate) async fn run(mut self) {
+        let mut servers = Servers::new(self.nats.clone());
         let mut backoff = Backoff::for_brokers();
         loop {
             let began = Instant::now();
-            let Err(error) = self.connect_and_publish(&mut backoff).await else { return };
+            let Err(error) = self.connect_and_publish(&mut servers, &mut backoff).await else { return };
             self.outage.began(&error);
             self.forget_connection();
             if began.elapsed() > GOOD_AFTER {
@@ -141,15 +141,18 @@ impl Publisher {
     }
 
     /// Comes back when all sources have ended, or with the reason why the connection is of no more use.
-    async fn connect_and_publish(&mut self, backoff: &mut Backoff) -> Result<(), IngestError> {
-        let (nats, history) = (self.nats.clone(), self.history.clone());
+    async fn connect_and_publish(
+        &mut self,
+        servers: &mut Servers,
+        backoff: &mut Backoff,
+    ) -> Result<(), IngestError> {
+        let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
         let opened = self.while_taking(async move {
-            let connection = Connection::open(&nats).await?;
-            let subjects = Subjects::new(&nats.prefix);
+            let mut connection = Connection::open(servers).await?;
             if history.is_off() {
-                stream::remove(connection.client(), &subjects).await?;
+                stream::remove(&mut connection, &subjects).await?;
             } else {
-                stream::ensure(connection.client(), &history, &subjects).await?;
+                stream::ensure(&mut connection, &history, &subjects).await?;
             }
             Ok::<_, IngestError>(connection)
         });
@@ -167,24 +170,34 @@ impl Publisher {
         loop {
             let most = if proven { usize::MAX } else { PROBE };
             while self.sent < self.pending.len().min(most) {
-                self.publish_next(&connection).await?;
+                self.publish_next(&mut connection)?;
+                if connection.is_full() {
+                    connection.flush().await?;
+                }
             }
             if !has_history {
-                self.mark(&connection).await?;
+                self.mark(&mut connection);
             }
-            let deadline = self.ack_deadline();
+            connection.flush().await?;
+            let ack_deadline = self.ack_deadline();
+            let look_at = Instant::from_std(connection.next_look());
             tokio::select! {
                 biased;
-                answer = connection.answer() => {
-                    let (number, answer) = answer::read(&answer?);
-                    if !has_history {
-                        self.passed(number.unwrap_or_default())?;
-                        backoff.reset();
-                        self.outage.ended();
-                    } else if self.answered(number, answer)? && !proven {
-                        proven = true;
-                        backoff.reset();
-                        self.outage.ended();
+                filled = connection.fill() => {
+                    filled?;
+                    while let Some(answer) = connection.next()? {
+                        let (number, answer) = answer::read(&answer);
+                        let has_passed = if has_history {
+                            self.answered(number, answer)? && !proven
+                        } else {
+                            self.passed(number.unwrap_or_default())?;
+                            true
+                        };
+                        if has_passed {
+                            proven = true;
+                            backoff.reset();
+                            self.outage.ended();
+                        }
                     }
                 }
                 count = self.from_sources.recv_many(&mut taken, TAKEN_AT_ONCE) => {
@@ -193,9 +206,10 @@ impl Publisher {
                     }
                     taken.drain(..).for_each(|outgoing| self.take(outgoing));
                 }
-                () = sleep_until(deadline), if self.sent > 0 => {
+                () = sleep_until(ack_deadline), if self.sent > 0 => {
                     return Err(IngestError::AckTimeout(ACK_WITHIN.as_secs()));
                 }
+                () = sleep_until(look_at) => connection.look()?,
             }
         }
     }
@@ -224,47 +238,33 @@ impl Publisher {
         self.pending.push_back(Pending { outgoing, sent: None, settled: false });
     }
 
-    async fn publish_next(&mut self, connection: &Connection) -> Result<(), IngestError> {
+    fn publish_next(&mut self, connection: &mut Connection) -> Result<(), IngestError> {
         let number = self.front + self.sent as u64;
         let Some(pending) = self.pending.get_mut(self.sent) else { return Ok(()) };
         self.sent += 1;
-        let Message { subject, headers, body } = pending.outgoing.message.clone();
-        let published = async {
-            if self.history.is_off() {
-                connection.publish_plainly(subject, headers, body).await
-            } else {
-                connection.publish(number, subject, headers, body).await
-            }
-        };
-        let result = timeout(ACK_WITHIN, published).await;
         pending.sent = Some(Instant::now());
-        match result {
-            Err(_) => Err(IngestError::AckTimeout(ACK_WITHIN.as_secs())),
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => self
-                    .answered(Some(number), Answer::Refused(Rejection::TooLarge, error.to_string()))
-                    .map(|_| ()),
-                // A subject comes from an AMQP key and is always valid; if not, waiting would not mend it.
-                PublishErrorKind::InvalidSubject => self
-                    .answered(Some(number), Answer::Refused(Rejection::Refused, error.to_string()))
-                    .map(|_| ()),
-                PublishErrorKind::Send => Err(IngestError::NatsLost(String::new())),
-            },
+        let message = &pending.outgoing.message;
+        let noted = if self.history.is_off() {
+            connection.publish_plainly(message)
+        } else {
+            connection.publish(number, message)
+        };
+        match noted {
+            Ok(()) => Ok(()),
+            Err(TooLarge { most_bytes }) => {
+                let reason = format!("the server takes {most_bytes} bytes at most (max_payload)");
+                self.answered(Some(number), Answer::Refused(Rejection::TooLarge, reason)).map(drop)
+            }
         }
     }
 
     /// Without history: has the server tell when it has handled what was published so far.
-    async fn mark(&mut self, connection: &Connection) -> Result<(), IngestError> {
+    fn mark(&mut self, connection: &mut Connection) {
         let next = self.front + self.sent as u64;
-        if self.marked >= next {
-            return Ok(());
+        if self.marked < next {
+            self.marked = next;
+            connection.mark(next);
         }
-        self.marked = next;
-        let marked = timeout(ACK_WITHIN, connection.mark(next)).await;
-        marked
-            .map_err(|_| IngestError::AckTimeout(ACK_WITHIN.as_secs()))?
-            .map_err(|error| IngestError::NatsLost(format!(": {error}")))
     }
 
     /// Without history: the server has handled every event before `next`.

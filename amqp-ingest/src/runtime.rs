@@ -13,8 +13,7 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How long a busy thread does not look at its sockets. An event is waited for twice at most: on its way from the AMQP
-/// client's thread, and before that for the look that wakes it.
+/// How long a busy thread does not look at its sockets: by so much an event comes later at most.
 pub const PAUSE: Duration = Duration::from_micros(400);
 
 /// A thread that last looked longer ago is not busy.

@@ -8,7 +8,8 @@
 //! | [`wire`] | names and messages that the services exchange over NATS |
 //! | [`config`] | defaults, file, environment; one line for a mistake |
 //! | [`cli`] | the flags that every binary has |
-//! | [`nats`] | the connection to NATS |
+//! | [`nats`] | connections to NATS |
+//! | [`net`] | what the lowest level of a connection is, of NATS and AMQP |
 //! | [`admin`], [`readiness`] | `/metrics` and `/health/*` |
 //! | [`telemetry`] | logs and the metrics registry |
 //! | [`backoff`], [`shutdown`] | waiting and stopping |
@@ -19,6 +20,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod nats;
+pub mod net;
 pub mod readiness;
 pub mod shutdown;
 pub mod subject;

@@ -1,4 +1,13 @@
 //! The connection to NATS.
+//!
+//! | module | idea |
+//! |---|---|
+//! | here | async-nats, as everything but events uses it |
+//! | [`link`] | a connection that keeps the order, for events |
+//! | [`protocol`] | what a server sends, taken apart where it lies |
+
+pub mod link;
+pub mod protocol;
 
 use std::{sync::Arc, time::Duration};
 

@@ -25,6 +25,18 @@ pub const SEQUENCE: &str = "Nats-Sequence";
 /// the quotes of a frame. KAZOO's own names and keys pass unchanged.
 pub fn header_text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
+    push_header_text(&mut escaped, text);
+    escaped
+}
+
+/// [`header_text`], behind what is there.
+pub fn push_header_text(escaped: &mut String, text: &str) {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+    // Nearly all there is.
+    if text.bytes().all(is_plain) {
+        escaped.push_str(text);
+        return;
+    }
     for (index, character) in text.char_indices() {
         match character {
             '"' | '\\' => escaped.extend(['\\', character]),
@@ -39,7 +51,6 @@ pub fn header_text(text: &str) -> String {
             }
         }
     }
-    escaped
 }
 
 /// Whether a text could come from [`header_text`], so that it may be spliced unread: the inside of a JSON string, of

@@ -1,6 +1,6 @@
 //! From NATS to the table: the edge's reader of events.
 //!
-//! It runs on a thread of its own with a single-threaded runtime, and reads one connection (`link`), on which the
+//! It runs on a thread of its own with a single-threaded runtime, and reads one connection ([`Link`]), on which the
 //! server sends everything in the order of the stream. It never waits for a client, and it has no queue that could
 //! overflow: what it has not read waits at the server, which closes the connection if that becomes too much.
 //!
@@ -8,8 +8,6 @@
 //! stream's leader where the stream ends. When the connection was lost, the leader has changed or does not answer, or
 //! positions go backwards, live events are held back; what was missed is read from the stream, and then they go on.
 
-mod link;
-mod protocol;
 mod repair;
 pub mod stream;
 
@@ -24,7 +22,11 @@ use std::{
 use blackhole_common::{
     backoff::Backoff,
     config::NatsConfig,
-    nats::{self, NatsError},
+    nats::{
+        self, NatsError,
+        link::{Link, Servers},
+        protocol::{Message, Op},
+    },
     readiness::Latch,
     wire::{self, Subjects},
 };
@@ -39,8 +41,6 @@ use crate::{
     history::History,
     metrics::Metrics,
 };
-use link::{Link, Servers};
-use protocol::{Message, Op};
 use repair::{Brought, Seen};
 use stream::{StreamInfo, Unreadable};
 
@@ -292,7 +292,12 @@ impl Feed {
             return;
         }
         self.questions += 1;
-        link.ask(&stream::info_subject(&self.subjects), &format!("{}.{}", self.inbox, self.questions));
+        link.publish(
+            &stream::info_subject(&self.subjects),
+            &format!("{}.{}", self.inbox, self.questions),
+            b"",
+            b"",
+        );
         // Even where nobody knows of a stream, the server itself answers this.
         link.ping();
         let subjects = std::mem::take(&mut self.to_confirm);
@@ -323,7 +328,7 @@ impl Feed {
 
     /// Handles everything that has been read.
     fn take_in(&mut self, link: &mut Link) -> io::Result<()> {
-        while let Some(op) = link.next()? {
+        while let Some(op) = link.next_op()? {
             match op {
                 Op::Message(message) if message.subscription == INBOX => self.answered(&message),
                 Op::Message(message) => self.arrived(message),

@@ -2,16 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use blackhole_common::catalogue::{Catalogue, Event};
-use bytes::Bytes;
-use lapin::{BasicProperties, message::Delivery};
-
-use super::Broker;
+use super::{Broker, frame::Delivery};
 use crate::{
     body::{self, Rejection},
     message::{Message, Origin},
     owner,
 };
+use blackhole_common::catalogue::{Catalogue, Event};
 
 /// Seconds from year 0, where KAZOO's clock begins, to 1970.
 const GREGORIAN_EPOCH: f64 = 62_167_219_200.0;
@@ -27,13 +24,16 @@ pub(super) enum Fate {
     Forget,
 }
 
-/// Decides, counts, and takes the body out of the delivery.
-pub(super) fn decide(delivery: &mut Delivery, broker: &Broker) -> Fate {
+/// Decides and counts.
+pub(super) fn decide(delivery: &Delivery, broker: &Broker) -> Fate {
     let Broker { catalogue, root, metrics, counters, place, .. } = broker;
     if delivery.redelivered {
         metrics.redelivered.inc();
     }
-    let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
+    // AMQP's short strings are bytes. KAZOO never writes such a key, but anyone who may publish to its exchanges can.
+    let (Ok(exchange), Ok(key)) = (str::from_utf8(&delivery.exchange), str::from_utf8(&delivery.key)) else {
+        return Fate::Reject(Rejection::Unreadable);
+    };
     let Some((family, event)) = find(catalogue, exchange, key) else {
         metrics.unknown.inc();
         return Fate::Forget;
@@ -41,14 +41,21 @@ pub(super) fn decide(delivery: &mut Delivery, broker: &Broker) -> Fate {
     if let Some(counter) = counters.received.get(family) {
         counter.inc();
     }
-    if let Some(lag) = lag(&delivery.properties) {
+    if let Some(lag) = delivery.timestamp.and_then(lag) {
         metrics.lag_seconds.observe(lag.as_secs_f64());
     }
-    let body = Bytes::from(std::mem::take(&mut delivery.data));
-    match body::read(&body, &owner::body_paths(event)) {
+    let Some(body) = &delivery.body else { return Fate::Reject(Rejection::TooLarge) };
+    match body::read(body, &owner::body_paths(event)) {
         Ok(facts) => {
             let tenant = owner::tenant(event, key, &facts.members);
-            let origin = Origin { exchange, key, properties: &delivery.properties, zone: &place.zone };
+            let Delivery { message_id, timestamp, .. } = delivery;
+            let origin = Origin {
+                exchange,
+                key,
+                message_id: message_id.as_deref(),
+                timestamp: *timestamp,
+                zone: &place.zone,
+            };
             Fate::Publish(Message::new(root, &tenant, &facts.name, &origin, body.clone()))
         }
         Err(rejection) => Fate::Reject(rejection),
@@ -64,12 +71,12 @@ fn find<'c>(catalogue: &'c Catalogue, exchange: &str, key: &str) -> Option<(usiz
     Some((catalogue.families().iter().position(holds)?, event))
 }
 
-/// How long ago the event was published, if it says so.
+/// How long ago the event was published, by its timestamp.
 ///
 /// AMQP's timestamp has seconds since 1970; KAZOO's releases write microseconds, and may count them from year 0. The
 /// magnitudes do not overlap. What lies in the future or more than a day back is no timestamp but a mistake.
-fn lag(properties: &BasicProperties) -> Option<Duration> {
-    let timestamp = (*properties.timestamp())? as f64;
+fn lag(timestamp: u64) -> Option<Duration> {
+    let timestamp = timestamp as f64;
     let mut seconds = match timestamp {
         ..1e11 => timestamp,
         ..1e14 => timestamp / 1e3,
@@ -91,7 +98,7 @@ mod tests {
     use std::sync::Arc;
 
     use blackhole_common::config::ServerUrl;
-    use lapin::types::ShortString;
+    use bytes::Bytes;
     use prometheus_client::registry::Registry;
     use tokio::sync::mpsc;
 
@@ -102,7 +109,7 @@ mod tests {
         metrics::Metrics,
     };
 
-    fn fate(exchange: &str, key: &str, body: &[u8]) -> Fate {
+    fn fate(exchange: &str, key: &[u8], body: Option<&[u8]>) -> Fate {
         let catalogue = Arc::new(Catalogue::load(None).unwrap());
         let metrics = Metrics::register(&mut Registry::default(), &catalogue);
         let broker = Broker {
@@ -114,30 +121,43 @@ mod tests {
             counters: BrokerCounters::of("east", &metrics),
             metrics,
         };
-        let mut delivery =
-            Delivery::mock(1, ShortString::from(exchange), ShortString::from(key), false, body.to_vec());
-        decide(&mut delivery, &broker)
+        let bytes = Bytes::copy_from_slice;
+        let delivery = Delivery {
+            tag: 1,
+            exchange: bytes(exchange.as_bytes()),
+            key: bytes(key),
+            body: body.map(bytes),
+            ..Delivery::default()
+        };
+        decide(&delivery, &broker)
     }
 
     #[test]
     fn deliveries_are_told_apart() {
         let body = br#"{"Event-Name":"CHANNEL_HOLD","Custom-Channel-Vars":{"Account-ID":"acc1"}}"#;
-        let Fate::Publish(message) = fate("callevt", "call.CHANNEL_HOLD.c%2E1", body) else { panic!() };
+        let Fate::Publish(message) = fate("callevt", b"call.CHANNEL_HOLD.c%2E1", Some(body)) else {
+            panic!()
+        };
         assert_eq!(message.subject, "blackhole.v1.ingest.acc1.call.CHANNEL_HOLD.c%2E1");
         assert_eq!(message.body, body.as_slice());
-        assert!(matches!(fate("callevt", "call.UNHEARD_OF.x", body), Fate::Forget));
-        assert!(matches!(fate("faxes", "call.CHANNEL_HOLD.x", body), Fate::Forget));
-        assert!(matches!(fate("callevt", "call.CHANNEL_HOLD.x", b"["), Fate::Reject(Rejection::NotAnObject)));
-        assert!(matches!(fate("callevt", "call.CHANNEL_HOLD.x", b"{}"), Fate::Reject(Rejection::NoName)));
+        let forgotten =
+            |exchange, key: &str| matches!(fate(exchange, key.as_bytes(), Some(body)), Fate::Forget);
+        assert!(forgotten("callevt", "call.UNHEARD_OF.x") && forgotten("faxes", "call.CHANNEL_HOLD.x"));
+        for (key, body, reason) in [
+            (&b"call.CHANNEL_HOLD.x"[..], Some(&b"["[..]), Rejection::NotAnObject),
+            (b"call.CHANNEL_HOLD.x", Some(b"{}"), Rejection::NoName),
+            (b"call.CHANNEL_HOLD.x", None, Rejection::TooLarge),
+            (b"call.CHANNEL_HOLD.\xff", Some(body), Rejection::Unreadable),
+        ] {
+            assert!(matches!(fate("callevt", key, body), Fate::Reject(why) if why == reason), "{reason:?}");
+        }
     }
 
     #[test]
     fn timestamps_come_in_several_units() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let gregorian = now + GREGORIAN_EPOCH as u64;
-        let lag_of = |timestamp: u64| {
-            lag(&BasicProperties::default().with_timestamp(timestamp)).map(|lag| lag.as_secs())
-        };
+        let lag_of = |timestamp: u64| lag(timestamp).map(|lag| lag.as_secs());
         for timestamp in
             [now, now * 1_000, now * 1_000_000, gregorian, gregorian * 1_000, gregorian * 1_000_000]
         {
@@ -147,6 +167,5 @@ mod tests {
         for timestamp in [0, 1, now - 100_000, now + 100, u64::MAX] {
             assert_eq!(lag_of(timestamp), None, "{timestamp}");
         }
-        assert_eq!(lag(&BasicProperties::default()), None);
     }
 }

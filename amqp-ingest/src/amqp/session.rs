@@ -1,4 +1,4 @@
-//! One channel, from the first delivery to the loss or the shutdown: takes deliveries, hands events to the publisher,
+//! One connection, from the first delivery to the loss or the shutdown: takes deliveries, hands events to the publisher,
 //! and acknowledges what the stream has.
 //!
 //! The broker sends no more than `amqp.prefetch` deliveries ahead of the acknowledgements, which bounds everything
@@ -7,23 +7,18 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::{
-    Channel, Consumer, ErrorKind,
-    message::Delivery,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
-    types::FieldTable,
-};
+use bytes::Bytes;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Broker,
     delivery::{Fate, decide},
-    topology::short,
+    frame::Delivery,
+    link::Link,
     window::{State, Window},
 };
 use crate::{
@@ -45,11 +40,10 @@ const ACK_PART: usize = 4;
 /// How many settlements are read at once, at most.
 const SETTLED_AT_ONCE: usize = 256;
 
-/// A consuming channel.
+/// What is read from one connection.
 pub(super) struct Session<'s> {
     broker: &'s Broker,
-    channel: Channel,
-    consumer: Consumer,
+    link: Link,
     window: Window,
     settle: mpsc::Sender<Settled>,
     settled: mpsc::Receiver<Settled>,
@@ -61,79 +55,56 @@ pub(super) struct Session<'s> {
 }
 
 impl<'s> Session<'s> {
-    /// Begins to consume.
-    pub(super) async fn open(channel: Channel, broker: &'s Broker) -> Result<Session<'s>, IngestError> {
-        let prefetch = broker.config.prefetch;
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
-        let queue = short(&broker.config.queue)?;
-        let consumer =
-            channel.basic_consume(queue, "amqp-ingest".into(), options, FieldTable::default()).await?;
-        // Room for every delivery that can be under way, so that the publisher never waits for a channel.
-        let (settle, settled) = mpsc::channel(usize::from(prefetch));
-        Ok(Session {
+    /// That of a connection that consumes.
+    pub(super) fn new(link: Link, broker: &'s Broker) -> Session<'s> {
+        // Room for every delivery that can be under way, so that the publisher never waits for a session.
+        let (settle, settled) = mpsc::channel(usize::from(broker.config.prefetch));
+        Session {
             broker,
-            channel,
-            consumer,
+            link,
             window: Window::new(),
             settle,
             settled,
             done: None,
             done_count: 0,
             rejection_log: Seldom::new(),
-        })
-    }
-
-    /// Carries events until the shutdown, or until the channel is lost.
-    pub(super) async fn carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
-        match self.carry_on(shutdown).await {
-            // The channel was found closed when it was to be used: the consumer knows why.
-            Err(IngestError::Amqp(error)) if matches!(error.kind(), ErrorKind::InvalidChannelState(..)) => {
-                Err(self.reason().await.unwrap_or(error).into())
-            }
-            result => result,
         }
     }
 
-    async fn reason(&mut self) -> Option<lapin::Error> {
-        let reason = async {
-            while let Some(delivery) = self.consumer.next().await {
-                if let Err(error) = delivery {
-                    return Some(error);
-                }
-            }
-            None
-        };
-        timeout(Duration::from_secs(1), reason).await.ok().flatten()
-    }
-
-    async fn carry_on(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
+    /// Carries events until the shutdown, or until the connection is lost.
+    pub(super) async fn carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
         let mut news = Vec::with_capacity(SETTLED_AT_ONCE);
         loop {
+            self.link.flush().await?;
             let ack_at = self.done.map_or_else(Instant::now, |(_, at)| at);
+            let look_at = self.link.next_look();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return self.finish().await,
-                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news).await?,
-                () = sleep_until(ack_at), if self.done.is_some() => self.acknowledge().await?,
-                delivery = self.consumer.next() => match delivery {
-                    Some(Ok(delivery)) => self.take(delivery, shutdown).await?,
-                    Some(Err(error)) => return Err(error.into()),
-                    None => return Err(IngestError::ConsumerCancelled(self.broker.config.queue.clone())),
-                },
+                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news),
+                () = sleep_until(ack_at), if self.done.is_some() => self.acknowledge(),
+                filled = self.link.fill() => {
+                    filled?;
+                    while let Some(delivery) = self.link.next()? {
+                        self.take(delivery, shutdown).await?;
+                    }
+                }
+                () = sleep_until(look_at.map_or_else(Instant::now, Instant::from_std)), if look_at.is_some() => {
+                    self.link.look()?;
+                }
             }
         }
     }
 
-    async fn take(
-        &mut self,
-        mut delivery: Delivery,
-        shutdown: &CancellationToken,
-    ) -> Result<(), IngestError> {
+    /// Ends the connection in order.
+    pub(super) async fn close(&mut self) -> Result<(), IngestError> {
+        self.link.close().await
+    }
+
+    async fn take(&mut self, delivery: Delivery, shutdown: &CancellationToken) -> Result<(), IngestError> {
         let Broker { outgoing, .. } = self.broker;
-        let tag = delivery.delivery_tag;
-        let bytes = delivery.data.len();
-        match decide(&mut delivery, self.broker) {
+        let tag = delivery.tag;
+        match decide(&delivery, self.broker) {
             Fate::Publish(message) => {
                 self.push(tag, State::InFlight)?;
                 let receipt = Receipt { tag, settle: self.settle.clone() };
@@ -145,13 +116,13 @@ impl<'s> Session<'s> {
             }
             Fate::Reject(reason) => {
                 self.push(tag, State::Rejected)?;
-                self.log_rejection(reason, &delivery, bytes);
-                self.reject(tag, reason).await?;
-                self.advance().await?;
+                self.log_rejection(reason, &delivery);
+                self.reject(tag, reason);
+                self.advance();
             }
             Fate::Forget => {
                 self.push(tag, State::Done)?;
-                self.advance().await?;
+                self.advance();
             }
         }
         Ok(())
@@ -162,21 +133,21 @@ impl<'s> Session<'s> {
         if self.window.push(tag, state) { Ok(()) } else { Err(IngestError::DeliveryTag(tag)) }
     }
 
-    async fn settle(&mut self, news: &mut Vec<Settled>) -> Result<(), IngestError> {
+    fn settle(&mut self, news: &mut Vec<Settled>) {
         for Settled { tag, outcome } in news.drain(..) {
             match outcome {
                 Outcome::Stored => self.window.settle(tag, State::Done),
                 Outcome::Refused(reason) => {
                     self.window.settle(tag, State::Rejected);
-                    self.reject(tag, reason).await?;
+                    self.reject(tag, reason);
                 }
             }
         }
-        self.advance().await
+        self.advance();
     }
 
     /// Notes what has been settled without a gap; acknowledges it if that is much.
-    async fn advance(&mut self) -> Result<(), IngestError> {
+    fn advance(&mut self) {
         let before = self.window.len();
         let done = self.window.advance();
         let settled = before - self.window.len();
@@ -187,40 +158,37 @@ impl<'s> Session<'s> {
             self.done = Some((tag, at));
         }
         if self.done_count * ACK_PART >= usize::from(self.broker.config.prefetch) {
-            self.acknowledge().await?;
+            self.acknowledge();
         }
-        Ok(())
     }
 
-    async fn acknowledge(&mut self) -> Result<(), IngestError> {
+    fn acknowledge(&mut self) {
         self.done_count = 0;
         if let Some((tag, _)) = self.done.take() {
-            self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+            self.link.acknowledge(tag);
         }
-        Ok(())
     }
 
     /// To the dead-letter exchange.
-    async fn reject(&self, tag: u64, reason: Rejection) -> Result<(), IngestError> {
+    fn reject(&mut self, tag: u64, reason: Rejection) {
         self.broker.metrics.rejected(reason).inc();
-        self.channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await?;
-        Ok(())
+        self.link.reject(tag);
     }
 
-    fn log_rejection(&mut self, reason: Rejection, delivery: &Delivery, bytes: usize) {
+    fn log_rejection(&mut self, reason: Rejection, delivery: &Delivery) {
         if let Some(left_out) = self.rejection_log.pass() {
             tracing::warn!(
                 reason = reason.label(),
-                exchange = delivery.exchange.as_str(),
-                routing_key = delivery.routing_key.as_str(),
-                bytes,
+                exchange = %String::from_utf8_lossy(&delivery.exchange),
+                routing_key = %String::from_utf8_lossy(&delivery.key),
+                bytes = delivery.body.as_ref().map(Bytes::len),
                 left_out,
                 "rejected an event to the dead-letter exchange"
             );
         }
     }
 
-    /// Waits for what is on its way to the stream; the rest goes back to the broker with the channel.
+    /// Waits for what is on its way to the stream; the rest goes back to the broker with the connection.
     async fn finish(&mut self) -> Result<(), IngestError> {
         let deadline = Instant::now() + FINISH_WITHIN;
         let mut news = Vec::new();
@@ -228,12 +196,13 @@ impl<'s> Session<'s> {
             tokio::select! {
                 () = sleep_until(deadline) => {
                     tracing::warn!(events = self.window.len(), "gives events back to the broker");
-                    return self.acknowledge().await;
+                    break;
                 }
-                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news).await?,
+                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news),
             }
         }
-        self.acknowledge().await
+        self.acknowledge();
+        self.link.flush().await
     }
 }
 

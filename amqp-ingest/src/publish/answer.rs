@@ -1,12 +1,13 @@
 //! What the stream answers to a published event (NATS ADR-1: `PubAck`).
 
-use async_nats::{
-    Message, StatusCode,
-    jetstream::{ErrorCode, response::Response},
-};
+use async_nats::jetstream::{self, ErrorCode};
+use blackhole_common::nats::protocol::Message;
 use serde::Deserialize;
 
 use crate::body::Rejection;
+
+/// The status with which a server says that nobody listens (NATS ADR-7).
+pub(super) const NO_RESPONDERS: u16 = 503;
 
 /// An answer, as far as it matters.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,34 +23,37 @@ pub(super) enum Answer {
     Later(String),
 }
 
+/// Either way in one: serde would read an untagged choice twice.
 #[derive(Debug, Deserialize)]
 struct PubAck {
+    error: Option<jetstream::Error>,
     #[serde(rename = "seq")]
-    sequence: u64,
+    sequence: Option<u64>,
     #[serde(default)]
     duplicate: bool,
 }
 
 /// Reads an answer: the number of the event (the last word of the subject), and what became of it.
 pub(super) fn read(message: &Message) -> (Option<u64>, Answer) {
-    let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
-    (number, content(message.status, &message.payload))
+    let number = message.subject().rsplit('.').next().and_then(|number| number.parse().ok());
+    (number, content(message.status(), &message.payload))
 }
 
-fn content(status: Option<StatusCode>, payload: &[u8]) -> Answer {
-    if status == Some(StatusCode::NO_RESPONDERS) {
+fn content(status: Option<u16>, payload: &[u8]) -> Answer {
+    if status == Some(NO_RESPONDERS) {
         return Answer::Later("no stream takes the subject (the stream or its leader is away)".into());
     }
-    match serde_json::from_slice::<Response<PubAck>>(payload) {
-        // A replicated stream says this of an event whose first copy it has not decided on yet.
-        Ok(Response::Ok(PubAck { sequence: 0, .. })) => {
-            Answer::Later("the event is still being stored".into())
-        }
-        Ok(Response::Ok(PubAck { duplicate, .. })) => Answer::Stored { duplicate },
-        Ok(Response::Err { error }) if is_about_the_event(error.error_code()) => {
+    match serde_json::from_slice::<PubAck>(payload) {
+        Ok(PubAck { error: Some(error), .. }) if is_about_the_event(error.error_code()) => {
             Answer::Refused(Rejection::Refused, error.to_string())
         }
-        Ok(Response::Err { error }) => Answer::Later(error.to_string()),
+        Ok(PubAck { error: Some(error), .. }) => Answer::Later(error.to_string()),
+        Ok(PubAck { sequence: Some(sequence), duplicate, .. }) if sequence > 0 => {
+            Answer::Stored { duplicate }
+        }
+        // A replicated stream says this of an event whose first copy it has not decided on yet.
+        Ok(PubAck { sequence: Some(_), .. }) => Answer::Later("the event is still being stored".into()),
+        Ok(PubAck { sequence: None, .. }) => Answer::Later("unreadable answer: no `seq`".into()),
         Err(error) => Answer::Later(format!("unreadable answer: {error}")),
     }
 }
@@ -80,7 +84,7 @@ mod tests {
 
     #[test]
     fn what_may_pass_later_is_waited_for() {
-        assert!(matches!(content(Some(StatusCode::NO_RESPONDERS), b""), Answer::Later(_)));
+        assert!(matches!(content(Some(NO_RESPONDERS), b""), Answer::Later(_)));
         assert!(later(r#"{"stream":"B","seq":0,"duplicate":true}"#));
         assert!(later(
             r#"{"error":{"code":503,"err_code":10077,"description":"no space"},"stream":"B","seq":0}"#

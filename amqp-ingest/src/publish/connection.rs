@@ -1,130 +1,186 @@
-//! A connection to NATS that is used until its first failure and never again.
-//!
-//! async-nats reconnects by itself and then sends what still lies in its buffers, which would break the order (see
-//! the module above). It cannot be told not to, so right after connecting its list of servers is replaced by an
-//! address where nobody can listen: every attempt to reconnect fails at once, and after `max_reconnects` of them the
-//! client's task ends, with its buffers. Nothing is published before that replacement is confirmed.
+//! A connection to NATS that is used until its first failure and never again, so that what is published on it reaches the
+//! server in order (see the module above), and the stream's answers come back.
 
-use std::time::Duration;
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
-use async_nats::{Client, ClientError, Event, HeaderMap, Message, Subscriber, client::PublishError};
-use blackhole_common::{config::NatsConfig, nats};
-use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::sync::watch;
+use blackhole_common::nats::{
+    link::{Link, Servers},
+    protocol::{Message as Answer, Op, SubscriptionNumber},
+};
+use tokio::time::timeout;
 
-use crate::error::IngestError;
+use crate::{error::IngestError, message::Message};
 
 /// How the connection is called in the server's lists.
 pub(crate) const CLIENT_NAME: &str = "amqp-ingest";
 
-/// Port 0 cannot be connected to.
-const NOBODY: &str = "nats://127.0.0.1:0";
-
-/// A server that was asked and does not answer is given up after this.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// What the answers come for, all of them.
+const INBOX: SubscriptionNumber = 1;
 
 /// JetStream does not answer while a stream has no leader; asking again finds the new one sooner than waiting.
 const JETSTREAM_WITHIN: Duration = Duration::from_secs(2);
 
-/// A silent server is asked for a sign of life this often, and given up after two without.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A server that says nothing for this long is asked for a sign of life.
+const PING_AFTER: Duration = Duration::from_secs(5);
+
+/// A server that says nothing for this long is given up.
+const SILENT_AT_MOST: Duration = Duration::from_secs(12);
 
 /// The connection, and the answers to what is published on it.
-#[derive(Debug)]
 pub(super) struct Connection {
-    client: Client,
+    link: Link,
     inbox: String,
-    answers: Subscriber,
-    lost: watch::Receiver<Option<String>>,
+    /// Where the next answer is to come to; it begins with the inbox.
+    reply: String,
+    heard: Instant,
+    /// Since it was heard last.
+    pinged: bool,
+}
+
+/// The server takes no message of that size.
+#[derive(Debug)]
+pub(super) struct TooLarge {
+    /// What the server takes at most.
+    pub(super) most_bytes: usize,
 }
 
 impl Connection {
-    /// Connects to one of the configured servers.
-    pub(super) async fn open(config: &NatsConfig) -> Result<Connection, IngestError> {
-        let servers = nats::servers(config);
-        let (lost, is_lost) = watch::channel(None);
-        let client = nats::options(config, CLIENT_NAME)
-            .await?
-            // Also counts the servers that the first connection tries; 0 would mean no limit.
-            .max_reconnects(servers.len().max(1))
-            .ignore_discovered_servers()
-            .connection_timeout(ANSWER_WITHIN)
-            .request_timeout(Some(JETSTREAM_WITHIN))
-            .ping_interval(PING_INTERVAL)
-            .event_callback(move |event| {
-                notice(&event, &lost);
-                async {}
-            })
-            .connect(servers)
-            .await?;
-        let failed = |error: &dyn std::fmt::Display| IngestError::NatsLost(format!(": {error}"));
-        client.set_server_pool(NOBODY).await.map_err(|error| failed(&error))?;
-        let inbox = client.new_inbox();
-        let answers = client.subscribe(format!("{inbox}.*")).await.map_err(|error| failed(&error))?;
-        Ok(Connection { client, inbox, answers, lost: is_lost })
-    }
-
-    /// The client, for JetStream's requests.
-    pub(super) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// Publishes; the stream's answer will come with `number`.
-    pub(super) async fn publish(
-        &self,
-        number: u64,
-        subject: String,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<(), PublishError> {
-        let reply = format!("{}.{number}", self.inbox);
-        self.client.publish_with_reply_and_headers(subject, reply, headers, body).await
-    }
-
-    /// Publishes what no stream takes: nobody answers.
-    pub(super) async fn publish_plainly(
-        &self,
-        subject: String,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<(), PublishError> {
-        self.client.publish_with_headers(subject, headers, body).await
-    }
-
-    /// Publishes a word to ourselves: when it comes back as an answer with `number`, the server has handled everything
-    /// that was published before.
-    pub(super) async fn mark(&self, number: u64) -> Result<(), PublishError> {
-        self.client.publish(format!("{}.{number}", self.inbox), Bytes::new()).await
-    }
-
-    /// The next answer of the stream. Nothing is lost when the wait for it is broken off.
+    /// Connects to the next of the servers.
     ///
     /// # Errors
-    /// [`IngestError::NatsLost`] when the connection is lost.
-    pub(super) async fn answer(&mut self) -> Result<Message, IngestError> {
-        tokio::select! {
-            biased;
-            lost = self.lost.wait_for(Option::is_some) => {
-                Err(IngestError::NatsLost(lost.ok().and_then(|reason| reason.clone()).unwrap_or_default()))
+    /// [`IngestError::NatsConnect`].
+    pub(super) async fn open(servers: &mut Servers) -> Result<Connection, IngestError> {
+        let mut link = servers.connect(CLIENT_NAME).await.map_err(IngestError::NatsConnect)?;
+        let inbox = format!("_INBOX.{:032x}.", rand::random::<u128>());
+        link.subscribe(INBOX, &format!("{inbox}*"));
+        Ok(Connection { link, reply: inbox.clone(), inbox, heard: Instant::now(), pinged: false })
+    }
+
+    /// Asks JetStream, before anything is published.
+    ///
+    /// # Errors
+    /// [`IngestError::NatsLost`], also where nobody answers in time.
+    pub(super) async fn request(&mut self, subject: &str, payload: &[u8]) -> Result<Answer, IngestError> {
+        let answer = async {
+            self.reply_to("request");
+            self.link.publish(subject, &self.reply, b"", payload);
+            loop {
+                self.flush().await?;
+                if let Some(answer) = self.next()? {
+                    return Ok(answer);
+                }
+                self.fill().await?;
             }
-            answer = self.answers.next() => answer.ok_or_else(|| IngestError::NatsLost(String::new())),
+        };
+        let nobody = |_| IngestError::NatsLost(": JetStream does not answer".into());
+        timeout(JETSTREAM_WITHIN, answer).await.map_err(nobody)?
+    }
+
+    /// Notes an event for the next flush; the stream's answer will come with `number`.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    pub(super) fn publish(&mut self, number: u64, message: &Message) -> Result<(), TooLarge> {
+        self.reply_to(number);
+        self.note(message)
+    }
+
+    /// Notes an event that no stream takes: nobody answers.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    pub(super) fn publish_plainly(&mut self, message: &Message) -> Result<(), TooLarge> {
+        self.reply.clear();
+        self.note(message)
+    }
+
+    fn note(&mut self, message: &Message) -> Result<(), TooLarge> {
+        let Message { subject, headers, body } = message;
+        let most_bytes = self.link.most_payload_bytes();
+        if headers.len() + body.len() > most_bytes {
+            return Err(TooLarge { most_bytes });
+        }
+        self.link.publish(subject, &self.reply, headers, body);
+        Ok(())
+    }
+
+    /// Notes a word to ourselves: when it comes back as an answer with `number`, the server has handled everything that
+    /// was published before.
+    pub(super) fn mark(&mut self, number: u64) {
+        self.reply_to(number);
+        self.link.publish(&self.reply, "", b"", b"");
+    }
+
+    fn reply_to(&mut self, answer: impl std::fmt::Display) {
+        self.reply.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.reply, "{}{answer}", self.inbox);
+    }
+
+    /// Whether so much is noted that it is better flushed before more is.
+    pub(super) fn is_full(&self) -> bool {
+        self.link.is_full()
+    }
+
+    /// Sends what was noted.
+    ///
+    /// # Errors
+    /// [`IngestError::NatsLost`].
+    pub(super) async fn flush(&mut self) -> Result<(), IngestError> {
+        self.link.flush().await.map_err(|error| IngestError::NatsLost(format!(": {error}")))
+    }
+
+    /// Reads more. Nothing is lost when the wait for it is broken off.
+    ///
+    /// # Errors
+    /// [`IngestError::NatsLost`].
+    pub(super) async fn fill(&mut self) -> Result<(), IngestError> {
+        self.link.fill().await.map_err(|error| IngestError::NatsLost(format!(": {error}")))?;
+        self.heard = Instant::now();
+        self.pinged = false;
+        Ok(())
+    }
+
+    /// The next answer of what was read.
+    ///
+    /// # Errors
+    /// [`IngestError::NatsLost`], also when the server is about to stop: it says so before it moves its clients elsewhere,
+    /// and it is better to go in order.
+    pub(super) fn next(&mut self) -> Result<Option<Answer>, IngestError> {
+        loop {
+            match self.link.next_op().map_err(|error| IngestError::NatsLost(format!(": {error}")))? {
+                None => return Ok(None),
+                Some(Op::Message(answer)) => return Ok(Some(answer)),
+                Some(Op::Info(info)) if Link::is_farewell(&info) => {
+                    return Err(IngestError::NatsLost(": the server is shutting down".into()));
+                }
+                Some(Op::Error(error)) => tracing::warn!(error, "nats refuses something"),
+                Some(Op::Info(_) | Op::Ping | Op::Pong | Op::Ok) => {}
+            }
         }
     }
-}
 
-fn notice(event: &Event, lost: &watch::Sender<Option<String>>) {
-    match event {
-        Event::Disconnected | Event::Closed => {
-            lost.send_if_modified(|reason| reason.is_none() && reason.replace(String::new()).is_none());
+    /// When [`Connection::look`] is to be called next, at the latest.
+    pub(super) fn next_look(&self) -> Instant {
+        self.heard + if self.pinged { SILENT_AT_MOST } else { PING_AFTER }
+    }
+
+    /// Asks a silent server for a sign of life, with the next flush.
+    ///
+    /// # Errors
+    /// [`IngestError::NatsLost`] where it has been silent for too long.
+    pub(super) fn look(&mut self) -> Result<(), IngestError> {
+        let silent = self.heard.elapsed();
+        if silent >= SILENT_AT_MOST {
+            return Err(IngestError::NatsLost(": the server is silent".into()));
         }
-        // The server says so before it moves its clients elsewhere: better to go in order.
-        Event::LameDuckMode => {
-            lost.send_replace(Some(": the server is shutting down".into()));
+        if silent >= PING_AFTER && !self.pinged {
+            self.pinged = true;
+            self.link.ping();
         }
-        Event::ServerError(error) => tracing::warn!(%error, "nats refuses something"),
-        // What comes of the address where nobody listens.
-        Event::ClientError(ClientError::MaxReconnects | ClientError::Other(_)) => {}
-        other => tracing::debug!(event = %other, "nats"),
+        Ok(())
     }
 }

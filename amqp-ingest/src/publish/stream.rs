@@ -4,17 +4,15 @@
 
 use std::time::Duration;
 
-use async_nats::{
-    Client, RequestErrorKind,
-    jetstream::{
-        self, ErrorCode,
-        context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind},
-        stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
-    },
+use async_nats::jetstream::{
+    self, ErrorCode,
+    response::Response,
+    stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
 };
 use blackhole_common::wire::Subjects;
 use serde::Deserialize;
 
+use super::{answer::NO_RESPONDERS, connection::Connection};
 use crate::{
     config::{HistoryConfig, Storage},
     error::IngestError,
@@ -23,64 +21,79 @@ use crate::{
 /// How long the stream recognises an event by its id: longer than a broker takes to deliver again.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// What JetStream tells of a stream, as far as it matters (NATS ADR-31, `$JS.API.STREAM.*`).
+#[derive(Deserialize)]
+struct Told {
+    #[serde(default)]
+    config: Config,
+}
+
 /// Makes the stream what the configuration says.
 pub(super) async fn ensure(
-    client: &Client,
+    connection: &mut Connection,
     history: &HistoryConfig,
     subjects: &Subjects,
 ) -> Result<(), IngestError> {
-    let jetstream = jetstream::new(client.clone());
     let stream = subjects.stream();
-    match jetstream.get_stream(&stream).await {
-        Ok(present) => {
-            let present = &present.cached_info().config;
-            let wanted = configured(present.clone(), history, subjects);
-            if *present == wanted {
+    let (verb, wanted) = match ask(connection, "INFO", &stream, b"").await? {
+        Ok(Told { config }) => {
+            let wanted = configured(config.clone(), history, subjects);
+            if config == wanted {
                 return Ok(());
             }
-            jetstream.update_stream(&wanted).await.map_err(|error| refused(&stream, &error))?;
-            tracing::info!(stream, "updated the stream to the configuration");
+            ("UPDATE", wanted)
         }
-        Err(error) => {
-            match error.kind() {
-                GetStreamErrorKind::JetStream(reason)
-                    if reason.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-                _ => return Err(IngestError::Stream { stream, reason: cause(&error) }),
-            }
-            let wanted = configured(Config::default(), history, subjects);
-            jetstream.create_stream(wanted).await.map_err(|error| refused(&stream, &error))?;
-            tracing::info!(stream, "created the stream");
+        Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            ("CREATE", configured(Config::default(), history, subjects))
         }
+        Err(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
+    };
+    let wanted = serde_json::to_vec(&wanted)
+        .map_err(|error| IngestError::Stream { stream: stream.clone(), reason: error.to_string() })?;
+    match ask(connection, verb, &stream, &wanted).await? {
+        Ok(_) => {
+            tracing::info!(stream, "made the stream what the configuration says");
+            Ok(())
+        }
+        Err(error) => Err(refused(stream, &error)),
     }
-    Ok(())
 }
 
 /// Takes the stream away: where there is no history, one that stays would only look like it.
-pub(super) async fn remove(client: &Client, subjects: &Subjects) -> Result<(), IngestError> {
-    #[derive(Deserialize)]
-    struct Reply {
-        error: Option<jetstream::Error>,
-    }
-    let stream = subjects.stream();
-    let answer = match client.request(format!("$JS.API.STREAM.DELETE.{stream}"), "".into()).await {
-        Ok(answer) => answer,
-        // A server without JetStream has none.
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => return Ok(()),
-        Err(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
-    };
-    let reply: Reply = serde_json::from_slice(&answer.payload)
-        .map_err(|error| IngestError::Stream { stream: stream.clone(), reason: error.to_string() })?;
+pub(super) async fn remove(connection: &mut Connection, subjects: &Subjects) -> Result<(), IngestError> {
     const NONE_THERE: [ErrorCode; 3] = [
         ErrorCode::STREAM_NOT_FOUND,
         ErrorCode::JETSTREAM_NOT_ENABLED,
         ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
     ];
-    match reply.error {
-        None => tracing::info!(stream, "removed the stream: history.max_age is 0s"),
-        Some(error) if NONE_THERE.contains(&error.error_code()) => {}
-        Some(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
+    let stream = subjects.stream();
+    match ask(connection, "DELETE", &stream, b"").await {
+        Ok(Ok(_)) => tracing::info!(stream, "removed the stream: history.max_age is 0s"),
+        Ok(Err(error)) if NONE_THERE.contains(&error.error_code()) => {}
+        Ok(Err(error)) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
+        // A server without JetStream has none.
+        Err(IngestError::NoJetStream) => {}
+        Err(error) => return Err(error),
     }
     Ok(())
+}
+
+/// Asks JetStream about the stream, or to do something with it.
+async fn ask(
+    connection: &mut Connection,
+    verb: &str,
+    stream: &str,
+    payload: &[u8],
+) -> Result<Result<Told, jetstream::Error>, IngestError> {
+    let answer = connection.request(&format!("$JS.API.STREAM.{verb}.{stream}"), payload).await?;
+    if answer.status() == Some(NO_RESPONDERS) {
+        return Err(IngestError::NoJetStream);
+    }
+    match serde_json::from_slice(&answer.payload) {
+        Ok(Response::Ok(told)) => Ok(Ok(told)),
+        Ok(Response::Err { error }) => Ok(Err(error)),
+        Err(error) => Err(IngestError::Stream { stream: stream.to_owned(), reason: error.to_string() }),
+    }
 }
 
 /// `config` with everything set that the services rely on.
@@ -120,23 +133,18 @@ fn config_max_consumers(present: &Config) -> i32 {
     if present.name.is_empty() { -1 } else { present.max_consumers }
 }
 
-fn refused(stream: &str, error: &CreateStreamError) -> IngestError {
-    match error.kind() {
-        CreateStreamErrorKind::JetStream(reason) if !is_passing(&reason) => {
-            IngestError::StreamRefused { stream: stream.to_owned(), reason: reason.to_string() }
-        }
-        _ => IngestError::Stream { stream: stream.to_owned(), reason: cause(error) },
+fn refused(stream: String, error: &jetstream::Error) -> IngestError {
+    let reason = error.to_string();
+    if is_passing(error) {
+        IngestError::Stream { stream, reason }
+    } else {
+        IngestError::StreamRefused { stream, reason }
     }
 }
 
 /// JetStream is there but not able: a cluster without a leader, a server that is still starting.
 fn is_passing(reason: &jetstream::Error) -> bool {
     matches!(reason.error_code(), ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER)
-}
-
-/// What lies below the client's own words.
-fn cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 use thiserror::Error;
 
-use crate::fanout::SubjectNumber;
+use crate::wire::push_header_text;
+
+/// Identifies a subscription on its connection.
+pub type SubscriptionNumber = u64;
 
 /// A control line of nats-server has at most `max_control_line` bytes, 4096 unless configured; an `INFO` of a large
 /// cluster lists its servers.
@@ -16,7 +19,7 @@ const MOST_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
 
 /// What the server says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Op {
+pub enum Op {
     /// A message of a subscription.
     Message(Message),
     /// It asks for a sign of life.
@@ -33,42 +36,77 @@ pub(super) enum Op {
 
 /// A message, as slices of what was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
+pub struct Message {
     /// The number of the subscription that it came for.
-    pub(super) subscription: SubjectNumber,
+    pub subscription: SubscriptionNumber,
     /// Its subject: UTF-8, checked.
-    pub(super) subject: Bytes,
+    pub subject: Bytes,
     /// Its header block, with the version line; empty without headers.
-    pub(super) headers: Bytes,
+    pub headers: Bytes,
     /// Its payload.
-    pub(super) payload: Bytes,
+    pub payload: Bytes,
 }
 
 /// The server does not speak the protocol.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("the server does not speak NATS: {0}")]
-pub(super) struct Garbled(&'static str);
+pub struct Garbled(&'static str);
 
 impl Message {
     /// The subject as text.
-    pub(super) fn subject(&self) -> &str {
+    pub fn subject(&self) -> &str {
         std::str::from_utf8(&self.subject).unwrap_or_default()
     }
 
     /// The value of a header, its name written as the publisher does; `None` if it is not there or no text.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let value = header(&self.headers, name.as_bytes())?;
         std::str::from_utf8(value).ok()
     }
 
     /// The status of a message that the server itself sent instead of an answer, such as 503.
-    pub(super) fn status(&self) -> Option<u16> {
+    pub fn status(&self) -> Option<u16> {
         let line = self.headers.strip_prefix(b"NATS/1.0 ")?;
         std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()
     }
 }
 
-fn header<'h>(block: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+/// The headers of a message that is to be published.
+#[derive(Debug)]
+pub struct HeaderBlock(String);
+
+impl HeaderBlock {
+    /// Without any yet.
+    pub fn new() -> HeaderBlock {
+        // The events' headers have some 200 bytes.
+        let mut block = String::with_capacity(256);
+        block.push_str("NATS/1.0\r\n");
+        HeaderBlock(block)
+    }
+
+    /// Adds one, its value as [`header_text`](crate::wire::header_text).
+    pub fn add(&mut self, name: &'static str, value: &str) {
+        self.0.push_str(name);
+        self.0.push_str(": ");
+        push_header_text(&mut self.0, value);
+        self.0.push_str("\r\n");
+    }
+
+    /// The block, with the empty line that ends it.
+    pub fn finish(mut self) -> Bytes {
+        self.0.push_str("\r\n");
+        self.0.into()
+    }
+}
+
+impl Default for HeaderBlock {
+    fn default() -> Self {
+        HeaderBlock::new()
+    }
+}
+
+/// The value of a header of a block; `None` if it is not there.
+pub fn header<'h>(block: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
     let mut lines = block;
     while let Some(end) = memmem::find(lines, b"\r\n") {
         let (line, rest) = lines.split_at_checked(end)?;
@@ -84,7 +122,7 @@ fn header<'h>(block: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
 ///
 /// # Errors
 /// When it is none; the connection is of no more use.
-pub(super) fn next(read: &mut BytesMut) -> Result<Option<Op>, Garbled> {
+pub fn next(read: &mut BytesMut) -> Result<Option<Op>, Garbled> {
     let Some(end) = memchr::memchr(b'\n', read) else {
         return if read.len() > MOST_LINE_BYTES { Err(Garbled("an endless line")) } else { Ok(None) };
     };
@@ -117,7 +155,7 @@ fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Garbled
     let subject_at = subject.as_ptr().addr().saturating_sub(line.as_ptr().addr());
     let subject_end = subject_at + subject.len();
     std::str::from_utf8(subject).map_err(|_| BAD)?;
-    let subscription = number(subscription).ok_or(BAD)? as SubjectNumber;
+    let subscription = number(subscription).ok_or(BAD)? as SubscriptionNumber;
     let rest = (words.next(), words.next(), words.next());
     let (header_bytes, all_bytes) = match (has_headers, rest) {
         (false, (Some(bytes), None, _) | (_, Some(bytes), None)) => (Some(0), number(bytes)),

@@ -1,52 +1,41 @@
-//! A connection to a NATS server that listens: subscriptions out, messages in, in the order in which the server sent
-//! them. It ends with its first failure; who uses it opens another.
+//! A connection to a NATS server that keeps the order: messages come in the order in which the server sent them, and go
+//! in the order in which they were noted. It ends with its first failure; who uses it opens another.
 //!
-//! async-nats is right everywhere else; for the events of an edge it has a channel of several KiB for each
-//! subscription, drops what does not fit it, and keeps no order across them.
+//! async-nats is right everywhere else. For an edge it has a channel of several KiB for each subscription, drops what
+//! does not fit it, and keeps no order across them. For the ingest it reconnects by itself and then sends what still lay
+//! in its buffers ahead of what was lost; and an event goes through a map of its headers, a channel and a task before it
+//! is bytes.
 
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind},
-    pin::Pin,
-    sync::Arc,
     time::Duration,
 };
 
 use async_nats::ServerAddr;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use blackhole_common::{config::NatsConfig, nats};
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use nkeys::KeyPair;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
-};
+use tokio::time::timeout;
 
-use super::protocol::{self, Op};
-use crate::fanout::SubjectNumber;
+use super::protocol::{self, Op, SubscriptionNumber};
+use crate::{
+    config::NatsConfig,
+    nats,
+    net::{Socket, invalid},
+};
 
 /// A server that is there has let us in within this.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// What is sent must have been taken by the system within this, or the server is taken for dead.
-const SEND_WITHIN: Duration = Duration::from_secs(10);
-/// Room for what is read at once.
-const READ_BYTES: usize = 64 * 1024;
-
-trait Stream: AsyncRead + AsyncWrite + Send {}
-impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
+/// More than the verb, the sizes, spaces and line ends of a message have.
+const MOST_LINE_REST_BYTES: usize = 40;
 
 /// A connection that was let in.
-pub(super) struct Link {
-    stream: Pin<Box<dyn Stream>>,
-    read: BytesMut,
-    to_send: BytesMut,
+pub struct Link {
+    socket: Socket,
+    most_payload_bytes: usize,
 }
 
 /// What a server tells of itself, as far as it matters.
@@ -56,12 +45,13 @@ struct Info {
     tls_required: bool,
     nonce: Option<String>,
     connect_urls: Vec<String>,
+    max_payload: usize,
     ldm: bool,
 }
 
 /// The servers that may be connected to, the next one first.
 #[derive(Debug)]
-pub(super) struct Servers {
+pub struct Servers {
     config: NatsConfig,
     configured: Vec<ServerAddr>,
     next: VecDeque<ServerAddr>,
@@ -69,7 +59,7 @@ pub(super) struct Servers {
 
 impl Servers {
     /// Those of the configuration.
-    pub(super) fn new(config: NatsConfig) -> Servers {
+    pub fn new(config: NatsConfig) -> Servers {
         let configured = nats::servers(&config);
         Servers { config, next: configured.iter().cloned().collect(), configured }
     }
@@ -78,7 +68,7 @@ impl Servers {
     ///
     /// # Errors
     /// The last one's reason.
-    pub(super) async fn connect(&mut self, name: &str) -> io::Result<Link> {
+    pub async fn connect(&mut self, name: &str) -> io::Result<Link> {
         let mut result = Err(io::Error::new(ErrorKind::NotConnected, "nats.url names no server"));
         for _ in 0..self.next.len() {
             let Some(server) = self.next.pop_front() else { break };
@@ -111,31 +101,26 @@ impl Servers {
 
 impl Link {
     async fn open(config: &NatsConfig, server: &ServerAddr, name: &str) -> io::Result<(Link, Info)> {
-        let tcp = TcpStream::connect((server.host(), server.port())).await?;
-        tcp.set_nodelay(true)?;
-        let mut link = Link {
-            stream: Box::pin(tcp),
-            read: BytesMut::with_capacity(READ_BYTES),
-            to_send: BytesMut::new(),
-        };
+        let socket = Socket::connect(server.host(), server.port()).await?;
+        let mut link = Link { socket, most_payload_bytes: 0 };
         let info = loop {
-            match link.op().await? {
+            match link.wait_for_op().await? {
                 Op::Info(json) => break serde_json::from_slice::<Info>(&json).map_err(invalid)?,
                 Op::Error(error) => return Err(refused(error)),
                 _ => {}
             }
         };
         if info.tls_required || server.tls_required() {
-            let plain = std::mem::replace(&mut link.stream, Box::pin(tokio::io::empty()));
-            link.stream = Box::pin(encrypted(plain, server.host()).await?);
+            link.socket.encrypt(server.host()).await?;
         }
+        link.most_payload_bytes = info.max_payload;
         let hello = hello(config, &info, name).await?;
-        link.to_send.put_slice(b"CONNECT ");
-        link.to_send.put_slice(hello.to_string().as_bytes());
-        link.to_send.put_slice(b"\r\nPING\r\n");
+        link.socket.to_send.put_slice(b"CONNECT ");
+        link.socket.to_send.put_slice(hello.to_string().as_bytes());
+        link.socket.to_send.put_slice(b"\r\nPING\r\n");
         link.flush().await?;
         loop {
-            match link.op().await? {
+            match link.wait_for_op().await? {
                 Op::Pong => return Ok((link, info)),
                 Op::Error(error) => return Err(refused(error)),
                 _ => {}
@@ -143,9 +128,9 @@ impl Link {
         }
     }
 
-    async fn op(&mut self) -> io::Result<Op> {
+    async fn wait_for_op(&mut self) -> io::Result<Op> {
         loop {
-            if let Some(op) = self.next()? {
+            if let Some(op) = self.next_op()? {
                 return Ok(op);
             }
             self.fill().await?;
@@ -156,72 +141,80 @@ impl Link {
     ///
     /// # Errors
     /// When the server does not speak NATS, refuses us, or is about to stop.
-    pub(super) fn next(&mut self) -> io::Result<Option<Op>> {
-        let op = protocol::next(&mut self.read).map_err(invalid)?;
+    pub fn next_op(&mut self) -> io::Result<Option<Op>> {
+        let op = protocol::next(&mut self.socket.read).map_err(invalid)?;
         if op == Some(Op::Ping) {
-            self.to_send.put_slice(b"PONG\r\n");
+            self.socket.to_send.put_slice(b"PONG\r\n");
         }
         Ok(op)
     }
 
     /// Whether a server's word about itself means that it is stopping in order.
-    pub(super) fn is_farewell(info: &[u8]) -> bool {
+    pub fn is_farewell(info: &[u8]) -> bool {
         serde_json::from_slice::<Info>(info).is_ok_and(|info| info.ldm)
     }
 
-    /// Reads more. Nothing is lost when the wait for it is broken off.
+    /// [`Socket::fill`].
     ///
     /// # Errors
     /// When the connection has ended.
-    pub(super) async fn fill(&mut self) -> io::Result<()> {
-        self.read.reserve(READ_BYTES / 4);
-        match self.stream.read_buf(&mut self.read).await? {
-            0 => Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")),
-            _ => Ok(()),
-        }
+    pub async fn fill(&mut self) -> io::Result<()> {
+        self.socket.fill().await
     }
 
     /// Notes a subscription for the next flush.
-    pub(super) fn subscribe(&mut self, number: SubjectNumber, subject: &str) {
+    pub fn subscribe(&mut self, number: SubscriptionNumber, subject: &str) {
         self.put(format_args!("SUB {subject} {number}\r\n"));
     }
 
     /// Notes the end of a subscription.
-    pub(super) fn unsubscribe(&mut self, number: SubjectNumber) {
+    pub fn unsubscribe(&mut self, number: SubscriptionNumber) {
         self.put(format_args!("UNSUB {number}\r\n"));
     }
 
-    /// Notes a question without a payload; the answer comes for the subject `reply`.
-    pub(super) fn ask(&mut self, subject: &str, reply: &str) {
-        self.put(format_args!("PUB {subject} {reply} 0\r\n\r\n"));
+    /// Notes a message; an answer, if there is one, comes for the subject `reply`. `headers` is a [`HeaderBlock`], or
+    /// empty.
+    ///
+    /// [`HeaderBlock`]: super::protocol::HeaderBlock
+    pub fn publish(&mut self, subject: &str, reply: &str, headers: &[u8], payload: &[u8]) {
+        let (verb, all) = (if headers.is_empty() { "PUB" } else { "HPUB" }, headers.len() + payload.len());
+        self.socket.to_send.reserve(subject.len() + reply.len() + all + MOST_LINE_REST_BYTES);
+        self.put(format_args!("{verb} {subject} {reply} "));
+        if !headers.is_empty() {
+            self.put(format_args!("{} ", headers.len()));
+        }
+        self.put(format_args!("{all}\r\n"));
+        self.socket.to_send.put_slice(headers);
+        self.socket.to_send.put_slice(payload);
+        self.socket.to_send.put_slice(b"\r\n");
+    }
+
+    /// What headers and payload of a message may have together: the server's `max_payload`.
+    pub fn most_payload_bytes(&self) -> usize {
+        self.most_payload_bytes
+    }
+
+    /// [`Socket::is_full`].
+    pub fn is_full(&self) -> bool {
+        self.socket.is_full()
     }
 
     /// Notes a ping.
-    pub(super) fn ping(&mut self) {
-        self.to_send.put_slice(b"PING\r\n");
+    pub fn ping(&mut self) {
+        self.socket.to_send.put_slice(b"PING\r\n");
     }
 
     fn put(&mut self, line: std::fmt::Arguments<'_>) {
         // Writing to memory cannot fail.
-        let _ = std::fmt::Write::write_fmt(&mut self.to_send, line);
+        let _ = std::fmt::Write::write_fmt(&mut self.socket.to_send, line);
     }
 
-    /// Sends what was noted.
+    /// [`Socket::flush`].
     ///
     /// # Errors
     /// When the connection has ended, or takes nothing.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
-        if self.to_send.is_empty() {
-            return Ok(());
-        }
-        let send = async {
-            self.stream.write_all(&self.to_send).await?;
-            self.stream.flush().await
-        };
-        let result = timeout(SEND_WITHIN, send).await;
-        // Thousands of subscriptions may have gone at once; that much is not needed again soon.
-        self.to_send = BytesMut::new();
-        result.map_err(|_| io::Error::new(ErrorKind::TimedOut, "the server takes nothing"))?
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush().await
     }
 }
 
@@ -234,7 +227,6 @@ async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<Value
         "protocol": 1,
         "verbose": false,
         "pedantic": false,
-        "echo": false,
         "headers": true,
         "no_responders": true,
     });
@@ -266,25 +258,6 @@ async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<Value
 fn section<'t>(text: &'t str, title: &str) -> Option<&'t str> {
     let mut lines = text.lines().skip_while(|line| !(line.contains("BEGIN") && line.contains(title)));
     lines.nth(1).map(str::trim).filter(|line| !line.is_empty())
-}
-
-async fn encrypted(
-    plain: Pin<Box<dyn Stream>>,
-    host: &str,
-) -> io::Result<tokio_rustls::client::TlsStream<Pin<Box<dyn Stream>>>> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(invalid)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned()).map_err(invalid)?;
-    TlsConnector::from(Arc::new(config)).connect(name, plain).await
-}
-
-fn invalid(error: impl ToString) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, error.to_string())
 }
 
 fn refused(error: String) -> io::Error {
