@@ -1,8 +1,9 @@
 //! Flushing outboxes that have something to send.
 //!
-//! A few are flushed at once, by whoever filled them: waking somebody costs more than writing. Many are shared out
-//! over one task for each worker thread, so that a fan-out to thousands uses all of them and the reader of NATS goes
-//! on reading. A session's own task is only woken where its socket is full.
+//! Up to a thousand are flushed at once, by whoever filled them: what they are made of is in this processor's cache, and
+//! waking somebody else costs more than writing to many. More are shared out over one task for each worker thread, so
+//! that a fan-out to thousands uses all of them and the reader of NATS goes on reading after some milliseconds. A
+//! session's own task is only woken where its socket is full.
 
 use std::{num::NonZero, sync::Arc, thread::available_parallelism};
 
@@ -15,9 +16,7 @@ use crate::{
     outbox::{Flushed, Outbox},
 };
 
-/// Up to so many are flushed at once.
-const FEW: usize = 4;
-/// A task that is woken gets at least so many.
+/// A task that is woken gets at least so many; fewer are flushed at once.
 const LEAST_SHARE: usize = 1024;
 /// A task that has flushed so many lets others have the thread.
 const AT_ONCE: usize = 64;
@@ -50,7 +49,7 @@ impl Writers {
 
     /// Flushes these, now or soon; leaves the list empty.
     pub fn flush(&self, outboxes: &mut Vec<Arc<Outbox>>) {
-        if outboxes.len() <= FEW {
+        if outboxes.len() <= LEAST_SHARE {
             outboxes.drain(..).for_each(|outbox| self.flush_one(outbox));
             return;
         }
