@@ -24,6 +24,7 @@ mod resume;
 mod sessions;
 mod stopped_families;
 mod targeted;
+mod tls;
 mod tokens;
 mod wss;
 mod zones;
