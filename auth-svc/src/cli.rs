@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use blackhole_common::cli::ConfigArgs;
+use blackhole_common::{cli::ConfigArgs, wire::MAX_TOKEN_BYTES};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
     keys::Keys,
     mint,
     reload::{FromFiles, Reloaded},
-    token::MAX_TOKEN_BYTES,
 };
 
 /// Says who bears a token and what of an account it may see, for the other Blackhole services, over NATS

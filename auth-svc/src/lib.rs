@@ -56,8 +56,10 @@ use crate::{
     reload::{FromFiles, Reloaded},
 };
 
-/// Requests that wait for their turn, at most. More are dropped and counted: whoever asked has given up by then.
-const MOST_WAITING: usize = 1024;
+/// Requests that wait for their turn, at most: what several edges ask when all their sessions come back at once. A fraction
+/// of a second answers them, and they take some 16 MiB; 128 MiB if each token is as long as edges pass on. More are
+/// dropped and counted.
+const MOST_WAITING: usize = 16_384;
 
 /// The service, with its files read and its admin server listening, but not at work yet.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::fmt;
 pub enum Refusal {
     /// There is none.
     Missing,
-    /// Longer than [`MAX_TOKEN_BYTES`](crate::token::MAX_TOKEN_BYTES).
+    /// Longer than [`MAX_TOKEN_BYTES`](blackhole_common::wire::MAX_TOKEN_BYTES).
     TooLong,
     /// Not three parts of base64url with a JSON object in the first two.
     Malformed,
@@ -72,7 +72,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refusal::Missing => "token is missing",
-            Refusal::TooLong => "token is too long",
+            Refusal::TooLong => blackhole_common::wire::TOKEN_TOO_LONG,
             Refusal::Malformed => "token is malformed",
             Refusal::Critical => "token demands an unknown extension",
             Refusal::Algorithm => "algorithm is not accepted",

@@ -6,12 +6,10 @@
 //! [`crate::jwt`].
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use blackhole_common::wire::MAX_TOKEN_BYTES;
 use serde_json::{Map, Value};
 
 use crate::refusal::Refusal;
-
-/// Longer tokens are refused unread: KAZOO's have less than 1 KiB, and 8 KiB is what HTTP servers take in headers.
-pub const MAX_TOKEN_BYTES: usize = 8192;
 
 /// A token, taken apart but not verified.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
-/// What is sent must have been taken by the system within this, or the server is taken for dead.
+/// A server that takes nothing of what is sent for this long is taken for dead.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 /// Room for what is read at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -97,17 +97,26 @@ impl Socket {
         if self.to_send.is_empty() {
             return Ok(());
         }
-        let send = async {
-            self.duplex.write_all(&self.to_send).await?;
-            self.duplex.flush().await
-        };
-        let result = timeout(SEND_WITHIN, send).await;
+        let result = self.send().await;
         self.to_send.clear();
         // Thousands of subscriptions may have gone at once; that much is not needed again soon.
         if self.to_send.capacity() > 2 * SEND_BYTES {
             self.to_send = BytesMut::new();
         }
-        result.map_err(|_| io::Error::new(ErrorKind::TimedOut, "the server takes nothing"))?
+        result
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        let takes_nothing = |_| io::Error::new(ErrorKind::TimedOut, "the server takes nothing");
+        let mut rest = self.to_send.as_ref();
+        while !rest.is_empty() {
+            let sent = timeout(SEND_WITHIN, self.duplex.write(rest)).await.map_err(takes_nothing)??;
+            if sent == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+            rest = rest.get(sent..).unwrap_or_default();
+        }
+        timeout(SEND_WITHIN, self.duplex.flush()).await.map_err(takes_nothing)?
     }
 }
 

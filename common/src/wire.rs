@@ -133,6 +133,11 @@ impl Subjects {
     }
 }
 
+/// Longer tokens are refused unread: KAZOO's have less than 1 KiB, and 8 KiB is what HTTP servers take in headers.
+pub const MAX_TOKEN_BYTES: usize = 8192;
+/// What is said of those.
+pub const TOKEN_TOO_LONG: &str = "token is too long";
+
 /// Asks who bears a token, and what of an account it may see.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct AuthRequest {

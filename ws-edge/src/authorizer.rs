@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_nats::{Client, Message, Request, RequestError, RequestErrorKind};
-use blackhole_common::wire::{AuthReply, AuthRequest, Subjects};
+use blackhole_common::wire::{AuthReply, AuthRequest, MAX_TOKEN_BYTES, Subjects, TOKEN_TOO_LONG};
 use bytes::Bytes;
 use moka::future::Cache;
 use thiserror::Error;
@@ -97,6 +97,10 @@ impl Authorizer {
         token: &Token,
         account_id: Option<&str>,
     ) -> Result<Arc<AuthReply>, Unavailable> {
+        // It need not wait in auth-svc's memory to be refused there.
+        if token.0.len() > MAX_TOKEN_BYTES {
+            return Ok(Arc::new(AuthReply::Refused { reason: TOKEN_TOO_LONG.to_owned() }));
+        }
         let key = (token.digest(), account_id.map(Into::into));
         let answer = self
             .answers
