@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use self::connection::{Connection, State};
@@ -28,6 +29,9 @@ use crate::load::Load;
 pub(crate) use self::frames::{head as frame_head, push_masked};
 
 const WAKE: Token = Token(usize::MAX);
+/// So many connections are begun before those that are there are looked at: a server gives each its time to say what it
+/// wants.
+const CONNECTS_IN_A_ROW: u32 = 256;
 /// What is read at once, for whichever connection.
 const BUFFER: usize = 256 * 1024;
 /// Sessions per source address: far fewer than it has ports.
@@ -196,7 +200,7 @@ impl Clients {
             self.connecting = None;
             return self.answers.send(&answer);
         }
-        for number in begun..plan.count.min(ended + plan.window) {
+        for number in begun..plan.count.min(ended + plan.window).min(begun + CONNECTS_IN_A_ROW) {
             let index = self.connections.len();
             let stream = connect(plan, number)?;
             let session = plan.first + number;
@@ -394,6 +398,8 @@ fn connect(plan: &Plan, number: u32) -> Result<mio::net::TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("cannot open a socket")?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    // The port is chosen with both ends known; to find one that is free for any other end takes long after a storm.
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::from((source, 0)).into()).with_context(|| format!("no port at {source}"))?;
     match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()) {
         Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => {
