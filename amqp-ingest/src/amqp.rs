@@ -1,8 +1,8 @@
 //! One broker: connects, declares, reads the queue, and does it again after a loss.
 //!
-//! lapin declares, a connection of our own ([`link`]) reads. After a loss everything is declared and bound anew, since KAZOO's exchanges and
-//! with them the queue's bindings do not survive a restart of the broker; and the deliveries that were not
-//! acknowledged come again, in their order, so that there is no state to recover here.
+//! lapin declares, a connection of our own ([`link`]) reads. After a loss everything is declared and bound anew, since
+//! KAZOO's exchanges and with them the queue's bindings do not survive a restart of the broker; and the deliveries that
+//! were not acknowledged come again, in their order, so that there is no state to recover here.
 
 mod delivery;
 mod frame;
