@@ -21,7 +21,7 @@ use std::{
 
 use blackhole_common::backoff::Backoff;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -75,6 +75,8 @@ pub struct Catchup {
     wants: Arc<Wants>,
     fanout: Arc<Fanout>,
     history: History,
+    /// What the feed takes the stream for.
+    stream: watch::Receiver<Option<StreamInfo>>,
     metrics: Arc<Metrics>,
     places: Semaphore,
     last_pass: AtomicU64,
@@ -84,12 +86,19 @@ pub struct Catchup {
 type Behind = (Arc<Outbox>, u64);
 
 impl Catchup {
-    /// Serves those in `wants` from `history`.
-    pub fn new(wants: Arc<Wants>, fanout: Arc<Fanout>, history: History, metrics: Arc<Metrics>) -> Catchup {
+    /// Serves those in `wants` from `history`, as long as that is the `stream` that the feed knows.
+    pub fn new(
+        wants: Arc<Wants>,
+        fanout: Arc<Fanout>,
+        history: History,
+        stream: watch::Receiver<Option<StreamInfo>>,
+        metrics: Arc<Metrics>,
+    ) -> Catchup {
         Catchup {
             wants,
             fanout,
             history,
+            stream,
             metrics,
             places: Semaphore::new(MOST_PASSES),
             last_pass: AtomicU64::new(0),
@@ -105,7 +114,7 @@ impl Catchup {
                 self.wants.changed.notified().await;
                 tokio::time::sleep(GATHER).await;
                 let wanting = self.wants.take();
-                match self.history.info().await {
+                match self.info().await {
                     Ok(Some(info)) => {
                         backoff.reset();
                         self.begin_passes(wanting, &info, &passes);
@@ -127,6 +136,17 @@ impl Catchup {
         passes.close();
     }
 
+    /// What the stream is. Whether it is another one than before is for the feed to find out.
+    async fn info(&self) -> Result<Option<StreamInfo>, Unreadable> {
+        let info = self.history.info().await?;
+        let known = self.stream.borrow().as_ref().map(|known| known.identity);
+        if info.as_ref().map(|info| info.identity) == known {
+            Ok(info)
+        } else {
+            Err(Unreadable::new("the stream is not the one that was known"))
+        }
+    }
+
     fn begin_passes(self: &Arc<Self>, wanting: Vec<Arc<Outbox>>, info: &StreamInfo, passes: &TaskTracker) {
         let mut behind: Vec<Behind> = Vec::with_capacity(wanting.len());
         for session in wanting {
@@ -144,13 +164,13 @@ impl Catchup {
         let alone = behind.split_off(shared(&readers, info.last));
         for group in std::iter::once(behind).chain(alone.into_iter().map(|one| vec![one])) {
             if !group.is_empty() {
-                let (catchup, identity) = (Arc::clone(self), info.identity);
-                passes.spawn(async move { catchup.pass(group, identity).await });
+                let (catchup, info) = (Arc::clone(self), info.clone());
+                passes.spawn(async move { catchup.pass(group, &info).await });
             }
         }
     }
 
-    async fn pass(self: Arc<Self>, sessions: Vec<Behind>, identity: Identity) {
+    async fn pass(self: Arc<Self>, sessions: Vec<Behind>, stream: &StreamInfo) {
         let Ok(_place) = self.places.acquire().await else { return };
         let pass: PassNumber = self.last_pass.fetch_add(1, Ordering::Relaxed) + 1;
         let sessions: Vec<Behind> = sessions
@@ -160,28 +180,25 @@ impl Catchup {
         if sessions.is_empty() {
             return;
         }
-        let after = sessions.iter().map(|(_, after)| *after).min().unwrap_or_default();
-        let mut lanes = self.fanout.lanes(pass, sessions);
-        let result = self.bring_up_to_date(&mut lanes, after, identity).await;
+        let (mut lanes, mut again) = self.fanout.lanes(pass, sessions, stream.leader.is_some());
+        let result = self.bring_up_to_date(&mut lanes, stream).await;
         self.fanout.flush_these(lanes.filled());
         if let Err(error) = result {
             self.fanout.drop_tail(pass);
             tracing::debug!(%error, "cannot read the stream to its end, trying again");
-            let rest = lanes.give_up();
+            again.extend(lanes.give_up());
+        }
+        if !again.is_empty() {
             tokio::time::sleep(Backoff::for_brokers().next_wait()).await;
-            rest.into_iter().for_each(|session| self.wants.add(session));
+            again.into_iter().for_each(|session| self.wants.add(session));
         }
     }
 
-    async fn bring_up_to_date(
-        &self,
-        lanes: &mut Lanes,
-        mut after: u64,
-        identity: Identity,
-    ) -> Result<(), Unreadable> {
-        loop {
+    async fn bring_up_to_date(&self, lanes: &mut Lanes, stream: &StreamInfo) -> Result<(), Unreadable> {
+        let (identity, mut after) = (stream.identity, lanes.begin());
+        while lanes.is_wanted() {
             let live = self.fanout.start_tail(lanes);
-            let info = self.history.info().await?.filter(|info| info.identity == identity);
+            let info = self.info().await?.filter(|info| info.identity == identity);
             let Some(info) = info else {
                 lanes.close_behind(u64::MAX);
                 self.fanout.drop_tail(lanes.pass());
@@ -201,7 +218,7 @@ impl Catchup {
             } else {
                 self.read_filtered(lanes, &texts, identity, after, last).await?;
                 // What left the stream while it was read shows only in where it begins now.
-                let still = self.history.info().await?.is_some_and(|info| info.reaches_back_to(after));
+                let still = self.info().await?.is_some_and(|info| info.reaches_back_to(after));
                 if !still {
                     lanes.close_behind(u64::MAX);
                 }
@@ -212,6 +229,8 @@ impl Catchup {
             }
             after = last;
         }
+        self.fanout.drop_tail(lanes.pass());
+        Ok(())
     }
 
     async fn read_all(&self, lanes: &mut Lanes, mut reader: Reader) -> Result<(), Unreadable> {

@@ -306,6 +306,13 @@ impl Fanout {
         self.table.lock().reached(position);
     }
 
+    /// Nothing up to this position is late any more.
+    pub fn verify(&self, position: u64) {
+        let mut table = self.table.lock();
+        table.verified = table.verified.max(position);
+        table.reached(position);
+    }
+
     /// Flushes what was filled.
     pub fn flush(&self) {
         let mut filled = std::mem::take(&mut self.table.lock().filled);
@@ -329,6 +336,7 @@ impl Fanout {
     pub fn forget_positions(&self) {
         let mut table = self.table.lock();
         table.position = 0;
+        table.verified = 0;
         for member in
             table.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
         {
@@ -350,7 +358,15 @@ impl Fanout {
     }
 
     /// The members of these sessions, for a pass of the catch-up; with each session up to where it had everything.
-    pub fn lanes(&self, pass: PassNumber, sessions: Vec<(Arc<Outbox>, u64)>) -> Lanes {
+    ///
+    /// Where the stream is led by one of several servers (`is_led`), those may still be owed something late from before
+    /// that: they are left out, and returned beside it.
+    pub fn lanes(
+        &self,
+        pass: PassNumber,
+        sessions: Vec<(Arc<Outbox>, u64)>,
+        is_led: bool,
+    ) -> (Lanes, Vec<Arc<Outbox>>) {
         let table = self.table.lock();
         let numbers: HashSet<SubjectNumber> =
             sessions.iter().flat_map(|(outbox, _)| outbox.subjects()).collect();
@@ -363,7 +379,8 @@ impl Fanout {
                 lanes.add(number, &subject.text, tenant, &group.shape, members);
             }
         }
-        lanes
+        let unverified = lanes.leave_unverified(if is_led { table.verified } else { u64::MAX });
+        (lanes, unverified)
     }
 
     /// Keeps what comes live from now on for the lanes of a pass. Returns the position up to which everything has

@@ -376,20 +376,18 @@ impl Feed {
         }
     }
 
-    /// A leader that was frozen, or cut off, answers what it was asked meanwhile before it hears that there is another:
-    /// it tells of less than has been seen. If that goes on, it is true.
+    /// An answer that contradicts what is known is only believed when it has come again and again.
     fn believed(
         &mut self,
         info: Option<StreamInfo>,
         position: u64,
     ) -> Result<Option<StreamInfo>, Unreadable> {
-        let known = self.stream.borrow().as_ref().map(|known| known.identity);
-        let is_stale = info.as_ref().is_some_and(|info| {
-            info.leader.is_some() && Some(info.identity) == known && info.last < position
-        });
+        let known = self.stream.borrow();
+        let is_stale = known.as_ref().is_some_and(|known| known.is_contradicted(info.as_ref(), position));
+        drop(known);
         self.stale = if is_stale { self.stale + 1 } else { 0 };
         if (1..MOST_STALE).contains(&self.stale) {
-            return Err(Unreadable::new("the stream's leader is none any more"));
+            return Err(Unreadable::new("another server of the cluster knew better"));
         }
         Ok(info)
     }
@@ -423,7 +421,7 @@ impl Feed {
             None if self.position == 0 => {
                 self.position = info.last;
                 self.verified = info.last;
-                self.fanout.advance(info.last);
+                self.fanout.verify(info.last);
             }
             None => {}
         }
@@ -443,7 +441,7 @@ impl Feed {
         self.verified = self.looked.1;
         self.looked = (now, info.last);
         self.seen.forget(self.verified);
-        self.fanout.advance(self.verified);
+        self.fanout.verify(self.verified);
     }
 
     fn begin_repair(&mut self, info: &StreamInfo) {
@@ -479,6 +477,7 @@ impl Feed {
                 }
                 self.position = self.position.max(last);
                 self.verified = last;
+                self.fanout.verify(last);
                 self.looked = (Instant::now(), last);
                 self.seen = Seen::default();
                 self.brought.forget();

@@ -193,6 +193,10 @@ impl Reader {
                     self.events += 1;
                     self.bytes += message.length;
                     let sequence = message.info().map_err(Unreadable::new)?.stream_sequence;
+                    // In a cluster, a reader that has to be served by another server begins anew there.
+                    if sequence < self.next {
+                        continue;
+                    }
                     let is_gap = !self.is_filtered && sequence > self.next;
                     // What is missing behind the oldest that is there was taken out by hand.
                     let begins = if is_gap { self.info().await?.first } else { 0 };

@@ -194,7 +194,8 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         feed_shutdown.clone(),
     )
     .await?;
-    let catchup = Catchup::new(wants, Arc::clone(&fanout), history.clone(), Arc::clone(&metrics));
+    let catchup =
+        Catchup::new(wants, Arc::clone(&fanout), history.clone(), stream.clone(), Arc::clone(&metrics));
     let registry = Arc::new(Registry::new(&config.ws.host));
     let families = Arc::new(Families::new(&catalogue, Arc::clone(&metrics)));
     let (listed, switched) = (Arc::clone(&registry), Arc::clone(&families));

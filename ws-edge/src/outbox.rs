@@ -194,13 +194,14 @@ impl Outbox {
         }
     }
 
-    /// Queues the frame of an event that was missed while later ones came. One that lies before what a lagging session
-    /// is brought from the stream cannot wait for that; where there is no room for it, the session is closed.
-    pub fn push_late(&self, sequence: u64, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
+    /// Queues the frame of an event that was missed while later ones came, for a binding that was served up to position
+    /// `served`. One that lies before what a lagging session is brought from the stream cannot wait for that; where
+    /// there is no room for it, the session is closed.
+    pub fn push_late(&self, sequence: u64, served: u64, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
         let mut state = self.state.lock();
         match state.mode {
             Mode::Live => {}
-            Mode::Lagging(lag) if sequence <= lag.after => {}
+            Mode::Lagging(lag) if sequence <= lag.after.max(served) => {}
             Mode::Lagging(_) => return Pushed::Lagging,
             Mode::Ended => return Pushed::Ended,
         }

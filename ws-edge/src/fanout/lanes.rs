@@ -1,6 +1,9 @@
 //! The members of some lagging sessions, apart from the table, so that a pass of the catch-up looks at nobody else.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use blackhole_common::subject::subject_matches;
 
@@ -83,6 +86,32 @@ impl Lanes {
         }
     }
 
+    /// Leaves those sessions out of the pass who may still be owed something late from before where it begins: what a
+    /// pass brings must follow on what is known to have come. Returns them.
+    pub(super) fn leave_unverified(&mut self, verified: u64) -> Vec<Arc<Outbox>> {
+        let begins = |mark: &Mark, after: u64| mark.get().max(after);
+        let unverified: HashSet<u64> = self
+            .members()
+            .filter(|(_, mark, after)| {
+                let begin = begins(mark, *after);
+                begin > verified && !mark.is_complete(begin)
+            })
+            .map(|(outbox, ..)| outbox.number)
+            .collect();
+        for (outbox, mark, after) in self.members() {
+            if !unverified.contains(&outbox.number) {
+                mark.complete(begins(mark, *after));
+            }
+        }
+        let left = unverified.iter().filter_map(|number| self.sessions.remove(number));
+        left.map(|(outbox, _)| outbox).filter(|outbox| outbox.drop_from_pass(self.pass)).collect()
+    }
+
+    fn members(&self) -> impl Iterator<Item = &(Arc<Outbox>, Arc<Mark>, u64)> {
+        let patterns = self.patterns.values().flatten().map(|(_, lanes)| lanes);
+        self.exact.values().chain(patterns).flatten().flat_map(|lane| &lane.members)
+    }
+
     /// The pass.
     pub fn pass(&self) -> PassNumber {
         self.pass
@@ -101,6 +130,11 @@ impl Lanes {
     /// The sessions.
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Outbox>> {
         self.sessions.values().map(|(outbox, _)| outbox)
+    }
+
+    /// The position behind which the first of them is owed something.
+    pub fn begin(&self) -> u64 {
+        self.sessions.values().map(|(_, after)| *after).min().unwrap_or_default()
     }
 
     /// Whether a session is still served by this pass.
@@ -136,7 +170,7 @@ impl Lanes {
                     Pushed::Queued => {}
                     Pushed::Lagging | Pushed::Ended => continue,
                 }
-                mark.raise(sequence);
+                mark.bring(sequence);
             }
         }
     }
@@ -153,9 +187,7 @@ impl Lanes {
 
     /// Everything up to `position` is done with: the sessions that are still here are live.
     pub(super) fn go_live(&self, position: u64) {
-        let patterns = self.patterns.values().flatten().map(|(_, lanes)| lanes);
-        for (outbox, mark, _) in self.exact.values().chain(patterns).flatten().flat_map(|lane| &lane.members)
-        {
+        for (outbox, mark, _) in self.members() {
             if outbox.is_in_pass(self.pass) {
                 mark.complete(position);
             }

@@ -39,6 +39,8 @@ pub(super) struct Table {
     pub(super) idle: VecDeque<(Instant, SubjectNumber)>,
     /// All that is live has been served up to this position of the stream.
     pub(super) position: u64,
+    /// Nothing that was live up to here is late any more (see [`Mark`]).
+    pub(super) verified: u64,
     /// What passes of the catch-up will need of what comes live meanwhile.
     pub(super) tails: Vec<Tail>,
     /// What has to be flushed.
@@ -95,6 +97,17 @@ impl Mark {
 
     pub(super) fn raise(&self, position: u64) {
         self.served.fetch_max(position, Ordering::Relaxed);
+    }
+
+    /// Served from the stream, where nothing before it is missing.
+    pub(super) fn bring(&self, position: u64) {
+        self.raise(position);
+        self.complete(position);
+    }
+
+    /// Whether everything up to `position` is known to have come.
+    pub(super) fn is_complete(&self, position: u64) -> bool {
+        self.complete.load(Ordering::Relaxed) >= position
     }
 
     pub(super) fn set(&self, position: u64) {
@@ -208,7 +221,7 @@ impl Table {
                 let is_last = further.is_last(&member.outbox);
                 let build = || built.frame(frames, &group.shape, is_last);
                 let pushed = match sequence {
-                    Some(sequence) if late => member.outbox.push_late(sequence, build),
+                    Some(sequence) if late => member.outbox.push_late(sequence, member.mark.get(), build),
                     _ => member.outbox.push_live(sequence, build),
                 };
                 match pushed {

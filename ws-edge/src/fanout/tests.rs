@@ -173,7 +173,7 @@ fn an_unused_subject_lingers_then_goes() {
 /// Brings these sessions up to date from `history`, as a pass of the catch-up does.
 fn catch_up(fanout: &Fanout, pass: PassNumber, sessions: &[&Arc<Outbox>], history: &[Event]) {
     let joined = |outbox: &&Arc<Outbox>| Some((Arc::clone(outbox), outbox.join_pass(pass)?));
-    let mut lanes = fanout.lanes(pass, sessions.iter().filter_map(joined).collect());
+    let (mut lanes, _) = fanout.lanes(pass, sessions.iter().filter_map(joined).collect(), false);
     let last = history.last().map_or(0, |event| sequence(event).unwrap()).max(fanout.start_tail(&lanes));
     for event in history {
         lanes.deliver(event, &EventFrames::read("ev", event).unwrap());
@@ -206,7 +206,7 @@ fn who_comes_back_gets_the_past_of_its_bindings_then_what_comes() {
     assert_eq!(names(&outbox, &kept), [""; 0], "not before the past");
     outbox.release();
     let joined = vec![(Arc::clone(&outbox), outbox.join_pass(1).unwrap())];
-    let mut lanes = fanout.lanes(1, joined);
+    let (mut lanes, _) = fanout.lanes(1, joined, true);
     assert_eq!(fanout.start_tail(&lanes), 7);
     live(8);
     for event in history.iter().chain([&event("ev.t.even", 7)]) {
@@ -354,6 +354,68 @@ fn what_comes_late_comes_to_those_who_did_not_read_it_from_the_stream() {
 }
 
 #[test]
+fn what_a_pass_has_brought_does_not_come_late_as_well() {
+    let fanout = fanout();
+    let (outbox, kept) = outbox(1, ROOM);
+    let _mine = fanout.join(&outbox, vec![wish("a", &["ev.t.a"]).since(0)], vec![]);
+    settle(&fanout);
+    outbox.release();
+    let events = [1, 2, 3, 4].map(|sequence| event("ev.t.a", sequence));
+    let sessions = vec![(Arc::clone(&outbox), outbox.join_pass(1).unwrap())];
+    let (mut lanes, unverified) = fanout.lanes(1, sessions, true);
+    assert_eq!(unverified.len(), 0, "what comes before a cursor is not owed");
+    for event in &events[..2] {
+        lanes.deliver(event, &EventFrames::read("ev", event).unwrap());
+    }
+    // The stream cannot be read on, and the feed finds that it missed all of them.
+    lanes.advance(2);
+    lanes.give_up();
+    events.iter().for_each(|event| deliver_missed(&fanout, event, true));
+    assert_eq!(names(&outbox, &kept), ["a n1", "a n2"]);
+    catch_up(&fanout, 2, &[&outbox], &events);
+    assert_eq!(names(&outbox, &kept), ["a n3", "a n4"]);
+}
+
+#[test]
+fn what_is_late_comes_before_a_slow_reader_is_brought_up_to_date() {
+    let fanout = fanout();
+    let (outbox, kept) = outbox(1, 400);
+    let _mine = join(&fanout, &outbox, vec![wish("a", &["ev.t.a"])]);
+    let number = settle(&fanout)["ev.t.a"];
+    kept.allow(0);
+    // A leader kept the second to itself, and so many others came that the session lags.
+    let mut live = [1].into_iter().chain(3..);
+    let after = loop {
+        deliver(&fanout, number, &event("ev.t.a", live.next().unwrap()));
+        if let Some(lag) = outbox.lagging() {
+            break lag.after;
+        }
+    };
+    kept.allow(1 << 20);
+    let mut got = names(&outbox, &kept);
+    let pass = |pass| {
+        let sessions = vec![(Arc::clone(&outbox), outbox.join_pass(pass).unwrap())];
+        fanout.lanes(pass, sessions, true)
+    };
+    let (_, unverified) = pass(1);
+    assert_eq!(unverified.len(), 1, "something may still be late");
+    deliver_missed(&fanout, &event("ev.t.a", 2), true);
+    got.extend(names(&outbox, &kept));
+    fanout.verify(after);
+    let (mut lanes, unverified) = pass(2);
+    assert_eq!(unverified.len(), 0);
+    for sequence in 1..=after + 1 {
+        let event = event("ev.t.a", sequence);
+        lanes.deliver(&event, &EventFrames::read("ev", &event).unwrap());
+    }
+    got.extend(names(&outbox, &kept));
+    let mut expected: Vec<String> = (1..=after + 1).map(|sequence| format!("a n{sequence}")).collect();
+    expected.sort();
+    got.sort();
+    assert_eq!(got, expected);
+}
+
+#[test]
 fn what_is_bound_while_a_session_lags_begins_where_it_was_bound() {
     let fanout = fanout();
     let (outbox, kept) = outbox(1, ROOM);
@@ -376,7 +438,7 @@ fn what_was_unbound_gets_nothing_from_a_pass_that_still_knows_it() {
     let joined = fanout.join(&outbox, vec![wish("a", &["ev.t.a"]).since(0)], vec![]);
     settle(&fanout);
     outbox.release();
-    let mut lanes = fanout.lanes(1, vec![(Arc::clone(&outbox), outbox.join_pass(1).unwrap())]);
+    let (mut lanes, _) = fanout.lanes(1, vec![(Arc::clone(&outbox), outbox.join_pass(1).unwrap())], true);
     drop(joined);
     let event = event("ev.t.a", 1);
     lanes.deliver(&event, &EventFrames::read("ev", &event).unwrap());

@@ -135,6 +135,16 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, Unreadable> {
 }
 
 impl StreamInfo {
+    /// Whether `told` cannot be a later state of this stream, in which something was at `position` already.
+    ///
+    /// The servers of a cluster do not all know the same at once. A leader that was frozen, or cut off, tells of less
+    /// than has been seen before it hears that there is another. A server that was just elected to lead the cluster knows
+    /// no stream until it has read what was decided before it, and has a stream made anew if it is asked to then.
+    pub(super) fn is_contradicted(&self, told: Option<&StreamInfo>, position: u64) -> bool {
+        self.leader.is_some()
+            && told.is_none_or(|told| told.identity != self.identity || told.last < position)
+    }
+
     /// Whether everything after position `after` is still there.
     pub fn reaches_back_to(&self, after: u64) -> bool {
         after.saturating_add(1) >= self.first
@@ -179,6 +189,19 @@ mod tests {
         let error = read(br#"{"error":{"code":503,"description":"not now"}}"#).unwrap_err();
         assert_eq!(error.to_string(), "not now");
         assert!(read(b"{}").is_err() && read(b"nonsense").is_err());
+    }
+
+    #[test]
+    fn a_cluster_may_contradict_itself_for_a_while() {
+        let (alone, mut led) = (info(), info());
+        led.leader = Some("n1".to_owned());
+        let elsewhere = StreamInfo { identity: Identity::new("another"), ..led.clone() };
+        for (told, position, contradicts) in
+            [(Some(&led), 7, false), (Some(&led), 8, true), (Some(&elsewhere), 7, true), (None, 7, true)]
+        {
+            assert_eq!(led.is_contradicted(told, position), contradicts, "{told:?} at {position}");
+            assert!(!alone.is_contradicted(told, position), "a single server knows");
+        }
     }
 
     #[test]
