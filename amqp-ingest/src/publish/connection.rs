@@ -120,6 +120,11 @@ impl Connection {
         let _ = write!(self.reply, "{}{answer}", self.inbox);
     }
 
+    /// Whether the server is one of a cluster.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.link.is_clustered()
+    }
+
     /// Whether so much is noted that it is better flushed before more is.
     pub(super) fn is_full(&self) -> bool {
         self.link.is_full()

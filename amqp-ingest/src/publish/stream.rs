@@ -2,7 +2,7 @@
 //!
 //! What an operator has added to the stream (a description, a placement, …) stays as it is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -21,6 +21,12 @@ use crate::{
 /// How long the stream recognises an event by its id: longer than a broker takes to deliver again.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// A stream that a cluster does not find is asked for again, for this long. A server that was just elected to lead the
+/// cluster knows no stream until it has read what was decided before it; a stream that is made then takes the place of
+/// the one that is there, and its readers lose their places.
+const MISSED_FOR: Duration = Duration::from_secs(5);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+
 /// What JetStream tells of a stream, as far as it matters (NATS ADR-31, `$JS.API.STREAM.*`).
 #[derive(Deserialize)]
 struct Told {
@@ -35,7 +41,7 @@ pub(super) async fn ensure(
     subjects: &Subjects,
 ) -> Result<(), IngestError> {
     let stream = subjects.stream();
-    let (verb, wanted) = match ask(connection, "INFO", &stream, b"").await? {
+    let (verb, wanted) = match find(connection, &stream).await? {
         Ok(Told { config }) => {
             let wanted = configured(config.clone(), history, subjects);
             if config == wanted {
@@ -43,9 +49,7 @@ pub(super) async fn ensure(
             }
             ("UPDATE", wanted)
         }
-        Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-            ("CREATE", configured(Config::default(), history, subjects))
-        }
+        Err(error) if is_missing(&error) => ("CREATE", configured(fresh(), history, subjects)),
         Err(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
     };
     let wanted = serde_json::to_vec(&wanted)
@@ -57,6 +61,33 @@ pub(super) async fn ensure(
         }
         Err(error) => Err(refused(stream, &error)),
     }
+}
+
+/// What no other ingest asks for: where two ask for the same before a cluster has decided, its servers do not agree on
+/// when the stream was made (nats-server 2.9.10), and by that cursors tell which stream is theirs.
+fn fresh() -> Config {
+    let description = format!("KAZOO's events for Blackhole, since {:016x}", rand::random::<u64>());
+    Config { description: Some(description), ..Config::default() }
+}
+
+/// Asks what the stream is, until it is known or surely missing.
+async fn find(
+    connection: &mut Connection,
+    stream: &str,
+) -> Result<Result<Told, jetstream::Error>, IngestError> {
+    let began = Instant::now();
+    loop {
+        match ask(connection, "INFO", stream, b"").await? {
+            Err(error) if is_missing(&error) && connection.is_clustered() && began.elapsed() < MISSED_FOR => {
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            }
+            told => return Ok(told),
+        }
+    }
+}
+
+fn is_missing(error: &jetstream::Error) -> bool {
+    error.error_code() == ErrorCode::STREAM_NOT_FOUND
 }
 
 /// Takes the stream away: where there is no history, one that stays would only look like it.
@@ -142,9 +173,13 @@ fn refused(stream: String, error: &jetstream::Error) -> IngestError {
     }
 }
 
-/// JetStream is there but not able: a cluster without a leader, a server that is still starting.
+/// JetStream is there but not able: a cluster without a leader, a server that is still starting. Or another ingest was
+/// faster.
 fn is_passing(reason: &jetstream::Error) -> bool {
-    matches!(reason.error_code(), ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER)
+    matches!(
+        reason.error_code(),
+        ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER | ErrorCode::STREAM_NAME_EXIST
+    )
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ const MOST_LINE_REST_BYTES: usize = 40;
 pub struct Link {
     socket: Socket,
     most_payload_bytes: usize,
+    is_clustered: bool,
 }
 
 /// What a server tells of itself, as far as it matters.
@@ -46,6 +47,7 @@ struct Info {
     nonce: Option<String>,
     connect_urls: Vec<String>,
     max_payload: usize,
+    cluster: Option<String>,
     ldm: bool,
 }
 
@@ -102,7 +104,7 @@ impl Servers {
 impl Link {
     async fn open(config: &NatsConfig, server: &ServerAddr, name: &str) -> io::Result<(Link, Info)> {
         let socket = Socket::connect(server.host(), server.port()).await?;
-        let mut link = Link { socket, most_payload_bytes: 0 };
+        let mut link = Link { socket, most_payload_bytes: 0, is_clustered: false };
         let info = loop {
             match link.wait_for_op().await? {
                 Op::Info(json) => break serde_json::from_slice::<Info>(&json).map_err(invalid)?,
@@ -114,6 +116,7 @@ impl Link {
             link.socket.encrypt(server.host()).await?;
         }
         link.most_payload_bytes = info.max_payload;
+        link.is_clustered = info.cluster.is_some();
         let hello = hello(config, &info, name).await?;
         link.socket.to_send.put_slice(b"CONNECT ");
         link.socket.to_send.put_slice(hello.to_string().as_bytes());
@@ -192,6 +195,11 @@ impl Link {
     /// What headers and payload of a message may have together: the server's `max_payload`.
     pub fn most_payload_bytes(&self) -> usize {
         self.most_payload_bytes
+    }
+
+    /// Whether the server is one of a cluster.
+    pub fn is_clustered(&self) -> bool {
+        self.is_clustered
     }
 
     /// [`Socket::is_full`].
