@@ -54,6 +54,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// find no room come back after a second, then after two more.
 const MOST_WAITING: u32 = 4096;
 
+/// What the system takes for a connection beyond what its client can be sent at once. It would take megabytes for a client
+/// that reads slowly, of which nobody but the machine's memory knows; so what waits, waits in the session's queue, with
+/// its bounds.
+const MOST_UNSENT_BYTES: u32 = 128 << 10;
+
 /// An upgrade that was agreed to.
 struct Agreed {
     upgrade: OnUpgrade,
@@ -68,6 +73,8 @@ struct Agreed {
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Connections inherit it.
+    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(MOST_UNSENT_BYTES)?;
     socket.bind(address)?;
     socket.listen(MOST_WAITING)
 }
@@ -324,4 +331,25 @@ fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|own| own.trim().eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_takes_little_for_a_client_that_does_not_read() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        let (client, accepted) =
+            tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());
+        let (_client, (server, _)) = (client.unwrap(), accepted.unwrap());
+        let mut taken = 0;
+        server.writable().await.unwrap();
+        while let Ok(bytes) = server.try_write(&[0; 16 << 10]) {
+            taken += bytes;
+        }
+        assert!(taken < 2 * MOST_UNSENT_BYTES as usize, "{taken} bytes");
+    }
 }
