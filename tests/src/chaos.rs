@@ -71,7 +71,7 @@ pub async fn run(settings: Settings) {
     }
     // What comes twice may come last.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let verdict = crowd.verdict();
+    let verdict = crowd.verdict(cluster);
     show(&verdict);
     assert!(
         verdict.is_clean(cluster),

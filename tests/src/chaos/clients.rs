@@ -135,9 +135,9 @@ impl Crowd {
         })
     }
 
-    /// Compares what came with what was sent.
-    pub fn verdict(&self) -> Verdict {
-        let lines = self.clients.iter().map(|client| client.judge(&self.source)).collect();
+    /// Compares what came with what was sent. `may_be_late`: see [`Verdict::is_clean`].
+    pub fn verdict(&self, may_be_late: bool) -> Verdict {
+        let lines = self.clients.iter().map(|client| client.judge(&self.source, may_be_late)).collect();
         Verdict { lines, overruns: self.overruns.lock().iter().sum() }
     }
 }
@@ -263,7 +263,7 @@ impl Client {
         Ok(cursor)
     }
 
-    fn judge(&self, source: &Source) -> Line {
+    fn judge(&self, source: &Source, may_be_late: bool) -> Line {
         let notes = self.notes.lock();
         let mut findings = Vec::new();
         for (binding, call) in self.owed_streams() {
@@ -272,9 +272,12 @@ impl Client {
                 let none = Vec::new();
                 let came = part.streams.get(&(binding.clone(), call)).unwrap_or(&none);
                 let is_last = index + 1 == notes.parts.len();
-                // A connection that was cut owes nothing behind the newest that it brought.
+                // A connection that was cut owes nothing behind the newest that it brought; nor before it, where that
+                // may have been late.
                 let end = if is_last {
                     source.sent(call)
+                } else if may_be_late {
+                    0
                 } else {
                     came.iter().max().map_or(0, |newest| newest + 1)
                 };

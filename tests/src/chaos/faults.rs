@@ -89,6 +89,14 @@ impl Fault {
     }
 
     async fn happen(self, world: &World, lasts: Duration) {
+        self.happen_alone(world, lasts).await;
+        // Servers that die one upon the other, the next before the last has caught up, lose what they promised.
+        if self.busy() == Busy::Nats {
+            world.until_replicated().await;
+        }
+    }
+
+    async fn happen_alone(self, world: &World, lasts: Duration) {
         match self {
             Fault::Kill(part) => {
                 let server = world.server(part);

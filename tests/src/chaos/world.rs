@@ -17,6 +17,8 @@ use crate::{
 
 /// What waits for a session at most; small, so that clients lag.
 const QUEUE_BYTES: &str = "64KiB";
+/// A server that was away has caught up within this, unless others keep it from it.
+const REPLICATED_WITHIN: Duration = Duration::from_secs(20);
 /// All is well again within this after the last fault.
 const WHOLE_WITHIN: Duration = Duration::from_secs(180);
 
@@ -136,6 +138,34 @@ impl World {
         }
         let ingests = vec![first.unwrap(), second.unwrap()];
         World { rabbitmq, nats, auth_svc: auth_svc.unwrap(), ingests, edges, dir }
+    }
+
+    /// Waits until all servers of a cluster have the stream to its end, as an operator does before the next is stopped.
+    /// Others may keep them from it for long.
+    pub async fn until_replicated(&self) {
+        if let NatsServers::Single(_) = self.nats {
+            return;
+        }
+        let replicated = async {
+            let mut good = 0;
+            // A leader that was frozen answers for a moment before it hears that there is another.
+            while good < 3 {
+                good = if self.is_replicated().await.unwrap_or(false) { good + 1 } else { 0 };
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        };
+        let _ = tokio::time::timeout(REPLICATED_WITHIN, replicated).await;
+    }
+
+    async fn is_replicated(&self) -> Result<bool, async_nats::Error> {
+        let client = async_nats::connect(self.nats.url()).await?;
+        let stream = async_nats::jetstream::new(client).get_stream("BLACKHOLE_V1").await?;
+        let cluster = stream.cached_info().cluster.as_ref();
+        Ok(cluster.is_some_and(|cluster| {
+            cluster.leader.is_some()
+                && cluster.replicas.len() + 1 == self.nats.servers().len()
+                && cluster.replicas.iter().all(|replica| replica.current && !replica.offline)
+        }))
     }
 
     /// Waits until every part is ready.
