@@ -75,6 +75,8 @@ pub struct Feed {
     asked: Option<Asked>,
     questions: u64,
     next_look: Instant,
+    /// Nothing is asked before: the last answer could not be used.
+    not_before: Instant,
     /// Subjects whose confirmation is to be asked for next.
     to_confirm: Vec<SubjectNumber>,
     /// The newest event that was handed on, by its position in the stream and its subject.
@@ -150,6 +152,7 @@ impl Feed {
             asked: None,
             questions: 0,
             next_look: now,
+            not_before: now,
             to_confirm: Vec::new(),
             position: 0,
             subject: Bytes::new(),
@@ -263,7 +266,7 @@ impl Feed {
     fn next_timer(&self, heard: Instant) -> Instant {
         let answer = self.asked.as_ref().map(|asked| asked.at + ANSWER_WITHIN);
         let idle = self.fanout.next_idle();
-        let next = answer.unwrap_or(self.next_look).min(heard + SILENT_AT_MOST);
+        let next = answer.unwrap_or(self.next_look.max(self.not_before)).min(heard + SILENT_AT_MOST);
         idle.map_or(next, |idle| idle.min(next))
     }
 
@@ -286,6 +289,9 @@ impl Feed {
                 return;
             }
             self.unanswered();
+        }
+        if now < self.not_before {
+            return;
         }
         let sessions = self.fanout.take_unconfirmed();
         if sessions.is_empty() && self.to_confirm.is_empty() && now < self.next_look {
@@ -359,7 +365,8 @@ impl Feed {
                 tracing::debug!(%error, "no answer about the stream, asking again");
                 self.asked = Some(asked);
                 self.unanswered();
-                self.next_look = Instant::now() + LOOK_EVERY / 4;
+                self.not_before = Instant::now() + LOOK_EVERY / 4;
+                self.next_look = self.not_before;
                 return;
             }
         };
