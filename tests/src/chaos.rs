@@ -47,8 +47,25 @@ pub fn show(result: impl std::fmt::Display) {
     let _ = blackhole_dev::progress::print(format_args!("\n{result}"));
 }
 
+/// Runs that may say nothing, one after the other.
+const MOST_VOID: usize = 3;
+
 /// Makes a run. Panics with the table of the verdict if any client has missed anything, had it twice or out of order.
-pub async fn run(settings: Settings) {
+///
+/// Servers of a NATS cluster can come to disagree about what is where in a stream (seen with nats-server 2.9.10, about 1 in
+/// 30 runs on a machine under load; its issue 4174 is such a case). Then nobody can say what should have come: that run
+/// is made again, with the next seed.
+pub async fn run(mut settings: Settings) {
+    for _ in 0..MOST_VOID {
+        let Err(disagreement) = run_once(settings).await else { return };
+        show(format_args!("this run says nothing: {disagreement}"));
+        settings.seed = settings.seed.wrapping_add(1);
+    }
+    panic!("{MOST_VOID} runs in a row said nothing");
+}
+
+/// Makes a run; an error is a disagreement among the servers of the cluster.
+async fn run_once(settings: Settings) -> Result<(), String> {
     let Settings { time, seed, cluster } = settings;
     show(format_args!("chaos for {time:?}, cluster: {cluster}, seed {seed}"));
     let world = Arc::new(World::start(cluster).await);
@@ -73,10 +90,11 @@ pub async fn run(settings: Settings) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let verdict = crowd.verdict(cluster);
     show(&verdict);
-    assert!(
-        verdict.is_clean(cluster),
-        "seed {seed}; the logs are in {}\n{verdict}",
-        world.dir.path().display()
-    );
+    let is_clean = verdict.is_clean(cluster);
+    if !is_clean {
+        world.nats.agree(world.dir.path())?;
+    }
+    assert!(is_clean, "seed {seed}; the logs are in {}\n{verdict}", world.dir.path().display());
     assert!(verdict.overruns > 0, "the lagging clients never lagged: nothing was shown about them");
+    Ok(())
 }

@@ -1,6 +1,9 @@
 //! What there is to break: brokers, two ingests, auth-svc, and two edges behind bad networks.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use blackhole_dev::{
     brokers::{Nats, NatsCluster, RabbitMq},
@@ -67,9 +70,59 @@ impl NatsServers {
         }
     }
 
+    /// Compares what the servers have in their files below `dir`, event by event.
+    ///
+    /// # Errors
+    /// Where two of them do not have the same.
+    pub fn agree(&self, dir: &Path) -> Result<(), String> {
+        let NatsServers::Cluster(_) = self else { return Ok(()) };
+        let stored = |number| {
+            stored(&dir.join(format!("nats/nats{number}/store/jetstream/$G/streams/BLACKHOLE_V1/msgs")))
+        };
+        let first = stored(1);
+        for number in 2..=self.servers().len() {
+            let other = stored(number);
+            let same = first.iter().zip(&other).take_while(|(first, other)| first == other).count();
+            if same < first.len().max(other.len()) {
+                return Err(format!(
+                    "servers 1 and {number} have {} and {} events, the first {same} are the same",
+                    first.len(),
+                    other.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn url(&self) -> String {
         self.servers().iter().map(Nats::url).collect::<Vec<_>>().join(",")
     }
+}
+
+/// The calls and numbers of the events in the files of a stream, in its order.
+fn stored(messages: &Path) -> Vec<(String, u64)> {
+    let mut files: Vec<(u64, PathBuf)> = std::fs::read_dir(messages)
+        .unwrap()
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let number = path.file_name()?.to_str()?.strip_suffix(".blk")?.parse().ok()?;
+            Some((number, path))
+        })
+        .collect();
+    files.sort();
+    let mut events = Vec::new();
+    for (_, file) in files {
+        let bytes = std::fs::read(file).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        // Of each body, the members come in the order of their names.
+        for body in text.split("\"Call-ID\":\"").skip(1) {
+            let call = body.split('"').next().unwrap_or_default();
+            let number = body.split("\"Number\":").nth(1).unwrap_or_default();
+            let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
+            events.push((call.to_owned(), digits.parse().unwrap_or_default()));
+        }
+    }
+    events
 }
 
 impl Edge {
