@@ -301,12 +301,7 @@ impl Fanout {
         table.reached(sequence(event).unwrap_or_default());
     }
 
-    /// All that is live has been served up to this position.
-    pub fn advance(&self, position: u64) {
-        self.table.lock().reached(position);
-    }
-
-    /// Nothing up to this position is late any more.
+    /// All that is live has been served up to this position, and nothing before it is late any more.
     pub fn verify(&self, position: u64) {
         let mut table = self.table.lock();
         table.verified = table.verified.max(position);

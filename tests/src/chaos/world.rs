@@ -73,7 +73,7 @@ impl NatsServers {
     /// Compares what the servers have in their files below `dir`, event by event.
     ///
     /// # Errors
-    /// Where two of them do not have the same.
+    /// Where two of them have something else at the same place. One that only has less does not disagree.
     pub fn agree(&self, dir: &Path) -> Result<(), String> {
         let NatsServers::Cluster(_) = self else { return Ok(()) };
         let stored = |number| {
@@ -83,7 +83,7 @@ impl NatsServers {
         for number in 2..=self.servers().len() {
             let other = stored(number);
             let same = first.iter().zip(&other).take_while(|(first, other)| first == other).count();
-            if same < first.len().max(other.len()) {
+            if same < first.len().min(other.len()) {
                 return Err(format!(
                     "servers 1 and {number} have {} and {} events, the first {same} are the same",
                     first.len(),

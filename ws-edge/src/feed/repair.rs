@@ -98,7 +98,6 @@ pub(super) async fn bring(
                 fanout.close_all(Close::Behind);
             }
             Found::End => {
-                fanout.advance(gap.end);
                 fanout.flush();
                 return Ok(brought);
             }
