@@ -246,6 +246,24 @@ fn what_is_late_comes_before_a_slow_reader_is_brought_up_to_date() {
 }
 
 #[test]
+fn what_is_late_for_one_binding_does_not_wait_for_the_past_of_another() {
+    let fanout = fanout();
+    let (outbox, kept) = outbox(1, ROOM);
+    let _mine = join(&fanout, &outbox, vec![wish("a", &["ev.t.a"])]);
+    let number = settle(&fanout)["ev.t.a"];
+    // A leader kept the second to itself.
+    for sequence in [1, 3] {
+        deliver(&fanout, number, &event("ev.t.a", sequence));
+    }
+    let _past = fanout.join(&outbox, vec![wish("b", &["ev.t.b"]).since(0)], vec![]);
+    outbox.release();
+    deliver_missed(&fanout, &event("ev.t.a", 2), true);
+    fanout.verify(3);
+    catch_up(&fanout, 1, &[&outbox], &[1, 2, 3].map(|sequence| event("ev.t.a", sequence)));
+    assert_eq!(names(&outbox, &kept), ["a n1", "a n3", "a n2"]);
+}
+
+#[test]
 fn what_is_bound_while_a_session_lags_begins_where_it_was_bound() {
     let fanout = fanout();
     let (outbox, kept) = outbox(1, ROOM);
