@@ -194,31 +194,42 @@ impl World {
     }
 
     /// Waits until all servers of a cluster have the stream to its end, as an operator does before the next is stopped.
-    /// Others may keep them from it for long.
+    /// Says how long that took, or that it was given up.
     pub async fn until_replicated(&self) {
         if let NatsServers::Single(_) = self.nats {
             return;
         }
         let replicated = async {
+            let urls: Vec<String> = self.nats.servers().iter().map(Nats::url).collect();
+            let client = async_nats::connect(&urls[..]).await?;
             let mut good = 0;
             // A leader that was frozen answers for a moment before it hears that there is another.
             while good < 3 {
-                good = if self.is_replicated().await.unwrap_or(false) { good + 1 } else { 0 };
+                good = if self.is_replicated(&client).await { good + 1 } else { 0 };
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
+            Ok::<(), async_nats::ConnectError>(())
         };
-        let _ = tokio::time::timeout(REPLICATED_WITHIN, replicated).await;
+        let began = tokio::time::Instant::now();
+        match tokio::time::timeout(REPLICATED_WITHIN, replicated).await {
+            Ok(connected) => {
+                connected.unwrap();
+                println!("replicated after {:.1} s", began.elapsed().as_secs_f64());
+            }
+            Err(_) => println!("not replicated after {REPLICATED_WITHIN:?}"),
+        }
     }
 
-    async fn is_replicated(&self) -> Result<bool, async_nats::Error> {
-        let client = async_nats::connect(self.nats.url()).await?;
-        let stream = async_nats::jetstream::new(client).get_stream("BLACKHOLE_V1").await?;
-        let cluster = stream.cached_info().cluster.as_ref();
-        Ok(cluster.is_some_and(|cluster| {
+    async fn is_replicated(&self, client: &async_nats::Client) -> bool {
+        // A cluster that elects a leader does not answer.
+        let Ok(stream) = async_nats::jetstream::new(client.clone()).get_stream("BLACKHOLE_V1").await else {
+            return false;
+        };
+        stream.cached_info().cluster.as_ref().is_some_and(|cluster| {
             cluster.leader.is_some()
                 && cluster.replicas.len() + 1 == self.nats.servers().len()
                 && cluster.replicas.iter().all(|replica| replica.current && !replica.offline)
-        }))
+        })
     }
 
     /// Waits until every part is ready.
