@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::frame::View;
+use crate::protocol::view::View;
 
 /// Everything that ws-edge is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ pub struct WsConfig {
     /// Where Crossbar is, for the action `api`. None: there is no such action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crossbar_url: Option<Url>,
-    /// Requests that the edge passes on to Crossbar at once; more wait.
+    /// Requests that the edge replays on to Crossbar at once; more wait.
     pub crossbar_concurrency: usize,
     /// The largest answer of Crossbar that is passed on.
     pub crossbar_max_answer: ByteSize,

@@ -39,7 +39,7 @@ pub struct Metrics {
     /// Sessions that are brought up to date from the stream, or wait for it.
     pub sessions_lagging: Gauge,
     /// How many events such a session was behind.
-    pub most_lag: Histogram,
+    pub lag: Histogram,
     /// Connections that became no session, by the reason.
     pub handshakes_refused: Family<Reason, Counter>,
     /// Requests of clients, by the outcome.
@@ -83,7 +83,7 @@ impl Default for Metrics {
             sessions_overrun: Counter::default(),
             sessions_lagging: Gauge::default(),
             // 1 to 4 million events.
-            most_lag: Histogram::new(exponential_buckets(1.0, 4.0, 12)),
+            lag: Histogram::new(exponential_buckets(1.0, 4.0, 12)),
             handshakes_refused: Family::default(),
             requests: Family::default(),
             subscriptions: Gauge::default(),
@@ -128,7 +128,7 @@ impl Metrics {
         edge.register(
             "lag_events",
             "How many events of the stream a lagging session was behind when it was brought further",
-            self.most_lag.clone(),
+            self.lag.clone(),
         );
         edge.register(
             "handshakes_refused",

@@ -1,77 +1,59 @@
-//! What waits to be sent to one session, and the only one who writes to its socket.
+//! The outbox of a session: what waits to be sent to it. Only the outbox writes to the session's socket.
 //!
-//! Bounded in bytes, filled without ever waiting. A frame goes into the queue as it goes over the wire, shared by all
-//! sessions that get the same; many go to the system in one call. Whoever put something into an empty queue has it
-//! flushed (`writers`); where the socket takes no more, the session's own task goes on when it does again.
+//! It is bounded in bytes, and filling it never waits. Frames are queued as they go over the wire, shared by all
+//! sessions that get the same frame, and many of them are written in one system call. Whoever puts a frame into an empty
+//! queue has the outbox flushed ([`flusher`]); when the socket is full, the session's own task goes on once it is
+//! writable again.
 //!
-//! A session is **live**, or it **lags**: more waited than may, or it asked for events of the past. Nothing live is
-//! queued for it then; it is brought up to date from the stream (`catchup`), and is live again.
+//! A session is **live** or **lagging**: too much waited for it, or it asked for past events. A lagging session gets no
+//! live events; a replay of the catch-up makes it live again.
 
-mod queue;
+mod delivery_state;
+pub mod flusher;
+pub mod lagging;
+pub mod queue;
 
 use std::{
     fmt,
-    io::{self, ErrorKind, IoSlice},
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::Context,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::{
-    close::Close,
-    fanout::{SessionNumber, SubjectNumber},
-    metrics::Metrics,
+use self::{
+    delivery_state::{DeliveryState, Stage},
+    queue::{OutboundSocket, Queue},
 };
-use queue::Queue;
+use crate::{
+    ids::{ReplayId, SessionNumber, SubjectNumber},
+    metrics::Metrics,
+    protocol::close::Close,
+};
+pub use delivery_state::Lag;
 
-/// How many bytes of replies may wait beside events.
-const MOST_OWN_BYTES: usize = 64 << 10;
+/// Bytes of replies that may wait beside events.
+const MAX_REPLY_BYTES: usize = 64 << 10;
 
-/// Identifies a pass of the catch-up.
-pub type PassNumber = u64;
-
-/// No pass: a session that is not to be brought up to date before [`Outbox::release`].
-const HELD: PassNumber = PassNumber::MAX;
-
-/// Where frames go.
-pub trait Socket: Send + Sync {
-    /// Takes what it can at the moment.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WouldBlock`] if that is nothing; any other error is final.
-    fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize>;
-}
-
-impl Socket for TcpStream {
-    fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
-        match frames {
-            // The system takes one buffer more cheaply than a list of one.
-            [frame] => self.try_write(frame),
-            frames => self.try_write_vectored(frames),
-        }
-    }
-}
-
-/// The queue of one session.
+/// The outbox of one session.
 pub struct Outbox {
     /// The session's number on this edge.
     pub number: SessionNumber,
-    most_bytes: usize,
-    socket: Arc<dyn Socket>,
+    max_bytes: usize,
+    socket: Arc<dyn OutboundSocket>,
     state: Mutex<State>,
-    /// The session's task.
+    /// Wakes the session's task.
     session: AtomicWaker,
-    /// When something was last sent, in milliseconds after `begun`.
-    sent: AtomicU64,
-    begun: Instant,
+    /// When something was last sent, in milliseconds after `created`.
+    last_sent: AtomicU64,
+    created: Instant,
     metrics: Arc<Metrics>,
 }
 
@@ -80,66 +62,47 @@ struct State {
     queue: Queue,
     /// Someone is about to flush.
     scheduled: bool,
-    /// The socket takes no more; the session's task waits for it.
+    /// The socket is full; the session's task waits until it is writable.
     blocked: bool,
     failed: bool,
     closing: Option<Close>,
-    mode: Mode,
-    /// The last pass that made the session live brought everything up to this position.
-    caught_up: u64,
-    /// The subjects of its memberships, kept by the table.
+    delivery: DeliveryState,
+    /// The subjects of the session's memberships. The dispatcher maintains them.
     subjects: Vec<SubjectNumber>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Live,
-    Lagging(Lag),
-    /// Nothing more goes out.
-    Ended,
-}
-
-/// Where a lagging session stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lag {
-    /// It has had everything up to this position of the stream.
-    pub after: u64,
-    /// The pass that brings it up to date; `None` while none does.
-    pub pass: Option<PassNumber>,
 }
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// It waits to be sent; the first of the queue: someone has to flush.
+    /// Queued as the first frame: the caller has to have the outbox flushed.
     First,
-    /// It waits to be sent, behind others.
+    /// Queued behind others.
     Queued,
-    /// Not taken: the session lags, or began to with this frame.
+    /// Not queued: the session lags, or began to with this frame.
     Lagging,
-    /// Not taken: the session is over.
+    /// Not queued: the session has ended.
     Ended,
 }
 
 /// What a flush left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
-    /// Nothing waits.
+    /// An empty queue.
     Empty,
-    /// Nothing waits, and the session lags: it can be brought further now.
+    /// An empty queue of a session that waits for a replay.
     Lagging,
-    /// The socket takes no more at the moment.
+    /// A full socket.
     Blocked,
-    /// The connection is gone.
+    /// A lost connection.
     Failed,
 }
 
 impl Outbox {
-    /// A queue in front of `socket` that holds at most `most_bytes`; one frame always fits.
+    /// An outbox in front of `socket` that holds at most `max_bytes`, but always one frame.
     pub fn new(
         number: SessionNumber,
-        most_bytes: usize,
-        socket: Arc<dyn Socket>,
+        max_bytes: usize,
+        socket: Arc<dyn OutboundSocket>,
         metrics: Arc<Metrics>,
     ) -> Outbox {
         let state = State {
@@ -148,41 +111,42 @@ impl Outbox {
             blocked: false,
             failed: false,
             closing: None,
-            mode: Mode::Live,
-            caught_up: 0,
+            delivery: DeliveryState::Live { caught_up: 0 },
             subjects: Vec::new(),
         };
         Outbox {
             number,
-            most_bytes,
+            max_bytes,
             socket,
             state: Mutex::new(state),
             session: AtomicWaker::new(),
-            sent: AtomicU64::new(0),
-            begun: Instant::now(),
+            last_sent: AtomicU64::new(0),
+            created: Instant::now(),
             metrics,
         }
     }
 
-    /// Queues the frame of a live event with this position in the stream. `frame` is only called if it is wanted.
+    /// Queues the frame of a live event at this position of the stream. `frame` is called only if it is needed; where
+    /// it returns `None` there is nothing to send.
     ///
-    /// A session whose queue is full lags from here on; without a position, where there is no history to bring it up
-    /// to date from, it is closed.
-    pub fn push_live(&self, sequence: Option<u64>, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
+    /// If the queue is full, the session lags from here on; without a position there is no history to catch up from, and
+    /// it is closed.
+    pub(crate) fn push_live(&self, sequence: Option<u64>, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
         let mut state = self.state.lock();
-        match state.mode {
-            Mode::Live => {}
-            Mode::Lagging(_) => return Pushed::Lagging,
-            Mode::Ended => return Pushed::Ended,
+        match state.delivery {
+            DeliveryState::Live { .. } => {}
+            DeliveryState::Lagging(_) => return Pushed::Lagging,
+            DeliveryState::Ended => return Pushed::Ended,
         }
         let Some(frame) = frame() else { return Pushed::Queued };
-        if state.queue.has_room(frame.len(), self.most_bytes) {
+        if state.queue.has_room(frame.len(), self.max_bytes) {
             return state.push(frame);
         }
         self.metrics.sessions_overrun.inc();
         match sequence {
             Some(sequence) => {
-                state.mode = Mode::Lagging(Lag { after: sequence.saturating_sub(1), pass: None });
+                let lag = Lag { after: sequence.saturating_sub(1), stage: Stage::Waiting };
+                state.delivery = DeliveryState::Lagging(lag);
                 self.metrics.sessions_lagging.inc();
                 Pushed::Lagging
             }
@@ -194,19 +158,24 @@ impl Outbox {
         }
     }
 
-    /// Queues the frame of an event that was missed while later ones came, for a binding that was served up to position
-    /// `served`. One that lies before what a lagging session is brought from the stream cannot wait for that; where
-    /// there is no room for it, the session is closed.
-    pub fn push_late(&self, sequence: u64, served: u64, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
+    /// Queues the frame of an event that was missed while later ones came, for a member that was served up to position
+    /// `served`. The replay of a lagging session does not bring an event that is older than its start: if there is no
+    /// room for that one now, the session is closed.
+    pub(crate) fn push_late(
+        &self,
+        sequence: u64,
+        served: u64,
+        frame: impl FnOnce() -> Option<Bytes>,
+    ) -> Pushed {
         let mut state = self.state.lock();
-        match state.mode {
-            Mode::Live => {}
-            Mode::Lagging(lag) if sequence <= lag.after.max(served) => {}
-            Mode::Lagging(_) => return Pushed::Lagging,
-            Mode::Ended => return Pushed::Ended,
+        match state.delivery {
+            DeliveryState::Live { .. } => {}
+            DeliveryState::Lagging(lag) if sequence <= lag.after.max(served) => {}
+            DeliveryState::Lagging(_) => return Pushed::Lagging,
+            DeliveryState::Ended => return Pushed::Ended,
         }
         let Some(frame) = frame() else { return Pushed::Queued };
-        if state.queue.has_room(frame.len(), self.most_bytes) {
+        if state.queue.has_room(frame.len(), self.max_bytes) {
             return state.push(frame);
         }
         drop(state);
@@ -214,38 +183,44 @@ impl Outbox {
         Pushed::Ended
     }
 
-    /// Queues the frame of an event of the past for a session that `pass` brings up to date.
+    /// Queues the frame of a past event for a session that `replay` brings up to date.
     ///
-    /// [`Pushed::Lagging`] where it is not: the queue is full and the pass has to leave the session behind, or
-    /// something has changed about it.
-    pub fn push_missed(&self, pass: PassNumber, sequence: u64, frame: &Bytes) -> Pushed {
+    /// [`Pushed::Lagging`] if it does not: the queue is full and the session has to wait for another replay, or the
+    /// session has left this one.
+    pub(crate) fn push_replayed(
+        &self,
+        replay: ReplayId,
+        sequence: u64,
+        frame: impl FnOnce() -> Option<Bytes>,
+    ) -> Pushed {
         let mut state = self.state.lock();
-        match state.mode {
-            Mode::Lagging(lag) if lag.pass == Some(pass) => {
-                if state.queue.has_room(frame.len(), self.most_bytes) {
-                    return state.push(frame.clone());
+        match state.delivery {
+            DeliveryState::Lagging(lag) if lag.stage == Stage::Replaying(replay) => {
+                let Some(frame) = frame() else { return Pushed::Queued };
+                if state.queue.has_room(frame.len(), self.max_bytes) {
+                    return state.push(frame);
                 }
                 let after = lag.after.max(sequence.saturating_sub(1));
-                state.mode = Mode::Lagging(Lag { after, pass: None });
+                state.delivery = DeliveryState::Lagging(Lag { after, stage: Stage::Waiting });
                 Pushed::Lagging
             }
-            Mode::Live | Mode::Lagging(_) => Pushed::Lagging,
-            Mode::Ended => Pushed::Ended,
+            DeliveryState::Live { .. } | DeliveryState::Lagging(_) => Pushed::Lagging,
+            DeliveryState::Ended => Pushed::Ended,
         }
     }
 
-    /// Queues what the session itself has to say: a reply, a control frame. That always fits; a session that
-    /// [`Outbox::is_stuffed`] says nothing more. The caller flushes.
-    pub fn push_own(&self, frame: Bytes) {
+    /// Queues a frame of the session itself: a reply or a control frame. It always fits; a session that
+    /// [`Outbox::is_stuffed`] reads no further requests. The caller flushes.
+    pub(crate) fn push_own(&self, frame: Bytes) {
         self.state.lock().push(frame);
     }
 
-    /// Whether so much waits that not even replies may be added.
-    pub fn is_stuffed(&self) -> bool {
-        self.state.lock().queue.bytes() > self.most_bytes.saturating_add(MOST_OWN_BYTES)
+    /// Whether so much waits that no reply may be added.
+    pub(crate) fn is_stuffed(&self) -> bool {
+        self.state.lock().queue.bytes() > self.max_bytes.saturating_add(MAX_REPLY_BYTES)
     }
 
-    /// Sends what waits, as far as the socket takes it.
+    /// Writes what waits, as far as the socket takes it.
     pub fn flush(&self) -> Flushed {
         let mut state = self.state.lock();
         state.scheduled = false;
@@ -273,19 +248,19 @@ impl Outbox {
         }
         state.blocked = false;
         state.queue.shrink();
-        let lags = matches!(state.mode, Mode::Lagging(Lag { pass: None, .. }));
+        let is_waiting = state.delivery.lag().is_some_and(|lag| lag.stage == Stage::Waiting);
         drop(state);
         self.note_sent();
-        if lags { Flushed::Lagging } else { Flushed::Empty }
+        if is_waiting { Flushed::Lagging } else { Flushed::Empty }
     }
 
-    /// Gives back the memory of an empty queue: what goes to a session that gets no events is seldom, and the room would
-    /// be a part of what it takes that shows.
-    pub fn shrink(&self) {
+    /// Frees the memory of an empty queue: a session without events sends so rarely that it would show in what an idle
+    /// session costs.
+    pub(crate) fn shrink(&self) {
         self.state.lock().queue.shrink_wholly();
     }
 
-    fn fail(&self, mut state: parking_lot::MutexGuard<'_, State>) -> Flushed {
+    fn fail(&self, mut state: MutexGuard<'_, State>) -> Flushed {
         state.failed = true;
         state.queue = Queue::default();
         drop(state);
@@ -294,93 +269,81 @@ impl Outbox {
     }
 
     fn note_sent(&self) {
-        let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.sent.store(elapsed, Ordering::Relaxed);
+        let elapsed = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_sent.store(elapsed, Ordering::Relaxed);
     }
 
     /// When something was last sent.
-    pub fn sent(&self) -> Instant {
-        self.begun + std::time::Duration::from_millis(self.sent.load(Ordering::Relaxed))
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.state.lock().queue.is_empty()
+    pub(crate) fn last_sent(&self) -> Instant {
+        self.created + Duration::from_millis(self.last_sent.load(Ordering::Relaxed))
     }
 
     /// Whether the session's task has to wait for the socket and flush.
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.state.lock().blocked
     }
 
-    /// Whether the connection has failed.
-    pub fn has_failed(&self) -> bool {
+    /// Whether the connection is lost.
+    pub(crate) fn has_failed(&self) -> bool {
         self.state.lock().failed
     }
 
-    /// Has the session closed, for the first of the reasons that were given.
-    pub fn close(&self, reason: Close) {
+    /// Has the session closed. The first reason counts.
+    pub(crate) fn close(&self, reason: Close) {
         self.state.lock().closing.get_or_insert(reason);
         self.session.wake();
     }
 
     /// Why the session is to be closed.
-    pub fn closing(&self) -> Option<Close> {
+    pub(crate) fn closing(&self) -> Option<Close> {
         self.state.lock().closing
     }
 
-    /// Takes no more events. What waits stays, or goes except for a frame that is out in part.
-    pub fn end(&self, keep: bool) {
+    /// Takes no more events. Without `keep`, drops what waits, except for a frame that is partly sent.
+    pub(crate) fn end(&self, keep: bool) {
         let mut state = self.state.lock();
-        if let Mode::Lagging(_) = state.mode {
+        if state.delivery.lag().is_some() {
             self.metrics.sessions_lagging.dec();
         }
-        state.mode = Mode::Ended;
+        state.delivery = DeliveryState::Ended;
         if !keep {
             state.queue.drop_unsent();
         }
     }
 
-    /// Has the session's task woken when there is something for it. To be called before it looks.
-    pub fn register(&self, context: &Context<'_>) {
+    /// Has the session's task woken when there is something for it. Call it before looking.
+    pub(crate) fn register(&self, context: &Context<'_>) {
         self.session.register(context.waker());
     }
 
-    /// The session is owed events from behind position `after` on, when it is released. One that lags already is owed
-    /// the older of both. Returns up to where it had everything before: `live` if it was live.
-    pub(crate) fn lag(&self, after: u64, live: u64) -> u64 {
-        let mut state = self.state.lock();
-        let (had, after) = match state.mode {
-            Mode::Live => {
-                self.metrics.sessions_lagging.inc();
-                (live, after.min(live))
-            }
-            Mode::Lagging(lag) => (lag.after, lag.after.min(after)),
-            Mode::Ended => return live,
-        };
-        state.mode = Mode::Lagging(Lag { after, pass: Some(HELD) });
-        had
+    /// Holds the session until [`Outbox::release`]: it is owed events after position `after`, or what it was owed before
+    /// if that is older. Returns the position up to which it had everything: `live`, if it was live.
+    pub(crate) fn hold(&self, after: u64, live: u64) -> u64 {
+        let delivery = &mut self.state.lock().delivery;
+        if let DeliveryState::Live { .. } = delivery {
+            self.metrics.sessions_lagging.inc();
+        }
+        delivery.hold(after, live)
     }
 
-    /// A session that was held by [`Outbox::lag`] is only owed what lies behind `position`.
+    /// A session that is held is only owed what comes after `position`.
     pub(crate) fn forgo_past(&self, position: u64) {
-        if let Mode::Lagging(lag) = &mut self.state.lock().mode {
+        if let DeliveryState::Lagging(lag) = &mut self.state.lock().delivery {
             lag.after = position;
         }
     }
 
-    /// A session that was held by [`Outbox::lag`] may be brought up to date.
+    /// Lets a session that is held be brought up to date.
     pub(crate) fn release(&self) {
-        self.drop_from_pass(HELD);
+        self.state.lock().delivery.wait_after(Stage::Held);
     }
 
-    /// Takes a lagging session out of its pass, because what it is owed has changed. Returns whether it is to be
-    /// brought up to date anew.
-    pub(crate) fn leave_pass(&self) -> bool {
-        let mut state = self.state.lock();
-        match &mut state.mode {
-            Mode::Lagging(lag) if lag.pass != Some(HELD) => {
-                lag.pass = None;
+    /// Takes a lagging session out of its replay, because what it is owed has changed. Returns whether it needs another
+    /// replay now.
+    pub(crate) fn restart_replay(&self) -> bool {
+        match &mut self.state.lock().delivery {
+            DeliveryState::Lagging(lag) if lag.stage != Stage::Held => {
+                lag.stage = Stage::Waiting;
                 true
             }
             _ => false,
@@ -388,76 +351,59 @@ impl Outbox {
     }
 
     /// Where the session stands, if it lags.
-    pub fn lagging(&self) -> Option<Lag> {
-        match self.state.lock().mode {
-            Mode::Lagging(lag) => Some(lag),
-            _ => None,
-        }
+    pub(crate) fn lagging(&self) -> Option<Lag> {
+        self.state.lock().delivery.lag()
     }
 
-    /// Whether `pass` brings the session up to date.
-    pub(crate) fn is_in_pass(&self, pass: PassNumber) -> bool {
-        self.lagging().is_some_and(|lag| lag.pass == Some(pass))
+    /// Whether `replay` brings the session up to date.
+    pub(crate) fn is_in_replay(&self, replay: ReplayId) -> bool {
+        self.lagging().is_some_and(|lag| lag.stage == Stage::Replaying(replay))
     }
 
-    /// Takes a session that lags, has nothing waiting and is in no pass into `pass`. Returns up to where it has had
-    /// everything.
-    pub(crate) fn join_pass(&self, pass: PassNumber) -> Option<u64> {
+    /// Takes the session into `replay`, if it waits for one and its queue is empty. Returns the position up to which it
+    /// has had everything.
+    pub(crate) fn join_replay(&self, replay: ReplayId) -> Option<u64> {
         let mut state = self.state.lock();
-        let is_ready = state.queue.is_empty() && !state.failed && state.closing.is_none();
-        match &mut state.mode {
-            Mode::Lagging(lag) if lag.pass.is_none() && is_ready => {
-                lag.pass = Some(pass);
-                Some(lag.after)
-            }
-            _ => None,
+        if !state.queue.is_empty() || state.failed || state.closing.is_some() {
+            return None;
         }
+        state.delivery.start_replay(replay)
     }
 
-    /// A pass has brought everything up to position `after`, if the session is still in it.
-    pub(crate) fn advance(&self, pass: PassNumber, after: u64) {
-        match &mut self.state.lock().mode {
-            Mode::Lagging(lag) if lag.pass == Some(pass) => lag.after = lag.after.max(after),
-            _ => {}
-        }
-    }
-
-    /// The pass is over before its end. Returns whether the session was still in it, and lags on.
-    pub(crate) fn drop_from_pass(&self, pass: PassNumber) -> bool {
-        let mut state = self.state.lock();
-        match &mut state.mode {
-            Mode::Lagging(lag) if lag.pass == Some(pass) => {
-                lag.pass = None;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// A pass has brought everything up to `position`: the session is live again, if it is still in it.
-    pub(crate) fn go_live(&self, pass: PassNumber, position: u64) {
-        let mut state = self.state.lock();
-        match state.mode {
-            Mode::Lagging(Lag { pass: Some(own), .. }) if own == pass => {
-                state.mode = Mode::Live;
-                state.caught_up = position;
-                self.metrics.sessions_lagging.dec();
+    /// The replay has brought everything up to position `after`.
+    pub(crate) fn advance(&self, replay: ReplayId, after: u64) {
+        match &mut self.state.lock().delivery {
+            DeliveryState::Lagging(lag) if lag.stage == Stage::Replaying(replay) => {
+                lag.after = lag.after.max(after);
             }
             _ => {}
         }
     }
 
-    /// Whether the session has been given everything up to `live`, the position up to which all that is live was served,
-    /// and nothing beyond: a pass may just have brought it further than that.
+    /// The replay ends early. Returns whether the session was still in it, and needs another one.
+    pub(crate) fn leave_replay(&self, replay: ReplayId) -> bool {
+        self.state.lock().delivery.wait_after(Stage::Replaying(replay))
+    }
+
+    /// The replay has brought everything up to `position`: if the session is still in it, it is live again.
+    pub(crate) fn go_live(&self, replay: ReplayId, position: u64) {
+        let mut state = self.state.lock();
+        if state.delivery.lag().is_some_and(|lag| lag.stage == Stage::Replaying(replay)) {
+            state.delivery = DeliveryState::Live { caught_up: position };
+            self.metrics.sessions_lagging.dec();
+        }
+    }
+
+    /// Whether the session has been given everything up to `live`, the position up to which all live sessions have been
+    /// served, and nothing after it: a replay may just have brought it further.
     pub(crate) fn is_at(&self, live: u64) -> bool {
-        let state = self.state.lock();
-        state.mode == Mode::Live && state.caught_up <= live
+        matches!(self.state.lock().delivery, DeliveryState::Live { caught_up } if caught_up <= live)
     }
 
     /// Notes a subject that the session has joined.
     pub(crate) fn add_subject(&self, subject: SubjectNumber) {
         let mut state = self.state.lock();
-        // Most sessions have a handful; doubling would hold twice that.
+        // Most sessions have a handful; doubling would reserve twice that.
         if state.subjects.len() == state.subjects.capacity() && state.subjects.len() < 8 {
             state.subjects.reserve_exact(1);
         }
@@ -472,12 +418,12 @@ impl Outbox {
         }
     }
 
-    /// Whether the session has more than one subject, so that an event may come more than once.
-    pub(crate) fn is_bound_often(&self) -> bool {
+    /// Whether the session has several subjects, so that it may get an event several times.
+    pub(crate) fn has_several_subjects(&self) -> bool {
         self.state.lock().subjects.len() > 1
     }
 
-    /// The subjects that the session has joined; one may stand there several times.
+    /// The subjects that the session has joined; one may be in the list several times.
     pub(crate) fn subjects(&self) -> Vec<SubjectNumber> {
         self.state.lock().subjects.clone()
     }
@@ -485,7 +431,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        if let Mode::Lagging(_) = self.state.get_mut().mode {
+        if self.state.get_mut().delivery.lag().is_some() {
             self.metrics.sessions_lagging.dec();
         }
     }

@@ -1,4 +1,4 @@
-//! Frames in the order in which they go out, the first of them perhaps out in part.
+//! The queue of an outbox: frames in the order in which they go out, the first perhaps partly sent.
 
 use std::{
     collections::VecDeque,
@@ -6,13 +6,31 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use tokio::net::TcpStream;
 
-use super::Socket;
+/// The socket that frames are written to.
+pub trait OutboundSocket: Send + Sync {
+    /// Writes what the socket takes at the moment. Returns the number of bytes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if it takes nothing; any other error is final.
+    fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize>;
+}
 
-/// Frames that go to the system in one call. Linux takes up to 1024; beyond a few dozen nothing is saved any more.
-const FRAMES_AT_ONCE: usize = 64;
-/// An empty queue with more room than this gives its memory back.
-const ROOM_KEPT: usize = 4;
+impl OutboundSocket for TcpStream {
+    fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
+        match frames {
+            // A plain write is cheaper than a vectored write of one buffer.
+            [frame] => self.try_write(frame),
+            frames => self.try_write_vectored(frames),
+        }
+    }
+}
+
+/// Frames per system call. Linux takes up to 1024; more than a few dozen save nothing.
+const WRITE_BATCH: usize = 64;
+/// An empty queue with a larger capacity than this frees its memory.
+const KEPT_CAPACITY: usize = 4;
 
 /// The frames, and how many bytes they have.
 #[derive(Debug, Default)]
@@ -30,9 +48,9 @@ impl Queue {
         self.bytes
     }
 
-    /// Whether `bytes` more may wait where at most `most_bytes` may; one frame always may.
-    pub(super) fn has_room(&self, bytes: usize, most_bytes: usize) -> bool {
-        self.is_empty() || self.bytes + bytes <= most_bytes
+    /// Whether `bytes` more fit into `max_bytes`. One frame always fits.
+    pub(super) fn has_room(&self, bytes: usize, max_bytes: usize) -> bool {
+        self.is_empty() || self.bytes + bytes <= max_bytes
     }
 
     pub(super) fn push(&mut self, frame: Bytes) {
@@ -40,18 +58,18 @@ impl Queue {
         self.frames.push_back(frame);
     }
 
-    /// Gives the socket what it takes at the moment; tells how many bytes that is.
-    pub(super) fn write_to(&self, socket: &dyn Socket) -> io::Result<usize> {
+    /// Writes what the socket takes at the moment. Returns the number of bytes.
+    pub(super) fn write_to(&self, socket: &dyn OutboundSocket) -> io::Result<usize> {
         let mut frames = self.frames.iter().map(|frame| IoSlice::new(frame));
         if self.frames.len() == 1 {
             return socket.try_write(frames.next().as_slice());
         }
-        let mut slices = [IoSlice::new(&[]); FRAMES_AT_ONCE];
+        let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
         let count = slices.iter_mut().zip(frames).map(|(slice, frame)| *slice = frame).count();
         socket.try_write(slices.get(..count).unwrap_or(&slices))
     }
 
-    /// Drops `bytes` that were written from the front. Returns how many frames ended.
+    /// Drops the first `bytes`, which were written. Returns the number of frames that ended.
     pub(super) fn sent(&mut self, mut bytes: usize) -> u64 {
         self.bytes = self.bytes.saturating_sub(bytes);
         let mut ended = 0;
@@ -67,21 +85,21 @@ impl Queue {
         ended
     }
 
+    /// Drops all frames but the first.
     pub(super) fn drop_unsent(&mut self) {
-        // A server's frame begins with the bit FIN; what is out in part begins in the middle. Whether it does is not
-        // known here, so the first is kept: one frame more does no harm.
+        // The first frame may be partly sent, which is not known here. Sending it whole does no harm.
         self.frames.truncate(1);
         self.bytes = self.frames.front().map_or(0, Bytes::len);
     }
 
-    /// Gives much room back, where nothing waits.
+    /// Frees a large capacity if the queue is empty.
     pub(super) fn shrink(&mut self) {
-        if self.is_empty() && self.frames.capacity() > ROOM_KEPT {
+        if self.is_empty() && self.frames.capacity() > KEPT_CAPACITY {
             self.frames = VecDeque::new();
         }
     }
 
-    /// Gives all room back, where nothing waits.
+    /// Frees all memory if the queue is empty.
     pub(super) fn shrink_wholly(&mut self) {
         if self.is_empty() {
             self.frames = VecDeque::new();

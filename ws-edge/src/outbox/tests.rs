@@ -1,3 +1,5 @@
+use std::io::{self, IoSlice};
+
 use super::*;
 
 /// A socket that keeps what it is given, as much as it may.
@@ -19,7 +21,7 @@ impl Kept {
     }
 }
 
-impl Socket for Kept {
+impl OutboundSocket for Kept {
     fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut room = self.room.lock();
         let all: usize = frames.iter().map(|frame| frame.len()).sum();
@@ -36,18 +38,18 @@ impl Socket for Kept {
 }
 
 /// An outbox and what went through it.
-pub(crate) fn outbox(number: SessionNumber, most_bytes: usize) -> (Arc<Outbox>, Arc<Kept>) {
+pub(crate) fn outbox(number: SessionNumber, max_bytes: usize) -> (Arc<Outbox>, Arc<Kept>) {
     let kept = Arc::new(Kept::default());
-    let socket: Arc<dyn Socket> = Arc::clone(&kept) as _;
-    (Arc::new(Outbox::new(number, most_bytes, socket, Arc::default())), kept)
+    let socket: Arc<dyn OutboundSocket> = Arc::clone(&kept) as _;
+    (Arc::new(Outbox::new(number, max_bytes, socket, Arc::default())), kept)
 }
 
 fn push(outbox: &Outbox, sequence: u64, frame: &'static str) -> Pushed {
     outbox.push_live(Some(sequence), || Some(Bytes::from_static(frame.as_bytes())))
 }
 
-fn missed(outbox: &Outbox, pass: PassNumber, sequence: u64, frame: &'static str) -> Pushed {
-    outbox.push_missed(pass, sequence, &Bytes::from_static(frame.as_bytes()))
+fn replayed(outbox: &Outbox, replay: ReplayId, sequence: u64, frame: &'static str) -> Pushed {
+    outbox.push_replayed(replay, sequence, || Some(Bytes::from_static(frame.as_bytes())))
 }
 
 #[test]
@@ -80,13 +82,13 @@ fn a_single_large_frame_fits_and_the_next_makes_the_session_lag() {
     kept.allow(0);
     push(&outbox, 7, "a large frame");
     assert_eq!(push(&outbox, 8, "b"), Pushed::Lagging);
-    assert_eq!(outbox.lagging(), Some(Lag { after: 7, pass: None }));
+    assert_eq!(outbox.lagging(), Some(Lag { after: 7, stage: Stage::Waiting }));
     assert_eq!(push(&outbox, 9, "c"), Pushed::Lagging);
-    assert_eq!(outbox.join_pass(1), None, "not before it has read what waits");
+    assert_eq!(outbox.join_replay(1), None, "not before it has read what waits");
     kept.allow(100);
     assert_eq!(outbox.flush(), Flushed::Lagging);
-    assert_eq!(outbox.join_pass(1), Some(7));
-    assert_eq!(missed(&outbox, 1, 8, "b"), Pushed::First);
+    assert_eq!(outbox.join_replay(1), Some(7));
+    assert_eq!(replayed(&outbox, 1, 8, "b"), Pushed::First);
     outbox.go_live(1, 0);
     assert_eq!(outbox.lagging(), None);
     assert_eq!(push(&outbox, 10, "d"), Pushed::Queued);
@@ -104,34 +106,34 @@ fn without_a_history_a_session_that_is_too_slow_is_closed() {
 }
 
 #[test]
-fn a_pass_leaves_a_full_session_behind_where_it_stands() {
+fn a_replay_leaves_a_full_session_where_it_stands() {
     let (outbox, kept) = outbox(1, 5);
-    outbox.lag(3, 100);
-    assert_eq!(outbox.join_pass(1), None, "it is held");
+    outbox.hold(3, 100);
+    assert_eq!(outbox.join_replay(1), None, "it is held");
     outbox.release();
-    assert_eq!(outbox.join_pass(1), Some(3));
+    assert_eq!(outbox.join_replay(1), Some(3));
     kept.allow(0);
-    assert_eq!(missed(&outbox, 1, 4, "abcde"), Pushed::First);
-    assert_eq!(missed(&outbox, 1, 9, "f"), Pushed::Lagging);
-    assert_eq!(outbox.lagging(), Some(Lag { after: 8, pass: None }));
-    assert_eq!(missed(&outbox, 1, 9, "f"), Pushed::Lagging, "it is no longer in that pass");
+    assert_eq!(replayed(&outbox, 1, 4, "abcde"), Pushed::First);
+    assert_eq!(replayed(&outbox, 1, 9, "f"), Pushed::Lagging);
+    assert_eq!(outbox.lagging(), Some(Lag { after: 8, stage: Stage::Waiting }));
+    assert_eq!(replayed(&outbox, 1, 9, "f"), Pushed::Lagging, "it is no longer in that replay");
     outbox.advance(1, 50);
     outbox.go_live(1, 0);
-    assert_eq!(outbox.lagging(), Some(Lag { after: 8, pass: None }));
+    assert_eq!(outbox.lagging(), Some(Lag { after: 8, stage: Stage::Waiting }));
 }
 
 #[test]
-fn who_asks_for_the_past_is_owed_from_the_older_position_on() {
+fn a_session_that_resumes_twice_is_owed_from_the_older_position() {
     let (outbox, _) = outbox(1, 5);
-    assert_eq!(outbox.lag(5, 100), 100, "live: it had everything");
-    assert_eq!(outbox.lag(9, 200), 5);
-    assert_eq!(outbox.lag(2, 200), 5);
+    assert_eq!(outbox.hold(5, 100), 100, "live: it had everything");
+    assert_eq!(outbox.hold(9, 200), 5);
+    assert_eq!(outbox.hold(2, 200), 5);
     outbox.release();
-    assert_eq!(outbox.lagging(), Some(Lag { after: 2, pass: None }));
+    assert_eq!(outbox.lagging(), Some(Lag { after: 2, stage: Stage::Waiting }));
 }
 
 #[test]
-fn what_ended_takes_nothing_more() {
+fn an_ended_outbox_takes_nothing_more() {
     let (outbox, kept) = outbox(1, 100);
     push(&outbox, 1, "abc");
     push(&outbox, 2, "def");

@@ -1,22 +1,22 @@
-//! The actions of KAZOO 5 that reach beyond the edge.
+//! The actions of KAZOO 5 that go on to KAZOO: `api`, `relay.publish`, `dialog.push`.
 
-use std::time::Instant;
-
-use blackhole_common::wire::{Access, AuthReply};
+use blackhole_common::wire::Access;
 use serde_json::{Value, json};
 
-use super::{
-    requests::{authorize, refused},
-    state::{Bearing, State},
-};
 use crate::{
-    Edge,
-    crossbar::{Call, Caller, CrossbarError},
-    reply::{Data, generated_id},
-    targeted::{Message, Speaker},
+    edge::Edge,
+    kazoo::{
+        crossbar::{Caller, CrossbarError, call::Call},
+        targeted::message::{Message, Sender},
+    },
+    protocol::reply::{Data, generated_id},
+    session::{
+        authorize::{authorize, current_identity},
+        state::State,
+    },
 };
 
-/// `api`: what Crossbar answers.
+/// `api`: replies with Crossbar's answer.
 pub(super) async fn api(
     edge: &Edge,
     state: &State,
@@ -24,8 +24,8 @@ pub(super) async fn api(
     request_id: Option<&Value>,
 ) -> Result<Data, String> {
     let Some(crossbar) = &edge.crossbar else { return Err(CrossbarError::Off.to_string()) };
-    let bearing = good(edge, state).await?;
-    let caller = Caller { token: &bearing.token, address: state.address, request_id };
+    let identity = current_identity(edge, state).await?;
+    let caller = Caller { token: &identity.token, address: state.address, request_id };
     let answer = crossbar.call(call, &caller, &edge.metrics).await;
     answer.map(Data::Passed).map_err(|error| error.to_string())
 }
@@ -37,27 +37,11 @@ pub(super) async fn send(
     message: Message,
     request_id: Option<&Value>,
 ) -> Result<Value, String> {
-    let token = good(edge, state).await?.token.clone();
+    let token = current_identity(edge, state).await?.token.clone();
     let access = authorize(edge, state, &token, message.account_id.clone()).await?;
     let Access::Account { account_id, .. } = access else { return Err("unauthorized account id".to_owned()) };
     let request_id = request_id.cloned().unwrap_or_else(generated_id);
-    let speaker = Speaker { account_id: &account_id, token: &token, request_id: &request_id };
-    edge.targeted.send(message, &speaker, &edge.metrics).await.map_err(|unsent| unsent.to_string())?;
+    let sender = Sender { account_id: &account_id, token: &token, request_id: &request_id };
+    edge.targeted.send(message, &sender, &edge.metrics).await.map_err(|unsent| unsent.to_string())?;
     Ok(json!({}))
-}
-
-/// Who the session is, if its token is still good: with `ws.on_token_expiry` `keep` a session outlives its token, and a
-/// key may have been removed since. Where auth-svc is away, KAZOO looks at the token itself.
-async fn good<'a>(edge: &Edge, state: &'a State) -> Result<&'a Bearing, String> {
-    let bearing = state.bearing.as_ref().ok_or("authentication token required")?;
-    if bearing.expires <= Instant::now() {
-        return Err(refused("token is expired"));
-    }
-    match edge.authorizer.check(&bearing.token, None).await {
-        Ok(reply) => match &*reply {
-            AuthReply::Refused { reason } => Err(refused(reason)),
-            AuthReply::Accepted { .. } => Ok(bearing),
-        },
-        Err(_) => Ok(bearing),
-    }
 }

@@ -8,149 +8,158 @@ use std::{
 
 use blackhole_common::wire::{AuthReply, Bearer};
 
-use super::Opening;
 use crate::{
-    Edge,
-    authorizer::{Token, unix_now},
+    clock::unix_now,
     config::OnTokenExpiry,
-    fanout::Membership,
-    frame::View,
+    delivery::dispatcher::Membership,
+    edge::Edge,
+    operator::registry::RegistryEntry,
     outbox::Outbox,
-    rate::Rate,
-    registry::Listed,
+    protocol::{token::Token, view::View},
+    session::rate_limit::RateLimiter,
 };
 
-/// The leeway that auth-svc gives to clocks: a token that it accepted after its end may serve for so long.
+/// Clock leeway of auth-svc: a token that it accepted after its expiry is valid for this long.
 const LEEWAY: Duration = Duration::from_secs(30);
 /// Accounts whose grants a session remembers.
-const MOST_REMEMBERED: usize = 32;
+const MAX_REMEMBERED: usize = 32;
 
-/// The token that a session lives by, and who bears it.
+/// Who a session is: its token, and what auth-svc read from it.
 #[derive(Clone, Debug)]
-pub struct Bearing {
+pub(crate) struct Identity {
     /// The token.
-    pub token: Token,
-    /// What auth-svc said of it.
-    pub bearer: Bearer,
-    /// When its time is over.
-    pub expires: Instant,
+    pub(crate) token: Token,
+    /// Its claims, as auth-svc returned them.
+    pub(crate) bearer: Bearer,
+    /// When the token expires.
+    pub(crate) expires: Instant,
 }
 
-impl Bearing {
-    /// A token that was accepted just now.
-    pub fn new(token: Token, bearer: Bearer) -> Bearing {
+impl Identity {
+    /// Of a token that was accepted just now.
+    pub(crate) fn new(token: Token, bearer: Bearer) -> Identity {
         let left = Duration::from_secs(bearer.expires_at.saturating_sub(unix_now()));
         let left = if left.is_zero() { LEEWAY } else { left };
-        // A token without an end in sight lives as long as the session.
+        // An expiry beyond what the clock can hold is as good as none.
         let now = Instant::now();
         let expires = now.checked_add(left).unwrap_or(now + Duration::from_secs(10 * 365 * 86_400));
-        Bearing { token, bearer, expires }
+        Identity { token, bearer, expires }
     }
 }
 
-/// A binding that a session has.
+/// One of a session's bindings.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct Binding {
     /// The account; `*` for all.
-    pub account_id: String,
+    pub(super) account_id: String,
     /// The client's text.
-    pub binding: String,
-    /// Ends with this value. Absent only while it is replaced.
-    pub membership: Option<Membership>,
+    pub(super) text: String,
+    /// Its part in the events, which ends when this is dropped. `None` only while it is being replaced.
+    pub(super) membership: Option<Membership>,
 }
 
 /// What a session knows between requests.
 #[derive(Debug)]
-pub struct State {
+pub(super) struct State {
     pub(super) address: IpAddr,
     pub(super) view: View,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) rate: Rate,
-    pub(super) bearing: Option<Bearing>,
-    pub(super) listed: Listed,
-    pub(super) bound: Vec<Bound>,
-    /// Events of the past were asked for: they are to follow the reply.
+    pub(super) rate: RateLimiter,
+    pub(super) identity: Option<Identity>,
+    pub(super) entry: RegistryEntry,
+    pub(super) bindings: Vec<Binding>,
+    /// The session resumes: past events follow the reply.
     pub(super) resumes: bool,
-    /// What was granted before, by the account that was asked for, should auth-svc be away.
+    /// What auth-svc granted before, by the account of the request; used while auth-svc is unavailable.
     granted: Vec<(Option<String>, Arc<AuthReply>)>,
 }
 
 impl State {
-    pub(super) fn new(edge: &Edge, opening: Opening, outbox: Arc<Outbox>, now: Instant) -> State {
+    /// Of a new session.
+    pub(super) fn new(
+        edge: &Edge,
+        address: IpAddr,
+        view: View,
+        identity: Option<Identity>,
+        outbox: Arc<Outbox>,
+    ) -> State {
         let state = State {
-            address: opening.address,
-            view: opening.view,
+            address,
+            view,
             outbox,
-            rate: Rate::new(edge.config.rate, now),
-            bearing: opening.bearing,
-            listed: edge.registry.enter(opening.address),
-            bound: Vec::new(),
+            rate: RateLimiter::new(edge.config.rate, Instant::now()),
+            identity,
+            entry: edge.registry.enter(address),
+            bindings: Vec::new(),
             resumes: false,
             granted: Vec::new(),
         };
-        state.list();
+        state.update_registry();
         state
     }
 
-    /// Tells the registry what may have changed.
-    pub(super) fn list(&self) {
-        let account = self.bearing.as_ref().map(|bearing| bearing.bearer.account_id.as_str());
-        self.listed.update(account, self.bound.iter().map(|bound| bound.binding.as_str()));
+    /// Brings the registry up to date.
+    pub(super) fn update_registry(&self) {
+        let account = self.identity.as_ref().map(|identity| identity.bearer.account_id.as_str());
+        self.entry.update(account, self.bindings.iter().map(|binding| binding.text.as_str()));
     }
 
-    /// When the session is to be closed because of its token.
+    /// When the session is closed because its token expires.
     pub(super) fn expires(&self, edge: &Edge) -> Option<Instant> {
         match edge.config.on_token_expiry {
-            OnTokenExpiry::Close => self.bearing.as_ref().map(|bearing| bearing.expires),
+            OnTokenExpiry::Close => self.identity.as_ref().map(|identity| identity.expires),
             OnTokenExpiry::Keep => None,
         }
     }
 
-    /// What was granted when this account was asked for.
+    /// What was granted when this account was requested before.
     pub(super) fn granted(&self, account_id: &Option<String>) -> Option<Arc<AuthReply>> {
         self.granted.iter().find(|(asked, _)| asked == account_id).map(|(_, reply)| Arc::clone(reply))
     }
 
-    /// Remembers a grant for when auth-svc is away.
+    /// Remembers a grant for the time that auth-svc is unavailable.
     pub(super) fn remember(&mut self, account_id: Option<String>, reply: Arc<AuthReply>) {
         self.granted.retain(|(asked, _)| *asked != account_id);
-        if self.granted.len() >= MOST_REMEMBERED {
+        if self.granted.len() >= MAX_REMEMBERED {
             self.granted.clear();
         }
-        // Most sessions ask for one.
+        // Most sessions ask for one account.
         self.granted.reserve_exact(1);
         self.granted.push((account_id, reply));
     }
 
-    /// Where a binding of an account stands in the list.
-    pub(super) fn place(&self, account: &str, binding: &str) -> Option<usize> {
-        self.bound.iter().position(|bound| bound.account_id == account && bound.binding == binding)
+    /// The index of a binding of an account in the list.
+    pub(super) fn index_of(&self, account: &str, text: &str) -> Option<usize> {
+        self.bindings.iter().position(|own| own.account_id == account && own.text == text)
     }
 
-    /// Takes the membership out of a binding that is about to get another; its place in the list is kept.
-    pub(super) fn take_bound(&mut self, account: &str, binding: &str) -> Option<Membership> {
-        let place = self.place(account, binding)?;
-        self.bound.get_mut(place)?.membership.take()
+    /// A binding of an account.
+    pub(super) fn find(&self, account: &str, text: &str) -> Option<&Binding> {
+        self.bindings.get(self.index_of(account, text)?)
     }
 
-    /// Adds bindings, or gives them their new membership.
-    pub(super) fn bind(&mut self, account: &str, bindings: Vec<String>, memberships: Vec<Membership>) {
-        // Most sessions bind once and for all.
-        self.bound.reserve_exact(bindings.len());
-        for (binding, membership) in bindings.into_iter().zip(memberships) {
-            let known = self.place(account, &binding).and_then(|place| self.bound.get_mut(place));
-            match known {
-                Some(bound) => bound.membership = Some(membership),
-                None => {
-                    let account_id = account.to_owned();
-                    self.bound.push(Bound { account_id, binding, membership: Some(membership) });
-                }
+    /// Takes the membership of a binding that is about to get another; the binding keeps its place in the list.
+    pub(super) fn take_membership(&mut self, account: &str, text: &str) -> Option<Membership> {
+        let index = self.index_of(account, text)?;
+        self.bindings.get_mut(index)?.membership.take()
+    }
+
+    /// Adds bindings, or gives existing ones their new membership.
+    pub(super) fn bind(&mut self, account: &str, texts: Vec<String>, memberships: Vec<Membership>) {
+        // Most sessions subscribe once.
+        self.bindings.reserve_exact(texts.len());
+        for (text, membership) in texts.into_iter().zip(memberships) {
+            let membership = Some(membership);
+            let own = self.index_of(account, &text).and_then(|index| self.bindings.get_mut(index));
+            match own {
+                Some(own) => own.membership = membership,
+                None => self.bindings.push(Binding { account_id: account.to_owned(), text, membership }),
             }
         }
     }
 
     /// The texts of all bindings.
-    pub(super) fn subscriptions(&self) -> Vec<&str> {
-        self.bound.iter().map(|bound| bound.binding.as_str()).collect()
+    pub(super) fn binding_texts(&self) -> Vec<&str> {
+        self.bindings.iter().map(|binding| binding.text.as_str()).collect()
     }
 }

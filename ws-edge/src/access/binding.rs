@@ -1,0 +1,347 @@
+//! A client's binding as NATS subjects: parsed against the catalogue, then placed below the tenants that auth-svc
+//! granted. Whatever the words of a binding are, the subjects begin with a granted tenant.
+
+use std::collections::BTreeMap;
+
+use blackhole_common::{
+    catalogue::{ACCOUNT, Catalogue, Event, Family, Form, Part, TenantKind},
+    subject::{SubjectError, Word, pattern_subjects},
+    tenant::Tenant,
+    wire::{Access, Bearer},
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use thiserror::Error;
+
+use crate::{
+    access::families::Families,
+    delivery::{
+        family_switch::FamilySwitch,
+        frame::shown_key::{ShownKey, shown_pattern},
+    },
+};
+
+/// The longest binding, in bytes: an AMQP routing key has at most 255, and a client may write a call id plainly
+/// that KAZOO encodes threefold.
+const MAX_BINDING_BYTES: usize = 255;
+
+/// What KAZOO's key encoder leaves as it is.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'~').remove(b'_').remove(b'+');
+
+/// Why a binding is refused; the text is what the client reads.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum BindingError {
+    /// No family that serves begins like it.
+    #[error("no available subscriptions to requested binding")]
+    NoFamily,
+    /// A family begins like it, but has no such form.
+    #[error("invalid format for {family} subscription : {binding}")]
+    Format {
+        /// The family.
+        family: String,
+        /// The client's text.
+        binding: String,
+    },
+    /// A parameter has a value that its list does not hold.
+    #[error("{parameter} {value} not supported")]
+    Value {
+        /// The parameter: `event`, `action`, `type`.
+        parameter: String,
+        /// The client's word.
+        value: String,
+    },
+    /// A parameter must not be a wildcard; the catalogue has the text.
+    #[error("{0}")]
+    Required(String),
+    /// Longer than any binding can be.
+    #[error("binding is longer than {MAX_BINDING_BYTES} bytes")]
+    TooLong,
+    /// The events are found by the token's own id, which auth-svc has not told.
+    #[error("the token has no id of its own, which the requested binding needs")]
+    NoTokenId,
+    /// The events are found by the account's realm, and it has none.
+    #[error("the account has no realm, which the requested binding needs")]
+    NoRealm,
+    /// No subject can be made of it.
+    #[error("invalid binding : {0}")]
+    Subject(#[from] SubjectError),
+}
+
+/// A binding that the catalogue has, with the words that were asked for.
+#[derive(Debug)]
+pub struct ParsedBinding<'a> {
+    event: &'a Event,
+    family: FamilySwitch,
+    /// The words of the key's parameters; what is not here may be anything.
+    words: BTreeMap<&'a str, Word>,
+}
+
+/// Where a binding's events come from, and how their keys are shown.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ResolvedBinding {
+    /// The NATS subjects; no event matches two of them.
+    pub subjects: Vec<String>,
+    /// The AMQP-side pattern, as clients see it.
+    pub subscription_key: String,
+    /// How routing keys are shown.
+    pub shown_key: ShownKey,
+}
+
+/// Finds the form of a client's binding and checks its words; `bearer` says what its token may ask for.
+///
+/// # Errors
+/// The text to reply.
+pub fn parse<'a>(
+    catalogue: &'a Catalogue,
+    families: &Families,
+    binding: &str,
+    bearer: &Bearer,
+) -> Result<ParsedBinding<'a>, BindingError> {
+    if binding.len() > MAX_BINDING_BYTES {
+        return Err(BindingError::TooLong);
+    }
+    let words: Vec<&str> = binding.split('.').collect();
+    let running = catalogue.families().iter().filter(|family| families.is_running(&family.name));
+    let forms = running.flat_map(|family| {
+        family.event.iter().flat_map(move |event| event.form.iter().map(move |form| (family, event, form)))
+    });
+    let mut family: Option<&Family> = None;
+    for (owner, event, form) in forms {
+        if !begins_like(event, form, words.first().copied().unwrap_or_default()) {
+            continue;
+        }
+        family = family.or(Some(owner));
+        if let Some(words) = match_form(form, &words) {
+            let words = check_words(event, form, words, bearer)?;
+            let family = families.switch(&owner.name).cloned().unwrap_or_default();
+            return Ok(ParsedBinding { event, family, words });
+        }
+    }
+    let family = family.ok_or(BindingError::NoFamily)?;
+    if words.iter().rev().skip(1).any(|&word| word == "#") {
+        return Err(SubjectError::RestNotLast.into());
+    }
+    Err(BindingError::Format { family: family.name.clone(), binding: binding.to_owned() })
+}
+
+/// Whether a binding that begins with `word` is meant for this form's family.
+fn begins_like(event: &Event, form: &Form, word: &str) -> bool {
+    match form.binding.parts().first() {
+        Some(Part::Literal(literal)) => literal == word,
+        Some(Part::Parameter(name)) => event.values.contains_key(name) && event.allows(name, word),
+        None => false,
+    }
+}
+
+/// The words of the form's parameters, if the binding has this form.
+fn match_form<'a>(form: &'a Form, words: &[&str]) -> Option<BTreeMap<&'a str, Word>> {
+    let mut matched = BTreeMap::new();
+    let mut words = words.iter().copied().peekable();
+    let mut rest = false;
+    for part in form.binding.parts() {
+        if words.peek() == Some(&"#") {
+            rest = true;
+        }
+        match part {
+            // `#` stands for parameters; it does not make a family of a bare prefix.
+            Part::Literal(literal) => {
+                if rest || words.next() != Some(literal) {
+                    return None;
+                }
+            }
+            Part::Parameter(name) => {
+                let word = if rest {
+                    Word::Rest
+                } else {
+                    match words.next()? {
+                        "*" => Word::Any,
+                        "" => return None,
+                        word if word.chars().any(char::is_control) => return None,
+                        word => Word::Exactly(word.to_owned()),
+                    }
+                };
+                matched.insert(name.as_str(), word);
+            }
+        }
+    }
+    if rest {
+        words.next();
+    }
+    words.next().is_none().then_some(matched)
+}
+
+fn check_words<'a>(
+    event: &Event,
+    form: &'a Form,
+    mut words: BTreeMap<&'a str, Word>,
+    bearer: &Bearer,
+) -> Result<BTreeMap<&'a str, Word>, BindingError> {
+    for (name, word) in &mut words {
+        let refused = form.required.get(*name);
+        let refused = refused
+            .or_else(|| form.required_unless_superduper.get(*name).filter(|_| !bearer.superduper_admin));
+        match word {
+            Word::Exactly(text) if event.values.contains_key(*name) => {
+                if !event.allows(name, text) {
+                    return Err(BindingError::Value { parameter: (*name).to_owned(), value: text.clone() });
+                }
+            }
+            Word::Exactly(text) => *text = key_word(text),
+            Word::Any | Word::Rest => {
+                if let Some(text) = refused {
+                    return Err(BindingError::Required(text.clone()));
+                }
+            }
+        }
+    }
+    for (name, value) in &form.fixed {
+        words.insert(name, Word::Exactly(value.clone()));
+    }
+    if let Some(name) = &form.token_id {
+        let id = bearer.token_id.as_deref().ok_or(BindingError::NoTokenId)?;
+        words.insert(name, Word::Exactly(encoded(id)));
+    }
+    Ok(words)
+}
+
+/// A client's word as KAZOO writes it in a routing key. What has a percent escape is taken for encoded already.
+fn key_word(word: &str) -> String {
+    let escaped = word.as_bytes().windows(3).any(
+        |window| matches!(window, [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
+    );
+    let plain = if escaped {
+        percent_decode_str(&word.replace('+', " ")).decode_utf8_lossy().into_owned()
+    } else {
+        word.to_owned()
+    };
+    encoded(&plain)
+}
+
+/// A text as KAZOO encodes it for a word of a routing key.
+fn encoded(plain: &str) -> String {
+    // `+` stands for a space, so a plus itself is encoded before spaces become one.
+    let plain = plain.replace('%', "%25").replace('+', "%2B");
+    let mut encoded = String::with_capacity(plain.len());
+    for character in plain.chars() {
+        match character {
+            ' ' => encoded.push('+'),
+            '%' => encoded.push('%'),
+            other => encoded.extend(utf8_percent_encode(other.encode_utf8(&mut [0; 4]), ENCODED)),
+        }
+    }
+    encoded
+}
+
+impl ParsedBinding<'_> {
+    /// What stops the binding's family.
+    pub fn family(&self) -> &FamilySwitch {
+        &self.family
+    }
+
+    /// Places the binding below the tenants that `access` holds, each beginning with `event_root`.
+    ///
+    /// # Errors
+    /// When there is no subject for it.
+    pub fn resolve(&self, event_root: &str, access: &Access) -> Result<ResolvedBinding, BindingError> {
+        let (account, roots) = self.roots(event_root, access)?;
+        let mut subjects = Vec::new();
+        for words in self.key_words(account) {
+            for root in &roots {
+                subjects.extend(pattern_subjects(root, &words)?);
+            }
+        }
+        let subscription_key = shown_pattern(self.event.shown_key(), account.unwrap_or("*"), |name| {
+            self.words
+                .get(name)
+                .map(|word| if *word == Word::Rest { "*".to_owned() } else { word.as_amqp().to_owned() })
+        });
+        Ok(ResolvedBinding { subjects, subscription_key, shown_key: ShownKey::of(self.event, account) })
+    }
+
+    /// The account, if it is one, and the subjects below which its events are.
+    fn roots<'b>(
+        &self,
+        event_root: &str,
+        access: &'b Access,
+    ) -> Result<(Option<&'b str>, Vec<String>), BindingError> {
+        match access {
+            Access::Denied { .. } => Err(BindingError::NoFamily),
+            Access::All => Ok((None, vec![format!("{event_root}.*")])),
+            Access::Account { account_id, realm } => {
+                let kinds = |wanted: [TenantKind; 2]| {
+                    self.event.tenant.iter().any(|source| wanted.contains(&source.kind))
+                };
+                let mut tenants = Vec::new();
+                if kinds([TenantKind::Account, TenantKind::Database]) {
+                    tenants.push(Tenant::account(account_id));
+                }
+                if kinds([TenantKind::Realm, TenantKind::Address])
+                    && let Some(realm) = realm
+                {
+                    tenants.push(Tenant::realm(realm));
+                }
+                // An account or a realm without a text would be nobody, whose events are for superduper admins.
+                tenants.retain(|tenant| *tenant != Tenant::Nobody);
+                if tenants.is_empty() {
+                    return Err(if self.event.tenant.is_empty() {
+                        BindingError::NoFamily
+                    } else {
+                        BindingError::NoRealm
+                    });
+                }
+                let roots = tenants.iter().map(|tenant| format!("{event_root}.{tenant}")).collect();
+                Ok((Some(account_id), roots))
+            }
+        }
+    }
+
+    /// The key's words; several lists where the first word may be one of several, because that word alone keeps
+    /// families apart.
+    fn key_words(&self, account: Option<&str>) -> Vec<Vec<Word>> {
+        let mut words: Vec<Word> = self
+            .event
+            .key
+            .parts()
+            .iter()
+            .map(|part| match part {
+                Part::Literal(literal) => Word::Exactly(literal.clone()),
+                Part::Parameter(name) => match self.words.get(name.as_str()) {
+                    Some(word) => word.clone(),
+                    None if name == ACCOUNT => account.map_or(Word::Any, |id| Word::Exactly(id.to_owned())),
+                    None => Word::Any,
+                },
+            })
+            .collect();
+        // One `#` at the end covers all parameters there that it was asked for; elsewhere it is one word.
+        let tail = words.iter().rev().take_while(|word| **word == Word::Rest).count();
+        words.truncate(words.len() - tail);
+        for word in &mut words {
+            if *word == Word::Rest {
+                *word = Word::Any;
+            }
+        }
+        if tail > 0 {
+            words.push(Word::Rest);
+        }
+        let first = match self.event.key.parts().first() {
+            Some(Part::Parameter(name)) => self.event.values.get(name),
+            _ => None,
+        };
+        match (first, words.first()) {
+            (Some(values), Some(Word::Any | Word::Rest)) => values
+                .iter()
+                .map(|value| {
+                    let mut words = words.clone();
+                    match words.first_mut() {
+                        Some(word @ Word::Any) => *word = Word::Exactly(value.clone()),
+                        _ => words.insert(0, Word::Exactly(value.clone())),
+                    }
+                    words
+                })
+                .collect(),
+            _ => vec![words],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

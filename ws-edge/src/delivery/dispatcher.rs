@@ -1,0 +1,359 @@
+//! The dispatcher: sessions subscribe at it, and it gives them events.
+//!
+//! Sessions join through a [`Membership`], which leaves when it is dropped. The event reader asks which subjects to
+//! subscribe at the NATS server and which are no longer used, and hands in the events. Everything happens under one lock,
+//! which is never held across an await: counting references needs no protocol, and the reader never waits for a client.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    deliver::Mode,
+    frame::{EventFrames, event::Event, template::FrameTemplate},
+    index::Index,
+    live_buffer::LiveBuffer,
+    table::Table,
+};
+use crate::{
+    ids::{ReplayId, SubjectNumber},
+    metrics::Metrics,
+    outbox::{Outbox, flusher::Flusher},
+    protocol::close::Close,
+};
+
+/// Gives events to the sessions that have subscribed to them.
+#[derive(Debug)]
+pub struct Dispatcher {
+    table: Mutex<Table>,
+    /// Wakes the event reader: there are subjects to subscribe or to forget, or sessions that wait for confirmation.
+    changed: Notify,
+    event_root: Box<str>,
+    linger: Duration,
+    flusher: Arc<Flusher>,
+    metrics: Arc<Metrics>,
+}
+
+/// A session's part in the events of one binding, until it is dropped.
+#[derive(Debug)]
+pub struct Membership {
+    dispatcher: Arc<Dispatcher>,
+    outbox: Arc<Outbox>,
+    template: Arc<FrameTemplate>,
+    subjects: Box<[SubjectNumber]>,
+}
+
+impl Membership {
+    /// What its frames look like.
+    pub(crate) fn template(&self) -> &FrameTemplate {
+        &self.template
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.dispatcher.leave(&self.outbox, &self.template, &self.subjects);
+        self.dispatcher.metrics.subscriptions.dec();
+    }
+}
+
+/// A binding that a session subscribes to.
+#[derive(Debug)]
+pub struct SubscribeRequest {
+    /// What its frames look like.
+    pub template: Arc<FrameTemplate>,
+    /// The subjects of its events.
+    pub subjects: Vec<String>,
+    /// The position after which its events begin; `None`: only new events.
+    pub since: Option<u64>,
+}
+
+/// The outcome of a join.
+#[derive(Debug)]
+pub struct Joined {
+    /// A membership for each request.
+    pub memberships: Vec<Membership>,
+    /// Resolves when the server has confirmed every subject; `None`: it has already.
+    pub(crate) confirmation: Option<oneshot::Receiver<()>>,
+    /// The position up to which the session had everything before.
+    pub(crate) position: u64,
+}
+
+/// What sessions use.
+impl Dispatcher {
+    /// Without subscriptions, for subjects below `event_root`. A subject is unsubscribed at the server `linger` after its
+    /// last member has left.
+    pub fn new(
+        event_root: &str,
+        linger: Duration,
+        flusher: Arc<Flusher>,
+        metrics: Arc<Metrics>,
+    ) -> Dispatcher {
+        let table = Mutex::new(Table::new(event_root));
+        Dispatcher { table, changed: Notify::new(), event_root: event_root.into(), linger, flusher, metrics }
+    }
+
+    /// Subscribes a session to all `requests`.
+    ///
+    /// If one has a `since`, the session is held until [`Outbox::release`], and there is always a confirmation to wait
+    /// for. A membership in `replaced` ends at the same instant in which its successor begins.
+    pub fn join(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        requests: Vec<SubscribeRequest>,
+        mut replaced: Vec<Membership>,
+    ) -> Joined {
+        let mut table = self.table.lock();
+        let live = table.position;
+        let mut position = live;
+        let since = requests.iter().filter_map(|request| request.since).min();
+        if let Some(since) = since {
+            position = outbox.hold(since, live);
+            table.raise_watermarks(outbox, position);
+        }
+        let mut served = HashMap::new();
+        for membership in &mut replaced {
+            let subjects = std::mem::take(&mut membership.subjects);
+            served.extend(table.leave(outbox, &membership.template, &subjects));
+        }
+        let mut all_confirmed = since.is_none();
+        let mut memberships = Vec::with_capacity(requests.len());
+        for request in requests {
+            let mut subjects = Vec::with_capacity(request.subjects.len());
+            for text in &request.subjects {
+                let after = |number| request.since.or_else(|| served.get(&number).copied()).unwrap_or(live);
+                let (number, is_confirmed) = table.join(outbox, &request.template, text, after);
+                all_confirmed &= is_confirmed;
+                subjects.push(number);
+            }
+            self.metrics.subscriptions.inc();
+            memberships.push(Membership {
+                dispatcher: Arc::clone(self),
+                outbox: Arc::clone(outbox),
+                template: request.template,
+                subjects: subjects.into(),
+            });
+        }
+        let confirmation = (!all_confirmed).then(|| {
+            let (confirmed, confirmation) = oneshot::channel();
+            table.unconfirmed.push(confirmed);
+            confirmation
+        });
+        self.metrics.subjects.set(gauge(table.index.len()));
+        drop(table);
+        // A running replay does not know the new members.
+        if since.is_none() && outbox.restart_replay() {
+            self.flusher.lagging().add(Arc::clone(outbox));
+        }
+        if confirmation.is_some() {
+            self.changed.notify_one();
+        }
+        Joined { memberships, confirmation, position }
+    }
+
+    fn leave(&self, outbox: &Arc<Outbox>, template: &FrameTemplate, subjects: &[SubjectNumber]) {
+        // A membership that was replaced has none any more.
+        if !subjects.is_empty() {
+            self.table.lock().leave(outbox, template, subjects);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Lets memberships with a `since` begin after `end` instead. Their session has had everything else up to `position`.
+    pub(crate) fn forgo_past(&self, outbox: &Outbox, memberships: &[Membership], position: u64, end: u64) {
+        let table = self.table.lock();
+        outbox.forgo_past(position);
+        for membership in memberships {
+            let subjects = membership.subjects.iter().filter_map(|number| table.index.subject(*number));
+            subjects
+                .filter_map(|subject| subject.member(&membership.outbox, &membership.template))
+                .for_each(|member| member.watermark.set(end));
+        }
+    }
+
+    /// The position up to which a live session has been given everything, and nothing after it; `None` if that is not
+    /// known.
+    pub(crate) fn position_of(&self, outbox: &Outbox) -> Option<u64> {
+        let table = self.table.lock();
+        Some(table.position).filter(|live| outbox.is_at(*live))
+    }
+}
+
+/// What the event reader uses.
+impl Dispatcher {
+    /// Waits until there is something to subscribe, to confirm or to forget.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The subjects that are not subscribed yet. The caller subscribes them.
+    pub fn take_new(&self) -> Vec<(SubjectNumber, Arc<str>)> {
+        self.table.lock().take_new()
+    }
+
+    /// All subjects, for a new connection. The caller subscribes them.
+    pub(crate) fn take_all(&self) -> Vec<(SubjectNumber, Arc<str>)> {
+        self.table.lock().take_all()
+    }
+
+    /// The subjects that have been unused for longer than they linger. The caller unsubscribes them.
+    pub(crate) fn take_unused(&self, now: Instant) -> Vec<SubjectNumber> {
+        let mut table = self.table.lock();
+        let unused = table.take_unused(now, self.linger);
+        self.metrics.subjects.set(gauge(table.index.len()));
+        unused
+    }
+
+    /// When [`Dispatcher::take_unused`] may next return something.
+    pub(crate) fn next_unused(&self) -> Option<Instant> {
+        self.table.lock().oldest_unused().map(|since| since + self.linger)
+    }
+
+    /// The sessions that wait for the confirmation of their subjects.
+    pub(crate) fn take_unconfirmed(&self) -> Vec<oneshot::Sender<()>> {
+        let mut waiting = std::mem::take(&mut self.table.lock().unconfirmed);
+        waiting.retain(|session| !session.is_closed());
+        waiting
+    }
+
+    /// Returns sessions that [`Dispatcher::take_unconfirmed`] gave, for another attempt.
+    pub(crate) fn put_back_unconfirmed(&self, sessions: Vec<oneshot::Sender<()>>) {
+        self.table.lock().unconfirmed.extend(sessions);
+    }
+
+    /// The server has these subjects.
+    pub(crate) fn confirm(&self, subjects: &[SubjectNumber]) {
+        let mut table = self.table.lock();
+        for number in subjects {
+            if let Some(subject) = table.index.subject_mut(*number) {
+                subject.confirmed = true;
+            }
+        }
+    }
+
+    /// Delivers a live event, which came for the subject `number`, to the live members of every subject that it matches.
+    /// It comes once for each of these; watermarks recognise all but the first. Without a history there are none, and
+    /// each message is delivered to its own subject.
+    pub fn deliver(&self, number: SubjectNumber, event: &Event, frames: &EventFrames<'_>) {
+        let mut table = self.table.lock();
+        match event.sequence() {
+            Some(sequence) => {
+                let numbers = table.index.matching(frames.tenant(), &event.subject);
+                table.deliver(&numbers, event, frames, Mode::Live, &self.metrics);
+                table.reached(sequence);
+            }
+            None => table.deliver(&[number], event, frames, Mode::Live, &self.metrics),
+        }
+    }
+
+    /// Delivers an event that was missed and read from the stream to the live members that did not have it. One that is
+    /// `late` goes out after later ones.
+    pub(crate) fn deliver_missed(&self, event: &Event, frames: &EventFrames<'_>, is_late: bool) {
+        let mut table = self.table.lock();
+        let numbers = table.index.matching(frames.tenant(), &event.subject);
+        let mode = if is_late { Mode::Late } else { Mode::Live };
+        table.deliver(&numbers, event, frames, mode, &self.metrics);
+        table.reached(event.sequence().unwrap_or_default());
+    }
+
+    /// Live sessions have been served up to this position, and nothing before it is late.
+    pub(crate) fn verify(&self, position: u64) {
+        let mut table = self.table.lock();
+        table.verified = table.verified.max(position);
+        table.reached(position);
+    }
+
+    /// Flushes the outboxes that were filled.
+    pub fn flush(&self) {
+        let mut filled = std::mem::take(&mut self.table.lock().filled);
+        if filled.is_empty() {
+            return;
+        }
+        self.flusher.flush(&mut filled);
+        let mut table = self.table.lock();
+        if table.filled.capacity() == 0 {
+            // Keep the memory for the next events.
+            table.filled = filled;
+        }
+    }
+
+    /// The stream was replaced: its positions begin anew, and what lagging sessions were owed is gone.
+    pub(crate) fn reset_positions(&self) {
+        let mut table = self.table.lock();
+        table.position = 0;
+        table.verified = 0;
+        for member in table.index.members() {
+            member.watermark.reset();
+            if member.outbox.lagging().is_some() {
+                member.outbox.close(Close::Behind);
+            }
+        }
+    }
+
+    /// Closes every session that has a membership: what it is owed is gone.
+    pub(crate) fn close_all(&self, reason: Close) {
+        self.table.lock().index.members().for_each(|member| member.outbox.close(reason));
+    }
+}
+
+/// What replays use.
+impl Dispatcher {
+    /// The first words of all subjects.
+    pub(crate) fn event_root(&self) -> &str {
+        &self.event_root
+    }
+
+    /// The part of the index that is for the sessions that `is_wanted`, which have these subjects; and the position up to
+    /// which nothing is late any more.
+    pub(crate) fn subset(
+        &self,
+        subjects: HashSet<SubjectNumber>,
+        is_wanted: impl Fn(&Outbox) -> bool,
+    ) -> (Index, u64) {
+        let table = self.table.lock();
+        (table.index.subset(&self.event_root, subjects, is_wanted), table.verified)
+    }
+
+    /// Keeps live events of these subjects for a replay from now on. Returns the position up to which live sessions have
+    /// been served.
+    pub(crate) fn start_buffer(&self, replay: ReplayId, subjects: HashSet<SubjectNumber>) -> u64 {
+        let mut table = self.table.lock();
+        table.live_buffers.retain(|buffer| buffer.replay() != replay);
+        table.live_buffers.push(LiveBuffer::new(replay, subjects));
+        table.position
+    }
+
+    /// Ends a replay's buffer. Hands its events to `finish`, during which no live event comes. Returns whether there was
+    /// a complete buffer.
+    pub(crate) fn end_buffer(&self, replay: ReplayId, finish: impl FnOnce(Vec<Event>)) -> bool {
+        let mut table = self.table.lock();
+        let Some(index) = table.live_buffers.iter().position(|buffer| buffer.replay() == replay) else {
+            return false;
+        };
+        let Some(events) = table.live_buffers.swap_remove(index).into_events() else { return false };
+        finish(events);
+        true
+    }
+
+    /// Drops a replay's buffer.
+    pub(crate) fn drop_buffer(&self, replay: ReplayId) {
+        self.table.lock().live_buffers.retain(|buffer| buffer.replay() != replay);
+    }
+
+    /// Flushes these outboxes.
+    pub(crate) fn flush_these(&self, filled: &mut Vec<Arc<Outbox>>) {
+        self.flusher.flush(filled);
+    }
+}
+
+fn gauge(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! What the frames of one subscription have in common.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use blackhole_common::wire;
+
+use super::shown_key::ShownKey;
+use crate::{
+    delivery::family_switch::FamilySwitch,
+    protocol::{cursor::Rank, view::View},
+};
+
+/// What the frames of one binding have in common. Sessions with equal templates share frames.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FrameTemplate {
+    /// Different templates rarely have the same hash.
+    hash: u64,
+    /// The order of an event's frames.
+    rank: Rank,
+    /// The frame from behind the cursor to the start quote of `name`'s value.
+    head: Box<str>,
+    view: View,
+    shown_key: ShownKey,
+    family: FamilySwitch,
+}
+
+impl FrameTemplate {
+    /// The template for a binding of an account (`*`: all). `subscribed_key` is the client's text, `subscription_key` the
+    /// AMQP side, `request_id` that of the subscribing request.
+    pub fn new(
+        view: View,
+        request_id: Option<&serde_json::Value>,
+        account: &str,
+        subscribed_key: &str,
+        subscription_key: &str,
+        shown_key: ShownKey,
+    ) -> FrameTemplate {
+        let mut head = String::new();
+        if let Some(request_id) = request_id {
+            head.push_str("\"request_id\":");
+            head.push_str(&request_id.to_string());
+            head.push(',');
+        }
+        for (name, value) in [("subscribed_key", subscribed_key), ("subscription_key", subscription_key)] {
+            head.push('"');
+            head.push_str(name);
+            head.push_str("\":\"");
+            head.push_str(&wire::header_text(value));
+            head.push_str("\",");
+        }
+        head.push_str("\"name\":\"");
+        let mut hasher = DefaultHasher::new();
+        let rank = Rank::of(account, subscribed_key);
+        (&head, view, &shown_key, rank).hash(&mut hasher);
+        FrameTemplate {
+            hash: hasher.finish(),
+            rank,
+            head: head.into(),
+            view,
+            shown_key,
+            family: FamilySwitch::default(),
+        }
+    }
+
+    /// The same with the switch of its family.
+    #[must_use]
+    pub fn of(self, family: &FamilySwitch) -> FrameTemplate {
+        FrameTemplate { family: family.clone(), ..self }
+    }
+
+    pub(super) fn head(&self) -> &str {
+        &self.head
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.view
+    }
+
+    pub(super) fn shown_key(&self) -> &ShownKey {
+        &self.shown_key
+    }
+
+    /// The order of an event's frames for a session: lower ranks go out first.
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// Whether its family is not stopped.
+    pub fn is_running(&self) -> bool {
+        self.family.is_running()
+    }
+}

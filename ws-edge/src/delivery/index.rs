@@ -1,0 +1,198 @@
+//! The index of subscriptions: subjects, and the members that get their events.
+//!
+//! The dispatcher has one for all sessions, and each replay has one for its own.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use blackhole_common::subject::subject_matches;
+
+use super::{frame::template::FrameTemplate, watermark::Watermark};
+use crate::{ids::SubjectNumber, outbox::Outbox};
+
+/// Subjects by number, by text and, for those with wildcards, by tenant.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    subjects: HashMap<SubjectNumber, Subject>,
+    numbers: HashMap<Arc<str>, SubjectNumber>,
+    patterns: HashMap<Box<str>, Vec<SubjectNumber>>,
+}
+
+/// A subject, perhaps with wildcards.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) text: Arc<str>,
+    /// The NATS server has it.
+    pub(super) confirmed: bool,
+    /// Since when it has had no members.
+    pub(super) unused_since: Option<Instant>,
+    /// In the order of their templates' ranks.
+    pub(crate) groups: Vec<Group>,
+}
+
+/// Members of a subject that get the same frames, so that each distinct frame is built once.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) template: Arc<FrameTemplate>,
+    pub(crate) members: Vec<Member>,
+}
+
+/// A session's part in a subject.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) watermark: Arc<Watermark>,
+}
+
+impl Index {
+    /// The number of distinct subjects.
+    pub(super) fn len(&self) -> usize {
+        self.subjects.len()
+    }
+
+    /// The number of a subject, if it is in the index.
+    pub(super) fn number(&self, text: &str) -> Option<SubjectNumber> {
+        self.numbers.get(text).copied()
+    }
+
+    /// A subject.
+    pub(super) fn subject(&self, number: SubjectNumber) -> Option<&Subject> {
+        self.subjects.get(&number)
+    }
+
+    /// A subject.
+    pub(super) fn subject_mut(&mut self, number: SubjectNumber) -> Option<&mut Subject> {
+        self.subjects.get_mut(&number)
+    }
+
+    /// All subjects.
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = (SubjectNumber, &Subject)> {
+        self.subjects.iter().map(|(number, subject)| (*number, subject))
+    }
+
+    /// All members.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
+    }
+
+    /// Adds a subject without members.
+    pub(super) fn insert(&mut self, event_root: &str, number: SubjectNumber, text: Arc<str>) -> &mut Subject {
+        self.numbers.insert(Arc::clone(&text), number);
+        if is_pattern(&text) {
+            // Most tenants have one.
+            let one = || Vec::with_capacity(1);
+            let patterns = self.patterns.entry(tenant_word(event_root, &text).into()).or_insert_with(one);
+            patterns.push(number);
+        }
+        let subject = Subject { text, confirmed: false, unused_since: None, groups: Vec::new() };
+        self.subjects.entry(number).insert_entry(subject).into_mut()
+    }
+
+    /// Removes a subject.
+    pub(super) fn remove(&mut self, event_root: &str, number: SubjectNumber) {
+        let Some(subject) = self.subjects.remove(&number) else { return };
+        self.numbers.remove(&subject.text);
+        if !is_pattern(&subject.text) {
+            return;
+        }
+        let tenant = tenant_word(event_root, &subject.text);
+        if let Some(patterns) = self.patterns.get_mut(tenant) {
+            patterns.retain(|own| *own != number);
+            if patterns.is_empty() {
+                self.patterns.remove(tenant);
+            }
+        }
+    }
+
+    /// The numbers of the subjects that match an event's.
+    pub(crate) fn matching(&self, tenant: &str, subject: &[u8]) -> Vec<SubjectNumber> {
+        let Ok(subject) = std::str::from_utf8(subject) else { return Vec::new() };
+        let is_matched = |number: &&SubjectNumber| {
+            self.subjects.get(number).is_some_and(|pattern| subject_matches(&pattern.text, subject))
+        };
+        let patterns = [tenant, "*"].into_iter().filter_map(|tenant| self.patterns.get(tenant)).flatten();
+        self.numbers.get(subject).into_iter().chain(patterns.filter(is_matched)).copied().collect()
+    }
+
+    /// The part of the index that is for the sessions that `is_wanted`, whose subjects have these numbers.
+    pub(super) fn subset(
+        &self,
+        event_root: &str,
+        numbers: HashSet<SubjectNumber>,
+        is_wanted: impl Fn(&Outbox) -> bool,
+    ) -> Index {
+        let mut subset = Index::default();
+        for number in numbers {
+            let Some(subject) = self.subjects.get(&number) else { continue };
+            let groups: Vec<Group> = subject
+                .groups
+                .iter()
+                .map(|group| Group {
+                    template: Arc::clone(&group.template),
+                    members: group
+                        .members
+                        .iter()
+                        .filter(|member| is_wanted(&member.outbox))
+                        .cloned()
+                        .collect(),
+                })
+                .filter(|group| !group.members.is_empty())
+                .collect();
+            if !groups.is_empty() {
+                subset.insert(event_root, number, Arc::clone(&subject.text)).groups = groups;
+            }
+        }
+        subset
+    }
+
+    /// Removes the members of these sessions.
+    pub(crate) fn remove_sessions(&mut self, is_removed: impl Fn(&Outbox) -> bool) {
+        for group in self.subjects.values_mut().flat_map(|subject| &mut subject.groups) {
+            group.members.retain(|member| !is_removed(&member.outbox));
+        }
+    }
+}
+
+impl Subject {
+    /// Adds a member.
+    pub(super) fn add(&mut self, template: &Arc<FrameTemplate>, member: Member) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.template == *template) {
+            group.members.push(member);
+            return;
+        }
+        let index = self.groups.partition_point(|group| group.template.rank() < template.rank());
+        // Most subjects have one.
+        self.groups.reserve_exact(1);
+        self.groups.insert(index, Group { template: Arc::clone(template), members: vec![member] });
+    }
+
+    /// The session's member with this template.
+    pub(super) fn member(&self, outbox: &Arc<Outbox>, template: &FrameTemplate) -> Option<&Member> {
+        let group = self.groups.iter().find(|group| *group.template == *template)?;
+        group.members.iter().find(|member| Arc::ptr_eq(&member.outbox, outbox))
+    }
+
+    /// Removes the session's member with this template.
+    pub(super) fn remove(&mut self, outbox: &Arc<Outbox>, template: &FrameTemplate) -> Option<Member> {
+        let index = self.groups.iter().position(|group| *group.template == *template)?;
+        let group = self.groups.get_mut(index)?;
+        let member = group.members.iter().position(|member| Arc::ptr_eq(&member.outbox, outbox))?;
+        let member = group.members.swap_remove(member);
+        if group.members.is_empty() {
+            self.groups.remove(index);
+        }
+        Some(member)
+    }
+}
+
+fn is_pattern(subject: &str) -> bool {
+    subject.split('.').any(|word| matches!(word, "*" | ">"))
+}
+
+/// The tenant in a subject: the word after the root.
+fn tenant_word<'s>(event_root: &str, subject: &'s str) -> &'s str {
+    subject.get(event_root.len() + 1..).and_then(|rest| rest.split('.').next()).unwrap_or_default()
+}

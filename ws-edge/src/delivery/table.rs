@@ -1,0 +1,183 @@
+//! The dispatcher's state: all subscriptions, what the NATS server is to be told of them, and how far live events have
+//! come. It decides and does nothing itself: calls go in; frames in outboxes, subjects to subscribe and answers come out.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    deliver::{Mode, deliver},
+    frame::{EventFrames, event::Event, template::FrameTemplate},
+    index::{Index, Member},
+    live_buffer::LiveBuffer,
+    watermark::Watermark,
+};
+use crate::{
+    ids::{INBOX, SubjectNumber},
+    metrics::Metrics,
+    outbox::Outbox,
+};
+
+#[derive(Debug)]
+pub(super) struct Table {
+    event_root: String,
+    pub(super) index: Index,
+    last_number: SubjectNumber,
+    /// Subjects that are to be subscribed at the server.
+    new: Vec<SubjectNumber>,
+    /// Sessions that wait to hear that the server has all their subjects.
+    pub(super) unconfirmed: Vec<oneshot::Sender<()>>,
+    /// Subjects that have lost their last member since [`Table::take_unused`] was last called.
+    left: Vec<SubjectNumber>,
+    /// Subjects without members and since when, oldest first.
+    unused: VecDeque<(Instant, SubjectNumber)>,
+    /// Live sessions have been served up to this position of the stream.
+    pub(super) position: u64,
+    /// Nothing up to here is late any more (see [`Watermark`]).
+    pub(super) verified: u64,
+    /// What replays need of the live events that come meanwhile.
+    pub(super) live_buffers: Vec<LiveBuffer>,
+    /// Outboxes that have to be flushed.
+    pub(super) filled: Vec<Arc<Outbox>>,
+}
+
+impl Table {
+    /// Without subscriptions, for subjects below `event_root`.
+    pub(super) fn new(event_root: &str) -> Table {
+        Table {
+            event_root: event_root.to_owned(),
+            index: Index::default(),
+            last_number: INBOX,
+            new: Vec::new(),
+            unconfirmed: Vec::new(),
+            left: Vec::new(),
+            unused: VecDeque::new(),
+            position: 0,
+            verified: 0,
+            live_buffers: Vec::new(),
+            filled: Vec::new(),
+        }
+    }
+
+    /// Adds a session's member to a subject, owed events after `after`. Returns the subject's number, and whether the
+    /// server has the subject.
+    pub(super) fn join(
+        &mut self,
+        outbox: &Arc<Outbox>,
+        template: &Arc<FrameTemplate>,
+        text: &str,
+        after: impl FnOnce(SubjectNumber) -> u64,
+    ) -> (SubjectNumber, bool) {
+        let number = self.index.number(text).unwrap_or_else(|| {
+            self.last_number += 1;
+            self.new.push(self.last_number);
+            self.index.insert(&self.event_root, self.last_number, text.into());
+            self.last_number
+        });
+        let Some(subject) = self.index.subject_mut(number) else { return (number, false) };
+        subject.unused_since = None;
+        let member = Member { outbox: Arc::clone(outbox), watermark: Watermark::at(after(number)) };
+        subject.add(template, member);
+        outbox.add_subject(number);
+        (number, subject.confirmed)
+    }
+
+    /// Removes a session's members. Returns the position up to which it was served on each subject.
+    pub(super) fn leave(
+        &mut self,
+        outbox: &Arc<Outbox>,
+        template: &FrameTemplate,
+        subjects: &[SubjectNumber],
+    ) -> HashMap<SubjectNumber, u64> {
+        let mut served = HashMap::new();
+        for number in subjects {
+            outbox.remove_subject(*number);
+            let Some(subject) = self.index.subject_mut(*number) else { continue };
+            let Some(member) = subject.remove(outbox, template) else { continue };
+            served.insert(*number, member.watermark.served());
+            member.watermark.leave();
+            if subject.groups.is_empty() {
+                self.left.push(*number);
+            }
+        }
+        served
+    }
+
+    /// The subjects that are not subscribed yet.
+    pub(super) fn take_new(&mut self) -> Vec<(SubjectNumber, Arc<str>)> {
+        let new = std::mem::take(&mut self.new);
+        new.into_iter()
+            .filter_map(|number| Some((number, Arc::clone(&self.index.subject(number)?.text))))
+            .collect()
+    }
+
+    /// All subjects, for a new connection.
+    pub(super) fn take_all(&mut self) -> Vec<(SubjectNumber, Arc<str>)> {
+        self.new.clear();
+        self.index.subjects().map(|(number, subject)| (number, Arc::clone(&subject.text))).collect()
+    }
+
+    /// Forgets the subjects that have had no member for longer than `linger`, and returns them.
+    pub(super) fn take_unused(&mut self, now: Instant, linger: Duration) -> Vec<SubjectNumber> {
+        for number in std::mem::take(&mut self.left) {
+            if let Some(subject) = self.index.subject_mut(number).filter(|subject| subject.groups.is_empty())
+            {
+                subject.unused_since = Some(now);
+                self.unused.push_back((now, number));
+            }
+        }
+        let mut forgotten = Vec::new();
+        while let Some(&(since, number)) = self.unused.front()
+            && now.saturating_duration_since(since) >= linger
+        {
+            self.unused.pop_front();
+            // It may have been joined, and left again later.
+            let subject = self.index.subject(number);
+            if subject.is_some_and(|subject| subject.unused_since == Some(since)) {
+                self.index.remove(&self.event_root, number);
+                forgotten.push(number);
+            }
+        }
+        forgotten
+    }
+
+    /// Since when the subject that is unused for longest has been unused.
+    pub(super) fn oldest_unused(&self) -> Option<Instant> {
+        self.unused.front().map(|(since, _)| *since)
+    }
+
+    /// Delivers an event to the members of these subjects, and keeps it for the replays that need it.
+    pub(super) fn deliver(
+        &mut self,
+        numbers: &[SubjectNumber],
+        event: &Event,
+        frames: &EventFrames<'_>,
+        mode: Mode,
+        metrics: &Metrics,
+    ) {
+        for buffer in &mut self.live_buffers {
+            numbers.iter().for_each(|number| buffer.add(*number, event));
+        }
+        deliver(&self.index, numbers, event, frames, mode, &mut self.filled, metrics);
+    }
+
+    /// A session that had everything up to `position` stops being live: none of its members is owed that again.
+    pub(super) fn raise_watermarks(&mut self, outbox: &Arc<Outbox>, position: u64) {
+        for number in outbox.subjects() {
+            let Some(subject) = self.index.subject(number) else { continue };
+            let members = subject.groups.iter().flat_map(|group| &group.members);
+            members
+                .filter(|member| Arc::ptr_eq(&member.outbox, outbox))
+                .for_each(|member| member.watermark.raise(position));
+        }
+    }
+
+    /// Live sessions have been served up to this position.
+    pub(super) fn reached(&mut self, position: u64) {
+        self.position = self.position.max(position);
+    }
+}

@@ -1,0 +1,161 @@
+//! Accepting connections, and speaking HTTP with them until they are upgraded to sessions.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    connection_limit::ConnectionPermit,
+    limits::Limits,
+    pages::page,
+    upgrade::{Upgrade, is_upgrade, upgrade},
+};
+use crate::{edge::Edge, metrics::Reason, session::task::Session};
+
+/// The largest request header: a token, and what proxies add.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Pause after a failed accept: usually the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The backlog of the listening socket, as far as `net.core.somaxconn` allows. Connections of a storm that exceed it
+/// are retried by the client's kernel after one second, then after two more.
+const BACKLOG: u32 = 4096;
+/// The most that the kernel buffers for a client beyond what it can send at once. Without this the kernel would buffer
+/// megabytes for a slow reader, uncounted; what waits is to wait in the session's outbox, which is bounded.
+const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
+/// Binds the WebSocket port.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // Connections inherit it.
+    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts connections until `shutdown`, and returns when the last session has ended. Shutdown drops connections that
+/// are not upgraded yet; whoever calls it closes the sessions.
+pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: CancellationToken) {
+    let limits = Arc::new(Limits::new(&edge.config));
+    let sessions = TaskTracker::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let edge = Arc::clone(&edge);
+        // Boxed, so that a session's task does not keep room for its handshake.
+        let open =
+            Box::pin(open_session(Arc::clone(&edge), Arc::clone(&limits), stream, peer, shutdown.clone()));
+        sessions.spawn(async move {
+            edge.metrics.connections.inc();
+            if let Some((session, permit)) = open.await {
+                session.run().await;
+                drop(permit);
+            }
+            edge.metrics.connections.dec();
+        });
+    }
+    drop(listener);
+    sessions.close();
+    sessions.wait().await;
+}
+
+/// The session of a connection that was upgraded; `None` if it was not.
+async fn open_session(
+    edge: Arc<Edge>,
+    limits: Arc<Limits>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: CancellationToken,
+) -> Option<(Box<Session>, ConnectionPermit)> {
+    // Small frames must not wait for one another.
+    let _ = stream.set_nodelay(true);
+    let Upgrade { connection, start, permit } = handshake(&edge, &limits, stream, peer, &shutdown).await?;
+    let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((Session::new(edge, parts.io.into_inner(), parts.read_buf, start), permit))
+}
+
+/// Speaks HTTP until the connection is upgraded, is closed, or runs out of time.
+async fn handshake(
+    edge: &Edge,
+    limits: &Limits,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: &CancellationToken,
+) -> Option<Upgrade> {
+    let upgraded: Mutex<Option<Upgrade>> = Mutex::default();
+    let service = service_fn(|request| async {
+        let response = if is_upgrade(&request) {
+            upgrade(edge, limits, peer, request).await.map(|(response, upgrade)| {
+                *upgraded.lock() = Some(upgrade);
+                response
+            })
+        } else {
+            page(edge, &request)
+        };
+        Ok::<_, Infallible>(response.unwrap_or_else(|refusal| {
+            edge.metrics.handshakes_refused.get_or_create(&Reason { reason: refusal.reason }).inc();
+            refusal.response()
+        }))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(edge.config.handshake_timeout)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // Time for the header, and for one question to auth-svc.
+    let deadline = edge.config.handshake_timeout + edge.config.request_timeout;
+    tokio::select! {
+        () = shutdown.cancelled() => return None,
+        ended = tokio::time::timeout(deadline, connection) => {
+            let reason = match ended {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) if error.is_timeout() => Some("timeout"),
+                Ok(Err(error)) if error.is_parse() => Some("not_http"),
+                Ok(Err(_)) => Some("broken_off"),
+                Err(_) => Some("timeout"),
+            };
+            if let Some(reason) = reason {
+                edge.metrics.handshakes_refused.get_or_create(&Reason { reason }).inc();
+            }
+        }
+    }
+    upgraded.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_buffers_little_for_a_client_that_does_not_read() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        let (client, accepted) =
+            tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());
+        let (_client, (server, _)) = (client.unwrap(), accepted.unwrap());
+        let mut taken = 0;
+        server.writable().await.unwrap();
+        while let Ok(bytes) = server.try_write(&[0; 16 << 10]) {
+            taken += bytes;
+        }
+        assert!(taken < 2 * MAX_UNSENT_BYTES as usize, "{taken} bytes");
+    }
+}

@@ -1,0 +1,122 @@
+//! The upgrade to a WebSocket: what a request must have, and whose it is.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use blackhole_common::wire::AuthReply;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+    upgrade::OnUpgrade,
+};
+use tungstenite::handshake::derive_accept_key;
+
+use super::{
+    client_address::client_address, connection_limit::ConnectionPermit, limits::Limits, refusal::Refusal,
+};
+use crate::{
+    edge::Edge,
+    protocol::{token::Token, view::View},
+    session::{state::Identity, task::SessionStart},
+};
+
+/// An accepted upgrade.
+pub(super) struct Upgrade {
+    pub(super) connection: OnUpgrade,
+    pub(super) start: SessionStart,
+    pub(super) permit: ConnectionPermit,
+}
+
+/// Whether the request wants a WebSocket.
+pub(super) fn is_upgrade(request: &Request<Incoming>) -> bool {
+    has_word(request.headers(), &header::UPGRADE, "websocket")
+}
+
+/// Checks the request, waits for its turn and authenticates its token, if it has one.
+pub(super) async fn upgrade(
+    edge: &Edge,
+    limits: &Limits,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Result<(Response<Full<Bytes>>, Upgrade), Refusal> {
+    let headers = request.headers();
+    let bad = |text: &str| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", text);
+    if *request.method() != Method::GET || !has_word(headers, &header::CONNECTION, "upgrade") {
+        return Err(bad("a WebSocket begins with GET and `Connection: Upgrade`"));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let text = "only WebSocket version 13 is spoken here";
+        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "version", text)
+            .with(header::SEC_WEBSOCKET_VERSION, "13"));
+    }
+    if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "sub_protocol", "there are no sub-protocols here"));
+    }
+    let Some(accept) = headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()))
+    else {
+        return Err(bad("Sec-WebSocket-Key is missing"));
+    };
+    let view = view(request.uri().query(), edge.config.view).map_err(|text| bad(&text))?;
+    let address = client_address(peer.ip(), headers, &edge.config.trusted_proxies);
+    let permit = limits.connections.acquire(address)?;
+    limits.accepts.wait().await?;
+    let identity = authenticate(edge, headers).await?;
+
+    let number = {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed)
+    };
+    let start = SessionStart { number, address, view, identity };
+    let connection = hyper::upgrade::on(&mut request);
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    Ok((response, Upgrade { connection, start, permit }))
+}
+
+/// KAZOO 5 also takes a token at the upgrade, with or without `Bearer`.
+async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let forbidden = |reason: &str| {
+        Refusal::new(StatusCode::FORBIDDEN, "token", format!("failed to authenticate token : {reason}"))
+    };
+    let text = value.to_str().map_err(|_| forbidden("not readable"))?.trim();
+    let token = match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Token::new(token.trim()),
+        _ => Token::new(text),
+    };
+    match edge.authorizer.check(&token, None).await {
+        Ok(reply) => match &*reply {
+            AuthReply::Accepted { bearer, .. } => Ok(Some(Identity::new(token, bearer.clone()))),
+            AuthReply::Refused { reason } => Err(forbidden(reason)),
+        },
+        Err(unavailable) => {
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "auth_unavailable", unavailable.to_string())
+                .with(header::RETRY_AFTER, "1"))
+        }
+    }
+}
+
+fn view(query: Option<&str>, default: View) -> Result<View, String> {
+    let wanted = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("view="));
+    wanted.map_or(Ok(default), str::parse)
+}
+
+fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|own| own.trim().eq_ignore_ascii_case(word))
+}

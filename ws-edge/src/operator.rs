@@ -1,0 +1,7 @@
+//! What operators see and steer: listing sessions, requests over NATS, draining.
+
+pub(crate) mod admin_pages;
+pub(crate) mod control;
+pub(crate) mod drain;
+mod paging;
+pub(crate) mod registry;

@@ -1,0 +1,40 @@
+//! The operator's pages on the admin port: `/sessions` and `/drain`.
+
+use std::sync::Arc;
+
+use blackhole_common::{
+    admin::{AdminServer, Answer, Verb},
+    wire::{SessionsReply, SessionsRequest},
+};
+use hyper::StatusCode;
+use tokio_util::sync::CancellationToken;
+
+use super::registry::Registry;
+
+/// `GET /sessions?account_id=&session_id=`: lists this edge's sessions.
+pub(crate) fn sessions(server: AdminServer, edge: &str, registry: &Arc<Registry>) -> AdminServer {
+    let (edge, registry): (Arc<str>, _) = (edge.into(), Arc::clone(registry));
+    server.route(Verb::Get, "/sessions", move |question| {
+        let (edge, registry) = (Arc::clone(&edge), Arc::clone(&registry));
+        async move {
+            let wanted = SessionsRequest {
+                account_id: question.parameter("account_id"),
+                session_id: question.parameter("session_id"),
+            };
+            let sessions = registry.list(&wanted).await;
+            let list = SessionsReply { edge: edge.to_string(), last: true, sessions };
+            match serde_json::to_vec(&list) {
+                Ok(json) => Answer::json(json),
+                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
+    })
+}
+
+/// `POST /drain`: stops the edge in order, as SIGTERM does.
+pub(crate) fn drain(server: AdminServer, shutdown: CancellationToken) -> AdminServer {
+    server.route(Verb::Post, "/drain", move |_| {
+        shutdown.cancel();
+        async { Answer::text(StatusCode::ACCEPTED, "draining\n") }
+    })
+}

@@ -1,0 +1,89 @@
+//! Whose a session is, and which accounts it may see.
+
+use std::time::Instant;
+
+use blackhole_common::wire::{Access, AuthReply};
+
+use crate::{
+    edge::Edge,
+    protocol::{request::Request, token::Token},
+    session::state::{Identity, State},
+};
+
+/// Takes the request's token, or the session's own.
+///
+/// A session belongs to the account of its first token. A later token of the same account renews it; another account's
+/// changes nothing, as with KAZOO's Blackhole.
+pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Request) -> Result<(), String> {
+    let token = match (&request.token, &state.identity) {
+        (None, None) => return Err("authentication token required".to_owned()),
+        (None, Some(_)) => return Ok(()),
+        (Some(token), Some(identity)) if *token == identity.token => return Ok(()),
+        (Some(token), _) => token,
+    };
+    match edge.authorizer.check(token, request.account_id()).await {
+        Ok(reply) => match &*reply {
+            AuthReply::Refused { reason } => Err(refused(reason)),
+            AuthReply::Accepted { bearer, .. } => {
+                let renews = state.identity.as_ref().is_none_or(|own| {
+                    own.bearer.account_id == bearer.account_id && own.bearer.expires_at < bearer.expires_at
+                });
+                if renews {
+                    state.identity = Some(Identity::new(token.clone(), bearer.clone()));
+                }
+                Ok(())
+            }
+        },
+        // An authenticated session goes on without auth-svc.
+        Err(_) if state.identity.is_some() => Ok(()),
+        Err(unavailable) => Err(unavailable.to_string()),
+    }
+}
+
+/// What the token may see of the account (`None`: its own; `*`: all). While auth-svc is unavailable, what it granted
+/// this session before.
+pub(super) async fn authorize(
+    edge: &Edge,
+    state: &mut State,
+    token: &Token,
+    account_id: Option<String>,
+) -> Result<Access, String> {
+    let (reply, is_fresh) = match edge.authorizer.check(token, account_id.as_deref()).await {
+        Ok(reply) => (reply, true),
+        Err(unavailable) => (state.granted(&account_id).ok_or_else(|| unavailable.to_string())?, false),
+    };
+    match &*reply {
+        AuthReply::Refused { reason } => Err(refused(reason)),
+        AuthReply::Accepted { access: Access::Denied { .. }, .. } => Err(match account_id.as_deref() {
+            Some("*") => "unauthorized wildcard account id".to_owned(),
+            _ => "unauthorized account id".to_owned(),
+        }),
+        AuthReply::Accepted { access, .. } => {
+            let access = access.clone();
+            if is_fresh {
+                state.remember(account_id, reply);
+            }
+            Ok(access)
+        }
+    }
+}
+
+/// The session's identity, if its token is still valid: with `ws.on_token_expiry` `keep` a session outlives its token,
+/// and its key may have been removed. Without auth-svc the session's own token stands, since KAZOO checks it again.
+pub(super) async fn current_identity<'a>(edge: &Edge, state: &'a State) -> Result<&'a Identity, String> {
+    let identity = state.identity.as_ref().ok_or("authentication token required")?;
+    if identity.expires <= Instant::now() {
+        return Err(refused("token is expired"));
+    }
+    match edge.authorizer.check(&identity.token, None).await {
+        Ok(reply) => match &*reply {
+            AuthReply::Refused { reason } => Err(refused(reason)),
+            AuthReply::Accepted { .. } => Ok(identity),
+        },
+        Err(_) => Ok(identity),
+    }
+}
+
+fn refused(reason: &str) -> String {
+    format!("failed to authenticate token : {reason}")
+}

@@ -1,0 +1,17 @@
+//! Waiting until the NATS server has a session's subscriptions.
+
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::edge::Edge;
+
+/// Waits for the server's confirmation, for at most `ws.request_timeout`.
+pub(super) async fn confirmed(
+    edge: &Edge,
+    confirmation: Option<oneshot::Receiver<()>>,
+) -> Result<(), String> {
+    let Some(confirmation) = confirmation else { return Ok(()) };
+    match timeout(edge.config.request_timeout, confirmation).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err("events are not available at the moment, try again".to_owned()),
+    }
+}

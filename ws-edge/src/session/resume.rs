@@ -1,0 +1,192 @@
+//! Subscribing with past events: `since`.
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::time::timeout;
+
+use crate::{
+    delivery::dispatcher::SubscribeRequest,
+    edge::Edge,
+    protocol::{
+        cursor::{Cursor, Rank},
+        request::Since,
+    },
+    session::{confirm::confirmed, state::State},
+    upstream::stream_info::StreamInfo,
+};
+
+/// Why past events are not sent; clients match on it.
+const EXPIRED: &str = "cursor expired";
+const UNKNOWN: &str = "unknown stream";
+/// The error of a request for past events if there is no history.
+const NO_HISTORY: &str = "there is no history here : since is not possible";
+
+/// Where a session resumes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ResumeFrom {
+    /// After this frame.
+    Cursor(Cursor),
+    /// After this position of the current stream.
+    Position(u64),
+    /// Some of the events have left the history.
+    Trimmed,
+}
+
+impl ResumeFrom {
+    /// The position after which a binding of this rank is owed events. Bindings of a higher rank than the cursor's did
+    /// not have the cursor's own event yet.
+    fn after(self, rank: Rank) -> u64 {
+        match self {
+            ResumeFrom::Cursor(cursor) if rank <= cursor.rank => cursor.position.sequence,
+            ResumeFrom::Cursor(cursor) => cursor.position.sequence.saturating_sub(1),
+            ResumeFrom::Position(position) => position,
+            ResumeFrom::Trimmed => 0,
+        }
+    }
+}
+
+/// Finds where a `since` resumes.
+///
+/// # Errors
+/// The text to reply.
+pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String> {
+    let unavailable = |_| "events are not available at the moment, try again".to_owned();
+    // `join` checks the cursor: a stream that was created this second is not known here yet.
+    let is_known = edge.stream.borrow().is_some();
+    if let (Since::Cursor(cursor), true) = (since, is_known) {
+        return Ok(ResumeFrom::Cursor(cursor));
+    }
+    let info = edge.history.info().await.map_err(unavailable)?.ok_or(NO_HISTORY)?;
+    match since {
+        Since::Cursor(cursor) => Ok(ResumeFrom::Cursor(cursor)),
+        Since::Ago(age) => {
+            let now = SystemTime::now();
+            let time = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+            if !info.reaches_back_to_time(time, now) {
+                return Ok(ResumeFrom::Trimmed);
+            }
+            edge.history.position_at(time).await.map(ResumeFrom::Position).map_err(unavailable)
+        }
+    }
+}
+
+/// Joins with past events. The outer result is the request's; the inner one says whether past events are sent, and if
+/// not, why.
+pub(super) async fn join(
+    edge: &Arc<Edge>,
+    state: &mut State,
+    account: &str,
+    bindings: Vec<String>,
+    requests: Vec<SubscribeRequest>,
+    from: ResumeFrom,
+) -> Result<Result<(), &'static str>, String> {
+    let requests: Vec<SubscribeRequest> = requests
+        .into_iter()
+        .map(|request| SubscribeRequest { since: Some(from.after(request.template.rank())), ..request })
+        .collect();
+    let after = requests.iter().filter_map(|request| request.since).min().unwrap_or_default();
+    let replaced: Vec<_> =
+        bindings.iter().filter_map(|binding| state.take_membership(account, binding)).collect();
+    let new: Vec<String> =
+        bindings.iter().filter(|binding| state.find(account, binding).is_none()).cloned().collect();
+    // From here on the session is held until the request is answered.
+    state.resumes = true;
+    let joined = edge.dispatcher.join(&state.outbox, requests, replaced);
+    let confirmed = confirmed(edge, joined.confirmation).await;
+    if confirmed.is_ok()
+        && let ResumeFrom::Cursor(cursor) = from
+    {
+        wait_until_reached(edge, cursor).await;
+    }
+    // The confirmation came with the stream's current state.
+    let (recovered, end) = match &*edge.stream.borrow() {
+        Some(info) => (confirmed.map(|()| judge(from, after, info)), info.last),
+        None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.position),
+    };
+    if recovered != Ok(Ok(())) {
+        edge.dispatcher.forgo_past(&state.outbox, &joined.memberships, joined.position, end);
+    }
+    state.bind(account, bindings, joined.memberships);
+    if recovered.is_err() {
+        // Earlier bindings go on, new ones were never joined.
+        state.bindings.retain(|own| !(own.account_id == account && new.contains(&own.text)));
+    }
+    recovered
+}
+
+/// In a cluster, a leader that does not know yet that it was replaced reports less than clients have seen. Their cursors
+/// are good nevertheless: another server answers soon.
+async fn wait_until_reached(edge: &Edge, cursor: Cursor) {
+    let is_reached = |info: &Option<StreamInfo>| {
+        info.as_ref().is_none_or(|info| {
+            info.leader.is_none()
+                || info.id != cursor.position.stream
+                || info.last >= cursor.position.sequence
+        })
+    };
+    let mut stream = edge.stream.clone();
+    let _ = timeout(edge.config.request_timeout, stream.wait_for(is_reached)).await;
+}
+
+/// Whether the history has everything after position `after`.
+fn judge(from: ResumeFrom, after: u64, info: &StreamInfo) -> Result<(), &'static str> {
+    match from {
+        ResumeFrom::Cursor(Cursor { position, .. })
+            if position.stream != info.id || position.sequence > info.last =>
+        {
+            Err(UNKNOWN)
+        }
+        ResumeFrom::Trimmed => Err(EXPIRED),
+        ResumeFrom::Cursor(_) | ResumeFrom::Position(_) if info.reaches_back_to(after) => Ok(()),
+        ResumeFrom::Cursor(_) | ResumeFrom::Position(_) => Err(EXPIRED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::cursor::{EventPosition, StreamId};
+
+    #[test]
+    fn recovery_is_promised_only_if_the_history_has_everything() {
+        let info = StreamInfo {
+            id: StreamId::new("this"),
+            created: SystemTime::UNIX_EPOCH,
+            first: 5,
+            first_at: SystemTime::UNIX_EPOCH,
+            last: 9,
+            max_age: std::time::Duration::from_secs(600),
+            is_roomy: true,
+            leader: None,
+        };
+        let judged = |from, after| judge(from, after, &info);
+        let cursor = |stream: &str, sequence| {
+            let position = EventPosition { stream: StreamId::new(stream), sequence };
+            ResumeFrom::Cursor(Cursor { position, rank: Rank::of("a", "b") })
+        };
+        assert_eq!(judged(cursor("this", 4), 4), Ok(()));
+        assert_eq!(judged(cursor("this", 9), 9), Ok(()));
+        assert_eq!(
+            judged(cursor("this", 4), 3),
+            Err("cursor expired"),
+            "the cursor's own event is owed to some"
+        );
+        assert_eq!(judged(cursor("this", 10), 10), Err("unknown stream"), "it was made anew unnoticed");
+        assert_eq!(judged(cursor("other", 7), 7), Err("unknown stream"));
+        assert_eq!(judged(ResumeFrom::Position(3), 3), Err("cursor expired"));
+        assert_eq!(judged(ResumeFrom::Trimmed, 0), Err("cursor expired"));
+    }
+
+    #[test]
+    fn only_later_frames_of_the_cursors_event_are_owed() {
+        let [low, high] = {
+            let mut ranks = [Rank::of("a", "call.*.*"), Rank::of("a", "call.#")];
+            ranks.sort();
+            ranks
+        };
+        let position = EventPosition { stream: StreamId::new("t"), sequence: 7 };
+        let from = ResumeFrom::Cursor(Cursor { position, rank: low });
+        assert_eq!((from.after(low), from.after(high)), (7, 6));
+        assert_eq!(ResumeFrom::Cursor(Cursor { position, rank: high }).after(low), 7);
+    }
+}

@@ -1,0 +1,173 @@
+//! Subscribing and unsubscribing.
+
+use std::sync::Arc;
+
+use blackhole_common::wire::Access;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    access::binding::{self, BindingError, ParsedBinding, ResolvedBinding},
+    delivery::{dispatcher::SubscribeRequest, frame::template::FrameTemplate},
+    edge::Edge,
+    protocol::{
+        cursor::{Cursor, EventPosition, Rank},
+        request::Subscribe,
+        view::View,
+    },
+    session::{
+        authorize::authorize,
+        confirm::confirmed,
+        resume::{self, ResumeFrom},
+        state::{Binding, Identity, State},
+    },
+};
+
+/// Subscribes to all bindings of a request, or to none.
+pub(super) async fn subscribe(
+    edge: &Arc<Edge>,
+    state: &mut State,
+    subscribe: Subscribe,
+    resume_from: Option<ResumeFrom>,
+    request_id: Option<&Value>,
+) -> Result<Value, String> {
+    let Subscribe { account_id, bindings, client, .. } = subscribe;
+    let Some(Identity { token, bearer, .. }) = state.identity.clone() else {
+        return Err("authentication token required".to_owned());
+    };
+    if bindings.len() > edge.config.max_bindings {
+        return Err(too_many(edge));
+    }
+    let parsed: Vec<ParsedBinding<'_>> = bindings
+        .iter()
+        .map(|binding| binding::parse(&edge.catalogue, &edge.families, binding, &bearer))
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    let access = authorize(edge, state, &token, account_id).await?;
+    let account = match &access {
+        Access::Account { account_id, .. } => account_id.clone(),
+        _ => "*".to_owned(),
+    };
+
+    let requests: Vec<SubscribeRequest> = bindings
+        .iter()
+        .zip(&parsed)
+        .map(|(binding, parsed)| request(edge, state.view, binding, parsed, &access, request_id))
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    let is_new = |binding: &&String| state.index_of(&account, binding).is_none();
+    if state.bindings.len() + bindings.iter().filter(is_new).count() > edge.config.max_bindings {
+        return Err(too_many(edge));
+    }
+
+    let mut data = Map::from_iter([("subscribed".to_owned(), json!(bindings))]);
+    match resume_from {
+        None => join(edge, state, &account, bindings, requests).await?,
+        Some(from) => {
+            let recovered = resume::join(edge, state, &account, bindings, requests, from).await?;
+            data.insert("recovered".into(), json!(recovered.is_ok()));
+            if let Err(reason) = recovered {
+                data.insert("reason".into(), json!(reason));
+            }
+        }
+    }
+    state.entry.describe(client);
+    data.insert("subscriptions".into(), json!(state.binding_texts()));
+    Ok(with_cursor(edge, state, data))
+}
+
+/// Adds the cursor up to which the session has been given everything, if it is known. A client needs it to resume before
+/// its first event, or after a time without events that is longer than the history.
+pub(super) fn with_cursor(edge: &Edge, state: &State, mut data: Map<String, Value>) -> Value {
+    // Read the stream's id before the position: otherwise a position of the old stream could get the id of a new one.
+    let stream = edge.stream.borrow().as_ref().map(|info| info.id);
+    let position = edge.dispatcher.position_of(&state.outbox).filter(|_| !state.bindings.is_empty());
+    if let (Some(stream), Some(sequence)) = (stream, position) {
+        let cursor = Cursor { position: EventPosition { stream, sequence }, rank: Rank::LAST };
+        data.insert("cursor".into(), json!(String::from_utf8_lossy(&cursor.to_text())));
+    }
+    Value::Object(data)
+}
+
+fn request(
+    edge: &Edge,
+    view: View,
+    binding: &str,
+    parsed: &ParsedBinding<'_>,
+    access: &Access,
+    request_id: Option<&Value>,
+) -> Result<SubscribeRequest, BindingError> {
+    let resolved = parsed.resolve(&edge.event_root, access)?;
+    let account = match access {
+        Access::Account { account_id, .. } => account_id,
+        _ => "*",
+    };
+    let ResolvedBinding { subjects, subscription_key, shown_key } = resolved;
+    let template = FrameTemplate::new(view, request_id, account, binding, &subscription_key, shown_key);
+    Ok(SubscribeRequest { template: Arc::new(template.of(parsed.family())), subjects, since: None })
+}
+
+/// Joins from now on, and waits until the NATS server has confirmed all subjects. On failure nothing stays joined.
+///
+/// Existing bindings go on. If the request id differs, their frames carry the newer request's id from now on.
+async fn join(
+    edge: &Arc<Edge>,
+    state: &mut State,
+    account: &str,
+    bindings: Vec<String>,
+    requests: Vec<SubscribeRequest>,
+) -> Result<(), String> {
+    let (mut names, mut new, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    for (binding, request) in bindings.into_iter().zip(requests) {
+        match state.find(account, &binding) {
+            None => {
+                names.push(binding);
+                new.push(request);
+            }
+            Some(own) if own.membership.as_ref().is_some_and(|own| *own.template() == *request.template) => {}
+            Some(_) => changed.push((binding, request)),
+        }
+    }
+    if !new.is_empty() {
+        let joined = edge.dispatcher.join(&state.outbox, new, Vec::new());
+        confirmed(edge, joined.confirmation).await?;
+        state.bind(account, names, joined.memberships);
+    }
+    for (binding, request) in changed {
+        // The server has its subjects already.
+        let replaced = state.take_membership(account, &binding).into_iter().collect();
+        let joined = edge.dispatcher.join(&state.outbox, vec![request], replaced);
+        state.bind(account, vec![binding], joined.memberships);
+    }
+    Ok(())
+}
+
+fn too_many(edge: &Edge) -> String {
+    format!("too many bindings : at most {} per session", edge.config.max_bindings)
+}
+
+/// Unsubscribing an unknown binding succeeds: an error here once sent Monster UI into an endless loop.
+pub(super) fn unsubscribe(
+    state: &mut State,
+    account_id: Option<String>,
+    bindings: Option<Vec<String>>,
+) -> Value {
+    let own = state.identity.as_ref().map(|identity| identity.bearer.account_id.clone());
+    let account = account_id.or(own).unwrap_or_default();
+    let is_meant = |own: &Binding| {
+        own.account_id == account && bindings.as_ref().is_none_or(|bindings| bindings.contains(&own.text))
+    };
+    let (removed, kept) = std::mem::take(&mut state.bindings).into_iter().partition(is_meant);
+    state.bindings = kept;
+    unsubscribed(removed, state)
+}
+
+/// Drops all bindings of the session.
+pub(super) fn unsubscribe_all(state: &mut State) -> Value {
+    unsubscribed(std::mem::take(&mut state.bindings), state)
+}
+
+fn unsubscribed(removed: Vec<Binding>, state: &State) -> Value {
+    let removed: Vec<&str> = removed.iter().map(|binding| binding.text.as_str()).collect();
+    let left = state.binding_texts();
+    json!({ "unsubscribed": removed, "subscribed": left, "subscriptions": left })
+}

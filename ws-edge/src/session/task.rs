@@ -1,0 +1,275 @@
+//! The task of a session: it reads requests, answers them and watches deadlines.
+//!
+//! Events do not pass through it: they go from the dispatcher to the session's outbox, and from there to the socket. The
+//! task is woken for them only when the socket is full. Writing never keeps it from reading, nor reading from writing.
+//! While a request is being answered no further one is read: that is the client's back-pressure.
+
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+use tungstenite::{Message, error::ProtocolError};
+
+use crate::{
+    edge::Edge,
+    ids::SessionNumber,
+    metrics::{Outcome, Reason},
+    outbox::{Flushed, Outbox},
+    protocol::{
+        close::Close,
+        reply::{Reply, generated_id},
+        view::View,
+    },
+    session::{
+        keepalive::{Due, Keepalive},
+        requests,
+        state::{Identity, State},
+        websocket::Socket,
+    },
+};
+
+/// How long a closing session waits for its client to read what is left and to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the upgrade knows of a session.
+#[derive(Debug)]
+pub(crate) struct SessionStart {
+    /// Its number on this edge.
+    pub(crate) number: SessionNumber,
+    /// The client's address.
+    pub(crate) address: IpAddr,
+    /// The view of its events.
+    pub(crate) view: View,
+    /// Its identity, if the upgrade request had a token.
+    pub(crate) identity: Option<Identity>,
+}
+
+type Answering = Pin<Box<dyn Future<Output = (Box<State>, Reply)> + Send>>;
+
+/// A session. It is boxed: otherwise its task would have room for it twice.
+pub(crate) struct Session {
+    edge: Arc<Edge>,
+    socket: Socket,
+    outbox: Arc<Outbox>,
+    /// `None` while a request is being answered.
+    state: Option<Box<State>>,
+    answering: Option<Answering>,
+    keepalive: Keepalive,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Why a session is over.
+enum End {
+    /// The edge closes it.
+    Close(Close),
+    /// The client closed it, or is gone.
+    Gone(&'static str),
+}
+
+impl Session {
+    /// On a connection that was upgraded. `early` is what the client sent behind its request.
+    pub(crate) fn new(edge: Arc<Edge>, tcp: TcpStream, early: Bytes, start: SessionStart) -> Box<Session> {
+        let tcp = Arc::new(tcp);
+        let bytes = |limit: bytesize::ByteSize| usize::try_from(limit.as_u64()).unwrap_or(usize::MAX);
+        let outbox = Arc::new(Outbox::new(
+            start.number,
+            bytes(edge.config.queue_bytes),
+            Arc::clone(&tcp) as _,
+            Arc::clone(&edge.metrics),
+        ));
+        let state = State::new(&edge, start.address, start.view, start.identity, Arc::clone(&outbox));
+        Box::new(Session {
+            keepalive: Keepalive::new(&edge.config, state.expires(&edge), Instant::now()),
+            socket: Socket::new(tcp, Arc::clone(&outbox), early, bytes(edge.config.max_frame)),
+            outbox,
+            state: Some(Box::new(state)),
+            answering: None,
+            timer: Box::pin(sleep(Duration::ZERO)),
+            edge,
+        })
+    }
+
+    /// Serves the session to its end.
+    pub(crate) async fn run(mut self: Box<Session>) {
+        let open = self.edge.sessions.open(&self.outbox);
+        self.edge.metrics.sessions.inc();
+        let end = poll_fn(|context| self.poll(context)).await;
+        let reason = match &end {
+            End::Close(close) => close.label(),
+            End::Gone(reason) => reason,
+        };
+        self.edge.metrics.sessions.dec();
+        self.edge.metrics.sessions_closed.get_or_create(&Reason { reason }).inc();
+        // Drop all subscriptions before sending the close frame.
+        self.state = None;
+        self.answering = None;
+        match end {
+            End::Close(close) => {
+                self.outbox.end(close == Close::Restart);
+                // Do not wait for a client that does not read. Boxed, so that sessions keep no room for their end.
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(self.close(close))).await;
+            }
+            End::Gone(_) => self.outbox.end(false),
+        }
+        drop(open);
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        self.outbox.register(context);
+        loop {
+            if let Some(close) = self.outbox.closing() {
+                return Poll::Ready(End::Close(close));
+            }
+            if self.outbox.has_failed() {
+                return Poll::Ready(End::Gone("reset"));
+            }
+            if self.outbox.is_blocked()
+                && let Poll::Ready(ready) = self.socket.poll_writable(context)
+            {
+                if ready.is_err() {
+                    return Poll::Ready(End::Gone("reset"));
+                }
+                self.flush();
+                continue;
+            }
+            match self.poll_answer(context) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(error)) => return Poll::Ready(end_of(&error)),
+                Poll::Pending => {}
+            }
+            match self.poll_read(context) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {}
+            }
+            match self.poll_timer(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Sends a frame of the session itself, behind what waits already.
+    fn send(&mut self, message: Option<Message>) -> Result<(), tungstenite::Error> {
+        let sent = self.socket.send(message);
+        self.flush();
+        sent
+    }
+
+    fn flush(&self) {
+        self.edge.flusher.flush_one(Arc::clone(&self.outbox));
+        self.outbox.shrink();
+    }
+
+    /// Ready when a request has been answered.
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<(), tungstenite::Error>> {
+        let Some(answering) = &mut self.answering else { return Poll::Pending };
+        let Poll::Ready((mut state, reply)) = answering.as_mut().poll(context) else { return Poll::Pending };
+        self.answering = None;
+        self.keepalive.set_expiry(state.expires(&self.edge));
+        let resumes = std::mem::take(&mut state.resumes);
+        self.state = Some(state);
+        let outcome = if reply.is_success() { "success" } else { "error" };
+        self.edge.metrics.requests.get_or_create(&Outcome { outcome }).inc();
+        self.send(Some(Message::Text(reply.to_frame())))?;
+        if resumes {
+            // Past events follow the reply.
+            self.outbox.release();
+            self.flush();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when a frame was read. No frame is read while a request is being answered, or while too many replies wait for
+    /// the client.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if self.answering.is_some() || self.outbox.is_stuffed() {
+            return Poll::Pending;
+        }
+        let message = match self.socket.poll_next(context) {
+            Poll::Ready(Ok(message)) => message,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(end_of(&error))),
+            Poll::Pending => return Poll::Pending,
+        };
+        self.keepalive.heard();
+        let sent = match message {
+            Message::Text(frame) => {
+                self.keepalive.requested(Instant::now());
+                if let Some(state) = self.state.take() {
+                    self.answering = Some(Box::pin(requests::answer(Arc::clone(&self.edge), state, frame)));
+                }
+                Ok(())
+            }
+            Message::Binary(_) => {
+                self.keepalive.requested(Instant::now());
+                let reply = Reply::error(generated_id(), "binary frames are not understood, send text");
+                self.send(Some(Message::Text(reply.to_frame())))
+            }
+            // tungstenite has queued the answer.
+            Message::Ping(_) | Message::Close(_) => self.send(None),
+            Message::Pong(_) | Message::Frame(_) => Ok(()),
+        };
+        Poll::Ready(sent.or_else(|error| match error {
+            // The answer to a close is the last frame that may be sent. Reading on shows the end.
+            tungstenite::Error::ConnectionClosed => Ok(()),
+            error => Err(end_of(&error)),
+        }))
+    }
+
+    /// Ready when a deadline has passed; pending until the next one.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if self.timer.as_mut().poll(context).is_pending()
+            && self.keepalive.is_in_time(self.timer.deadline().into_std())
+        {
+            return Poll::Pending;
+        }
+        let is_reading = self.answering.is_none();
+        let due = self.keepalive.due(Instant::now(), &self.edge.config, &self.outbox, is_reading);
+        match due {
+            Due::Close(close) => Poll::Ready(Err(End::Close(close))),
+            Due::Dead => Poll::Ready(Err(End::Gone("dead"))),
+            Due::Ping => {
+                let ping = self.send(Some(Message::Ping(Bytes::new())));
+                Poll::Ready(ping.map_err(|error| end_of(&error)))
+            }
+            Due::Nothing(next) => {
+                self.timer.as_mut().reset(next.into());
+                self.timer.as_mut().poll(context).map(Ok)
+            }
+        }
+    }
+
+    /// Sends the close frame after what the socket still takes, and waits for the client to close: closing the connection
+    /// with unread bytes would reset it and destroy the frame on its way.
+    async fn close(&mut self, close: Close) -> Result<(), tungstenite::Error> {
+        self.socket.close(close.frame())?;
+        while self.outbox.flush() == Flushed::Blocked {
+            poll_fn(|context| self.socket.poll_writable(context)).await?;
+        }
+        self.socket.finish().await?;
+        Ok(())
+    }
+}
+
+fn end_of(error: &tungstenite::Error) -> End {
+    use tungstenite::Error;
+    match error {
+        Error::Capacity(_) => End::Close(Close::TooBig),
+        Error::Utf8(_) => End::Close(Close::NotUtf8),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone("reset"),
+        Error::Protocol(_) | Error::AttackAttempt => End::Close(Close::Protocol),
+        Error::ConnectionClosed | Error::AlreadyClosed => End::Gone("client"),
+        _ => End::Gone("reset"),
+    }
+}

@@ -1,0 +1,156 @@
+use std::future::poll_fn;
+
+use proptest::prelude::*;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+use crate::{outbox, session::websocket::*};
+
+/// What a client may send.
+#[derive(Clone, Debug)]
+enum Sent {
+    Text(String),
+    /// A text in two frames, with a ping between them.
+    Halves(String),
+    Ping(Vec<u8>),
+    /// A text whose length is written longer than it has to be.
+    Wordy(String),
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let text = || prop_oneof!["[a-zé]{0,30}", "[a-z]{120,130}", "[a-z]{600,1200}", "[x]{65530,65540}"];
+    prop_oneof![
+        3 => text().prop_map(Sent::Text),
+        1 => text().prop_map(Sent::Halves),
+        1 => proptest::collection::vec(any::<u8>(), 0..=125).prop_map(Sent::Ping),
+        1 => text().prop_map(Sent::Wordy),
+    ]
+}
+
+/// A frame as a client writes it.
+fn frame(first: u8, payload: &[u8], wordy: bool) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..=125 if !wordy => frame.push(0x80 | length as u8),
+        length @ 0..=0xffff if !wordy => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    let mask = [7, 1, 200, 3];
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+impl Sent {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Sent::Text(text) => frame(0x81, text.as_bytes(), false),
+            Sent::Wordy(text) => frame(0x81, text.as_bytes(), true),
+            Sent::Ping(payload) => frame(0x89, payload, false),
+            Sent::Halves(text) => {
+                let (one, other) = text.as_bytes().split_at(text.len() / 2);
+                [frame(0x01, one, false), frame(0x89, b"", false), frame(0x80, other, false)].concat()
+            }
+        }
+    }
+
+    fn messages(&self) -> Vec<Message> {
+        match self {
+            Sent::Text(text) | Sent::Wordy(text) => vec![Message::text(text.clone())],
+            Sent::Ping(payload) => vec![Message::Ping(payload.clone().into())],
+            Sent::Halves(text) => vec![Message::Ping(Bytes::new()), Message::text(text.clone())],
+        }
+    }
+}
+
+/// A socket that has read `early` already, and the client's end.
+async fn pair(early: &[u8]) -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.set_nodelay(true).unwrap();
+    let (tcp, _) = listener.accept().await.unwrap();
+    let (outbox, _) = outbox::tests::outbox(1, 1 << 20);
+    (Socket::new(Arc::new(tcp), outbox, Bytes::copy_from_slice(early), 1 << 20), client)
+}
+
+async fn next(socket: &mut Socket) -> Message {
+    poll_fn(|context| socket.poll_next(context)).await.unwrap()
+}
+
+/// Whether nothing has come that is no whole message.
+async fn is_quiet(socket: &mut Socket) -> bool {
+    poll_fn(|context| Poll::Ready(socket.poll_next(context).is_pending())).await
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+proptest! {
+    /// However the bytes come, every message does, as it was sent.
+    #[test]
+    fn nothing_is_lost_by_resting(
+        all in proptest::collection::vec(sent(), 1..12),
+        cuts in proptest::collection::vec(1usize..3000, 1..20),
+        early in 0usize..800,
+    ) {
+        let bytes: Vec<u8> = all.iter().flat_map(Sent::bytes).collect();
+        let (early, mut rest) = bytes.split_at(early.min(bytes.len()));
+        let expected: Vec<Message> = all.iter().flat_map(Sent::messages).collect();
+        let got = runtime().block_on(async {
+            let (mut socket, mut client) = pair(early).await;
+            let write = async {
+                for cut in cuts.iter().cycle() {
+                    let (now, later) = rest.split_at((*cut).min(rest.len()));
+                    client.write_all(now).await.unwrap();
+                    rest = later;
+                    if rest.is_empty() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let read = async {
+                let mut got = Vec::new();
+                while got.len() < expected.len() {
+                    got.push(next(&mut socket).await);
+                    socket.send(None).unwrap();
+                }
+                got
+            };
+            tokio::join!(write, read).1
+        });
+        prop_assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn buffers_are_there_only_while_something_is_under_way() {
+    runtime().block_on(async {
+        let (mut socket, mut client) = pair(b"").await;
+        assert!(socket.awake.is_none());
+        assert!(is_quiet(&mut socket).await);
+        assert!(socket.awake.is_none());
+
+        let request = Sent::Text("x".repeat(700)).bytes();
+        let (one, other) = request.split_at(300);
+        client.write_all(one).await.unwrap();
+        while socket.awake.is_none() {
+            assert!(is_quiet(&mut socket).await);
+            tokio::task::yield_now().await;
+        }
+        client.write_all(other).await.unwrap();
+        assert_eq!(next(&mut socket).await, Message::text("x".repeat(700)));
+        assert!(is_quiet(&mut socket).await);
+        assert!(socket.awake.is_none());
+
+        socket.send(Some(Message::text("reply"))).unwrap();
+        assert!(is_quiet(&mut socket).await);
+        assert!(socket.awake.is_none());
+    });
+}

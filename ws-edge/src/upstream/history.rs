@@ -1,0 +1,254 @@
+//! Reading the stream: the events between two positions in order, all or those of one subject.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_nats::{
+    Client,
+    jetstream::{
+        self,
+        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+    },
+};
+use blackhole_common::wire::{self, Subjects};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::stream_info::{self, StreamError, StreamInfo};
+use crate::{
+    delivery::frame::event::Event,
+    protocol::cursor::{EventPosition, StreamId},
+};
+
+/// Most events in one fetch.
+const MAX_FETCH: usize = 1000;
+/// Events in the first fetch, when their size is not known.
+const FIRST_FETCH: usize = 16;
+/// About this many bytes are fetched at once. What a reader does not read of them was sent in vain.
+const FETCH_BYTES: usize = 1 << 20;
+/// Time until the next event of a fetch; async-nats itself would wait forever.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for an answer about the stream.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The server deletes a consumer that has not fetched for this long.
+const CONSUMER_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Past events.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    client: Client,
+    subjects: Subjects,
+    event_root: Arc<str>,
+    ingest_root: Arc<str>,
+}
+
+/// A reader of the stream from one position to another.
+pub(crate) struct HistoryReader {
+    history: History,
+    stream: StreamId,
+    consumer: Consumer<pull::Config>,
+    batch: Option<pull::Batch>,
+    in_batch: usize,
+    /// What was read so far, for the size of the next fetch.
+    events: usize,
+    bytes: usize,
+    /// The next position.
+    next: u64,
+    last: u64,
+    is_filtered: bool,
+    /// The event after a gap that was reported.
+    after_gap: Option<Event>,
+}
+
+/// What a reader has read.
+#[derive(Debug)]
+pub(crate) enum ReadOutcome {
+    /// An event.
+    Event(Event),
+    /// Events before this position have left the stream.
+    Trimmed(u64),
+    /// Everything up to the last position has been read.
+    End,
+}
+
+impl History {
+    /// The history that `client` can read.
+    pub(crate) fn new(client: Client, subjects: Subjects) -> History {
+        let (event_root, ingest_root) = (subjects.event().into(), subjects.ingest().into());
+        History { client, subjects, event_root, ingest_root }
+    }
+
+    /// The stream's state; `None` if there is no stream.
+    ///
+    /// # Errors
+    /// When there is no usable answer.
+    pub(crate) async fn info(&self) -> Result<Option<StreamInfo>, StreamError> {
+        stream_info::ask(&self.client, &self.subjects, ANSWER_TIMEOUT).await
+    }
+
+    /// The position of the newest event that was stored before `time`, in a stream that reaches back to it.
+    ///
+    /// # Errors
+    /// When the stream cannot be asked.
+    pub(crate) async fn position_at(&self, time: SystemTime) -> Result<u64, StreamError> {
+        let start_time = time.into();
+        let mut consumer = self.consumer(DeliverPolicy::ByStartTime { start_time }, None).await?;
+        // A consumer that begins at a time counts everything before it as delivered.
+        let before = consumer.info().await.map_err(StreamError::new)?.delivered.stream_sequence;
+        Ok(before)
+    }
+
+    /// A reader of the events after position `after` up to `last`, or of those of `subject`.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub(crate) async fn read(
+        &self,
+        stream: StreamId,
+        after: u64,
+        last: u64,
+        subject: Option<&str>,
+    ) -> Result<HistoryReader, StreamError> {
+        let policy = DeliverPolicy::ByStartSequence { start_sequence: after + 1 };
+        let consumer = self.consumer(policy, subject).await?;
+        Ok(HistoryReader {
+            history: self.clone(),
+            stream,
+            consumer,
+            batch: None,
+            in_batch: 0,
+            events: 0,
+            bytes: 0,
+            next: after + 1,
+            last,
+            is_filtered: subject.is_some(),
+            after_gap: None,
+        })
+    }
+
+    async fn consumer(
+        &self,
+        deliver_policy: DeliverPolicy,
+        subject: Option<&str>,
+    ) -> Result<Consumer<pull::Config>, StreamError> {
+        let stream = jetstream::new(self.client.clone());
+        let stream = stream.get_stream_no_info(self.subjects.stream()).await.map_err(StreamError::new)?;
+        let filter = subject.and_then(|subject| subject.strip_prefix(&*self.event_root));
+        let config = pull::Config {
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            filter_subject: filter.map_or_else(String::new, |rest| format!("{}{rest}", self.ingest_root)),
+            inactive_threshold: CONSUMER_LIFETIME,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Default::default()
+        };
+        stream.create_consumer(config).await.map_err(StreamError::new)
+    }
+
+    /// The event in a message of the stream; `None` if it is none of ours.
+    fn event(&self, stream: StreamId, sequence: u64, message: async_nats::Message) -> Option<Event> {
+        let rest = message.subject.strip_prefix(&*self.ingest_root)?;
+        let name = message.headers.as_ref()?.get(wire::EVENT_NAME)?;
+        Some(Event {
+            subject: format!("{}{rest}", self.event_root).into(),
+            name: Bytes::copy_from_slice(name.as_str().as_bytes()),
+            body: message.payload,
+            position: Some(EventPosition { stream, sequence }),
+        })
+    }
+}
+
+impl HistoryReader {
+    /// The next event.
+    ///
+    /// # Errors
+    /// When the stream cannot be read further.
+    pub(crate) async fn next(&mut self) -> Result<ReadOutcome, StreamError> {
+        if let Some(event) = self.after_gap.take() {
+            return Ok(ReadOutcome::Event(event));
+        }
+        while self.next <= self.last {
+            let max = self.fetch_size();
+            let batch = match &mut self.batch {
+                Some(batch) => batch,
+                None => {
+                    self.in_batch = 0;
+                    let batch = self.consumer.fetch().max_messages(max).messages().await;
+                    self.batch.insert(batch.map_err(StreamError::new)?)
+                }
+            };
+            match timeout(EVENT_TIMEOUT, batch.next()).await.map_err(StreamError::new)? {
+                Some(Ok(message)) => {
+                    self.in_batch += 1;
+                    self.events += 1;
+                    self.bytes += message.length;
+                    let sequence = message.info().map_err(StreamError::new)?.stream_sequence;
+                    // In a cluster, a consumer that moves to another server begins anew there.
+                    if sequence < self.next {
+                        continue;
+                    }
+                    let is_gap = !self.is_filtered && sequence > self.next;
+                    // Events that are missing after the oldest one were deleted by hand.
+                    let begins = if is_gap { self.info().await?.first } else { 0 };
+                    let is_gone = begins > self.next;
+                    self.next = sequence + 1;
+                    if sequence > self.last && !is_gone {
+                        break;
+                    }
+                    let event = self.history.event(self.stream, sequence, message.message);
+                    if is_gone {
+                        self.after_gap = event.filter(|_| sequence <= self.last);
+                        return Ok(ReadOutcome::Trimmed(begins.min(sequence)));
+                    }
+                    // Other messages were stored by somebody else.
+                    if let Some(event) = event {
+                        return Ok(ReadOutcome::Event(event));
+                    }
+                }
+                Some(Err(error)) => return Err(StreamError::new(error)),
+                None => {
+                    self.batch = None;
+                    if self.in_batch == 0 {
+                        return self.nothing_more().await;
+                    }
+                }
+            }
+        }
+        Ok(ReadOutcome::End)
+    }
+
+    fn fetch_size(&self) -> usize {
+        match self.bytes.checked_div(self.events) {
+            Some(average) => (FETCH_BYTES / average.max(1)).clamp(1, MAX_FETCH),
+            None => FIRST_FETCH,
+        }
+    }
+
+    /// The server has nothing more, though the last position is not reached.
+    async fn nothing_more(&mut self) -> Result<ReadOutcome, StreamError> {
+        if self.is_filtered {
+            self.next = self.last.saturating_add(1);
+            return Ok(ReadOutcome::End);
+        }
+        let info = self.info().await?;
+        let next = std::mem::replace(&mut self.next, self.last.saturating_add(1));
+        if info.first > next {
+            return Ok(ReadOutcome::Trimmed(info.first.min(self.next)));
+        }
+        if info.leader.is_none() {
+            // The newest events were deleted by hand.
+            return Ok(ReadOutcome::End);
+        }
+        // In a cluster any server may serve the consumer, and it may not have the newest events yet.
+        Err(StreamError::new("the server that was asked has less than the stream"))
+    }
+
+    async fn info(&self) -> Result<StreamInfo, StreamError> {
+        let info = self.history.info().await?.filter(|info| info.id == self.stream);
+        info.ok_or_else(|| StreamError::new("the stream is gone"))
+    }
+}

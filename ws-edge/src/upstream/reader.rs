@@ -1,0 +1,407 @@
+//! The event reader: reads live events from NATS and hands them to the dispatcher.
+//!
+//! It runs on a thread of its own with a single-threaded runtime, and reads one connection ([`Link`]), on which the
+//! server sends everything in the order of the stream. It never waits for a client and has no queue that could overflow:
+//! what it has not read waits at the server, which closes the connection if that becomes too much.
+//!
+//! It asks the stream for its state every second, and whenever sessions wait for the confirmation of their subjects.
+//! [`StreamSync`] decides from the answers whether live events are complete.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use blackhole_common::{
+    backoff::Backoff,
+    config::NatsConfig,
+    nats::{
+        self, NatsError,
+        link::{Link, Servers},
+        protocol::{Message, Op},
+    },
+    readiness::Latch,
+    wire::{self, Subjects},
+};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    held::HeldMessages,
+    history::History,
+    question::Question,
+    repair::repair,
+    stream_info::{self, StreamError, StreamInfo},
+    sync::{Effect, StreamSync},
+};
+use crate::{
+    delivery::{
+        dispatcher::Dispatcher,
+        frame::{EventFrames, event::Event},
+    },
+    ids::{INBOX, SubjectNumber},
+    metrics::Metrics,
+    protocol::cursor::EventPosition,
+};
+
+/// The connection's name in the server's lists.
+const CLIENT_NAME: &str = "ws-edge feed";
+/// A server that was silent for this long is dead.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(6);
+/// A connection that lasted this long resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// Reads events from NATS.
+pub(crate) struct EventReader {
+    servers: Servers,
+    dispatcher: Arc<Dispatcher>,
+    history: History,
+    metrics: Arc<Metrics>,
+    subjects: Subjects,
+    event_root: String,
+    ready: Latch,
+    /// The stream's state, for everyone who needs it.
+    stream: watch::Sender<Option<StreamInfo>>,
+    /// The first words of the subjects of answers.
+    inbox: String,
+    question: Option<Question>,
+    last_question: u64,
+    /// Subjects that the next question confirms.
+    to_confirm: Vec<SubjectNumber>,
+    sync: StreamSync,
+    held: HeldMessages,
+    repair: Option<Repair>,
+}
+
+/// A running repair. Resolves to the number of events that it has delivered.
+type Repair = Pin<Box<dyn Future<Output = Result<u64, StreamError>> + Send>>;
+
+/// Why the event reader did not start.
+#[derive(Debug, Error)]
+pub enum ReaderError {
+    /// No thread, or no runtime.
+    #[error("cannot start the reader of events: {0}")]
+    Thread(#[from] io::Error),
+    /// The connection to NATS is configured wrongly.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+}
+
+impl EventReader {
+    /// Starts the reader's thread, which ends when `shutdown` is cancelled. Also returns the stream's state, as the
+    /// reader learns it.
+    ///
+    /// # Errors
+    /// When the thread cannot be started, or the connection is configured wrongly.
+    pub(crate) async fn start(
+        config: NatsConfig,
+        dispatcher: Arc<Dispatcher>,
+        history: History,
+        metrics: Arc<Metrics>,
+        ready: Latch,
+        shutdown: CancellationToken,
+    ) -> Result<(JoinHandle<()>, watch::Receiver<Option<StreamInfo>>), ReaderError> {
+        // Unreadable credentials are a mistake of the configuration.
+        nats::options(&config, CLIENT_NAME).await?;
+        let (stream, receiver) = watch::channel(None);
+        let subjects = Subjects::new(&config.prefix);
+        let reader = EventReader {
+            servers: Servers::new(config),
+            dispatcher,
+            history,
+            metrics,
+            event_root: subjects.event(),
+            subjects,
+            ready,
+            stream,
+            inbox: format!("_INBOX.{:032x}", rand::random::<u128>()),
+            question: None,
+            last_question: 0,
+            to_confirm: Vec::new(),
+            sync: StreamSync::new(Instant::now()),
+            held: HeldMessages::default(),
+            repair: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new()
+            .name("event-reader".into())
+            .spawn(move || runtime.block_on(reader.run(shutdown)))?;
+        Ok((thread, receiver))
+    }
+
+    async fn run(mut self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::for_brokers();
+        let mut is_logged = false;
+        while !shutdown.is_cancelled() {
+            let connected = tokio::select! {
+                () = shutdown.cancelled() => return,
+                connected = self.servers.connect(CLIENT_NAME) => connected,
+            };
+            let began = Instant::now();
+            let error = match connected {
+                Ok(mut link) => {
+                    self.begin(&mut link);
+                    let error = tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        error = self.serve(&mut link) => error,
+                    };
+                    is_logged = false;
+                    error
+                }
+                Err(error) => error,
+            };
+            self.ready.set(false);
+            self.disconnected();
+            if began.elapsed() > STABLE_AFTER {
+                backoff.reset();
+            }
+            if !std::mem::replace(&mut is_logged, true) {
+                tracing::warn!(%error, "no events from nats, trying again until it is back");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            }
+        }
+    }
+
+    fn disconnected(&mut self) {
+        self.sync.disconnected(Instant::now());
+        self.repair = None;
+        self.held.take();
+    }
+
+    /// Subscribes everything on a new connection.
+    fn begin(&mut self, link: &mut Link) {
+        link.subscribe(INBOX, &format!("{}.*", self.inbox));
+        for (number, subject) in self.dispatcher.take_all() {
+            link.subscribe(number, &subject);
+            self.to_confirm.push(number);
+        }
+        if let Some(question) = self.question.take() {
+            self.dispatcher.put_back_unconfirmed(question.sessions);
+        }
+        self.disconnected();
+    }
+
+    /// Serves a connection. Returns why it ended.
+    async fn serve(&mut self, link: &mut Link) -> io::Error {
+        let mut heard = Instant::now();
+        loop {
+            self.subscribe(link);
+            self.ask(link);
+            if let Err(error) = link.flush().await {
+                return error;
+            }
+            let timer = self.next_timer(heard);
+            let EventReader { dispatcher, repair, .. } = self;
+            let repaired = tokio::select! {
+                filled = link.fill() => {
+                    heard = Instant::now();
+                    if let Err(error) = filled.and_then(|()| self.read(link)) {
+                        return error;
+                    }
+                    self.dispatcher.flush();
+                    None
+                }
+                () = dispatcher.changed() => None,
+                () = tokio::time::sleep_until(timer.into()) => None,
+                repaired = async {
+                    match repair {
+                        Some(repair) => repair.await,
+                        None => std::future::pending().await,
+                    }
+                } => Some(repaired),
+            };
+            if let Some(repaired) = repaired {
+                self.repaired(repaired);
+            }
+            if heard.elapsed() > SILENCE_TIMEOUT {
+                return io::Error::new(io::ErrorKind::TimedOut, "the server is silent");
+            }
+        }
+    }
+
+    fn next_timer(&self, heard: Instant) -> Instant {
+        let answer = self.question.as_ref().map(Question::deadline);
+        let next = answer.unwrap_or(self.sync.next_check()).min(heard + SILENCE_TIMEOUT);
+        self.dispatcher.next_unused().map_or(next, |unused| unused.min(next))
+    }
+
+    fn subscribe(&mut self, link: &mut Link) {
+        for (number, subject) in self.dispatcher.take_new() {
+            link.subscribe(number, &subject);
+            self.to_confirm.push(number);
+        }
+        for number in self.dispatcher.take_unused(Instant::now()) {
+            link.unsubscribe(number);
+        }
+    }
+
+    /// Asks for the stream's state, if it is time or somebody waits for a confirmation.
+    fn ask(&mut self, link: &mut Link) {
+        let now = Instant::now();
+        if let Some(question) = &self.question {
+            if now < question.deadline() {
+                return;
+            }
+            self.unanswered();
+        }
+        if !self.sync.may_check(now) {
+            return;
+        }
+        let sessions = self.dispatcher.take_unconfirmed();
+        if sessions.is_empty() && self.to_confirm.is_empty() && now < self.sync.next_check() {
+            return;
+        }
+        self.last_question += 1;
+        let number = self.last_question;
+        let reply_to = format!("{}.{number}", self.inbox);
+        link.publish(&stream_info::info_subject(&self.subjects), &reply_to, b"", b"");
+        // The server itself answers this, even if there is no stream.
+        link.ping();
+        let subjects = std::mem::take(&mut self.to_confirm);
+        self.question =
+            Some(Question { number, sent: now, position: self.sync.position(), subjects, sessions });
+        self.sync.asked(now);
+    }
+
+    /// A question got no usable answer. The stream may be without a leader, and the next one may have events that the
+    /// last one did not send.
+    fn unanswered(&mut self) {
+        let Some(question) = self.question.take() else { return };
+        tracing::debug!("no answer about the stream, asking again");
+        self.to_confirm.extend(question.subjects);
+        self.dispatcher.put_back_unconfirmed(question.sessions);
+        if self.sync.is_replicated() {
+            self.sync.doubt(Instant::now());
+        }
+    }
+
+    /// Handles everything that the link has read.
+    fn read(&mut self, link: &mut Link) -> io::Result<()> {
+        while let Some(op) = link.next_op()? {
+            match op {
+                Op::Message(message) if message.subscription == INBOX => self.answered(&message),
+                Op::Message(message) => self.received(message),
+                Op::Info(info) if Link::is_farewell(&info) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        "the server is shutting down",
+                    ));
+                }
+                Op::Error(error) => tracing::warn!(error, "nats refuses something"),
+                // A server of the cluster has come or gone. It may be the stream's leader.
+                Op::Info(_) if self.sync.is_replicated() => self.sync.doubt(Instant::now()),
+                Op::Info(_) | Op::Ping | Op::Pong | Op::Ok => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, message: &Message) {
+        let number = message.subject().rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+        let Some(question) = self.question.take_if(|question| Some(question.number) == number) else {
+            return;
+        };
+        // A server without JetStream has no stream.
+        let info = if message.status() == Some(503) { Ok(None) } else { stream_info::read(&message.payload) };
+        let info = match info.and_then(|info| self.sync.believe(info, question.position)) {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(%error, "the answer about the stream cannot be used");
+                self.question = Some(question);
+                self.unanswered();
+                self.sync.unusable(Instant::now());
+                return;
+            }
+        };
+        let effects = self.sync.informed(info.clone(), Instant::now());
+        self.apply(effects);
+        self.dispatcher.confirm(&question.subjects);
+        // Confirmed sessions look at the stream's state next.
+        self.stream.send_replace(info);
+        for session in question.sessions {
+            // A session that is gone needs no answer.
+            let _ = session.send(());
+        }
+        if self.ready.set(true) {
+            tracing::info!("events come from nats");
+        }
+    }
+
+    fn apply(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::ResetPositions => {
+                    self.repair = None;
+                    self.dispatcher.reset_positions();
+                }
+                Effect::Verified(position) => self.dispatcher.verify(position),
+                Effect::Release => self.release(),
+                Effect::Repair(gap) => {
+                    let (dispatcher, metrics) = (Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
+                    self.repair = Some(Box::pin(repair(self.history.clone(), dispatcher, metrics, gap)));
+                }
+            }
+        }
+    }
+
+    fn repaired(&mut self, result: Result<u64, StreamError>) {
+        self.repair = None;
+        match &result {
+            Ok(0) => {}
+            Ok(events) => tracing::info!(events, "delivered missed events from the stream"),
+            Err(error) => tracing::debug!(%error, "cannot read the stream yet"),
+        }
+        let effects = self.sync.repaired(result.is_ok(), Instant::now());
+        self.apply(effects);
+    }
+
+    /// Delivers what was held back. If one of the messages raises a doubt, the rest is held back again.
+    fn release(&mut self) {
+        self.held.take().into_iter().for_each(|message| self.received(message));
+        self.dispatcher.flush();
+    }
+
+    /// Delivers a live message, or holds it back.
+    fn received(&mut self, message: Message) {
+        if !self.sync.is_in_sync() {
+            self.hold(message);
+            return;
+        }
+        let sequence = message.header(wire::SEQUENCE).and_then(|sequence| sequence.parse::<u64>().ok());
+        let position = match sequence {
+            None => None,
+            Some(sequence) => match self.sync.accept(sequence, &message.subject) {
+                Some(stream) => Some(EventPosition { stream, sequence }),
+                None => {
+                    self.sync.doubt(Instant::now());
+                    self.hold(message);
+                    return;
+                }
+            },
+        };
+        self.metrics.events.inc();
+        let Some(name) = message.header(wire::EVENT_NAME) else {
+            self.metrics.events_unreadable.inc();
+            return;
+        };
+        let name = message.headers.slice_ref(name.as_bytes());
+        let event = Event { subject: message.subject, name, body: message.payload, position };
+        match EventFrames::read(&self.event_root, &event) {
+            Some(frames) => self.dispatcher.deliver(message.subscription, &event, &frames),
+            None => drop(self.metrics.events_unreadable.inc()),
+        }
+    }
+
+    fn hold(&mut self, message: Message) {
+        if !self.held.push(message) {
+            self.sync.dropped();
+        }
+    }
+}

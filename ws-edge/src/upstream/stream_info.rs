@@ -1,0 +1,227 @@
+//! The stream's state, as the server reports it: which stream it is, what it holds, and which server leads it.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::{Client, Request, RequestErrorKind};
+use blackhole_common::wire::Subjects;
+use serde::Deserialize;
+use thiserror::Error;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::protocol::cursor::StreamId;
+
+/// The stream cannot be read, or its state is not available, at the moment.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct StreamError(pub(super) String);
+
+impl StreamError {
+    /// With what went wrong.
+    pub(crate) fn new(error: impl std::fmt::Display) -> StreamError {
+        StreamError(error.to_string())
+    }
+}
+
+/// The stream's state at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StreamInfo {
+    /// Which stream it is.
+    pub id: StreamId,
+    /// When it was created.
+    pub created: SystemTime,
+    /// The position of its oldest event; one more than the newest if it is empty.
+    pub first: u64,
+    /// When its oldest event was stored.
+    pub first_at: SystemTime,
+    /// The position of its newest event.
+    pub last: u64,
+    /// How long it keeps events.
+    pub max_age: Duration,
+    /// It uses less than half of its bytes: events have left it by age only.
+    pub is_roomy: bool,
+    /// The server that leads it; `None` without replicas.
+    pub leader: Option<String>,
+}
+
+/// The subject for questions about the stream.
+pub(super) fn info_subject(subjects: &Subjects) -> String {
+    format!("$JS.API.STREAM.INFO.{}", subjects.stream())
+}
+
+/// Asks the server; `None` if there is no stream.
+///
+/// # Errors
+/// When there is no usable answer at the moment.
+pub(crate) async fn ask(
+    client: &Client,
+    subjects: &Subjects,
+    limit: Duration,
+) -> Result<Option<StreamInfo>, StreamError> {
+    let request = Request::new().timeout(Some(limit));
+    match client.send_request(info_subject(subjects), request).await {
+        Ok(answer) => read(&answer.payload),
+        // A server without JetStream has no stream.
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+        Err(error) => Err(StreamError::new(error)),
+    }
+}
+
+/// Reads the server's answer.
+///
+/// # Errors
+/// When it neither describes a stream nor says that there is none.
+pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        created: Option<String>,
+        state: Option<State>,
+        config: Option<Config>,
+        cluster: Option<Cluster>,
+        error: Option<ApiError>,
+    }
+    #[derive(Deserialize)]
+    struct State {
+        bytes: u64,
+        first_seq: u64,
+        first_ts: String,
+        last_seq: u64,
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        /// Nanoseconds.
+        max_age: u64,
+        max_bytes: i64,
+    }
+    #[derive(Deserialize)]
+    struct Cluster {
+        name: Option<String>,
+        leader: Option<String>,
+        #[serde(default)]
+        replicas: Vec<serde::de::IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    struct ApiError {
+        code: u16,
+        #[serde(default)]
+        description: String,
+    }
+    match serde_json::from_slice(answer).map_err(StreamError::new)? {
+        Answer { created: Some(created), state: Some(state), config: Some(config), cluster, .. } => {
+            // A single server reports itself as the leader of a group without a name and without others. It is never
+            // replaced, and whoever is connected to it notices its end.
+            let group = cluster.filter(|cluster| cluster.name.is_some() || !cluster.replicas.is_empty());
+            let leader = match group {
+                Some(Cluster { leader: Some(leader), .. }) if !leader.is_empty() => Some(leader),
+                // It was the leader, and knows no other yet: it may have less than clients have seen.
+                Some(_) => return Err(StreamError("the stream has no leader".to_owned())),
+                None => None,
+            };
+            let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).map(SystemTime::from);
+            Ok(Some(StreamInfo {
+                id: StreamId::new(&created),
+                created: time(&created).map_err(StreamError::new)?,
+                first: state.first_seq,
+                first_at: time(&state.first_ts).map_err(StreamError::new)?,
+                last: state.last_seq,
+                max_age: Duration::from_nanos(config.max_age),
+                is_roomy: u64::try_from(config.max_bytes).map_or(true, |most| state.bytes < most / 2),
+                leader,
+            }))
+        }
+        Answer { error: Some(ApiError { code: 404, .. }), .. } => Ok(None),
+        Answer { error: Some(error), .. } => Err(StreamError(error.description)),
+        _ => Err(StreamError("the stream's information cannot be read".to_owned())),
+    }
+}
+
+impl StreamInfo {
+    /// Whether `told` cannot be a later state of this stream, which had an event at `position` already.
+    ///
+    /// The servers of a cluster do not learn everything at once. A leader that was frozen or cut off reports less than has
+    /// been seen until it hears of its successor. A server that was just elected to lead the cluster knows no stream until
+    /// it has replayed the cluster's log, and creates the stream anew if it is asked to before that.
+    pub(super) fn is_contradicted(&self, told: Option<&StreamInfo>, position: u64) -> bool {
+        self.leader.is_some() && told.is_none_or(|told| told.id != self.id || told.last < position)
+    }
+
+    /// Whether everything after position `after` is still there.
+    pub(crate) fn reaches_back_to(&self, after: u64) -> bool {
+        after.saturating_add(1) >= self.first
+    }
+
+    /// Whether everything that was published after `time` is still there.
+    ///
+    /// The age of events that were dropped for space is not known. So this is claimed only if an older event is still
+    /// there, nothing was ever dropped, or events are dropped by age only.
+    pub(crate) fn reaches_back_to_time(&self, time: SystemTime, now: SystemTime) -> bool {
+        let is_young = now.duration_since(time).is_ok_and(|age| age <= self.max_age);
+        time >= self.created && (self.first <= 1 || self.first_at <= time || (is_young && self.is_roomy))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SINGLE: &str = r#"{"type":"io.nats.jetstream.api.v1.stream_info_response","config":{"max_age":600000000000,"max_bytes":1073741824},"created":"2026-11-25T10:00:00.5Z","state":{"messages":3,"bytes":900,"first_seq":5,"first_ts":"2026-11-25T10:30:00Z","last_seq":7,"last_ts":"2026-11-25T10:31:00Z"},"cluster":{"leader":"NAME"}}"#;
+
+    fn info() -> StreamInfo {
+        read(SINGLE.as_bytes()).unwrap().unwrap()
+    }
+
+    fn minutes(info: &StreamInfo, after_creation: u64) -> SystemTime {
+        info.created + Duration::from_secs(60 * after_creation)
+    }
+
+    #[test]
+    fn the_servers_answer_is_read() {
+        let info = info();
+        assert_eq!((info.first, info.last, info.leader.as_deref()), (5, 7, None));
+        assert_eq!(info.max_age, Duration::from_secs(600));
+        let clustered = SINGLE.replace(r#""leader":"NAME""#, r#""leader":"n1","replicas":[{"name":"n2"}]"#);
+        assert_eq!(read(clustered.as_bytes()).unwrap().unwrap().leader.as_deref(), Some("n1"));
+        let leaderless = SINGLE.replace(r#""leader":"NAME""#, r#""name":"c","replicas":[{"name":"n2"}]"#);
+        assert!(read(leaderless.as_bytes()).is_err());
+        let unreplicated = SINGLE.replace(r#""leader":"NAME""#, r#""name":"c","leader":"n1""#);
+        assert_eq!(read(unreplicated.as_bytes()).unwrap().unwrap().leader.as_deref(), Some("n1"));
+        assert_eq!(read(br#"{"error":{"code":404,"err_code":10059}}"#).unwrap(), None);
+        let error = read(br#"{"error":{"code":503,"description":"not now"}}"#).unwrap_err();
+        assert_eq!(error.to_string(), "not now");
+        assert!(read(b"{}").is_err() && read(b"nonsense").is_err());
+    }
+
+    #[test]
+    fn a_cluster_may_contradict_itself_for_a_while() {
+        let (alone, mut led) = (info(), info());
+        led.leader = Some("n1".to_owned());
+        let elsewhere = StreamInfo { id: StreamId::new("another"), ..led.clone() };
+        for (told, position, contradicts) in
+            [(Some(&led), 7, false), (Some(&led), 8, true), (Some(&elsewhere), 7, true), (None, 7, true)]
+        {
+            assert_eq!(led.is_contradicted(told, position), contradicts, "{told:?} at {position}");
+            assert!(!alone.is_contradicted(told, position), "a single server knows");
+        }
+    }
+
+    #[test]
+    fn it_reaches_back_to_what_is_still_there() {
+        let info = info();
+        assert!(info.reaches_back_to(4) && info.reaches_back_to(7) && info.reaches_back_to(u64::MAX));
+        assert!(!info.reaches_back_to(3) && !info.reaches_back_to(0));
+    }
+
+    #[test]
+    fn a_time_is_only_reached_when_nothing_after_it_can_have_gone() {
+        let mut info = info();
+        let now = minutes(&info, 32);
+        // Older than the oldest event, but age alone drops, and it is not that old.
+        assert!(info.reaches_back_to_time(minutes(&info, 25), now));
+        assert!(!info.reaches_back_to_time(minutes(&info, 20), now), "older than max_age");
+        info.is_roomy = false;
+        assert!(!info.reaches_back_to_time(minutes(&info, 25), now), "may have gone for space");
+        assert!(info.reaches_back_to_time(minutes(&info, 31), now), "something older is there still");
+        info.first = 1;
+        assert!(info.reaches_back_to_time(minutes(&info, 1), now), "nothing has ever gone");
+        assert!(!info.reaches_back_to_time(info.created - Duration::from_secs(1), now), "before the stream");
+    }
+}

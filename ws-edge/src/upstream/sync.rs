@@ -1,0 +1,305 @@
+//! Whether live events are complete. It decides and does nothing itself: positions, answers about the stream and the
+//! outcome of repairs go in; what to do comes out.
+//!
+//! One connection to one NATS server brings everything in order, but a lost connection leaves a gap, and in a cluster a
+//! leader that dies may take events with it that it had stored and not sent. So live events are delivered only while it
+//! is known that nothing is missing. Otherwise they are held back until the gap has been read from the stream.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{
+    repair::{Gap, RepairedLate, Seen},
+    stream_info::{StreamError, StreamInfo},
+};
+use crate::protocol::cursor::StreamId;
+
+/// How often the stream is asked for its state.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after an answer that could not be used.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// This many contradicting answers in a row are not believed, [`RETRY_INTERVAL`] apart: 15 s.
+const MAX_STALE: u32 = 60;
+
+/// Whether live events are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SyncState {
+    /// Yes: nothing is missing.
+    InSync,
+    /// No: something may be missing. The stream is being asked.
+    Unsure,
+    /// No: what is missing up to this position is being read.
+    Repairing(u64),
+}
+
+/// What the event reader has to do.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// The stream was replaced: forget all positions.
+    ResetPositions,
+    /// Live sessions have been served up to this position, and nothing before it is late.
+    Verified(u64),
+    /// Nothing is missing: deliver what was held back.
+    Release,
+    /// Read this gap from the stream.
+    Repair(Gap),
+}
+
+/// Whether live events are complete, and up to where.
+#[derive(Debug)]
+pub(super) struct StreamSync {
+    state: SyncState,
+    /// The stream's last known state; `None` if there is no stream.
+    known: Option<StreamInfo>,
+    /// The newest event that was delivered: its position and its subject.
+    position: u64,
+    subject: Bytes,
+    /// A live event at or below this position was read from the stream already, or is known to be late.
+    settled: u64,
+    /// Everything up to this position has come: it was the stream's end one check ago.
+    verified: u64,
+    /// When the stream was last checked in sync, and where it ended then. The next check verifies that.
+    checked: (Instant, u64),
+    /// What has come live since, if a leader may take events with it.
+    seen: Seen,
+    /// Late events that unfinished repairs have delivered.
+    repaired: RepairedLate,
+    /// Contradicting answers in a row.
+    stale: u32,
+    /// The running repair is not enough: a message was dropped, or the leader has changed once more.
+    repair_again: bool,
+    /// When the stream is to be asked next,
+    next_check: Instant,
+    /// and before when it is not, because the last answer could not be used.
+    not_before: Instant,
+}
+
+impl StreamSync {
+    /// Before anything is known.
+    pub(super) fn new(now: Instant) -> StreamSync {
+        StreamSync {
+            state: SyncState::Unsure,
+            known: None,
+            position: 0,
+            subject: Bytes::new(),
+            settled: 0,
+            verified: 0,
+            checked: (now, 0),
+            seen: Seen::default(),
+            repaired: RepairedLate::default(),
+            stale: 0,
+            repair_again: false,
+            next_check: now,
+            not_before: now,
+        }
+    }
+
+    /// Whether live events are delivered.
+    pub(super) fn is_in_sync(&self) -> bool {
+        self.state == SyncState::InSync
+    }
+
+    /// Whether the stream has a leader among several servers, which may take events with it.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.leader.is_some())
+    }
+
+    /// The position that has come: the stream's leader has at least that.
+    pub(super) fn position(&self) -> u64 {
+        self.position.max(self.verified)
+    }
+
+    /// When the stream is to be asked for its state.
+    pub(super) fn next_check(&self) -> Instant {
+        self.next_check.max(self.not_before)
+    }
+
+    /// Whether the stream may be asked now.
+    pub(super) fn may_check(&self, now: Instant) -> bool {
+        now >= self.not_before
+    }
+
+    /// The stream was asked.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.next_check = now + CHECK_INTERVAL;
+    }
+
+    /// A connection begins or ends: something may be missing.
+    pub(super) fn disconnected(&mut self, now: Instant) {
+        self.state = SyncState::Unsure;
+        self.next_check = now;
+    }
+
+    /// Something may be missing, perhaps with the leader that sent it.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        if self.is_in_sync() {
+            self.state = SyncState::Unsure;
+            self.next_check = now;
+        }
+    }
+
+    /// A message could not be held back: the next repair is to bring it.
+    pub(super) fn dropped(&mut self) {
+        self.repair_again = true;
+    }
+
+    /// A live event has come. Returns the stream that it is from; `None` if that is in doubt.
+    pub(super) fn accept(&mut self, sequence: u64, subject: &Bytes) -> Option<StreamId> {
+        let known = self.known.as_ref().filter(|_| !self.goes_back(sequence, subject))?;
+        let (stream, is_replicated) = (known.id, known.leader.is_some());
+        if sequence >= self.position {
+            self.position = sequence;
+            self.subject = subject.clone();
+        }
+        if is_replicated {
+            self.seen.add(sequence);
+        }
+        Some(stream)
+    }
+
+    /// On one connection and in one stream, positions only grow. An event that matches several subjects comes several
+    /// times.
+    fn goes_back(&self, sequence: u64, subject: &Bytes) -> bool {
+        let is_back = sequence < self.position || (sequence == self.position && *subject != self.subject);
+        is_back && sequence > self.settled
+    }
+
+    /// Returns an answer about the stream, unless it contradicts what is known. That is believed only when it has come
+    /// again and again. `position` had come when the question was sent.
+    pub(super) fn believe(
+        &mut self,
+        info: Option<StreamInfo>,
+        position: u64,
+    ) -> Result<Option<StreamInfo>, StreamError> {
+        let is_stale =
+            self.known.as_ref().is_some_and(|known| known.is_contradicted(info.as_ref(), position));
+        self.stale = if is_stale { self.stale + 1 } else { 0 };
+        if (1..MAX_STALE).contains(&self.stale) {
+            return Err(StreamError::new("another server of the cluster knew better"));
+        }
+        Ok(info)
+    }
+
+    /// An answer could not be used.
+    pub(super) fn unusable(&mut self, now: Instant) {
+        self.not_before = now + RETRY_INTERVAL;
+        self.next_check = self.not_before;
+    }
+
+    /// Compares the stream's state with the one before.
+    pub(super) fn informed(&mut self, info: Option<StreamInfo>, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let before = std::mem::replace(&mut self.known, info.clone());
+        let Some(info) = info else {
+            if before.is_some() {
+                tracing::warn!("the stream is gone, events have no history");
+                effects.push(self.reset());
+            }
+            if !self.is_in_sync() {
+                effects.push(self.release());
+            }
+            return effects;
+        };
+        match before {
+            Some(before) if before.id != info.id => {
+                tracing::warn!("the stream was replaced, its positions begin anew");
+                effects.push(self.reset());
+                self.doubt(now);
+            }
+            Some(before) if before.leader != info.leader => {
+                tracing::info!(leader = info.leader, "the stream has another leader");
+                self.repair_again = true;
+                self.doubt(now);
+            }
+            Some(_) => {}
+            // No session was told of a subscription yet: nobody is owed what was stored before.
+            None if self.position == 0 => {
+                self.position = info.last;
+                self.verified = info.last;
+                effects.push(Effect::Verified(info.last));
+            }
+            None => {}
+        }
+        match self.state {
+            SyncState::InSync => effects.extend(self.verify(&info, now)),
+            SyncState::Unsure => effects.push(self.repair(&info)),
+            SyncState::Repairing(_) => {}
+        }
+        effects
+    }
+
+    /// What the stream had one check ago has come by now.
+    fn verify(&mut self, info: &StreamInfo, now: Instant) -> Option<Effect> {
+        let (at, last) = self.checked;
+        if now - at < CHECK_INTERVAL {
+            return None;
+        }
+        self.checked = (now, info.last);
+        self.verified = last;
+        self.seen.forget(last);
+        Some(Effect::Verified(last))
+    }
+
+    fn repair(&mut self, info: &StreamInfo) -> Effect {
+        let is_replicated = info.leader.is_some();
+        // One server sent everything in order. A leader that is gone may not have sent all it had.
+        let after = if is_replicated { self.verified } else { self.position() };
+        self.repair_again = false;
+        if info.last <= after {
+            return self.release();
+        }
+        self.state = SyncState::Repairing(info.last);
+        Effect::Repair(Gap {
+            stream: info.id,
+            after,
+            last: info.last,
+            seen: if is_replicated { self.seen.clone() } else { Seen::default() },
+            repaired: self.repaired.clone(),
+        })
+    }
+
+    /// A repair is complete, or has failed.
+    pub(super) fn repaired(&mut self, is_complete: bool, now: Instant) -> Vec<Effect> {
+        let SyncState::Repairing(last) = std::mem::replace(&mut self.state, SyncState::Unsure) else {
+            return Vec::new();
+        };
+        if !is_complete {
+            self.next_check = now + RETRY_INTERVAL;
+            return Vec::new();
+        }
+        self.position = self.position.max(last);
+        self.verified = last;
+        self.checked = (now, last);
+        self.seen = Seen::default();
+        self.repaired.clear();
+        let mut effects = vec![Effect::Verified(last)];
+        if self.repair_again {
+            self.next_check = now;
+        } else {
+            effects.push(self.release());
+        }
+        effects
+    }
+
+    fn release(&mut self) -> Effect {
+        self.state = SyncState::InSync;
+        self.settled = self.settled.max(self.position);
+        Effect::Release
+    }
+
+    fn reset(&mut self) -> Effect {
+        self.position = 0;
+        self.subject = Bytes::new();
+        self.settled = 0;
+        self.verified = 0;
+        self.checked.1 = 0;
+        self.seen = Seen::default();
+        self.repaired.clear();
+        // A running repair would bring the other stream's events.
+        if let SyncState::Repairing(_) = self.state {
+            self.state = SyncState::Unsure;
+        }
+        Effect::ResetPositions
+    }
+}
