@@ -10,7 +10,7 @@ use async_nats::{
     connection::State,
     service::{Request, Service, ServiceExt, endpoint::Endpoint},
 };
-use blackhole_common::wire::{EdgeBeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects};
+use blackhole_common::wire::{EdgeHeartbeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects};
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -130,7 +130,7 @@ impl Control {
     async fn beat(&self, leaving: bool) {
         // What waited for a connection would tell of the past.
         if self.client.connection_state() == State::Connected {
-            let beat = EdgeBeat { edge: self.edge.clone(), leaving };
+            let beat = EdgeHeartbeat { edge: self.edge.clone(), leaving };
             self.send(self.subjects.edges(), &beat).await;
         }
     }

@@ -338,7 +338,7 @@ impl Feed {
             match op {
                 Op::Message(message) if message.subscription == INBOX => self.answered(&message),
                 Op::Message(message) => self.arrived(message),
-                Op::Info(info) if Link::is_farewell(&info) => {
+                Op::Info(info) if Link::is_lame_duck(&info) => {
                     return Err(io::Error::new(
                         io::ErrorKind::ConnectionAborted,
                         "the server is shutting down",

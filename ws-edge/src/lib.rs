@@ -49,7 +49,7 @@ pub mod writers;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use blackhole_common::{
-    admin::{AdminServer, Answer, Verb},
+    admin::{AdminResponse, AdminServer, Verb},
     catalogue::{Catalogue, CatalogueError},
     nats::{self, NatsError},
     readiness::{Latch, Readiness},
@@ -252,18 +252,18 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
 /// `GET /sessions?account_id=&session_id=`: this edge's sessions, for people.
 fn sessions_page(server: AdminServer, edge: &str, registry: &Arc<Registry>) -> AdminServer {
     let (edge, registry): (Arc<str>, _) = (edge.into(), Arc::clone(registry));
-    server.route(Verb::Get, "/sessions", move |question| {
+    server.route(Verb::Get, "/sessions", move |request| {
         let (edge, registry) = (Arc::clone(&edge), Arc::clone(&registry));
         async move {
             let wanted = SessionsRequest {
-                account_id: question.parameter("account_id"),
-                session_id: question.parameter("session_id"),
+                account_id: request.parameter("account_id"),
+                session_id: request.parameter("session_id"),
             };
             let sessions = registry.list(&wanted).await;
             let list = SessionsReply { edge: edge.to_string(), last: true, sessions };
             match serde_json::to_vec(&list) {
-                Ok(json) => Answer::json(json),
-                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+                Ok(json) => AdminResponse::json(json),
+                Err(error) => AdminResponse::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
         }
     })
@@ -310,6 +310,6 @@ impl Running {
 fn drain_page(server: AdminServer, shutdown: CancellationToken) -> AdminServer {
     server.route(Verb::Post, "/drain", move |_| {
         shutdown.cancel();
-        async { Answer::text(StatusCode::ACCEPTED, "draining\n") }
+        async { AdminResponse::text(StatusCode::ACCEPTED, "draining\n") }
     })
 }
