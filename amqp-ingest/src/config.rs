@@ -7,7 +7,7 @@ use std::{
 };
 
 use blackhole_common::config::{
-    AdminConfig, CatalogueConfig, Configuration, Impossible, LogConfig, NatsConfig, ServerUrl,
+    AdminConfig, CatalogueConfig, Configuration, InvalidValue, LogConfig, NatsConfig, ServerUrl,
 };
 use bytesize::ByteSize;
 use lapin::uri::AMQPUri;
@@ -141,7 +141,7 @@ impl Configuration for IngestConfig {
         Some(self.admin.listen)
     }
 
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
         self.catalogue.check()?;
@@ -166,13 +166,13 @@ impl AmqpConfig {
         vec![BrokerConfig { zone: String::new(), url }]
     }
 
-    fn check_brokers(&self) -> Result<(), Impossible> {
+    fn check_brokers(&self) -> Result<(), InvalidValue> {
         let is_url = |url: &ServerUrl| url.reveal().parse::<AMQPUri>();
         let expected = "expected a URL such as amqp://user:password@host:5672/%2f";
         if let Some(Err(reason)) = self.url.as_ref().map(is_url) {
-            return Err(Impossible { key: "amqp.url", reason: format!("{reason}; {expected}") });
+            return Err(InvalidValue { key: "amqp.url", reason: format!("{reason}; {expected}") });
         }
-        let wrong = |reason: String| Err(Impossible { key: "amqp.brokers", reason });
+        let wrong = |reason: String| Err(InvalidValue { key: "amqp.brokers", reason });
         if self.url.is_some() && !self.brokers.is_empty() {
             return wrong(
                 "amqp.url is set too: list all brokers here, or set amqp.url for the only one".into(),
@@ -200,29 +200,29 @@ impl AmqpConfig {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         self.check_brokers()?;
         let is_name =
             |name: &str| !name.is_empty() && name.len() <= MAX_AMQP_NAME && !name.starts_with("amq.");
         let names = "must have 1 to 255 bytes and not begin with `amq.`";
-        Impossible::unless(
+        InvalidValue::unless(
             is_name(&self.queue) && self.queue.len() <= MAX_AMQP_NAME - REQUESTS_SUFFIX.len(),
             "amqp.queue",
             "must have 1 to 246 bytes and not begin with `amq.`",
         )?;
-        Impossible::unless(is_name(&self.dead_letter_exchange), "amqp.dead_letter_exchange", names)?;
-        Impossible::unless(
+        InvalidValue::unless(is_name(&self.dead_letter_exchange), "amqp.dead_letter_exchange", names)?;
+        InvalidValue::unless(
             self.queue != self.dead_letter_exchange,
             "amqp.dead_letter_exchange",
             "names a queue too, so it must differ from amqp.queue",
         )?;
-        Impossible::unless(
+        InvalidValue::unless(
             self.prefetch > 0,
             "amqp.prefetch",
             "must be 1 or more: 0 means no limit in AMQP",
         )?;
         let range = 1 << 20..=i64::MAX as u64;
-        Impossible::unless(
+        InvalidValue::unless(
             range.contains(&self.queue_max_bytes.as_u64()),
             "amqp.queue_max_bytes",
             "must be 1 MiB or more",
@@ -250,20 +250,20 @@ impl HistoryConfig {
         self.max_age.is_zero()
     }
 
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         let day = Duration::from_secs(24 * 3600);
-        Impossible::unless(
+        InvalidValue::unless(
             self.is_off() || (Duration::from_secs(1)..=365 * day).contains(&self.max_age),
             "history.max_age",
             "must be between 1s and 365 days, or 0s for no history",
         )?;
         let range = 1 << 20..=i64::MAX as u64;
-        Impossible::unless(
+        InvalidValue::unless(
             range.contains(&self.max_bytes.as_u64()),
             "history.max_bytes",
             "must be 1 MiB or more",
         )?;
-        Impossible::unless((1..=5).contains(&self.replicas), "history.replicas", "must be 1 to 5")
+        InvalidValue::unless((1..=5).contains(&self.replicas), "history.replicas", "must be 1 to 5")
     }
 }
 

@@ -109,7 +109,7 @@ impl Ingest {
             let latch = match place.zone.as_str() {
                 "" => readiness.latch("amqp"),
                 // One zone that is away must not stop the ingest from being used for the others.
-                zone => readiness.latch_of("amqp", zone),
+                zone => readiness.latch_in_group("amqp", zone),
             };
             let source = Source {
                 outage: Outage::of_broker("amqp", &place, latch, &metrics),

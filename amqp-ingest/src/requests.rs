@@ -157,9 +157,9 @@ impl Requests {
     /// Adds `GET /sessions`.
     pub(crate) fn add_route(&self, admin: AdminServer) -> AdminServer {
         let desk = Arc::clone(&self.desk);
-        admin.route(Verb::Get, "/sessions", move |question| {
+        admin.route(Verb::Get, "/sessions", move |request| {
             let desk = Arc::clone(&desk);
-            async move { desk.show(question).await }
+            async move { desk.show(request).await }
         })
     }
 

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use blackhole_common::config::{AdminConfig, Configuration, Impossible, LogConfig, NatsConfig, Secret};
+use blackhole_common::config::{AdminConfig, Configuration, InvalidValue, LogConfig, NatsConfig, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::{accounts::Accounts, keys::Keys, reload::FromFiles};
@@ -63,41 +63,41 @@ impl Configuration for AuthSvcConfig {
     }
 
     /// Reads the files too, so that `--check-config` tells what a start would.
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
         self.auth.jwt.check()?;
         let key = "auth.accounts_file";
         let Some(file) = &self.auth.accounts_file else {
-            return Err(Impossible { key, reason: "is needed: the file that lists the accounts".into() });
+            return Err(InvalidValue { key, reason: "is needed: the file that lists the accounts".into() });
         };
         match Accounts::read(file) {
             Ok(_) => Ok(()),
-            Err(error) => Err(Impossible { key, reason: error.to_string() }),
+            Err(error) => Err(InvalidValue { key, reason: error.to_string() }),
         }
     }
 }
 
 impl JwtConfig {
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         self.check_secret()?;
         let key = "auth.jwt.keys_dir";
         let Some(directory) = &self.keys_dir else {
-            return Impossible::unless(
+            return InvalidValue::unless(
                 self.hs256_secret.is_some(),
                 key,
                 "is needed: the directory of the keys that verify tokens, <kid>.pem each (or, for development, set auth.jwt.hs256_secret)",
             );
         };
-        let keys = Keys::read(directory).map_err(|error| Impossible { key, reason: error.to_string() })?;
+        let keys = Keys::read(directory).map_err(|error| InvalidValue { key, reason: error.to_string() })?;
         match keys.broken().first() {
             None => Ok(()),
-            Some(error) => Err(Impossible { key, reason: error.to_string() }),
+            Some(error) => Err(InvalidValue { key, reason: error.to_string() }),
         }
     }
 
-    fn check_secret(&self) -> Result<(), Impossible> {
-        Impossible::unless(
+    fn check_secret(&self) -> Result<(), InvalidValue> {
+        InvalidValue::unless(
             self.hs256_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= MIN_SECRET_BYTES),
             "auth.jwt.hs256_secret",
             "is too short: 16 bytes at least, such as `openssl rand -base64 32` prints",
@@ -114,9 +114,9 @@ pub struct MintConfig {
 }
 
 impl Configuration for MintConfig {
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         self.auth.jwt.check_secret()?;
-        Impossible::unless(
+        InvalidValue::unless(
             self.auth.jwt.hs256_secret.is_some(),
             "auth.jwt.hs256_secret",
             "is needed to mint tokens, which is for development only; real tokens come from KAZOO's log-in",

@@ -69,11 +69,11 @@ impl Verb {
 
 /// What a route is asked with.
 #[derive(Clone, Debug, Default)]
-pub struct Question {
+pub struct AdminRequest {
     query: String,
 }
 
-impl Question {
+impl AdminRequest {
     /// The first parameter of this name in the URL's query, decoded.
     pub fn parameter(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(self.query.as_bytes())
@@ -84,7 +84,7 @@ impl Question {
 
 /// What a route answers.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct AdminResponse {
     /// The status.
     pub status: StatusCode,
     /// What the body is.
@@ -93,19 +93,19 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-impl Answer {
+impl AdminResponse {
     /// Plain text, for people; it should end its line.
-    pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-        Answer { status, content_type: PLAIN, body: body.into() }
+    pub fn text(status: StatusCode, body: impl Into<Bytes>) -> AdminResponse {
+        AdminResponse { status, content_type: PLAIN, body: body.into() }
     }
 
     /// JSON with status 200.
-    pub fn json(body: impl Into<Bytes>) -> Answer {
-        Answer { status: StatusCode::OK, content_type: "application/json", body: body.into() }
+    pub fn json(body: impl Into<Bytes>) -> AdminResponse {
+        AdminResponse { status: StatusCode::OK, content_type: "application/json", body: body.into() }
     }
 }
 
-type Handler = dyn Fn(Question) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync;
+type Handler = dyn Fn(AdminRequest) -> Pin<Box<dyn Future<Output = AdminResponse> + Send>> + Send + Sync;
 
 struct Route {
     verb: Verb,
@@ -142,10 +142,10 @@ impl AdminServer {
     #[must_use]
     pub fn route<F, A>(mut self, verb: Verb, path: &'static str, handler: F) -> AdminServer
     where
-        F: Fn(Question) -> A + Send + Sync + 'static,
-        A: Future<Output = Answer> + Send + 'static,
+        F: Fn(AdminRequest) -> A + Send + Sync + 'static,
+        A: Future<Output = AdminResponse> + Send + 'static,
     {
-        let handler: Box<Handler> = Box::new(move |question| Box::pin(handler(question)));
+        let handler: Box<Handler> = Box::new(move |request| Box::pin(handler(request)));
         self.routes.push(Route { verb, path, handler });
         self
     }
@@ -206,37 +206,41 @@ async fn answer(
     if route.is_none() && !BUILT_IN.contains(&path) {
         let mut paths: Vec<&str> = BUILT_IN.to_vec();
         paths.extend(routes.iter().map(|route| route.path));
-        return response(Answer::text(StatusCode::NOT_FOUND, format!("there are {}\n", paths.join(", "))));
+        return response(AdminResponse::text(
+            StatusCode::NOT_FOUND,
+            format!("there are {}\n", paths.join(", ")),
+        ));
     }
     let verb = route.map_or(Verb::Get, |route| route.verb);
     if !verb.fits(request.method()) {
-        return response(Answer::text(
+        return response(AdminResponse::text(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("only {} here\n", verb.name()),
         ));
     }
     // A web page that its user has open must not have the services do something.
     if verb == Verb::Post && request.headers().contains_key(header::ORIGIN) {
-        return response(Answer::text(StatusCode::FORBIDDEN, "not from a web page\n"));
+        return response(AdminResponse::text(StatusCode::FORBIDDEN, "not from a web page\n"));
     }
     if let Some(route) = route {
         let query = request.uri().query().unwrap_or_default().to_owned();
-        return response((route.handler)(Question { query }).await);
+        return response((route.handler)(AdminRequest { query }).await);
     }
     response(match path {
         "/metrics" => {
             let mut body = String::new();
             // Writing to a String cannot fail.
             let _ = prometheus_client::encoding::text::encode(&mut body, registry);
-            Answer { status: StatusCode::OK, content_type: OPENMETRICS, body: body.into() }
+            AdminResponse { status: StatusCode::OK, content_type: OPENMETRICS, body: body.into() }
         }
         "/health/ready" => match readiness.missing().as_slice() {
-            [] => Answer::text(StatusCode::OK, ready(&readiness.away())),
-            missing => {
-                Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", missing.join(", ")))
-            }
+            [] => AdminResponse::text(StatusCode::OK, ready(&readiness.degraded())),
+            missing => AdminResponse::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("waiting for {}\n", missing.join(", ")),
+            ),
         },
-        _ => Answer::text(StatusCode::OK, "live\n"),
+        _ => AdminResponse::text(StatusCode::OK, "live\n"),
     })
 }
 
@@ -248,7 +252,7 @@ fn ready(away: &[Arc<str>]) -> String {
     }
 }
 
-fn response(answer: Answer) -> Response<Full<Bytes>> {
+fn response(answer: AdminResponse) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));

@@ -33,7 +33,7 @@ pub trait Configuration: Serialize + DeserializeOwned {
     ///
     /// # Errors
     /// The first impossible value.
-    fn check(&self) -> Result<(), Impossible>;
+    fn check(&self) -> Result<(), InvalidValue>;
 
     /// Fills in what is absent and follows from other keys. Comes before [`Configuration::check`].
     fn complete(&mut self) {}
@@ -46,20 +46,20 @@ pub trait Configuration: Serialize + DeserializeOwned {
 
 /// A value that no service can work with.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Impossible {
+pub struct InvalidValue {
     /// The key, `table.key`.
     pub key: &'static str,
     /// What is wrong with it and what to do.
     pub reason: String,
 }
 
-impl Impossible {
+impl InvalidValue {
     /// Fails with `reason` for `key` unless `fine`.
     ///
     /// # Errors
     /// When not `fine`.
-    pub fn unless(fine: bool, key: &'static str, reason: &str) -> Result<(), Impossible> {
-        if fine { Ok(()) } else { Err(Impossible { key, reason: reason.to_owned() }) }
+    pub fn unless(fine: bool, key: &'static str, reason: &str) -> Result<(), InvalidValue> {
+        if fine { Ok(()) } else { Err(InvalidValue { key, reason: reason.to_owned() }) }
     }
 }
 
@@ -96,12 +96,12 @@ impl NatsConfig {
     ///
     /// # Errors
     /// The first impossible value.
-    pub fn check(&self) -> Result<(), Impossible> {
+    pub fn check(&self) -> Result<(), InvalidValue> {
         let plain = |word: &str| {
             !word.is_empty()
                 && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
         };
-        Impossible::unless(
+        InvalidValue::unless(
             self.prefix.len() <= 64 && self.prefix.split('.').all(plain),
             "nats.prefix",
             "must be words of letters, digits, `_` and `-` with dots between, 64 bytes at most",
@@ -111,7 +111,7 @@ impl NatsConfig {
             .reveal()
             .split(',')
             .all(|server| server.trim().parse::<async_nats::ServerAddr>().is_ok());
-        Impossible::unless(
+        InvalidValue::unless(
             servers,
             "nats.url",
             "must be a server URL such as nats://127.0.0.1:4222, or several with commas",
@@ -150,10 +150,10 @@ impl LogConfig {
     ///
     /// # Errors
     /// A filter that cannot be read.
-    pub fn check(&self) -> Result<(), Impossible> {
+    pub fn check(&self) -> Result<(), InvalidValue> {
         match self.filter.parse::<tracing_subscriber::EnvFilter>() {
             Ok(_) => Ok(()),
-            Err(error) => Err(Impossible { key: "log.filter", reason: error.to_string() }),
+            Err(error) => Err(InvalidValue { key: "log.filter", reason: error.to_string() }),
         }
     }
 }
@@ -180,10 +180,10 @@ impl CatalogueConfig {
     ///
     /// # Errors
     /// The first mistake, with the family and the reason.
-    pub fn check(&self) -> Result<(), Impossible> {
+    pub fn check(&self) -> Result<(), InvalidValue> {
         match Catalogue::load(self.file.as_deref()) {
             Ok(_) => Ok(()),
-            Err(error) => Err(Impossible { key: "catalogue.file", reason: error.to_string() }),
+            Err(error) => Err(InvalidValue { key: "catalogue.file", reason: error.to_string() }),
         }
     }
 }

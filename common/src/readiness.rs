@@ -30,7 +30,7 @@ impl Readiness {
 
     /// Adds the latch of one thing of several of this kind, all of which it is one of: the service is ready while one
     /// of them is there.
-    pub fn latch_of(&self, kind: &'static str, name: &str) -> Latch {
+    pub fn latch_in_group(&self, kind: &'static str, name: &str) -> Latch {
         self.add(format!("{kind} {name}").into(), Some(kind))
     }
 
@@ -45,8 +45,8 @@ impl Readiness {
         self.absent(true)
     }
 
-    /// The names of what is away and does not stand in the way of being ready, since others of its kind are there.
-    pub fn away(&self) -> Vec<Arc<str>> {
+    /// The names of what is missing and does not stand in the way of being ready, since others of its kind are there.
+    pub fn degraded(&self) -> Vec<Arc<str>> {
         self.absent(false)
     }
 
@@ -93,19 +93,20 @@ mod tests {
     fn one_of_a_kind_is_enough() {
         let readiness = Readiness::default();
         let nats = readiness.latch("nats");
-        let (east, west) = (readiness.latch_of("amqp", "east"), readiness.latch_of("amqp", "west"));
+        let (east, west) =
+            (readiness.latch_in_group("amqp", "east"), readiness.latch_in_group("amqp", "west"));
         nats.set(true);
         assert_eq!(names(readiness.missing()), ["amqp east", "amqp west"]);
-        assert!(readiness.away().is_empty());
+        assert!(readiness.degraded().is_empty());
         west.set(true);
         assert!(readiness.missing().is_empty());
-        assert_eq!(names(readiness.away()), ["amqp east"]);
+        assert_eq!(names(readiness.degraded()), ["amqp east"]);
         east.set(true);
-        assert!(readiness.away().is_empty());
+        assert!(readiness.degraded().is_empty());
         nats.set(false);
         west.set(false);
         assert_eq!(names(readiness.missing()), ["nats"]);
-        assert_eq!(names(readiness.away()), ["amqp west"]);
+        assert_eq!(names(readiness.degraded()), ["amqp west"]);
     }
 
     fn names(latches: Vec<Arc<str>>) -> Vec<String> {

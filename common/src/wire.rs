@@ -107,7 +107,7 @@ impl Subjects {
         format!("{}.sessions", self.prefix)
     }
 
-    /// Where every edge tells that it is there, with an [`EdgeBeat`], so that who gathers knows whom to wait for.
+    /// Where every edge tells that it is there, with an [`EdgeHeartbeat`], so that who gathers knows whom to wait for.
     pub fn edges(&self) -> String {
         format!("{}.edges", self.prefix)
     }
@@ -217,7 +217,7 @@ pub struct SessionsRequest {
 /// passes the sessions on may read them as something simpler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionsReply<S = SessionInfo> {
-    /// The edge, as in its [`EdgeBeat`].
+    /// The edge, as in its [`EdgeHeartbeat`].
     pub edge: String,
     /// Whether no further part follows.
     pub last: bool,
@@ -251,7 +251,7 @@ pub struct SessionInfo {
 
 /// An edge's sign of life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EdgeBeat {
+pub struct EdgeHeartbeat {
     /// Unique to this run of the edge.
     pub edge: String,
     /// It is stopping: nobody has to wait for it any more.
@@ -271,7 +271,7 @@ pub struct FamilyRequest {
 /// An edge's answer to a [`FamilyRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyReply {
-    /// The edge, as in its [`EdgeBeat`].
+    /// The edge, as in its [`EdgeHeartbeat`].
     pub edge: String,
     /// Why not, where it is not done.
     #[serde(default, skip_serializing_if = "Option::is_none")]

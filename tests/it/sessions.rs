@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blackhole_common::wire::{EdgeBeat, SessionsReply, SessionsRequest, Subjects};
+use blackhole_common::wire::{EdgeHeartbeat, SessionsReply, SessionsRequest, Subjects};
 use blackhole_dev::http;
 use blackhole_tests::{
     accounts::Account,
@@ -126,9 +126,9 @@ async fn an_edge_tells_that_it_is_there_and_that_it_leaves() {
     let mut beats = nats.subscribe(subjects().edges()).await.unwrap();
     nats.flush().await.unwrap();
     let edge = Stack::shared().another_edge("beating", &[("WS__HOST", "beating.host")]).await;
-    let mut beat = async |wanted: &dyn Fn(&EdgeBeat) -> bool| loop {
+    let mut beat = async |wanted: &dyn Fn(&EdgeHeartbeat) -> bool| loop {
         let message = tokio::time::timeout(Duration::from_secs(20), beats.next()).await.unwrap().unwrap();
-        let beat: EdgeBeat = serde_json::from_slice(&message.payload).unwrap();
+        let beat: EdgeHeartbeat = serde_json::from_slice(&message.payload).unwrap();
         if wanted(&beat) {
             return beat;
         }
@@ -139,7 +139,7 @@ async fn an_edge_tells_that_it_is_there_and_that_it_leaves() {
     assert!(!second.leaving, "it goes on");
     edge.service.server().stop().await.unwrap();
     let last = beat(&|beat| beat.edge == first.edge && beat.leaving).await;
-    assert_eq!(last, EdgeBeat { edge: first.edge, leaving: true });
+    assert_eq!(last, EdgeHeartbeat { edge: first.edge, leaving: true });
 }
 
 #[tokio::test]

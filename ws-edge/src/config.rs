@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use blackhole_common::config::{
-    AdminConfig, CatalogueConfig, Configuration, Impossible, LogConfig, NatsConfig,
+    AdminConfig, CatalogueConfig, Configuration, InvalidValue, LogConfig, NatsConfig,
 };
 use bytesize::ByteSize;
 use ipnet::IpNet;
@@ -166,14 +166,14 @@ impl Configuration for EdgeConfig {
         Some(self.admin.listen)
     }
 
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
         self.catalogue.check()?;
         let ws = &self.ws;
-        let positive = |fine: bool, key| Impossible::unless(fine, key, "must be more than nothing");
+        let positive = |fine: bool, key| InvalidValue::unless(fine, key, "must be more than nothing");
         let named = (1..=255).contains(&ws.host.len()) && ws.host.bytes().all(|byte| byte.is_ascii_graphic());
-        Impossible::unless(named, "ws.host", "must be a host's name: 1 to 255 printable characters")?;
+        InvalidValue::unless(named, "ws.host", "must be a host's name: 1 to 255 printable characters")?;
         positive(ws.max_connections > 0, "ws.max_connections")?;
         positive(ws.accept_per_second > 0, "ws.accept_per_second")?;
         positive(ws.drain_per_second > 0, "ws.drain_per_second")?;
@@ -186,7 +186,7 @@ impl Configuration for EdgeConfig {
         positive(!ws.handshake_timeout.is_zero(), "ws.handshake_timeout")?;
         positive(!ws.request_timeout.is_zero(), "ws.request_timeout")?;
         let size = |size: ByteSize, key| {
-            Impossible::unless(
+            InvalidValue::unless(
                 (ByteSize::kib(1)..=ByteSize::gib(1)).contains(&size),
                 key,
                 "must lie between 1 KiB and 1 GiB",
@@ -195,12 +195,12 @@ impl Configuration for EdgeConfig {
         size(ws.max_frame, "ws.max_frame")?;
         size(ws.queue_bytes, "ws.queue_bytes")?;
         size(ws.crossbar_max_answer, "ws.crossbar_max_answer")?;
-        Impossible::unless(
+        InvalidValue::unless(
             ws.crossbar_url.as_ref().is_none_or(is_place),
             "ws.crossbar_url",
             "must be http or https, a host, and perhaps a port and a path, such as http://127.0.0.1:8000",
         )?;
-        Impossible::unless(
+        InvalidValue::unless(
             (1..=10_000).contains(&ws.crossbar_concurrency),
             "ws.crossbar_concurrency",
             "must lie between 1 and 10000",

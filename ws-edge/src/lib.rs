@@ -22,6 +22,7 @@ mod clock;
 pub mod config;
 pub mod delivery;
 mod edge;
+pub mod error;
 mod http;
 pub mod ids;
 mod kazoo;
@@ -36,13 +37,12 @@ use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use blackhole_common::{
     admin::AdminServer,
-    catalogue::{Catalogue, CatalogueError},
-    nats::{self, NatsError},
+    catalogue::Catalogue,
+    nats,
     readiness::{Latch, Readiness},
     telemetry,
     wire::Subjects,
 };
-use thiserror::Error;
 use tokio::{
     net::TcpListener,
     time::{sleep, timeout},
@@ -55,42 +55,16 @@ use crate::{
     config::EdgeConfig,
     delivery::dispatcher::Dispatcher,
     edge::Edge,
+    error::EdgeError,
     kazoo::{crossbar::Crossbar, targeted::Targeted},
     metrics::Metrics,
-    operator::{
-        admin_pages,
-        control::{Control, ControlError},
-        registry::Registry,
-    },
+    operator::{admin_pages, control::Control, registry::Registry},
     outbox::{flusher::Flusher, lagging::LaggingSessions},
-    upstream::{
-        history::History,
-        reader::{EventReader, ReaderError},
-    },
+    upstream::{history::History, reader::EventReader},
 };
 
 /// Time for closed sessions to end; then they are cut off.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// Why the edge did not start.
-#[derive(Debug, Error)]
-pub enum EdgeError {
-    /// A mistake in the catalogue.
-    #[error(transparent)]
-    Catalogue(#[from] CatalogueError),
-    /// NATS is configured wrongly.
-    #[error(transparent)]
-    Nats(#[from] NatsError),
-    /// The event reader did not start.
-    #[error(transparent)]
-    EventReader(#[from] ReaderError),
-    /// The NATS service did not start.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// An address is not available.
-    #[error(transparent)]
-    Listen(#[from] io::Error),
-}
 
 /// An edge whose ports are open.
 pub struct Running {

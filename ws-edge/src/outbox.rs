@@ -12,6 +12,7 @@ mod delivery_state;
 pub mod flusher;
 pub mod lagging;
 pub mod queue;
+mod replay;
 
 use std::{
     fmt,
@@ -28,6 +29,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
 
+pub use self::delivery_state::Lag;
 use self::{
     delivery_state::{DeliveryState, Stage},
     queue::{OutboundSocket, Queue},
@@ -37,7 +39,6 @@ use crate::{
     metrics::Metrics,
     protocol::close::Close,
 };
-pub use delivery_state::Lag;
 
 /// Bytes of replies that may wait beside events.
 const MAX_REPLY_BYTES: usize = 64 << 10;
@@ -314,84 +315,6 @@ impl Outbox {
     /// Has the session's task woken when there is something for it. Call it before looking.
     pub(crate) fn register(&self, context: &Context<'_>) {
         self.session.register(context.waker());
-    }
-
-    /// Holds the session until [`Outbox::release`]: it is owed events after position `after`, or what it was owed before
-    /// if that is older. Returns the position up to which it had everything: `live`, if it was live.
-    pub(crate) fn hold(&self, after: u64, live: u64) -> u64 {
-        let delivery = &mut self.state.lock().delivery;
-        if let DeliveryState::Live { .. } = delivery {
-            self.metrics.sessions_lagging.inc();
-        }
-        delivery.hold(after, live)
-    }
-
-    /// A session that is held is only owed what comes after `position`.
-    pub(crate) fn forgo_past(&self, position: u64) {
-        if let DeliveryState::Lagging(lag) = &mut self.state.lock().delivery {
-            lag.after = position;
-        }
-    }
-
-    /// Lets a session that is held be brought up to date.
-    pub(crate) fn release(&self) {
-        self.state.lock().delivery.wait_after(Stage::Held);
-    }
-
-    /// Takes a lagging session out of its replay, because what it is owed has changed. Returns whether it needs another
-    /// replay now.
-    pub(crate) fn restart_replay(&self) -> bool {
-        match &mut self.state.lock().delivery {
-            DeliveryState::Lagging(lag) if lag.stage != Stage::Held => {
-                lag.stage = Stage::Waiting;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Where the session stands, if it lags.
-    pub(crate) fn lagging(&self) -> Option<Lag> {
-        self.state.lock().delivery.lag()
-    }
-
-    /// Whether `replay` brings the session up to date.
-    pub(crate) fn is_in_replay(&self, replay: ReplayId) -> bool {
-        self.lagging().is_some_and(|lag| lag.stage == Stage::Replaying(replay))
-    }
-
-    /// Takes the session into `replay`, if it waits for one and its queue is empty. Returns the position up to which it
-    /// has had everything.
-    pub(crate) fn join_replay(&self, replay: ReplayId) -> Option<u64> {
-        let mut state = self.state.lock();
-        if !state.queue.is_empty() || state.failed || state.closing.is_some() {
-            return None;
-        }
-        state.delivery.start_replay(replay)
-    }
-
-    /// The replay has brought everything up to position `after`.
-    pub(crate) fn advance(&self, replay: ReplayId, after: u64) {
-        match &mut self.state.lock().delivery {
-            DeliveryState::Lagging(lag) if lag.stage == Stage::Replaying(replay) => {
-                lag.after = lag.after.max(after);
-            }
-            _ => {}
-        }
-    }
-
-    /// The replay ends early. Returns whether the session was still in it, and needs another one.
-    pub(crate) fn leave_replay(&self, replay: ReplayId) -> bool {
-        self.state.lock().delivery.wait_after(Stage::Replaying(replay))
-    }
-
-    /// The replay has brought everything up to `position`: if the session is still in it, it is live again.
-    pub(crate) fn go_live(&self, replay: ReplayId, position: u64) {
-        let mut state = self.state.lock();
-        if state.delivery.lag().is_some_and(|lag| lag.stage == Stage::Replaying(replay)) {
-            state.delivery = DeliveryState::Live { caught_up: position };
-            self.metrics.sessions_lagging.dec();
-        }
     }
 
     /// Whether the session has been given everything up to `live`, the position up to which all live sessions have been

@@ -8,7 +8,7 @@ use std::{
 
 use blackhole_common::nats::{
     link::{Link, Servers},
-    protocol::{Message as Answer, Op, SubscriptionNumber},
+    protocol::{Message as Answer, Op, SubscriptionId},
 };
 use tokio::time::timeout;
 
@@ -18,7 +18,7 @@ use crate::{error::IngestError, message::Message};
 pub(crate) const CLIENT_NAME: &str = "amqp-ingest";
 
 /// What the answers come for, all of them.
-const INBOX: SubscriptionNumber = 1;
+const INBOX: SubscriptionId = 1;
 
 /// JetStream does not answer while a stream has no leader; asking again finds the new one sooner than waiting.
 const JETSTREAM_WITHIN: Duration = Duration::from_secs(2);
@@ -99,7 +99,7 @@ impl Connection {
 
     fn note(&mut self, message: &Message) -> Result<(), TooLarge> {
         let Message { subject, headers, body } = message;
-        let most_bytes = self.link.most_payload_bytes();
+        let most_bytes = self.link.max_payload_bytes();
         if headers.len() + body.len() > most_bytes {
             return Err(TooLarge { most_bytes });
         }
@@ -159,7 +159,7 @@ impl Connection {
             match self.link.next_op().map_err(|error| IngestError::NatsLost(format!(": {error}")))? {
                 None => return Ok(None),
                 Some(Op::Message(answer)) => return Ok(Some(answer)),
-                Some(Op::Info(info)) if Link::is_farewell(&info) => {
+                Some(Op::Info(info)) if Link::is_lame_duck(&info) => {
                     return Err(IngestError::NatsLost(": the server is shutting down".into()));
                 }
                 Some(Op::Error(error)) => tracing::warn!(error, "nats refuses something"),

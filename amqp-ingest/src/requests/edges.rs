@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_nats::{Client, Event};
-use blackhole_common::wire::EdgeBeat;
+use blackhole_common::wire::EdgeHeartbeat;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -78,7 +78,7 @@ impl Edges {
     }
 
     fn hear(&self, payload: &[u8], now: Instant) {
-        let Ok(EdgeBeat { edge, leaving }) = serde_json::from_slice(payload) else { return };
+        let Ok(EdgeHeartbeat { edge, leaving }) = serde_json::from_slice(payload) else { return };
         let mut heard = self.heard.lock();
         if leaving {
             heard.remove(&edge);
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn beat(edge: &str, leaving: bool) -> Vec<u8> {
-        serde_json::to_vec(&EdgeBeat { edge: edge.into(), leaving }).unwrap()
+        serde_json::to_vec(&EdgeHeartbeat { edge: edge.into(), leaving }).unwrap()
     }
 
     #[test]

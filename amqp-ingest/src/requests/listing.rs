@@ -1,7 +1,7 @@
 //! The list of sessions: as Crossbar asks for it over AMQP, and for people on the admin port.
 
 use blackhole_common::{
-    admin::{Answer, Question, StatusCode},
+    admin::{AdminRequest, AdminResponse, StatusCode},
     wire::{SessionInfo, SessionsRequest},
 };
 use serde::{Deserialize, Serialize, Serializer};
@@ -133,7 +133,7 @@ impl Desk {
     }
 
     /// Answers `GET /sessions`.
-    pub(super) async fn show(&self, question: Question) -> Answer {
+    pub(super) async fn show(&self, request: AdminRequest) -> AdminResponse {
         #[derive(Serialize)]
         struct Shown<'a> {
             complete: bool,
@@ -150,8 +150,8 @@ impl Desk {
         }
         let Ok(_one_at_a_time) = self.shown.acquire().await else { return unavailable(&"the end") };
         let wanted = SessionsRequest {
-            account_id: question.parameter("account_id"),
-            session_id: question.parameter("session_id"),
+            account_id: request.parameter("account_id"),
+            session_id: request.parameter("session_id"),
         };
         let gathered = match self.gather_sessions(&wanted, MOST_BYTES_SHOWN).await {
             Ok(gathered) => gathered,
@@ -160,7 +160,7 @@ impl Desk {
         let shown =
             Shown { complete: gathered.is_complete(), missing: &gathered.missing, sessions: &gathered };
         match serde_json::to_vec(&shown) {
-            Ok(json) => Answer::json(json),
+            Ok(json) => AdminResponse::json(json),
             Err(error) => unavailable(&error),
         }
     }
@@ -174,8 +174,8 @@ impl Desk {
     }
 }
 
-fn unavailable(reason: &dyn std::fmt::Display) -> Answer {
-    Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("the edges cannot be asked: {reason}\n"))
+fn unavailable(reason: &dyn std::fmt::Display) -> AdminResponse {
+    AdminResponse::text(StatusCode::SERVICE_UNAVAILABLE, format!("the edges cannot be asked: {reason}\n"))
 }
 
 /// The question to the edges. As with KAZOO's Blackhole, one about neither an account nor a session is none.

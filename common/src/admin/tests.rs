@@ -11,10 +11,10 @@ async fn answers(requests: &[&str]) -> Vec<(String, String)> {
     let server = AdminServer::bind(&config, Registry::default(), Readiness::default())
         .await
         .unwrap()
-        .route(Verb::Get, "/list", |question| async move {
-            Answer::json(format!("{:?}", question.parameter("of").unwrap_or_default()))
+        .route(Verb::Get, "/list", |request| async move {
+            AdminResponse::json(format!("{:?}", request.parameter("of").unwrap_or_default()))
         })
-        .route(Verb::Post, "/do", |_| async { Answer::text(StatusCode::ACCEPTED, "done\n") });
+        .route(Verb::Post, "/do", |_| async { AdminResponse::text(StatusCode::ACCEPTED, "done\n") });
     let address = server.address().unwrap();
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(server.serve(shutdown.clone()));

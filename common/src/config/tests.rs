@@ -21,10 +21,10 @@ struct SampleAuth {
 }
 
 impl Configuration for Sample {
-    fn check(&self) -> Result<(), Impossible> {
+    fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
-        Impossible::unless(self.auth.level != 13, "auth.level", "must not be 13")
+        InvalidValue::unless(self.auth.level != 13, "auth.level", "must not be 13")
     }
 }
 

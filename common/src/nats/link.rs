@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
-use super::protocol::{self, Op, SubscriptionNumber};
+use super::protocol::{self, Op, SubscriptionId};
 use crate::{
     config::NatsConfig,
     nats,
@@ -35,7 +35,7 @@ const MOST_LINE_REST_BYTES: usize = 40;
 /// A connection that was let in.
 pub struct Link {
     socket: Socket,
-    most_payload_bytes: usize,
+    max_payload_bytes: usize,
     is_clustered: bool,
 }
 
@@ -104,7 +104,7 @@ impl Servers {
 impl Link {
     async fn open(config: &NatsConfig, server: &ServerAddr, name: &str) -> io::Result<(Link, Info)> {
         let socket = Socket::connect(server.host(), server.port()).await?;
-        let mut link = Link { socket, most_payload_bytes: 0, is_clustered: false };
+        let mut link = Link { socket, max_payload_bytes: 0, is_clustered: false };
         let info = loop {
             match link.wait_for_op().await? {
                 Op::Info(json) => break serde_json::from_slice::<Info>(&json).map_err(invalid)?,
@@ -115,7 +115,7 @@ impl Link {
         if info.tls_required || server.tls_required() {
             link.socket.encrypt(server.host()).await?;
         }
-        link.most_payload_bytes = info.max_payload;
+        link.max_payload_bytes = info.max_payload;
         link.is_clustered = info.cluster.is_some();
         let hello = hello(config, &info, name).await?;
         link.socket.to_send.put_slice(b"CONNECT ");
@@ -153,7 +153,7 @@ impl Link {
     }
 
     /// Whether a server's word about itself means that it is stopping in order.
-    pub fn is_farewell(info: &[u8]) -> bool {
+    pub fn is_lame_duck(info: &[u8]) -> bool {
         serde_json::from_slice::<Info>(info).is_ok_and(|info| info.ldm)
     }
 
@@ -166,12 +166,12 @@ impl Link {
     }
 
     /// Notes a subscription for the next flush.
-    pub fn subscribe(&mut self, number: SubscriptionNumber, subject: &str) {
+    pub fn subscribe(&mut self, number: SubscriptionId, subject: &str) {
         self.put(format_args!("SUB {subject} {number}\r\n"));
     }
 
     /// Notes the end of a subscription.
-    pub fn unsubscribe(&mut self, number: SubscriptionNumber) {
+    pub fn unsubscribe(&mut self, number: SubscriptionId) {
         self.put(format_args!("UNSUB {number}\r\n"));
     }
 
@@ -193,8 +193,8 @@ impl Link {
     }
 
     /// What headers and payload of a message may have together: the server's `max_payload`.
-    pub fn most_payload_bytes(&self) -> usize {
-        self.most_payload_bytes
+    pub fn max_payload_bytes(&self) -> usize {
+        self.max_payload_bytes
     }
 
     /// Whether the server is one of a cluster.

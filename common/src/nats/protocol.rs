@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::wire::push_header_text;
 
 /// Identifies a subscription on its connection.
-pub type SubscriptionNumber = u64;
+pub type SubscriptionId = u64;
 
 /// A control line of nats-server has at most `max_control_line` bytes, 4096 unless configured; an `INFO` of a large
 /// cluster lists its servers.
@@ -38,7 +38,7 @@ pub enum Op {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The number of the subscription that it came for.
-    pub subscription: SubscriptionNumber,
+    pub subscription: SubscriptionId,
     /// Its subject: UTF-8, checked.
     pub subject: Bytes,
     /// Its header block, with the version line; empty without headers.
@@ -50,7 +50,7 @@ pub struct Message {
 /// The server does not speak the protocol.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("the server does not speak NATS: {0}")]
-pub struct Garbled(&'static str);
+pub struct ProtocolError(&'static str);
 
 impl Message {
     /// The subject as text.
@@ -122,9 +122,9 @@ pub fn header<'h>(block: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
 ///
 /// # Errors
 /// When it is none; the connection is of no more use.
-pub fn next(read: &mut BytesMut) -> Result<Option<Op>, Garbled> {
+pub fn next(read: &mut BytesMut) -> Result<Option<Op>, ProtocolError> {
     let Some(end) = memchr::memchr(b'\n', read) else {
-        return if read.len() > MOST_LINE_BYTES { Err(Garbled("an endless line")) } else { Ok(None) };
+        return if read.len() > MOST_LINE_BYTES { Err(ProtocolError("an endless line")) } else { Ok(None) };
     };
     let line = read.get(..end).unwrap_or_default().trim_ascii_end();
     let (verb, arguments) = match memchr::memchr2(b' ', b'\t', line) {
@@ -138,7 +138,7 @@ pub fn next(read: &mut BytesMut) -> Result<Option<Op>, Garbled> {
         b"+OK" => Op::Ok,
         b"INFO" => Op::Info(Bytes::copy_from_slice(arguments.trim_ascii())),
         b"-ERR" => Op::Error(String::from_utf8_lossy(arguments.trim_ascii()).trim_matches('\'').to_owned()),
-        _ => return Err(Garbled("an unknown operation")),
+        _ => return Err(ProtocolError("an unknown operation")),
     };
     let _ = read.split_to(end + 1);
     Ok(Some(op))
@@ -146,8 +146,8 @@ pub fn next(read: &mut BytesMut) -> Result<Option<Op>, Garbled> {
 
 /// `MSG <subject> <sid> [reply] <bytes>` or `HMSG <subject> <sid> [reply] <header bytes> <all bytes>`, then what it
 /// counts and a line end.
-fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Garbled> {
-    const BAD: Garbled = Garbled("a message without subject, subscription and size");
+fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, ProtocolError> {
+    const BAD: ProtocolError = ProtocolError("a message without subject, subscription and size");
     let line = read.get(..line_bytes).unwrap_or_default().trim_ascii_end();
     let has_headers = line.starts_with(b"H");
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
@@ -155,7 +155,7 @@ fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Garbled
     let subject_at = subject.as_ptr().addr().saturating_sub(line.as_ptr().addr());
     let subject_end = subject_at + subject.len();
     std::str::from_utf8(subject).map_err(|_| BAD)?;
-    let subscription = number(subscription).ok_or(BAD)? as SubscriptionNumber;
+    let subscription = number(subscription).ok_or(BAD)? as SubscriptionId;
     let rest = (words.next(), words.next(), words.next());
     let (header_bytes, all_bytes) = match (has_headers, rest) {
         (false, (Some(bytes), None, _) | (_, Some(bytes), None)) => (Some(0), number(bytes)),
@@ -166,7 +166,7 @@ fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Garbled
     };
     let (header_bytes, all_bytes) = (header_bytes.ok_or(BAD)?, all_bytes.ok_or(BAD)?);
     if header_bytes > all_bytes || all_bytes > MOST_PAYLOAD_BYTES {
-        return Err(Garbled("a message of an impossible size"));
+        return Err(ProtocolError("a message of an impossible size"));
     }
     let whole_bytes = line_bytes + all_bytes + 2;
     if read.len() < whole_bytes {
@@ -175,7 +175,7 @@ fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Garbled
     }
     let whole = read.split_to(whole_bytes).freeze();
     if !whole.ends_with(b"\r\n") {
-        return Err(Garbled("a message that is longer than it says"));
+        return Err(ProtocolError("a message that is longer than it says"));
     }
     let (body, end) = (line_bytes + header_bytes, whole_bytes - 2);
     Ok(Some(Op::Message(Message {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, Message, Subscriber};
 use blackhole_common::wire::{
-    EdgeBeat, FamilyReply, FamilyRequest, SessionInfo, SessionsReply, SessionsRequest, Subjects,
+    EdgeHeartbeat, FamilyReply, FamilyRequest, SessionInfo, SessionsReply, SessionsRequest, Subjects,
 };
 use blackhole_tests::soon;
 use futures_util::StreamExt;
@@ -94,12 +94,12 @@ impl Edge {
 }
 
 async fn until_heard(beats: &mut Subscriber, name: &str, leaving: bool) {
-    let expected = serde_json::to_vec(&EdgeBeat { edge: name.to_owned(), leaving }).unwrap();
+    let expected = serde_json::to_vec(&EdgeHeartbeat { edge: name.to_owned(), leaving }).unwrap();
     soon("the edge's own beat", async { while beats.next().await.unwrap().payload != expected {} }).await;
 }
 
 async fn beat(client: &Client, name: &str, leaving: bool) {
-    let beat = EdgeBeat { edge: name.to_owned(), leaving };
+    let beat = EdgeHeartbeat { edge: name.to_owned(), leaving };
     client.publish(subjects().edges(), serde_json::to_vec(&beat).unwrap().into()).await.unwrap();
 }
 

@@ -35,12 +35,12 @@ use tokio::{
 };
 use url::Url;
 
+use self::call::Call;
 use crate::{
     config::WsConfig,
     metrics::{Metrics, Outcome},
     protocol::token::Token,
 };
-use call::Call;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that is not used for so long is closed.

@@ -11,8 +11,8 @@ use async_nats::{Client, Request, RequestErrorKind};
 use blackhole_common::wire::{Subjects, TargetedReply};
 use thiserror::Error;
 
+use self::message::{Message, Sender};
 use crate::metrics::{Metrics, Outcome};
-use message::{Message, Sender};
 
 /// A message was not sent, as far as is known; the text is what the client reads.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use blackhole_common::{
-    admin::{AdminServer, Answer, Verb},
+    admin::{AdminResponse, AdminServer, Verb},
     wire::{SessionsReply, SessionsRequest},
 };
 use hyper::StatusCode;
@@ -14,18 +14,18 @@ use super::registry::Registry;
 /// `GET /sessions?account_id=&session_id=`: lists this edge's sessions.
 pub(crate) fn sessions(server: AdminServer, edge: &str, registry: &Arc<Registry>) -> AdminServer {
     let (edge, registry): (Arc<str>, _) = (edge.into(), Arc::clone(registry));
-    server.route(Verb::Get, "/sessions", move |question| {
+    server.route(Verb::Get, "/sessions", move |request| {
         let (edge, registry) = (Arc::clone(&edge), Arc::clone(&registry));
         async move {
             let wanted = SessionsRequest {
-                account_id: question.parameter("account_id"),
-                session_id: question.parameter("session_id"),
+                account_id: request.parameter("account_id"),
+                session_id: request.parameter("session_id"),
             };
             let sessions = registry.list(&wanted).await;
             let list = SessionsReply { edge: edge.to_string(), last: true, sessions };
             match serde_json::to_vec(&list) {
-                Ok(json) => Answer::json(json),
-                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+                Ok(json) => AdminResponse::json(json),
+                Err(error) => AdminResponse::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
         }
     })
@@ -35,6 +35,6 @@ pub(crate) fn sessions(server: AdminServer, edge: &str, registry: &Arc<Registry>
 pub(crate) fn drain(server: AdminServer, shutdown: CancellationToken) -> AdminServer {
     server.route(Verb::Post, "/drain", move |_| {
         shutdown.cancel();
-        async { Answer::text(StatusCode::ACCEPTED, "draining\n") }
+        async { AdminResponse::text(StatusCode::ACCEPTED, "draining\n") }
     })
 }

@@ -8,15 +8,17 @@ use async_nats::{
     connection::State,
     service::{Request, Service, ServiceExt, endpoint::Endpoint},
 };
-use blackhole_common::wire::{EdgeBeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects};
+use blackhole_common::wire::{EdgeHeartbeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects};
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
-use thiserror::Error;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{paging::pages, registry::Registry};
-use crate::access::families::{Families, stored};
+use crate::{
+    access::families::{Families, stored},
+    error::EdgeError,
+};
 
 /// The service's name.
 pub(crate) const NAME: &str = "blackhole-edge";
@@ -26,11 +28,6 @@ const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A message holds so much at most, and a quarter of what the server takes.
 const MAX_PAGE_BYTES: usize = 256 * 1024;
-
-/// The service cannot be set up.
-#[derive(Debug, Error)]
-#[error("cannot start the NATS service {NAME}: {0}")]
-pub struct ControlError(String);
 
 /// The edge's side of what edges, ingests and people say to each other.
 pub(crate) struct Control {
@@ -68,8 +65,8 @@ impl Control {
         host: &str,
         registry: Arc<Registry>,
         families: Arc<Families>,
-    ) -> Result<Control, ControlError> {
-        let failed = |error: async_nats::Error| ControlError(error.to_string());
+    ) -> Result<Control, EdgeError> {
+        let failed = |error: async_nats::Error| EdgeError::Service { name: NAME, reason: error.to_string() };
         let edge = edge_name(host);
         let service = client
             .service_builder()
@@ -125,7 +122,7 @@ impl Control {
     async fn beat(&self, leaving: bool) {
         // What waited for a connection would tell of the past.
         if self.client.connection_state() == State::Connected {
-            let beat = EdgeBeat { edge: self.edge.clone(), leaving };
+            let beat = EdgeHeartbeat { edge: self.edge.clone(), leaving };
             self.send(self.subjects.edges(), &beat).await;
         }
     }

@@ -19,14 +19,13 @@ use blackhole_common::{
     backoff::Backoff,
     config::NatsConfig,
     nats::{
-        self, NatsError,
+        self,
         link::{Link, Servers},
         protocol::{Message, Op},
     },
     readiness::Latch,
     wire::{self, Subjects},
 };
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +42,7 @@ use crate::{
         dispatcher::Dispatcher,
         frame::{EventFrames, event::Event},
     },
+    error::EdgeError,
     ids::{INBOX, SubjectNumber},
     metrics::Metrics,
     protocol::cursor::EventPosition,
@@ -80,17 +80,6 @@ pub(crate) struct EventReader {
 /// A running repair. Resolves to the number of events that it has delivered.
 type Repair = Pin<Box<dyn Future<Output = Result<u64, StreamError>> + Send>>;
 
-/// Why the event reader did not start.
-#[derive(Debug, Error)]
-pub enum ReaderError {
-    /// No thread, or no runtime.
-    #[error("cannot start the reader of events: {0}")]
-    Thread(#[from] io::Error),
-    /// The connection to NATS is configured wrongly.
-    #[error(transparent)]
-    Nats(#[from] NatsError),
-}
-
 impl EventReader {
     /// Starts the reader's thread, which ends when `shutdown` is cancelled. Also returns the stream's state, as the
     /// reader learns it.
@@ -104,7 +93,7 @@ impl EventReader {
         metrics: Arc<Metrics>,
         ready: Latch,
         shutdown: CancellationToken,
-    ) -> Result<(JoinHandle<()>, watch::Receiver<Option<StreamInfo>>), ReaderError> {
+    ) -> Result<(JoinHandle<()>, watch::Receiver<Option<StreamInfo>>), EdgeError> {
         // Unreadable credentials are a mistake of the configuration.
         nats::options(&config, CLIENT_NAME).await?;
         let (stream, receiver) = watch::channel(None);
@@ -126,10 +115,12 @@ impl EventReader {
             held: HeldMessages::default(),
             repair: None,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(EdgeError::EventReader)?;
         let thread = std::thread::Builder::new()
             .name("event-reader".into())
-            .spawn(move || runtime.block_on(reader.run(shutdown)))?;
+            .spawn(move || runtime.block_on(reader.run(shutdown)))
+            .map_err(EdgeError::EventReader)?;
         Ok((thread, receiver))
     }
 
@@ -288,7 +279,7 @@ impl EventReader {
             match op {
                 Op::Message(message) if message.subscription == INBOX => self.answered(&message),
                 Op::Message(message) => self.received(message),
-                Op::Info(info) if Link::is_farewell(&info) => {
+                Op::Info(info) if Link::is_lame_duck(&info) => {
                     return Err(io::Error::new(
                         io::ErrorKind::ConnectionAborted,
                         "the server is shutting down",
