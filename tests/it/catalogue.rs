@@ -15,7 +15,7 @@ use blackhole_common::{
 use bytes::Bytes;
 use proptest::{prelude::*, strategy::ValueTree};
 use reference::{Asked, Happening, Who};
-use ws_edge::{binding, families::Families};
+use ws_edge::access::{binding, families::Families};
 
 const ROOT: &str = "ev";
 

@@ -9,13 +9,18 @@ use blackhole_common::{
 };
 use bytes::Bytes;
 use ws_edge::{
-    binding,
-    cursor::{Identity, Place},
-    families::Families,
-    fanout::{Fanout, Wish},
-    frame::{Event, EventFrames, Shape, ShownKey, View, normalize},
-    outbox::{Outbox, Socket},
-    writers::Writers,
+    access::{binding, families::Families},
+    delivery::{
+        dispatcher::{Dispatcher, SubscribeRequest},
+        frame::{
+            EventFrames, event::Event, normalize::normalize, shown_key::ShownKey, template::FrameTemplate,
+        },
+    },
+    outbox::{Outbox, flusher::Flusher, queue::OutboundSocket},
+    protocol::{
+        cursor::{EventPosition, StreamId},
+        view::View,
+    },
 };
 
 /// Runs something so many times.
@@ -78,26 +83,26 @@ fn event(account: &str, sequence: u64) -> Event {
         subject: format!("{ROOT}.{account}.{KEY}").into(),
         name: Bytes::from_static(b"CHANNEL_CREATE"),
         body: Bytes::from_static(BODY.as_bytes()),
-        place: Some(Place { stream: Identity::new("t"), sequence }),
+        position: Some(EventPosition { stream: StreamId::new("t"), sequence }),
     }
 }
 
-fn shape(view: View, account: &str) -> Shape {
-    Shape::new(view, None, account, "call.*.*", "call.*.*", ShownKey::AsPublished)
+fn template(view: View, account: &str) -> FrameTemplate {
+    FrameTemplate::new(view, None, account, "call.*.*", "call.*.*", ShownKey::AsPublished)
 }
 
 fn frames(times: u64, view: View) {
-    let (event, shape) = (event(ACCOUNT, 1), shape(view, ACCOUNT));
+    let (event, template) = (event(ACCOUNT, 1), template(view, ACCOUNT));
     for _ in 0..times {
         let frames = EventFrames::read(ROOT, black_box(&event));
-        black_box(frames.and_then(|frames| frames.frame(&shape, false)));
+        black_box(frames.and_then(|frames| frames.frame(&template, false)));
     }
 }
 
 /// A connection that takes everything.
 struct Nowhere;
 
-impl Socket for Nowhere {
+impl OutboundSocket for Nowhere {
     fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(frames.iter().map(|frame| frame.len()).sum())
     }
@@ -105,8 +110,8 @@ impl Socket for Nowhere {
 
 /// Gives events to the sessions of one of so many accounts, and writes their frames.
 fn deliver(times: u64, accounts: u64, sessions: u64) {
-    let writers = Arc::new(Writers::new(Arc::default()));
-    let fanout = Arc::new(Fanout::new(ROOT, Duration::from_secs(5), writers, Arc::default()));
+    let flusher = Arc::new(Flusher::new(Arc::default()));
+    let dispatcher = Arc::new(Dispatcher::new(ROOT, Duration::from_secs(5), flusher, Arc::default()));
     let account = |number: u64| format!("{number:032x}");
     let mut held = Vec::new();
     for (index, number) in
@@ -114,22 +119,21 @@ fn deliver(times: u64, accounts: u64, sessions: u64) {
     {
         let of = account(number.0);
         let outbox = Arc::new(Outbox::new(index as u64, 1 << 20, Arc::new(Nowhere), Arc::default()));
-        let wish = Wish {
-            shape: Arc::new(shape(View::Args, &of)),
+        let request = SubscribeRequest {
+            template: Arc::new(template(View::Args, &of)),
             subjects: vec![format!("{ROOT}.{of}.call.*.*")],
             since: None,
         };
-        let joined = fanout.join(&outbox, vec![wish], Vec::new());
+        let joined = dispatcher.join(&outbox, vec![request], Vec::new());
         held.push((outbox, joined));
     }
-    let numbers = fanout.take_fresh();
-    fanout.confirm(&numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>());
+    let numbers = dispatcher.take_new();
     let Some((number, _)) = numbers.first() else { return };
     let mut event = event(&account(0), 0);
     for sequence in 1..=times {
-        event.place = event.place.map(|place| Place { sequence, ..place });
+        event.position = event.position.map(|position| EventPosition { sequence, ..position });
         if let Some(frames) = EventFrames::read(ROOT, &event) {
-            fanout.deliver(*number, &event, &frames);
+            dispatcher.deliver(*number, &event, &frames);
         }
         for (outbox, _) in held.iter().take(sessions as usize) {
             outbox.flush();

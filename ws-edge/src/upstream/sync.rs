@@ -303,3 +303,6 @@ impl StreamSync {
         Effect::ResetPositions
     }
 }
+
+#[cfg(test)]
+mod tests;
