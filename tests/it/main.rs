@@ -12,6 +12,7 @@ mod configuration;
 mod console;
 mod crossbar;
 mod dev_up;
+mod documents;
 mod drain;
 mod families;
 mod hostile;
