@@ -20,8 +20,7 @@ use crate::{
     },
 };
 
-/// The longest binding, in bytes, as for an AMQP routing key. A client need not encode its words, which only makes them
-/// shorter.
+/// The longest binding, in bytes: the limit of AMQP routing keys.
 const MAX_BINDING_BYTES: usize = 255;
 
 /// The characters that KAZOO's key encoder escapes.
