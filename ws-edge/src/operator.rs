@@ -1,4 +1,4 @@
-//! What operators see and steer: listing sessions, requests over NATS, draining.
+//! For operators: the list of sessions, requests over NATS, draining.
 
 pub(crate) mod admin_pages;
 pub(crate) mod control;

@@ -1,5 +1,5 @@
-//! Who bears a token and what it may see, asked of auth-svc: each question once at a time, each answer believed
-//! for a short time.
+//! Asks auth-svc who a token belongs to and what it may see. Equal requests share one call, and replies are cached for a
+//! short time.
 
 use std::{
     sync::Arc,
@@ -18,80 +18,80 @@ use crate::{
     protocol::token::Token,
 };
 
-/// Answers that are kept at most; one has a few hundred bytes.
-const MAX_ANSWERS: u64 = 50_000;
+/// Most cached replies; each has a few hundred bytes.
+const MAX_CACHED: u64 = 50_000;
 
-/// There is no answer.
+/// auth-svc did not reply; the text is for the client.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Unavailable {
-    /// No auth-svc is there.
+pub(crate) enum Unavailable {
+    /// No auth-svc listens.
     #[error("the authentication service is not available, try again")]
-    Away,
-    /// None answered in time, or not in a way that could be read.
+    NoResponder,
+    /// No readable reply in time.
     #[error("the authentication service did not answer, try again")]
-    Silent,
+    NoReply,
 }
 
-/// A token's digest and the account that is asked for.
-type Question = ([u8; 32], Option<Box<str>>);
+/// A token's digest and the requested account.
+type CacheKey = ([u8; 32], Option<Box<str>>);
 
-/// Asks auth-svc.
+/// A cached client of auth-svc.
 #[derive(Clone, Debug)]
-pub struct Authorizer {
+pub(crate) struct Authorizer {
     client: Client,
     subject: String,
     timeout: Duration,
-    answers: Cache<Question, Arc<AuthReply>>,
+    cache: Cache<CacheKey, Arc<AuthReply>>,
     metrics: Arc<Metrics>,
 }
 
 impl Authorizer {
-    /// Asks over `client`, waits at most `timeout`, and believes an answer for `believed`.
-    pub fn new(
+    /// Sends requests over `client`, waits at most `timeout`, and caches replies for `ttl`.
+    pub(crate) fn new(
         client: Client,
         subjects: &Subjects,
         timeout: Duration,
-        believed: Duration,
+        ttl: Duration,
         metrics: Arc<Metrics>,
     ) -> Authorizer {
-        let answers = Cache::builder().max_capacity(MAX_ANSWERS).time_to_live(believed).build();
-        Authorizer { client, subject: subjects.auth_check(), timeout, answers, metrics }
+        let cache = Cache::builder().max_capacity(MAX_CACHED).time_to_live(ttl).build();
+        Authorizer { client, subject: subjects.auth_check(), timeout, cache, metrics }
     }
 
-    /// What auth-svc says of this token and this account (`None`: the token's own; `*`: all).
+    /// auth-svc's decision on this token and this account (`None`: the token's own; `*`: all).
     ///
     /// # Errors
-    /// [`Unavailable`], which is not remembered.
-    pub async fn check(
+    /// [`Unavailable`], which is not cached.
+    pub(crate) async fn check(
         &self,
         token: &Token,
         account_id: Option<&str>,
     ) -> Result<Arc<AuthReply>, Unavailable> {
-        // It need not wait in auth-svc's memory to be refused there.
+        // Refuse here: large requests would fill auth-svc's memory.
         if token.reveal().len() > MAX_TOKEN_BYTES {
             return Ok(Arc::new(AuthReply::Refused { reason: TOKEN_TOO_LONG.to_owned() }));
         }
         let key = (token.digest(), account_id.map(Into::into));
-        let answer = self
-            .answers
-            .try_get_with(key.clone(), self.ask(token, account_id))
+        let reply = self
+            .cache
+            .try_get_with(key.clone(), self.call(token, account_id))
             .await
             .map_err(|error| *error)?;
-        match &*answer {
-            // A token may end while its answer is still believed.
+        match &*reply {
+            // The token may expire while its reply is cached.
             AuthReply::Accepted { bearer, .. } if bearer.expires_at <= unix_now() => {
-                self.answers.invalidate(&key).await;
-                self.ask(token, account_id).await
+                self.cache.invalidate(&key).await;
+                self.call(token, account_id).await
             }
-            _ => Ok(answer),
+            _ => Ok(reply),
         }
     }
 
-    async fn ask(&self, token: &Token, account_id: Option<&str>) -> Result<Arc<AuthReply>, Unavailable> {
-        let begun = Instant::now();
-        let answer = self.request(token, account_id).await;
-        self.metrics.auth_seconds.observe(begun.elapsed().as_secs_f64());
-        let outcome = match &answer {
+    async fn call(&self, token: &Token, account_id: Option<&str>) -> Result<Arc<AuthReply>, Unavailable> {
+        let started = Instant::now();
+        let reply = self.request(token, account_id).await;
+        self.metrics.auth_seconds.observe(started.elapsed().as_secs_f64());
+        let outcome = match &reply {
             Ok(reply) => match **reply {
                 AuthReply::Accepted { .. } => "accepted",
                 AuthReply::Refused { .. } => "refused",
@@ -99,26 +99,26 @@ impl Authorizer {
             Err(_) => "unavailable",
         };
         self.metrics.auth_calls.get_or_create(&Outcome { outcome }).inc();
-        answer
+        reply
     }
 
     async fn request(&self, token: &Token, account_id: Option<&str>) -> Result<Arc<AuthReply>, Unavailable> {
-        let question =
+        let request =
             AuthRequest { token: token.reveal().to_owned(), account_id: account_id.map(str::to_owned) };
-        let payload = serde_json::to_vec(&question).map_err(|_| Unavailable::Silent)?;
+        let payload = serde_json::to_vec(&request).map_err(|_| Unavailable::NoReply)?;
         let payload = Bytes::from(payload);
-        // A question that an ending auth-svc took with it is asked once more, of another.
-        let mut answer = self.send(payload.clone()).await;
-        if answer.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::TimedOut) {
-            answer = self.send(payload).await;
+        // Retry once: the auth-svc that got the request may have stopped before replying.
+        let mut message = self.send(payload.clone()).await;
+        if message.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::TimedOut) {
+            message = self.send(payload).await;
         }
-        let answer = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => Unavailable::Away,
-            _ => Unavailable::Silent,
+        let message = message.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Unavailable::NoResponder,
+            _ => Unavailable::NoReply,
         })?;
-        serde_json::from_slice(&answer.payload).map(Arc::new).map_err(|error| {
-            tracing::warn!(%error, "the answer of auth-svc cannot be read");
-            Unavailable::Silent
+        serde_json::from_slice(&message.payload).map(Arc::new).map_err(|error| {
+            tracing::warn!(%error, "cannot read the reply of auth-svc");
+            Unavailable::NoReply
         })
     }
 

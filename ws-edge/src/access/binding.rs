@@ -1,5 +1,5 @@
-//! A client's binding as NATS subjects: parsed against the catalogue, then placed below the tenants that auth-svc
-//! granted. Whatever the words of a binding are, the subjects begin with a granted tenant.
+//! Turns a client's binding into NATS subjects: parses it against the catalogue, then resolves it below the tenants that
+//! auth-svc granted. Every subject begins with a granted tenant, whatever the binding's words are.
 
 use std::collections::BTreeMap;
 
@@ -20,20 +20,19 @@ use crate::{
     },
 };
 
-/// The longest binding, in bytes: an AMQP routing key has at most 255, and a client may write a call id plainly
-/// that KAZOO encodes threefold.
+/// The longest binding, in bytes: the limit of AMQP routing keys.
 const MAX_BINDING_BYTES: usize = 255;
 
-/// What KAZOO's key encoder leaves as it is.
+/// The characters that KAZOO's key encoder escapes.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'~').remove(b'_').remove(b'+');
 
-/// Why a binding is refused; the text is what the client reads.
+/// Why a binding is refused; the text is for the client.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BindingError {
-    /// No family that serves begins like it.
+    /// No running family has bindings with this first word.
     #[error("no available subscriptions to requested binding")]
     NoFamily,
-    /// A family begins like it, but has no such form.
+    /// The family has no binding of this form.
     #[error("invalid format for {family} subscription : {binding}")]
     Format {
         /// The family.
@@ -41,7 +40,7 @@ pub enum BindingError {
         /// The client's text.
         binding: String,
     },
-    /// A parameter has a value that its list does not hold.
+    /// A parameter's value is not in the catalogue.
     #[error("{parameter} {value} not supported")]
     Value {
         /// The parameter: `event`, `action`, `type`.
@@ -49,47 +48,47 @@ pub enum BindingError {
         /// The client's word.
         value: String,
     },
-    /// A parameter must not be a wildcard; the catalogue has the text.
+    /// A parameter must not be a wildcard; the text is the catalogue's.
     #[error("{0}")]
     Required(String),
-    /// Longer than any binding can be.
+    /// The binding is too long.
     #[error("binding is longer than {MAX_BINDING_BYTES} bytes")]
     TooLong,
-    /// The events are found by the token's own id, which auth-svc has not told.
+    /// The binding needs the token's id, which auth-svc did not return.
     #[error("the token has no id of its own, which the requested binding needs")]
     NoTokenId,
-    /// The events are found by the account's realm, and it has none.
+    /// The binding needs the account's realm, and it has none.
     #[error("the account has no realm, which the requested binding needs")]
     NoRealm,
-    /// No subject can be made of it.
+    /// It cannot become a subject.
     #[error("invalid binding : {0}")]
     Subject(#[from] SubjectError),
 }
 
-/// A binding that the catalogue has, with the words that were asked for.
+/// A binding of the catalogue, with the client's words.
 #[derive(Debug)]
 pub struct ParsedBinding<'a> {
     event: &'a Event,
-    family: FamilySwitch,
-    /// The words of the key's parameters; what is not here may be anything.
+    switch: FamilySwitch,
+    /// The words of the key's parameters; a parameter that is not here matches any word.
     words: BTreeMap<&'a str, Word>,
 }
 
-/// Where a binding's events come from, and how their keys are shown.
+/// The subjects of a binding's events, and how clients see their keys.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ResolvedBinding {
-    /// The NATS subjects; no event matches two of them.
+    /// The NATS subjects; an event matches at most one.
     pub subjects: Vec<String>,
-    /// The AMQP-side pattern, as clients see it.
-    pub subscription_key: String,
-    /// How routing keys are shown.
-    pub shown_key: ShownKey,
+    /// The AMQP pattern that clients see.
+    pub(crate) subscription_key: String,
+    /// How clients see routing keys.
+    pub(crate) shown_key: ShownKey,
 }
 
-/// Finds the form of a client's binding and checks its words; `bearer` says what its token may ask for.
+/// Finds the catalogue's form of a client's binding, and checks its words against the form and the token.
 ///
 /// # Errors
-/// The text to reply.
+/// The reply's text.
 pub fn parse<'a>(
     catalogue: &'a Catalogue,
     families: &Families,
@@ -104,27 +103,27 @@ pub fn parse<'a>(
     let forms = running.flat_map(|family| {
         family.event.iter().flat_map(move |event| event.form.iter().map(move |form| (family, event, form)))
     });
-    let mut family: Option<&Family> = None;
-    for (owner, event, form) in forms {
-        if !begins_like(event, form, words.first().copied().unwrap_or_default()) {
+    let mut candidate: Option<&Family> = None;
+    for (family, event, form) in forms {
+        if !can_begin_with(event, form, words.first().copied().unwrap_or_default()) {
             continue;
         }
-        family = family.or(Some(owner));
+        candidate = candidate.or(Some(family));
         if let Some(words) = match_form(form, &words) {
             let words = check_words(event, form, words, bearer)?;
-            let family = families.switch(&owner.name).cloned().unwrap_or_default();
-            return Ok(ParsedBinding { event, family, words });
+            let switch = families.switch(&family.name).cloned().unwrap_or_default();
+            return Ok(ParsedBinding { event, switch, words });
         }
     }
-    let family = family.ok_or(BindingError::NoFamily)?;
+    let family = candidate.ok_or(BindingError::NoFamily)?;
     if words.iter().rev().skip(1).any(|&word| word == "#") {
         return Err(SubjectError::RestNotLast.into());
     }
     Err(BindingError::Format { family: family.name.clone(), binding: binding.to_owned() })
 }
 
-/// Whether a binding that begins with `word` is meant for this form's family.
-fn begins_like(event: &Event, form: &Form, word: &str) -> bool {
+/// Whether bindings of this form can begin with `word`.
+fn can_begin_with(event: &Event, form: &Form, word: &str) -> bool {
     match form.binding.parts().first() {
         Some(Part::Literal(literal)) => literal == word,
         Some(Part::Parameter(name)) => event.values.contains_key(name) && event.allows(name, word),
@@ -142,7 +141,7 @@ fn match_form<'a>(form: &'a Form, words: &[&str]) -> Option<BTreeMap<&'a str, Wo
             rest = true;
         }
         match part {
-            // `#` stands for parameters; it does not make a family of a bare prefix.
+            // `#` stands for parameters, not for literals.
             Part::Literal(literal) => {
                 if rest || words.next() != Some(literal) {
                     return None;
@@ -176,8 +175,8 @@ fn check_words<'a>(
     bearer: &Bearer,
 ) -> Result<BTreeMap<&'a str, Word>, BindingError> {
     for (name, word) in &mut words {
-        let refused = form.required.get(*name);
-        let refused = refused
+        let required = form.required.get(*name);
+        let required = required
             .or_else(|| form.required_unless_superduper.get(*name).filter(|_| !bearer.superduper_admin));
         match word {
             Word::Exactly(text) if event.values.contains_key(*name) => {
@@ -187,7 +186,7 @@ fn check_words<'a>(
             }
             Word::Exactly(text) => *text = key_word(text),
             Word::Any | Word::Rest => {
-                if let Some(text) = refused {
+                if let Some(text) = required {
                     return Err(BindingError::Required(text.clone()));
                 }
             }
@@ -203,7 +202,7 @@ fn check_words<'a>(
     Ok(words)
 }
 
-/// A client's word as KAZOO writes it in a routing key. What has a percent escape is taken for encoded already.
+/// A client's word as KAZOO writes it in a routing key. A word with a percent escape counts as encoded already.
 fn key_word(word: &str) -> String {
     let escaped = word.as_bytes().windows(3).any(
         |window| matches!(window, [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
@@ -216,9 +215,9 @@ fn key_word(word: &str) -> String {
     encoded(&plain)
 }
 
-/// A text as KAZOO encodes it for a word of a routing key.
+/// A text as KAZOO encodes it in a routing key.
 fn encoded(plain: &str) -> String {
-    // `+` stands for a space, so a plus itself is encoded before spaces become one.
+    // `+` stands for a space, so escape a plus before spaces become one.
     let plain = plain.replace('%', "%25").replace('+', "%2B");
     let mut encoded = String::with_capacity(plain.len());
     for character in plain.chars() {
@@ -232,15 +231,15 @@ fn encoded(plain: &str) -> String {
 }
 
 impl ParsedBinding<'_> {
-    /// What stops the binding's family.
-    pub fn family(&self) -> &FamilySwitch {
-        &self.family
+    /// The switch of the binding's family.
+    pub(crate) fn family(&self) -> &FamilySwitch {
+        &self.switch
     }
 
-    /// Places the binding below the tenants that `access` holds, each beginning with `event_root`.
+    /// The binding's subjects below `event_root` and the tenants of `access`.
     ///
     /// # Errors
-    /// When there is no subject for it.
+    /// If it has no subject.
     pub fn resolve(&self, event_root: &str, access: &Access) -> Result<ResolvedBinding, BindingError> {
         let (account, roots) = self.roots(event_root, access)?;
         let mut subjects = Vec::new();
@@ -257,7 +256,7 @@ impl ParsedBinding<'_> {
         Ok(ResolvedBinding { subjects, subscription_key, shown_key: ShownKey::of(self.event, account) })
     }
 
-    /// The account, if it is one, and the subjects below which its events are.
+    /// The account, unless `access` is to all, and the subjects above its events.
     fn roots<'b>(
         &self,
         event_root: &str,
@@ -267,19 +266,19 @@ impl ParsedBinding<'_> {
             Access::Denied { .. } => Err(BindingError::NoFamily),
             Access::All => Ok((None, vec![format!("{event_root}.*")])),
             Access::Account { account_id, realm } => {
-                let kinds = |wanted: [TenantKind; 2]| {
-                    self.event.tenant.iter().any(|source| wanted.contains(&source.kind))
+                let has_tenant = |kinds: [TenantKind; 2]| {
+                    self.event.tenant.iter().any(|source| kinds.contains(&source.kind))
                 };
                 let mut tenants = Vec::new();
-                if kinds([TenantKind::Account, TenantKind::Database]) {
+                if has_tenant([TenantKind::Account, TenantKind::Database]) {
                     tenants.push(Tenant::account(account_id));
                 }
-                if kinds([TenantKind::Realm, TenantKind::Address])
+                if has_tenant([TenantKind::Realm, TenantKind::Address])
                     && let Some(realm) = realm
                 {
                     tenants.push(Tenant::realm(realm));
                 }
-                // An account or a realm without a text would be nobody, whose events are for superduper admins.
+                // An empty id or realm would become `Nobody`, whose events are for superduper admins only.
                 tenants.retain(|tenant| *tenant != Tenant::Nobody);
                 if tenants.is_empty() {
                     return Err(if self.event.tenant.is_empty() {
@@ -294,8 +293,8 @@ impl ParsedBinding<'_> {
         }
     }
 
-    /// The key's words; several lists where the first word may be one of several, because that word alone keeps
-    /// families apart.
+    /// The key's words. If the first word is a wildcard with a list of values, one list of words for each value: a
+    /// wildcard there would match other families' keys.
     fn key_words(&self, account: Option<&str>) -> Vec<Vec<Word>> {
         let mut words: Vec<Word> = self
             .event
@@ -311,7 +310,7 @@ impl ParsedBinding<'_> {
                 },
             })
             .collect();
-        // One `#` at the end covers all parameters there that it was asked for; elsewhere it is one word.
+        // One `#` at the end covers all trailing parameters that it stands for; elsewhere it is one word.
         let tail = words.iter().rev().take_while(|word| **word == Word::Rest).count();
         words.truncate(words.len() - tail);
         for word in &mut words {

@@ -1,7 +1,7 @@
-//! Which binding families serve. An operator, or KAZOO (`ws.module_req`), stops and starts one while the edge runs.
+//! Which binding families run. An operator, or KAZOO (`ws.module_req`), stops and starts them at runtime.
 //!
-//! A family that is stopped takes no bindings, and those that are there bring nothing. What replays meanwhile is not
-//! owed: when the family is started, its bindings go on with what comes then.
+//! A stopped family accepts no bindings, and its existing bindings get no events. Once it is started again, they go on
+//! with new events: events that passed meanwhile are not delivered later.
 
 pub(crate) mod stored;
 
@@ -22,7 +22,7 @@ pub struct Families {
 /// No family has this name.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("there is no family {name}; there are {known}")]
-pub struct UnknownFamily {
+pub(crate) struct UnknownFamily {
     name: String,
     known: String,
 }
@@ -36,20 +36,20 @@ impl Families {
     }
 
     /// The family's switch.
-    pub fn switch(&self, name: &str) -> Option<&FamilySwitch> {
+    pub(crate) fn switch(&self, name: &str) -> Option<&FamilySwitch> {
         self.switches.iter().find(|(own, _)| **own == *name).map(|(_, switch)| switch)
     }
 
-    /// Whether the family serves.
-    pub fn is_running(&self, name: &str) -> bool {
+    /// Whether the family runs.
+    pub(crate) fn is_running(&self, name: &str) -> bool {
         self.switch(name).is_some_and(FamilySwitch::is_running)
     }
 
     /// Starts or stops the family.
     ///
     /// # Errors
-    /// When there is none of that name.
-    pub fn set(&self, name: &str, running: bool) -> Result<(), UnknownFamily> {
+    /// If no family has this name.
+    pub(crate) fn set(&self, name: &str, running: bool) -> Result<(), UnknownFamily> {
         let Some(switch) = self.switch(name) else {
             let known: Vec<&str> = self.switches.iter().map(|(name, _)| &**name).collect();
             return Err(UnknownFamily { name: name.chars().take(64).collect(), known: known.join(", ") });
@@ -73,16 +73,16 @@ mod tests {
     };
 
     #[test]
-    fn a_family_is_stopped_and_started_by_its_name() {
+    fn a_family_is_stopped_and_started_by_name() {
         let metrics = Arc::new(Metrics::default());
         let families = Families::new(&Catalogue::load(None).unwrap(), Arc::clone(&metrics));
-        let held = families.switch("call").unwrap().clone();
-        assert!(held.is_running());
+        let switch = families.switch("call").unwrap().clone();
+        assert!(switch.is_running());
         families.set("call", false).unwrap();
-        assert!(!held.is_running() && !families.is_running("call") && families.is_running("conference"));
+        assert!(!switch.is_running() && !families.is_running("call") && families.is_running("conference"));
         assert_eq!(metrics.families_stopped.get(), 1);
         families.set("call", true).unwrap();
-        assert!(held.is_running());
+        assert!(switch.is_running());
         assert_eq!(metrics.families_stopped.get(), 0);
 
         let unknown = families.set("calls", false).unwrap_err().to_string();
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_family_has_no_bindings_whatever_their_form() {
+    fn a_stopped_family_refuses_all_bindings() {
         let catalogue = Catalogue::load(None).unwrap();
         let families = Families::new(&catalogue, Arc::default());
         let bearer =

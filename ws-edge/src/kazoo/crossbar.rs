@@ -1,7 +1,7 @@
-//! Crossbar, KAZOO's HTTP API, which the action `api` replays requests on to.
+//! A client of Crossbar, KAZOO's HTTP API, for the action `api`.
 //!
-//! A client says method, path and body, and nothing of where they go: they go to `ws.crossbar_url`, with the session's
-//! own token. Redirects are not followed. Whatever Crossbar answers in JSON is the reply, refusals included.
+//! Clients choose method, path and body. Requests go to `ws.crossbar_url` only, with the session's own token, and
+//! redirects are not followed. Any JSON answer of Crossbar becomes the reply, errors included.
 
 pub(crate) mod call;
 mod endpoint;
@@ -43,31 +43,31 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection that is not used for so long is closed.
+/// An unused connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// There is no answer to replay on; the text is what the client reads.
+/// Crossbar gave no usable answer; the text is for the client.
 #[derive(Debug, Error)]
 pub(crate) enum CrossbarError {
-    /// Nothing is configured.
+    /// `ws.crossbar_url` is not set.
     #[error("api is not available here : the operator has not set ws.crossbar_url")]
-    Off,
-    /// So many requests are under way that this one did not have its turn in time.
+    NotConfigured,
+    /// No permit in time: `ws.crossbar_concurrency` requests are already running.
     #[error("too many requests to Crossbar at the moment, try again")]
     Busy,
-    /// No connection, or one that broke.
+    /// The connection failed.
     #[error("Crossbar is not available, try again")]
-    Away,
-    /// Nothing came within `ws.request_timeout`.
+    Unavailable,
+    /// No answer within `ws.request_timeout`.
     #[error("Crossbar did not answer in time")]
-    Silent,
-    /// More than `ws.crossbar_max_answer`.
+    Timeout,
+    /// The answer is larger than `ws.crossbar_max_answer`.
     #[error("the answer of Crossbar is larger than {0} bytes")]
     TooLarge(usize),
-    /// It points elsewhere.
+    /// The answer is a redirect.
     #[error("Crossbar answered with a redirect, which is not followed")]
     Redirect,
-    /// A body that is no JSON: a proxy's page, a recording.
+    /// The body is not JSON, for example a proxy's error page or a recording.
     #[error("Crossbar answered with status {0} and no JSON")]
     NotJson(u16),
     /// The request cannot be written as HTTP.
@@ -78,10 +78,10 @@ pub(crate) enum CrossbarError {
 impl CrossbarError {
     fn label(&self) -> &'static str {
         match self {
-            CrossbarError::Off => "off",
+            CrossbarError::NotConfigured => "off",
             CrossbarError::Busy => "busy",
-            CrossbarError::Away => "unavailable",
-            CrossbarError::Silent => "timeout",
+            CrossbarError::Unavailable => "unavailable",
+            CrossbarError::Timeout => "timeout",
             CrossbarError::TooLarge(_) => "too_large",
             CrossbarError::Redirect => "redirect",
             CrossbarError::NotJson(_) => "not_json",
@@ -90,26 +90,26 @@ impl CrossbarError {
     }
 }
 
-/// Who a request is passed on for.
+/// The client that a request comes from.
 #[derive(Debug)]
 pub(crate) struct Caller<'a> {
     /// The session's token.
-    pub token: &'a Token,
+    pub(crate) token: &'a Token,
     /// The client's address.
-    pub address: IpAddr,
-    /// The request's id, where the client gave one.
-    pub request_id: Option<&'a Value>,
+    pub(crate) address: IpAddr,
+    /// The request's id, if the client gave one.
+    pub(crate) request_id: Option<&'a Value>,
 }
 
-/// The way to Crossbar.
+/// The client of Crossbar.
 #[derive(Debug)]
 pub(crate) struct Crossbar {
     transport: Transport,
-    /// Scheme, authority and what all paths begin with; no slash at the end.
+    /// `ws.crossbar_url` without a trailing slash.
     base: String,
-    places: Semaphore,
+    permits: Semaphore,
     timeout: Duration,
-    most_bytes: usize,
+    max_answer_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -128,10 +128,10 @@ impl Transport {
 }
 
 impl Crossbar {
-    /// The way to `url`, with the limits of `config`.
+    /// A client of the Crossbar at `url`, with the limits of `config`.
     ///
     /// # Errors
-    /// When the system's certificates, which `https` needs, cannot be read.
+    /// If `url` is `https` and the system's certificates cannot be read.
     pub(crate) fn new(url: &Url, config: &WsConfig) -> std::io::Result<Crossbar> {
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT);
@@ -148,25 +148,25 @@ impl Crossbar {
         Ok(Crossbar {
             transport,
             base: url.as_str().trim_end_matches('/').to_owned(),
-            places: Semaphore::new(config.crossbar_concurrency),
+            permits: Semaphore::new(config.crossbar_concurrency),
             timeout: config.request_timeout,
-            most_bytes: usize::try_from(config.crossbar_max_answer.as_u64()).unwrap_or(usize::MAX),
+            max_answer_bytes: usize::try_from(config.crossbar_max_answer.as_u64()).unwrap_or(usize::MAX),
         })
     }
 
-    /// Passes a request on and gives Crossbar's answer, a JSON text.
+    /// Passes a request on; returns the JSON text of Crossbar's answer.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is no usable answer.
     pub(crate) async fn call(
         &self,
         call: Call,
         caller: &Caller<'_>,
         metrics: &Metrics,
     ) -> Result<Box<RawValue>, CrossbarError> {
-        let begun = Instant::now();
-        let answer = self.ask(call, caller).await;
-        metrics.crossbar_seconds.observe(begun.elapsed().as_secs_f64());
+        let started = Instant::now();
+        let answer = self.exchange(call, caller).await;
+        metrics.crossbar_seconds.observe(started.elapsed().as_secs_f64());
         let outcome = match &answer {
             Ok((status, _)) if status.is_success() => "success",
             Ok((status, _)) if status.is_client_error() => "refused",
@@ -177,26 +177,26 @@ impl Crossbar {
         answer.map(|(_, body)| body)
     }
 
-    async fn ask(
+    async fn exchange(
         &self,
         call: Call,
         caller: &Caller<'_>,
     ) -> Result<(StatusCode, Box<RawValue>), CrossbarError> {
         let request = self.request(call, caller).ok_or(CrossbarError::Unsendable)?;
         let deadline = Deadline::now() + self.timeout;
-        let _place = timeout_at(deadline, self.places.acquire())
+        let _permit = timeout_at(deadline, self.permits.acquire())
             .await
             .ok()
             .and_then(Result::ok)
             .ok_or(CrossbarError::Busy)?;
-        let exchange = async {
+        let answer = async {
             let answer = self.transport.send(request).await.map_err(|error| {
                 tracing::debug!(%error, "crossbar is not available");
-                CrossbarError::Away
+                CrossbarError::Unavailable
             })?;
             self.read(answer).await
         };
-        timeout_at(deadline, exchange).await.map_err(|_| CrossbarError::Silent)?
+        timeout_at(deadline, answer).await.map_err(|_| CrossbarError::Timeout)?
     }
 
     fn request(&self, call: Call, caller: &Caller<'_>) -> Option<Request<Full<Bytes>>> {
@@ -209,7 +209,7 @@ impl Crossbar {
         token.set_sensitive(true);
         headers.insert("x-auth-token", token);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        // Crossbar takes the connection's address for the client's otherwise, which may be one that it trusts.
+        // Otherwise Crossbar would see the edge's address, which it may trust.
         headers.insert("x-forwarded-for", HeaderValue::from_str(&caller.address.to_string()).ok()?);
         if call.body.is_some() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -226,13 +226,14 @@ impl Crossbar {
         if status.is_redirection() {
             return Err(CrossbarError::Redirect);
         }
-        let too_large = || CrossbarError::TooLarge(self.most_bytes);
-        if answer.body().size_hint().lower() > self.most_bytes as u64 {
+        let too_large = || CrossbarError::TooLarge(self.max_answer_bytes);
+        if answer.body().size_hint().lower() > self.max_answer_bytes as u64 {
             return Err(too_large());
         }
-        let body = Limited::new(answer.into_body(), self.most_bytes).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() { too_large() } else { CrossbarError::Away }
-        })?;
+        let body =
+            Limited::new(answer.into_body(), self.max_answer_bytes).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() { too_large() } else { CrossbarError::Unavailable }
+            })?;
         let body = body.to_bytes();
         let json = if body.is_empty() && status.is_success() {
             to_raw_value(&Value::Object(serde_json::Map::new()))

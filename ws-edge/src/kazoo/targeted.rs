@@ -1,7 +1,7 @@
-//! Messages of clients to one process of KAZOO: the actions `relay.publish` and `dialog.push`, in the form of KAZOO 5.
+//! Messages of clients to one KAZOO process: KAZOO 5's actions `relay.publish` and `dialog.push`.
 //!
-//! They go by way of amqp-ingest to the exchange `targeted`. What a message is, who speaks and where it comes from is
-//! said by the edge: a client's own words for that are dropped.
+//! amqp-ingest publishes them to the exchange `targeted`. The edge sets the members that describe type, sender and origin,
+//! and drops the client's.
 
 pub(crate) mod message;
 
@@ -14,18 +14,18 @@ use thiserror::Error;
 use self::message::{Message, Sender};
 use crate::metrics::{Metrics, Outcome};
 
-/// A message was not sent, as far as is known; the text is what the client reads.
+/// A message was not confirmed; the text is for the client.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub(crate) enum Unsent {
-    /// No amqp-ingest is there, or no broker took it.
+pub(crate) enum SendError {
+    /// No amqp-ingest listens, or no broker accepted the message.
     #[error("the message could not be sent, try again")]
-    Away,
-    /// Nobody said in time that it was sent.
+    Unavailable,
+    /// No confirmation in time.
     #[error("nobody confirmed the message in time, it may have been sent")]
-    Silent,
+    Timeout,
 }
 
-/// The way to the exchange `targeted`.
+/// Sends messages to the exchange `targeted`.
 #[derive(Debug)]
 pub(crate) struct Targeted {
     client: Client,
@@ -35,48 +35,52 @@ pub(crate) struct Targeted {
 }
 
 impl Targeted {
-    /// Sends over `client` for the edge on `host`, and waits at most `timeout`.
+    /// Sends over `client` for the edge on `host`; waits at most `timeout` for a confirmation.
     pub(crate) fn new(client: Client, subjects: &Subjects, timeout: Duration, host: &str) -> Targeted {
         Targeted { client, subject: subjects.targeted(), timeout, node: format!("blackhole@{host}") }
     }
 
-    /// Sends a message, and returns when a broker has it.
+    /// Sends a message, and waits until a broker has confirmed it.
     ///
     /// # Errors
-    /// When none is known to have it.
+    /// If no broker has.
     pub(crate) async fn send(
         &self,
         message: Message,
         sender: &Sender<'_>,
         metrics: &Metrics,
-    ) -> Result<(), Unsent> {
-        let sent = self.request(message, sender).await;
-        let outcome = match sent {
+    ) -> Result<(), SendError> {
+        let result = self.request(message, sender).await;
+        let outcome = match result {
             Ok(()) => "sent",
-            Err(Unsent::Away) => "unavailable",
-            Err(Unsent::Silent) => "timeout",
+            Err(SendError::Unavailable) => "unavailable",
+            Err(SendError::Timeout) => "timeout",
         };
         metrics.messages_targeted.get_or_create(&Outcome { outcome }).inc();
-        sent
+        result
     }
 
-    async fn request(&self, message: Message, sender: &Sender<'_>) -> Result<(), Unsent> {
-        let request = message.signed(sender, &self.node);
-        let payload = serde_json::to_vec(&request).map_err(|_| Unsent::Away)?;
+    async fn request(&self, message: Message, sender: &Sender<'_>) -> Result<(), SendError> {
+        let request = message.into_request(sender, &self.node);
+        let payload = serde_json::to_vec(&request).map_err(|_| SendError::Unavailable)?;
         let request = Request::new().payload(payload.into()).timeout(Some(self.timeout));
-        let answer = self.client.send_request(self.subject.clone(), request).await.map_err(|error| {
-            tracing::debug!(%error, "a targeted message was not taken");
-            if error.kind() == RequestErrorKind::TimedOut { Unsent::Silent } else { Unsent::Away }
+        let reply = self.client.send_request(self.subject.clone(), request).await.map_err(|error| {
+            tracing::debug!(%error, "no reply to a targeted message");
+            if error.kind() == RequestErrorKind::TimedOut {
+                SendError::Timeout
+            } else {
+                SendError::Unavailable
+            }
         })?;
-        match serde_json::from_slice::<TargetedReply>(&answer.payload) {
+        match serde_json::from_slice::<TargetedReply>(&reply.payload) {
             Ok(TargetedReply { error: None }) => Ok(()),
             Ok(TargetedReply { error: Some(error) }) => {
                 tracing::warn!(error, "a targeted message was not published");
-                Err(Unsent::Away)
+                Err(SendError::Unavailable)
             }
             Err(error) => {
-                tracing::warn!(%error, "the answer to a targeted message cannot be read");
-                Err(Unsent::Silent)
+                tracing::warn!(%error, "cannot read the reply to a targeted message");
+                Err(SendError::Timeout)
             }
         }
     }

@@ -17,13 +17,13 @@ pub(crate) fn sessions(server: AdminServer, edge: &str, registry: &Arc<Registry>
     server.route(Verb::Get, "/sessions", move |request| {
         let (edge, registry) = (Arc::clone(&edge), Arc::clone(&registry));
         async move {
-            let wanted = SessionsRequest {
+            let filter = SessionsRequest {
                 account_id: request.parameter("account_id"),
                 session_id: request.parameter("session_id"),
             };
-            let sessions = registry.list(&wanted).await;
-            let list = SessionsReply { edge: edge.to_string(), last: true, sessions };
-            match serde_json::to_vec(&list) {
+            let sessions = registry.list(&filter).await;
+            let reply = SessionsReply { edge: edge.to_string(), last: true, sessions };
+            match serde_json::to_vec(&reply) {
                 Ok(json) => AdminResponse::json(json),
                 Err(error) => AdminResponse::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
@@ -31,7 +31,7 @@ pub(crate) fn sessions(server: AdminServer, edge: &str, registry: &Arc<Registry>
     })
 }
 
-/// `POST /drain`: stops the edge in order, as SIGTERM does.
+/// `POST /drain`: drains and stops the edge, as SIGTERM does.
 pub(crate) fn drain(server: AdminServer, shutdown: CancellationToken) -> AdminServer {
     server.route(Verb::Post, "/drain", move |_| {
         shutdown.cancel();

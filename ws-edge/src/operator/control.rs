@@ -1,5 +1,5 @@
-//! What the edge tells and answers on NATS, beside events: its sign of life, its sessions, its families. It is the
-//! NATS micro service `blackhole-edge`: `nats micro ls` shows every edge, and every one of them answers.
+//! The edge's heartbeat, and its answers to requests over NATS about sessions and families. It is the NATS micro service
+//! `blackhole-edge`: `nats micro ls` lists all edges, and each of them answers every request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,15 +21,15 @@ use crate::{
 };
 
 /// The service's name.
-pub(crate) const NAME: &str = "blackhole-edge";
-/// How often an edge tells that it is there.
-const BEAT_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the farewell may take.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-/// A message holds so much at most, and a quarter of what the server takes.
+const NAME: &str = "blackhole-edge";
+/// Pause between heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for the last heartbeat, which announces that the edge stops.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The largest message, unless a quarter of the server's limit is smaller.
 const MAX_PAGE_BYTES: usize = 256 * 1024;
 
-/// The edge's side of what edges, ingests and people say to each other.
+/// The edge's NATS micro service.
 pub(crate) struct Control {
     client: Client,
     subjects: Subjects,
@@ -41,8 +41,8 @@ pub(crate) struct Control {
     family_requests: Endpoint,
 }
 
-/// A name for this run of the edge on `host`, fit for NATS.
-pub(crate) fn edge_name(host: &str) -> String {
+/// A unique name for this run of the edge on `host`, of characters that NATS allows.
+fn edge_name(host: &str) -> String {
     let host: String = host
         .chars()
         .map(
@@ -55,10 +55,10 @@ pub(crate) fn edge_name(host: &str) -> String {
 }
 
 impl Control {
-    /// Sets the service up; it is there as soon as NATS is.
+    /// Registers the service; it is available once NATS is connected.
     ///
     /// # Errors
-    /// When the client is closed.
+    /// If the client is closed.
     pub(crate) async fn start(
         client: Client,
         subjects: Subjects,
@@ -70,8 +70,8 @@ impl Control {
         let edge = edge_name(host);
         let service = client
             .service_builder()
-            .description("serves WebSocket sessions with the events of their accounts")
-            // One of its own, so that every edge gets every request.
+            .description("delivers each account's KAZOO events to its WebSocket sessions")
+            // Its own queue group: every edge gets every request.
             .queue_group(&edge)
             .metadata([("edge".to_owned(), edge.clone()), ("host".to_owned(), host.to_owned())].into())
             .start(NAME, env!("CARGO_PKG_VERSION"))
@@ -84,12 +84,12 @@ impl Control {
         Ok(Control { client, subjects, edge, registry, families, service, session_requests, family_requests })
     }
 
-    /// The edge's name, as the others know it.
+    /// The edge's name in heartbeats and replies.
     pub(crate) fn edge(&self) -> &str {
         &self.edge
     }
 
-    /// Answers until `shutdown`, then says farewell.
+    /// Answers until `shutdown`, then announces that the edge stops.
     pub(crate) async fn serve(mut self, shutdown: CancellationToken) {
         let following = tokio::spawn(stored::follow(
             self.client.clone(),
@@ -97,43 +97,43 @@ impl Control {
             Arc::clone(&self.families),
             shutdown.clone(),
         ));
-        let mut beat = tokio::time::interval(BEAT_INTERVAL);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                _ = beat.tick() => self.beat(false).await,
+                _ = ticks.tick() => self.send_heartbeat(false).await,
                 Some(request) = self.session_requests.next() => self.list(&request).await,
                 Some(request) = self.family_requests.next() => self.switch(&request).await,
             }
         }
         let _ = following.await;
-        let farewell = async {
-            self.beat(true).await;
+        let leave = async {
+            self.send_heartbeat(true).await;
             let _ = self.service.stop().await;
             if self.client.connection_state() == State::Connected {
                 let _ = self.client.flush().await;
             }
         };
-        // Without it the others find out by themselves, later.
-        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+        // Without it the ingests notice later, by the missing heartbeats.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, leave).await;
     }
 
-    async fn beat(&self, leaving: bool) {
-        // What waited for a connection would tell of the past.
+    async fn send_heartbeat(&self, leaving: bool) {
+        // A heartbeat that waited for the connection would be out of date.
         if self.client.connection_state() == State::Connected {
-            let beat = EdgeHeartbeat { edge: self.edge.clone(), leaving };
-            self.send(self.subjects.edges(), &beat).await;
+            let heartbeat = EdgeHeartbeat { edge: self.edge.clone(), leaving };
+            self.send(self.subjects.edges(), &heartbeat).await;
         }
     }
 
     async fn list(&self, request: &Request) {
-        // An empty request asks for all.
-        let Some(wanted) = asked::<Option<SessionsRequest>>(request, b"null").await else { return };
-        let wanted = wanted.unwrap_or_default();
-        let most = MAX_PAGE_BYTES.min(self.client.server_info().max_payload / 4);
-        let sessions = self.registry.list(&wanted).await;
-        let mut pages = pages(&self.edge, sessions, most).peekable();
+        // An empty request lists all.
+        let Some(filter) = read::<Option<SessionsRequest>>(request, b"null").await else { return };
+        let filter = filter.unwrap_or_default();
+        let max_bytes = MAX_PAGE_BYTES.min(self.client.server_info().max_payload / 4);
+        let sessions = self.registry.list(&filter).await;
+        let mut pages = pages(&self.edge, sessions, max_bytes).peekable();
         while let Some(page) = pages.next() {
             respond(request, page).await;
             if pages.peek().is_some() {
@@ -143,7 +143,7 @@ impl Control {
     }
 
     async fn switch(&self, request: &Request) {
-        let Some(FamilyRequest { family, running }) = asked(request, b"").await else { return };
+        let Some(FamilyRequest { family, running }) = read(request, b"").await else { return };
         let error = self.families.set(&family, running).err().map(|unknown| unknown.to_string());
         let reply = FamilyReply { edge: self.edge.clone(), error };
         if let Ok(json) = serde_json::to_vec(&reply) {
@@ -152,18 +152,18 @@ impl Control {
     }
 
     async fn send(&self, subject: String, message: &impl Serialize) {
-        // These messages are always JSON; a failure to send is the connection's, which readiness shows.
+        // Serializing cannot fail, and a lost connection shows in the readiness.
         if let Ok(json) = serde_json::to_vec(message) {
             let _ = self.client.publish(subject, json.into()).await;
         }
     }
 }
 
-/// What a request asks for, `empty` where it has no payload. One that cannot be read is answered.
-async fn asked<R: DeserializeOwned>(request: &Request, empty: &'static [u8]) -> Option<R> {
-    let payload: &[u8] = if request.message.payload.is_empty() { empty } else { &request.message.payload };
+/// Reads a request's payload, or `default` if it is empty. Answers a request that cannot be read.
+async fn read<R: DeserializeOwned>(request: &Request, default: &'static [u8]) -> Option<R> {
+    let payload: &[u8] = if request.message.payload.is_empty() { default } else { &request.message.payload };
     match serde_json::from_slice(payload) {
-        Ok(asked) => Some(asked),
+        Ok(content) => Some(content),
         Err(error) => {
             let status = format!("the request cannot be read: {error}");
             let _ = request.respond(Err(async_nats::service::error::Error { code: 400, status })).await;
@@ -174,6 +174,6 @@ async fn asked<R: DeserializeOwned>(request: &Request, empty: &'static [u8]) -> 
 
 async fn respond(request: &Request, json: Vec<u8>) {
     if let Err(error) = request.respond(Ok(json.into())).await {
-        tracing::debug!(%error, "a request over nats could not be answered");
+        tracing::debug!(%error, "cannot answer a request over nats");
     }
 }

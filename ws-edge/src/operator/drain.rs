@@ -1,7 +1,6 @@
-//! Draining: all sessions are closed, at a rate at which other edges can take them.
+//! Draining: closes all sessions, at a rate that other edges can accept.
 //!
-//! Monster UI reconnects 250 ms after any close, whatever the close code says: only the server can spread the
-//! reconnects.
+//! Monster UI reconnects 250 ms after any close code: only the server can spread the reconnects.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,18 +9,18 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::{ids::SessionNumber, outbox::Outbox, protocol::close::Close};
 
-/// How often some sessions are closed.
+/// Pause between batches of closed sessions.
 const TICK: Duration = Duration::from_millis(50);
 /// The lowest rate, so that a few sessions do not take long.
 const MIN_PER_SECOND: f64 = 100.0;
 
-/// All open sessions, to be closed.
+/// All open sessions.
 #[derive(Debug, Default)]
 pub(crate) struct OpenSessions {
     open: Mutex<HashMap<SessionNumber, Arc<Outbox>>>,
 }
 
-/// An open session, until this is dropped.
+/// Keeps a session among the open ones until this is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenSession {
     sessions: Arc<OpenSessions>,
@@ -42,11 +41,11 @@ impl OpenSessions {
         tracing::info!(sessions = waiting.len(), per_second = rate.round(), "closing sessions");
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let began = Instant::now();
+        let started = Instant::now();
         let mut closed = 0;
         while !waiting.is_empty() {
             ticks.tick().await;
-            let due = (began.elapsed() + TICK).as_secs_f64() * rate;
+            let due = (started.elapsed() + TICK).as_secs_f64() * rate;
             while closed < due as usize
                 && let Some(session) = waiting.pop()
             {
@@ -65,7 +64,7 @@ impl Drop for OpenSession {
     }
 }
 
-/// OpenSessions per second.
+/// Sessions to close per second.
 fn rate(sessions: usize, time: Duration, max_per_second: u32) -> f64 {
     let evenly = sessions as f64 / time.as_secs_f64().max(TICK.as_secs_f64());
     evenly.max(MIN_PER_SECOND).min(f64::from(max_per_second))
@@ -76,11 +75,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_even_within_its_bounds() {
+    fn the_rate_is_even_within_its_limits() {
         let drain = Duration::from_secs(30);
         assert_eq!(rate(15_000, drain, 1000), 500.0);
-        assert_eq!(rate(90_000, drain, 1000), 1000.0, "it takes longer than asked for");
-        assert_eq!(rate(3, drain, 1000), MIN_PER_SECOND, "a few do not wait for one another");
+        assert_eq!(rate(90_000, drain, 1000), 1000.0, "the limit makes it take longer");
+        assert_eq!(rate(3, drain, 1000), MIN_PER_SECOND, "a few sessions do not take the whole time");
         assert_eq!(rate(3, drain, 1), 1.0);
         assert!(rate(100, Duration::ZERO, 1_000_000) >= 2000.0);
     }

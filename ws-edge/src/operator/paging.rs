@@ -1,12 +1,15 @@
-//! A list of sessions cut into messages.
+//! Splits a list of sessions into messages.
 
 use blackhole_common::wire::{SessionInfo, SessionsReply};
 
-/// The sessions as JSON messages, each a [`SessionsReply`] of at most about `most` bytes; at least one, of which the
-/// last says so.
-pub(super) fn pages(edge: &str, sessions: Vec<SessionInfo>, most: usize) -> impl Iterator<Item = Vec<u8>> {
+/// The sessions as one or more JSON messages, each a [`SessionsReply`] of about `max_bytes` at most. The last one is marked.
+pub(super) fn pages(
+    edge: &str,
+    sessions: Vec<SessionInfo>,
+    max_bytes: usize,
+) -> impl Iterator<Item = Vec<u8>> {
     let edge = edge.to_owned();
-    let mut sessions = sessions.into_iter().map(move |session| fitting(session, most)).peekable();
+    let mut sessions = sessions.into_iter().map(move |session| truncated(session, max_bytes)).peekable();
     let mut done = false;
     std::iter::from_fn(move || {
         if done {
@@ -14,7 +17,7 @@ pub(super) fn pages(edge: &str, sessions: Vec<SessionInfo>, most: usize) -> impl
         }
         let (mut page, mut bytes) = (Vec::new(), 0);
         while let Some((_, size)) = sessions.peek()
-            && (page.is_empty() || bytes + size <= most)
+            && (page.is_empty() || bytes + size <= max_bytes)
         {
             bytes += size;
             page.extend(sessions.next().map(|(session, _)| session));
@@ -24,14 +27,14 @@ pub(super) fn pages(edge: &str, sessions: Vec<SessionInfo>, most: usize) -> impl
     })
 }
 
-/// A session and the size of its JSON. One that would not fit into a message is listed with its first bindings.
-fn fitting(mut session: SessionInfo, most: usize) -> (SessionInfo, usize) {
+/// A session and the size of its JSON. If it is too large for a message, only its first bindings are listed.
+fn truncated(mut session: SessionInfo, max_bytes: usize) -> (SessionInfo, usize) {
     let size = |session: &SessionInfo| serde_json::to_vec(session).map_or(0, |json| json.len() + 1);
     let mut bytes = size(&session);
-    if bytes > most {
-        tracing::warn!(session = %session.session_id, bytes, "a session has too many bindings to list them all");
+    if bytes > max_bytes {
+        tracing::warn!(session = %session.session_id, bytes, "a session has too many bindings to list all of them");
     }
-    while bytes > most && !session.bindings.is_empty() {
+    while bytes > max_bytes && !session.bindings.is_empty() {
         session.bindings.truncate(session.bindings.len() / 2);
         bytes = size(&session);
     }
@@ -55,14 +58,14 @@ mod tests {
         }
     }
 
-    fn replies(sessions: Vec<SessionInfo>, most: usize) -> Vec<SessionsReply> {
-        let pages: Vec<Vec<u8>> = pages("e", sessions, most).collect();
-        assert!(pages.iter().all(|page| page.len() <= most + 100), "at most {most}");
+    fn replies(sessions: Vec<SessionInfo>, max_bytes: usize) -> Vec<SessionsReply> {
+        let pages: Vec<Vec<u8>> = pages("e", sessions, max_bytes).collect();
+        assert!(pages.iter().all(|page| page.len() <= max_bytes + 100), "at most {max_bytes}");
         pages.iter().map(|page| serde_json::from_slice(page).unwrap()).collect()
     }
 
     #[test]
-    fn nothing_is_one_message_too() {
+    fn an_empty_list_is_one_message() {
         assert_eq!(
             replies(Vec::new(), 1000),
             [SessionsReply { edge: "e".into(), last: true, sessions: vec![] }]
@@ -70,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_comes_in_several_messages_of_which_the_last_says_so() {
+    fn a_long_list_is_split_and_the_last_message_is_marked() {
         let sessions: Vec<SessionInfo> = (0..500).map(|id| session(id, id % 7)).collect();
         let replies = replies(sessions.clone(), 2000);
         assert!(replies.len() > 40, "{}", replies.len());

@@ -1,8 +1,8 @@
-//! The edge's sessions as they are listed: who they are and what they have bound.
+//! The edge's sessions for listings: their accounts, clients and bindings.
 //!
-//! A session puts itself in by [`Registry::enter`], tells what has changed, and goes out when its [`RegistryEntry`] is
-//! dropped. What is held beside the session's own state is little, and never a token. A listing holds the lock on
-//! the table for as long as it takes to copy pointers, and each entry's for as long as it takes to copy that one.
+//! A session adds itself by [`Registry::enter`], updates its [`RegistryEntry`], and is removed when that is dropped.
+//! Entries are small and never contain a token. A listing locks the table only while it copies pointers, and an entry only
+//! while it copies that entry.
 
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::{clock::unix_now, protocol::request::ClientInfo};
 
-/// Sessions that are copied before other tasks have their turn.
-const AT_ONCE: usize = 256;
+/// Sessions that a listing copies before it yields.
+const LIST_BATCH: usize = 256;
 
 /// All sessions of the edge.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Registry {
     sessions: Mutex<HashMap<SessionId, Arc<Entry>>>,
 }
 
-/// Identifies a session among those of all edges. It is random: nobody guesses another's.
+/// A session's id, unique among all edges. It is random, so that it cannot be guessed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct SessionId(u128);
 
@@ -43,19 +43,20 @@ struct Entry {
     /// In Unix seconds.
     since: u64,
     source: IpAddr,
-    shown: Mutex<Shown>,
+    details: Mutex<Details>,
 }
 
+/// What may change during a session.
 #[derive(Debug, Default)]
-struct Shown {
+struct Details {
     account_id: Option<Box<str>>,
     bindings: Box<[Box<str>]>,
     name: Option<Box<str>>,
-    /// As JSON: its values take several times the room.
+    /// As JSON text: parsed values take several times the memory.
     metadata: Option<Box<str>>,
 }
 
-/// A session's place in the registry; it is free when this is dropped.
+/// A session in the registry, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct RegistryEntry {
     registry: Arc<Registry>,
@@ -69,54 +70,54 @@ impl Drop for RegistryEntry {
 }
 
 impl RegistryEntry {
-    /// Tells whose the session is and what it has bound now.
+    /// Sets the session's account and bindings.
     pub(crate) fn update<'a>(
         &self,
         account_id: Option<&str>,
         bindings: impl Iterator<Item = &'a str> + Clone,
     ) {
-        let mut shown = self.entry.shown.lock();
-        if shown.account_id.as_deref() != account_id {
-            shown.account_id = account_id.map(Into::into);
+        let mut details = self.entry.details.lock();
+        if details.account_id.as_deref() != account_id {
+            details.account_id = account_id.map(Into::into);
         }
-        if !shown.bindings.iter().map(|binding| &**binding).eq(bindings.clone()) {
-            shown.bindings = bindings.map(Into::into).collect();
+        if !details.bindings.iter().map(|binding| &**binding).eq(bindings.clone()) {
+            details.bindings = bindings.map(Into::into).collect();
         }
     }
 
-    /// Takes over what the client calls the session, as far as it says.
+    /// Sets the name and metadata, if the client gave them.
     pub(crate) fn describe(&self, client: ClientInfo) {
-        let mut shown = self.entry.shown.lock();
+        let mut details = self.entry.details.lock();
         if let Some(name) = client.name {
-            shown.name = Some(name.into());
+            details.name = Some(name.into());
         }
         if let Some(metadata) = client.metadata {
-            shown.metadata = Some(metadata.to_string().into());
+            details.metadata = Some(metadata.to_string().into());
         }
     }
 }
 
 impl Registry {
-    /// Without sessions, on the machine called `host`.
+    /// An empty registry of the edge on `host`.
     pub(crate) fn new(host: &str) -> Registry {
         Registry { host: host.into(), sessions: Mutex::default() }
     }
 
-    /// Puts a new session of a client at `source` in.
+    /// Adds a new session of a client at `source`.
     pub(crate) fn enter(self: &Arc<Self>, source: IpAddr) -> RegistryEntry {
         let entry = Arc::new(Entry {
             id: SessionId(rand::random()),
             since: unix_now(),
             source,
-            shown: Mutex::default(),
+            details: Mutex::default(),
         });
         self.sessions.lock().insert(entry.id, Arc::clone(&entry));
         RegistryEntry { registry: Arc::clone(self), entry }
     }
 
-    /// The sessions that `wanted` asks for, oldest first.
-    pub(crate) async fn list(&self, wanted: &SessionsRequest) -> Vec<SessionInfo> {
-        let mut entries: Vec<Arc<Entry>> = match &wanted.session_id {
+    /// The sessions that match `filter`, oldest first.
+    pub(crate) async fn list(&self, filter: &SessionsRequest) -> Vec<SessionInfo> {
+        let mut entries: Vec<Arc<Entry>> = match &filter.session_id {
             Some(id) => u128::from_str_radix(id, 16)
                 .ok()
                 .and_then(|id| self.sessions.lock().get(&SessionId(id)).cloned())
@@ -127,27 +128,27 @@ impl Registry {
         };
         entries.sort_unstable_by_key(|entry| (entry.since, entry.id.0));
         let mut sessions = Vec::new();
-        for entries in entries.chunks(AT_ONCE) {
+        for entries in entries.chunks(LIST_BATCH) {
             sessions
-                .extend(entries.iter().filter_map(|entry| self.show(entry, wanted.account_id.as_deref())));
+                .extend(entries.iter().filter_map(|entry| self.info(entry, filter.account_id.as_deref())));
             tokio::task::yield_now().await;
         }
         sessions
     }
 
-    /// The session as it is listed, if it is of that account.
-    fn show(&self, entry: &Entry, account_id: Option<&str>) -> Option<SessionInfo> {
-        let shown = entry.shown.lock();
-        if account_id.is_some_and(|wanted| shown.account_id.as_deref() != Some(wanted)) {
+    /// The session as it is listed, if it belongs to that account.
+    fn info(&self, entry: &Entry, account_id: Option<&str>) -> Option<SessionInfo> {
+        let details = entry.details.lock();
+        if account_id.is_some_and(|wanted| details.account_id.as_deref() != Some(wanted)) {
             return None;
         }
         Some(SessionInfo {
             session_id: entry.id.to_string(),
-            account_id: shown.account_id.as_deref().map(str::to_owned),
-            bindings: shown.bindings.iter().map(|binding| binding.to_string()).collect(),
+            account_id: details.account_id.as_deref().map(str::to_owned),
+            bindings: details.bindings.iter().map(|binding| binding.to_string()).collect(),
             since: entry.since,
-            name: shown.name.as_deref().map(str::to_owned),
-            metadata: shown.metadata.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+            name: details.name.as_deref().map(str::to_owned),
+            metadata: details.metadata.as_deref().and_then(|json| serde_json::from_str(json).ok()),
             source: entry.source.to_string(),
             destination: self.host.to_string(),
         })
@@ -175,10 +176,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_is_listed_with_what_it_told_until_it_ends() {
+    async fn a_session_is_listed_with_its_details_until_it_ends() {
         let registry = registry();
         let listed = enter(&registry);
-        assert_eq!(all(&registry).await.len(), 1, "before it has told anything");
+        assert_eq!(all(&registry).await.len(), 1, "before its first request");
         listed.update(Some("acc"), ["call.*.*", "fax.status.*"].into_iter());
         listed.describe(ClientInfo { name: Some("desk".into()), metadata: Some(json!({ "room": 4 })) });
         listed.describe(ClientInfo { name: Some("front desk".into()), metadata: None });
@@ -201,18 +202,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listing_is_of_one_account_or_of_one_session() {
+    async fn sessions_are_listed_by_account_and_by_id() {
         let registry = registry();
         let listed: Vec<RegistryEntry> = (0..600).map(|_| enter(&registry)).collect();
         for (index, listed) in listed.iter().enumerate() {
             listed.update(Some(if index < 400 { "a" } else { "b" }), std::iter::empty());
         }
         let list = async |account: Option<&str>, session: Option<&str>| {
-            let wanted = SessionsRequest {
+            let filter = SessionsRequest {
                 account_id: account.map(str::to_owned),
                 session_id: session.map(str::to_owned),
             };
-            registry.list(&wanted).await
+            registry.list(&filter).await
         };
         assert_eq!(list(None, None).await.len(), 600);
         let of_a = list(Some("a"), None).await;

@@ -23,7 +23,7 @@ pub(super) async fn api(
     call: Call,
     request_id: Option<&Value>,
 ) -> Result<Data, String> {
-    let Some(crossbar) = &edge.crossbar else { return Err(CrossbarError::Off.to_string()) };
+    let Some(crossbar) = &edge.crossbar else { return Err(CrossbarError::NotConfigured.to_string()) };
     let identity = current_identity(edge, state).await?;
     let caller = Caller { token: &identity.token, address: state.address, request_id };
     let answer = crossbar.call(call, &caller, &edge.metrics).await;
@@ -42,6 +42,6 @@ pub(super) async fn send(
     let Access::Account { account_id, .. } = access else { return Err("unauthorized account id".to_owned()) };
     let request_id = request_id.cloned().unwrap_or_else(generated_id);
     let sender = Sender { account_id: &account_id, token: &token, request_id: &request_id };
-    edge.targeted.send(message, &sender, &edge.metrics).await.map_err(|unsent| unsent.to_string())?;
+    edge.targeted.send(message, &sender, &edge.metrics).await.map_err(|error| error.to_string())?;
     Ok(json!({}))
 }

@@ -27,9 +27,9 @@ use crate::{
 const MAX_FETCH: usize = 1000;
 /// Events in the first fetch, when their size is not known.
 const FIRST_FETCH: usize = 16;
-/// About this many bytes are fetched at once. What a reader does not read of them was sent in vain.
+/// About as many bytes as one fetch asks for. A reader that stops early wastes the rest.
 const FETCH_BYTES: usize = 1 << 20;
-/// Time until the next event of a fetch; async-nats itself would wait forever.
+/// Time until the next event of a fetch; async-nats would wait forever.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for an answer about the stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ pub(crate) struct HistoryReader {
     consumer: Consumer<pull::Config>,
     batch: Option<pull::Batch>,
     in_batch: usize,
-    /// What was read so far, for the size of the next fetch.
+    /// Events and bytes read so far, for the size of the next fetch.
     events: usize,
     bytes: usize,
     /// The next position.
@@ -89,10 +89,10 @@ impl History {
         stream_info::ask(&self.client, &self.subjects, ANSWER_TIMEOUT).await
     }
 
-    /// The position of the newest event that was stored before `time`, in a stream that reaches back to it.
+    /// The position of the newest event stored before `time`, which the stream must reach back to.
     ///
     /// # Errors
-    /// When the stream cannot be asked.
+    /// If the stream does not answer.
     pub(crate) async fn position_at(&self, time: SystemTime) -> Result<u64, StreamError> {
         let start_time = time.into();
         let mut consumer = self.consumer(DeliverPolicy::ByStartTime { start_time }, None).await?;
@@ -149,7 +149,7 @@ impl History {
         stream.create_consumer(config).await.map_err(StreamError::new)
     }
 
-    /// The event in a message of the stream; `None` if it is none of ours.
+    /// The event in a message of the stream; `None` if amqp-ingest did not publish it.
     fn event(&self, stream: StreamId, sequence: u64, message: async_nats::Message) -> Option<Event> {
         let rest = message.subject.strip_prefix(&*self.ingest_root)?;
         let name = message.headers.as_ref()?.get(wire::EVENT_NAME)?;
@@ -187,12 +187,12 @@ impl HistoryReader {
                     self.events += 1;
                     self.bytes += message.length;
                     let sequence = message.info().map_err(StreamError::new)?.stream_sequence;
-                    // In a cluster, a consumer that moves to another server begins anew there.
+                    // In a cluster, a consumer that moves to another server starts again from its first position.
                     if sequence < self.next {
                         continue;
                     }
                     let is_gap = !self.is_filtered && sequence > self.next;
-                    // Events that are missing after the oldest one were deleted by hand.
+                    // Events missing after the oldest one were deleted manually.
                     let begins = if is_gap { self.info().await?.first } else { 0 };
                     let is_gone = begins > self.next;
                     self.next = sequence + 1;
@@ -204,7 +204,7 @@ impl HistoryReader {
                         self.after_gap = event.filter(|_| sequence <= self.last);
                         return Ok(ReadOutcome::Trimmed(begins.min(sequence)));
                     }
-                    // Other messages were stored by somebody else.
+                    // Skip messages that amqp-ingest did not publish.
                     if let Some(event) = event {
                         return Ok(ReadOutcome::Event(event));
                     }
@@ -228,7 +228,7 @@ impl HistoryReader {
         }
     }
 
-    /// The server has nothing more, though the last position is not reached.
+    /// The server has no more events, though the last position is not reached.
     async fn nothing_more(&mut self) -> Result<ReadOutcome, StreamError> {
         if self.is_filtered {
             self.next = self.last.saturating_add(1);
@@ -240,15 +240,15 @@ impl HistoryReader {
             return Ok(ReadOutcome::Trimmed(info.first.min(self.next)));
         }
         if info.leader.is_none() {
-            // The newest events were deleted by hand.
+            // The newest events were deleted manually.
             return Ok(ReadOutcome::End);
         }
-        // In a cluster any server may serve the consumer, and it may not have the newest events yet.
-        Err(StreamError::new("the server that was asked has less than the stream"))
+        // In a cluster, the server of the consumer may not have the newest events yet.
+        Err(StreamError::new("the consumer's server does not have the newest events yet"))
     }
 
     async fn info(&self) -> Result<StreamInfo, StreamError> {
         let info = self.history.info().await?.filter(|info| info.id == self.stream);
-        info.ok_or_else(|| StreamError::new("the stream is gone"))
+        info.ok_or_else(|| StreamError::new("the stream no longer exists"))
     }
 }

@@ -107,12 +107,12 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
     }
     match serde_json::from_slice(answer).map_err(StreamError::new)? {
         Answer { created: Some(created), state: Some(state), config: Some(config), cluster, .. } => {
-            // A single server reports itself as the leader of a group without a name and without others. It is never
-            // replaced, and whoever is connected to it notices its end.
+            // A single server reports itself as the leader of an unnamed group without replicas. No other server takes
+            // over from it, and its end also ends the connection.
             let group = cluster.filter(|cluster| cluster.name.is_some() || !cluster.replicas.is_empty());
             let leader = match group {
                 Some(Cluster { leader: Some(leader), .. }) if !leader.is_empty() => Some(leader),
-                // It was the leader, and knows no other yet: it may have less than clients have seen.
+                // A former leader that knows no successor yet: it may have fewer events than clients have seen.
                 Some(_) => return Err(StreamError("the stream has no leader".to_owned())),
                 None => None,
             };
@@ -124,7 +124,7 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
                 first_at: time(&state.first_ts).map_err(StreamError::new)?,
                 last: state.last_seq,
                 max_age: Duration::from_nanos(config.max_age),
-                is_roomy: u64::try_from(config.max_bytes).map_or(true, |most| state.bytes < most / 2),
+                is_roomy: u64::try_from(config.max_bytes).map_or(true, |max| state.bytes < max / 2),
                 leader,
             }))
         }
@@ -135,24 +135,25 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
 }
 
 impl StreamInfo {
-    /// Whether `told` cannot be a later state of this stream, which had an event at `position` already.
+    /// Whether `reported` cannot be a later state of this stream, which already had an event at `position`.
     ///
-    /// The servers of a cluster do not learn everything at once. A leader that was frozen or cut off reports less than has
-    /// been seen until it hears of its successor. A server that was just elected to lead the cluster knows no stream until
-    /// it has replayed the cluster's log, and creates the stream anew if it is asked to before that.
-    pub(super) fn is_contradicted(&self, told: Option<&StreamInfo>, position: u64) -> bool {
-        self.leader.is_some() && told.is_none_or(|told| told.id != self.id || told.last < position)
+    /// The servers of a cluster may disagree for a while. A leader that was frozen or cut off reports an old state until it
+    /// learns of its successor. A newly elected leader of the cluster knows no streams until it has replayed the cluster's
+    /// log; if asked to create the stream before that, it creates a new one.
+    pub(super) fn is_contradicted(&self, reported: Option<&StreamInfo>, position: u64) -> bool {
+        self.leader.is_some()
+            && reported.is_none_or(|reported| reported.id != self.id || reported.last < position)
     }
 
-    /// Whether everything after position `after` is still there.
+    /// Whether all events after position `after` are still stored.
     pub(crate) fn reaches_back_to(&self, after: u64) -> bool {
         after.saturating_add(1) >= self.first
     }
 
-    /// Whether everything that was published after `time` is still there.
+    /// Whether all events published after `time` are still stored.
     ///
-    /// The age of events that were dropped for space is not known. So this is claimed only if an older event is still
-    /// there, nothing was ever dropped, or events are dropped by age only.
+    /// The age of events that were dropped for space is unknown. So this holds only if an older event is still stored,
+    /// nothing was ever dropped, or events are dropped by age only.
     pub(crate) fn reaches_back_to_time(&self, time: SystemTime, now: SystemTime) -> bool {
         let is_young = now.duration_since(time).is_ok_and(|age| age <= self.max_age);
         time >= self.created && (self.first <= 1 || self.first_at <= time || (is_young && self.is_roomy))
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_answer_is_read() {
+    fn a_servers_answer_is_read() {
         let info = info();
         assert_eq!((info.first, info.last, info.leader.as_deref()), (5, 7, None));
         assert_eq!(info.max_age, Duration::from_secs(600));
@@ -191,37 +192,44 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_may_contradict_itself_for_a_while() {
-        let (alone, mut led) = (info(), info());
-        led.leader = Some("n1".to_owned());
-        let elsewhere = StreamInfo { id: StreamId::new("another"), ..led.clone() };
-        for (told, position, contradicts) in
-            [(Some(&led), 7, false), (Some(&led), 8, true), (Some(&elsewhere), 7, true), (None, 7, true)]
-        {
-            assert_eq!(led.is_contradicted(told, position), contradicts, "{told:?} at {position}");
-            assert!(!alone.is_contradicted(told, position), "a single server knows");
+    fn only_a_cluster_can_contradict_itself() {
+        let (single, mut clustered) = (info(), info());
+        clustered.leader = Some("n1".to_owned());
+        let other = StreamInfo { id: StreamId::new("another"), ..clustered.clone() };
+        for (reported, position, contradicts) in [
+            (Some(&clustered), 7, false),
+            (Some(&clustered), 8, true),
+            (Some(&other), 7, true),
+            (None, 7, true),
+        ] {
+            assert_eq!(
+                clustered.is_contradicted(reported, position),
+                contradicts,
+                "{reported:?} at {position}"
+            );
+            assert!(!single.is_contradicted(reported, position), "a single server is always right");
         }
     }
 
     #[test]
-    fn it_reaches_back_to_what_is_still_there() {
+    fn it_reaches_back_to_its_oldest_event() {
         let info = info();
         assert!(info.reaches_back_to(4) && info.reaches_back_to(7) && info.reaches_back_to(u64::MAX));
         assert!(!info.reaches_back_to(3) && !info.reaches_back_to(0));
     }
 
     #[test]
-    fn a_time_is_only_reached_when_nothing_after_it_can_have_gone() {
+    fn it_reaches_back_to_a_time_if_no_later_event_can_have_been_dropped() {
         let mut info = info();
         let now = minutes(&info, 32);
-        // Older than the oldest event, but age alone drops, and it is not that old.
+        // Older than the oldest event, but younger than `max_age`, and events are dropped by age only.
         assert!(info.reaches_back_to_time(minutes(&info, 25), now));
         assert!(!info.reaches_back_to_time(minutes(&info, 20), now), "older than max_age");
         info.is_roomy = false;
-        assert!(!info.reaches_back_to_time(minutes(&info, 25), now), "may have gone for space");
-        assert!(info.reaches_back_to_time(minutes(&info, 31), now), "something older is there still");
+        assert!(!info.reaches_back_to_time(minutes(&info, 25), now), "may have been dropped for space");
+        assert!(info.reaches_back_to_time(minutes(&info, 31), now), "an older event is still stored");
         info.first = 1;
-        assert!(info.reaches_back_to_time(minutes(&info, 1), now), "nothing has ever gone");
+        assert!(info.reaches_back_to_time(minutes(&info, 1), now), "nothing was ever dropped");
         assert!(!info.reaches_back_to_time(info.created - Duration::from_secs(1), now), "before the stream");
     }
 }

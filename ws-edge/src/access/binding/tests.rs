@@ -25,7 +25,7 @@ fn bearer(superduper_admin: bool) -> Bearer {
 fn resolved(binding: &str, access: &Access) -> Result<ResolvedBinding, String> {
     let superduper = *access == Access::All;
     parse(&catalogue(), &families(), binding, &bearer(superduper))
-        .and_then(|asked| asked.resolve("ev", access))
+        .and_then(|parsed| parsed.resolve("ev", access))
         .map_err(|error| error.to_string())
 }
 
@@ -72,7 +72,7 @@ fn a_superduper_admin_sees_every_tenant() {
 }
 
 #[test]
-fn what_clients_see_of_the_amqp_side() {
+fn subscription_keys_are_amqp_patterns() {
     let key = |binding| resolved(binding, &account()).unwrap().subscription_key;
     assert_eq!(key("call.*.*"), format!("call.{ACC}.*.*"));
     assert_eq!(key("call.#"), format!("call.{ACC}.*.*"));
@@ -118,7 +118,7 @@ fn refusals_have_the_texts_that_clients_match_on() {
 }
 
 #[test]
-fn words_are_written_as_kazoo_encodes_them() {
+fn words_are_encoded_as_kazoo_does() {
     for (word, expected) in [
         ("plain-id_~", "plain-id_~"),
         ("a@10.0", "a%4010%2E0"),
@@ -137,33 +137,33 @@ fn words_are_written_as_kazoo_encodes_them() {
 }
 
 #[test]
-fn what_is_relayed_is_for_one_token() {
+fn a_relay_binding_matches_only_the_tokens_own_id() {
     assert_eq!(subjects("relay.*", &account()), [format!("ev.{ACC}.relay.{ACC}.*.t%2E1")]);
     assert_eq!(subjects("relay.#", &account()), [format!("ev.{ACC}.relay.{ACC}.*.t%2E1")]);
     assert_eq!(subjects("relay.chat", &Access::All), ["ev.*.relay.*.chat.t%2E1"]);
     let form = "invalid format for relay subscription : relay.chat.t";
     assert_eq!(resolved("relay.chat.t", &account()).unwrap_err(), form);
-    // An id is no pattern, and one that looks encoded is not decoded.
+    // An id is never a pattern, and an id that looks encoded is not decoded.
     for (id, expected) in [("*", "%2A"), ("#", "%23"), (">", "%3E"), ("a%2Eb", "a%252Eb"), ("a\nb", "a%0Ab")]
     {
         let bearer = Bearer { token_id: Some(id.into()), ..bearer(false) };
         let catalogue = catalogue();
-        let asked = parse(&catalogue, &families(), "relay.chat", &bearer).unwrap();
-        let subjects = asked.resolve("ev", &account()).unwrap().subjects;
+        let parsed = parse(&catalogue, &families(), "relay.chat", &bearer).unwrap();
+        let subjects = parsed.resolve("ev", &account()).unwrap().subjects;
         assert_eq!(subjects, [format!("ev.{ACC}.relay.{ACC}.chat.{expected}")]);
     }
-    let older = Bearer { token_id: None, ..bearer(false) };
-    let error = parse(&catalogue(), &families(), "relay.chat", &older).unwrap_err();
+    let without_id = Bearer { token_id: None, ..bearer(false) };
+    let error = parse(&catalogue(), &families(), "relay.chat", &without_id).unwrap_err();
     assert_eq!(error.to_string(), "the token has no id of its own, which the requested binding needs");
 }
 
 #[test]
-fn an_account_without_a_name_gets_nobodys_events_never() {
-    let nameless = Access::Account { account_id: String::new(), realm: Some(String::new()) };
-    assert!(resolved("call.*.*", &nameless).is_err());
+fn an_empty_account_id_is_refused() {
+    let empty = Access::Account { account_id: String::new(), realm: Some(String::new()) };
+    assert!(resolved("call.*.*", &empty).is_err());
 }
 
-/// Bindings near those that exist: mutated words of real ones, and plain noise.
+/// Bindings of words that are real, almost real or special, and random texts.
 fn any_binding() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         Just("call"),
@@ -204,10 +204,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_binding_leaves_the_tenant(binding in any_binding(), id in "[a-z@_.*>=]{1,6}", realm in "[a-z@_.*>=]{0,6}", superduper in any::<bool>()) {
+    fn subjects_stay_below_the_granted_tenants(binding in any_binding(), id in "[a-z@_.*>=]{1,6}", realm in "[a-z@_.*>=]{0,6}", superduper in any::<bool>()) {
         let access = Access::Account { account_id: id.clone(), realm: Some(realm.clone()) };
         let catalogue = catalogue();
-        if let Ok(resolved) = parse(&catalogue, &families(), &binding, &bearer(superduper)).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue, &families(), &binding, &bearer(superduper)).and_then(|parsed| parsed.resolve("ev", &access)) {
             let own = [format!("ev.{}.", Tenant::account(&id)), format!("ev.{}.", Tenant::realm(&realm))];
             for subject in resolved.subjects {
                 prop_assert!(own.iter().any(|root| subject.starts_with(root)), "{} gave {}", binding, subject);
@@ -222,7 +222,7 @@ proptest! {
     #[test]
     fn an_event_matches_at_most_one_subject_of_a_binding(binding in any_binding(), key in any_binding()) {
         let access = account();
-        if let Ok(resolved) = parse(&catalogue(), &families(), &binding, &bearer(true)).and_then(|asked| asked.resolve("ev", &access)) {
+        if let Ok(resolved) = parse(&catalogue(), &families(), &binding, &bearer(true)).and_then(|parsed| parsed.resolve("ev", &access)) {
             for tenant in [ACC, "@kid=2Eexample=2Ecom"] {
                 let mut subject = format!("ev.{tenant}");
                 push_key(&mut subject, key.as_bytes());

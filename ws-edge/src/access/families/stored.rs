@@ -1,7 +1,7 @@
-//! The families that were stopped for good: the keys of a key-value bucket, which amqp-ingest or an operator writes.
+//! Families that stay stopped after a restart: the keys of a key-value bucket that amqp-ingest or an operator writes.
 //!
-//! Each change counts once: a family that was started after it was stored as stopped, but not stored as started,
-//! stays started while the edge runs, however often the connection is lost.
+//! Each change is applied once. So a family that was started only until the next restart stays started when the edge
+//! reconnects and reads the bucket again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,19 +14,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::families::Families;
 
-/// How often it is looked for a bucket that is not there, or cannot be asked.
+/// Pause after the bucket was missing or could not be watched.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What of the bucket has been done.
+/// Up to which change the bucket has been applied.
 #[derive(Default)]
-struct Done {
-    /// Which bucket: a new one of the same name counts its changes anew.
+struct Applied {
+    /// When the bucket was created: the revisions of a new bucket begin anew.
     created: Option<String>,
     revision: u64,
 }
 
-/// Does what the bucket says, now and whenever it changes, until `shutdown`. There need not be a bucket, nor
-/// JetStream: nothing is stopped then.
+/// Applies the bucket, now and whenever it changes, until `shutdown`. Without a bucket, or without JetStream, all
+/// families run.
 pub(crate) async fn follow(
     client: Client,
     bucket: String,
@@ -34,11 +34,11 @@ pub(crate) async fn follow(
     shutdown: CancellationToken,
 ) {
     let jetstream = jetstream::new(client);
-    let mut done = Done::default();
+    let mut applied = Applied::default();
     let following = async {
         loop {
-            if let Err(error) = changes(&jetstream, &bucket, &families, &mut done).await {
-                tracing::debug!(%error, bucket, "the stopped families cannot be read at the moment");
+            if let Err(error) = watch(&jetstream, &bucket, &families, &mut applied).await {
+                tracing::debug!(%error, bucket, "cannot read the stopped families");
             }
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
@@ -49,28 +49,28 @@ pub(crate) async fn follow(
     }
 }
 
-/// Returns when the bucket cannot be watched any more.
-async fn changes(
+/// Applies changes until the bucket cannot be watched any more.
+async fn watch(
     jetstream: &jetstream::Context,
     bucket: &str,
     families: &Families,
-    done: &mut Done,
+    applied: &mut Applied,
 ) -> Result<(), async_nats::Error> {
     let store = jetstream.get_key_value(bucket).await?;
     let created = store.status().await?.info.created.to_string();
-    if done.created.as_ref() != Some(&created) {
-        *done = Done { created: Some(created), revision: 0 };
+    if applied.created.as_ref() != Some(&created) {
+        *applied = Applied { created: Some(created), revision: 0 };
     }
     let mut entries = store.watch_with_history(">").await?;
     while let Some(entry) = entries.next().await {
         let entry = entry?;
-        if entry.revision <= done.revision {
+        if entry.revision <= applied.revision {
             continue;
         }
-        done.revision = entry.revision;
+        applied.revision = entry.revision;
         let stopped = entry.operation == Operation::Put;
         if let Err(unknown) = families.set(&entry.key, !stopped) {
-            tracing::warn!(%unknown, bucket, "a stopped family that this edge does not have");
+            tracing::warn!(%unknown, bucket, "the bucket contains an unknown family");
         }
     }
     Ok(())

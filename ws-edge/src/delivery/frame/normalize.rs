@@ -1,14 +1,13 @@
 //! The `data` view: an AMQP body as KAZOO 4.3 and 5 send it.
 //!
-//! Keys are normalized at every depth (ASCII upper case to lower, `-` to `_`), members whose value is null are
-//! dropped, and so are transport headers at the top. Strings, numbers and the order of members are kept to the
-//! letter: the text is rewritten while it is scanned, without a tree in between.
+//! Keys are normalized at every depth (ASCII letters to lower case, `-` to `_`). Null members and the transport headers of
+//! the top level are dropped. Strings, numbers and the order of members stay as they are: the text is rewritten while it
+//! is scanned, without parsing it into a tree.
 
 use thiserror::Error;
 
-/// Members of the top level that concern KAZOO's transport, not its clients. KAZOO 5's list; 4.3 drops `Node`
-/// as well.
-const TRANSPORT: [&str; 13] = [
+/// Top-level members for KAZOO's transport, not for clients: KAZOO 5's list. 4.3 drops `Node` as well.
+const TRANSPORT_HEADERS: [&str; 13] = [
     "Access-Group",
     "Defer-Response",
     "Destination-Server",
@@ -24,44 +23,44 @@ const TRANSPORT: [&str; 13] = [
     "Deliver-To-PID",
 ];
 
-/// As deep as serde_json reads, which amqp-ingest checks bodies with.
-const MAX_LEVELS: usize = 128;
+/// The limit of serde_json, with which amqp-ingest checks bodies.
+const MAX_DEPTH: usize = 128;
 
-/// The text is no JSON object, or too deep.
+/// The body is not a JSON object, or nested too deeply.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("not a JSON object of at most {MAX_LEVELS} levels")]
+#[error("not a JSON object of at most {MAX_DEPTH} levels")]
 pub struct Malformed;
 
 /// The `data` view of a body.
 ///
 /// # Errors
-/// [`Malformed`]; texts that amqp-ingest accepted are not.
+/// [`Malformed`]; bodies that amqp-ingest accepted never are.
 pub fn normalize(body: &[u8]) -> Result<String, Malformed> {
     let text = std::str::from_utf8(body).map_err(|_| Malformed)?;
-    let mut scanner = Scanner { text, at: 0, out: String::with_capacity(text.len()) };
+    let mut scanner = Scanner { text, position: 0, out: String::with_capacity(text.len()) };
     scanner.skip_space();
     if scanner.peek() != Some(b'{') {
         return Err(Malformed);
     }
     scanner.value(0)?;
     scanner.skip_space();
-    if scanner.at == text.len() { Ok(scanner.out) } else { Err(Malformed) }
+    if scanner.position == text.len() { Ok(scanner.out) } else { Err(Malformed) }
 }
 
 struct Scanner<'a> {
     text: &'a str,
-    at: usize,
+    position: usize,
     out: String,
 }
 
 impl<'a> Scanner<'a> {
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.text.as_bytes().get(self.position).copied()
     }
 
     fn skip_space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
+            self.position += 1;
         }
     }
 
@@ -69,24 +68,24 @@ impl<'a> Scanner<'a> {
         if self.peek() != Some(byte) {
             return Err(Malformed);
         }
-        self.at += 1;
+        self.position += 1;
         Ok(())
     }
 
-    fn value(&mut self, level: usize) -> Result<(), Malformed> {
-        if level >= MAX_LEVELS {
+    fn value(&mut self, depth: usize) -> Result<(), Malformed> {
+        if depth >= MAX_DEPTH {
             return Err(Malformed);
         }
         match self.peek().ok_or(Malformed)? {
-            b'{' => self.object(level),
-            b'[' => self.array(level),
+            b'{' => self.object(depth),
+            b'[' => self.array(depth),
             b'"' => {
                 let string = self.string()?;
                 self.out.push_str(string);
                 Ok(())
             }
             _ => {
-                let token = self.bare();
+                let token = self.literal();
                 if token.is_empty() {
                     return Err(Malformed);
                 }
@@ -96,127 +95,127 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn object(&mut self, level: usize) -> Result<(), Malformed> {
+    fn object(&mut self, depth: usize) -> Result<(), Malformed> {
         self.expect(b'{')?;
         self.out.push('{');
-        let mut first = true;
+        let mut is_first = true;
         self.skip_space();
         if self.peek() == Some(b'}') {
-            self.at += 1;
+            self.position += 1;
             self.out.push('}');
             return Ok(());
         }
         loop {
             self.skip_space();
-            let before = self.out.len();
+            let start = self.out.len();
             let key = self.string()?;
             self.skip_space();
             self.expect(b':')?;
             self.skip_space();
-            if !first {
+            if !is_first {
                 self.out.push(',');
             }
-            let dropped = self.key(key, level)? || self.is_null();
+            let is_dropped = self.write_key(key, depth)? || self.is_null();
             self.out.push(':');
-            self.value(level + 1)?;
-            if dropped {
-                self.out.truncate(before);
+            self.value(depth + 1)?;
+            if is_dropped {
+                self.out.truncate(start);
             } else {
-                first = false;
+                is_first = false;
             }
             self.skip_space();
             match self.peek() {
-                Some(b',') => self.at += 1,
+                Some(b',') => self.position += 1,
                 Some(b'}') => break,
                 _ => return Err(Malformed),
             }
         }
-        self.at += 1;
+        self.position += 1;
         self.out.push('}');
         Ok(())
     }
 
-    fn array(&mut self, level: usize) -> Result<(), Malformed> {
+    fn array(&mut self, depth: usize) -> Result<(), Malformed> {
         self.expect(b'[')?;
         self.out.push('[');
         self.skip_space();
         if self.peek() == Some(b']') {
-            self.at += 1;
+            self.position += 1;
             self.out.push(']');
             return Ok(());
         }
         loop {
             self.skip_space();
-            self.value(level + 1)?;
+            self.value(depth + 1)?;
             self.skip_space();
             match self.peek() {
                 Some(b',') => {
-                    self.at += 1;
+                    self.position += 1;
                     self.out.push(',');
                 }
                 Some(b']') => break,
                 _ => return Err(Malformed),
             }
         }
-        self.at += 1;
+        self.position += 1;
         self.out.push(']');
         Ok(())
     }
 
-    /// A string with its quotes, as it stands.
+    /// A string as written, with its quotes.
     fn string(&mut self) -> Result<&'a str, Malformed> {
-        let start = self.at;
+        let start = self.position;
         self.expect(b'"')?;
         loop {
             match self.peek().ok_or(Malformed)? {
                 b'"' => break,
-                b'\\' => self.at += 2,
-                _ => self.at += 1,
+                b'\\' => self.position += 2,
+                _ => self.position += 1,
             }
         }
-        self.at += 1;
-        self.text.get(start..self.at).ok_or(Malformed)
+        self.position += 1;
+        self.text.get(start..self.position).ok_or(Malformed)
     }
 
     /// A number, `true`, `false` or `null`.
-    fn bare(&mut self) -> &'a str {
-        let start = self.at;
+    fn literal(&mut self) -> &'a str {
+        let start = self.position;
         while self
             .peek()
             .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.'))
         {
-            self.at += 1;
+            self.position += 1;
         }
-        self.text.get(start..self.at).unwrap_or_default()
+        self.text.get(start..self.position).unwrap_or_default()
     }
 
     fn is_null(&self) -> bool {
-        // What begins with an `n` is nothing else.
+        // No other value begins with an `n`.
         self.peek() == Some(b'n')
     }
 
-    /// Writes a normalized key; says whether it is a transport header.
-    fn key(&mut self, quoted: &str, level: usize) -> Result<bool, Malformed> {
-        let from = self.out.len();
-        let transport;
+    /// Writes a normalized key; returns whether it is a transport header.
+    fn write_key(&mut self, quoted: &str, depth: usize) -> Result<bool, Malformed> {
+        let start = self.out.len();
+        let is_transport;
         if quoted.contains('\\') {
             let key: String = serde_json::from_str(quoted).map_err(|_| Malformed)?;
-            transport = TRANSPORT.contains(&key.as_str());
+            is_transport = TRANSPORT_HEADERS.contains(&key.as_str());
             let key: String =
                 key.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect();
             self.out.push_str(&serde_json::Value::from(key).to_string());
         } else {
-            transport = TRANSPORT.contains(&quoted.trim_matches('"'));
+            is_transport = TRANSPORT_HEADERS.contains(&quoted.trim_matches('"'));
             self.out.push_str(quoted);
             if quoted.contains('-') {
-                let key = self.out.split_off(from).replace('-', "_");
+                let key = self.out.split_off(start).replace('-', "_");
                 self.out.push_str(&key);
             }
-            if let Some(key) = self.out.get_mut(from..) {
+            if let Some(key) = self.out.get_mut(start..) {
                 key.make_ascii_lowercase();
             }
         }
-        Ok(transport && level == 0)
+        Ok(is_transport && depth == 0)
     }
 }
 
@@ -242,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn numbers_strings_and_order_are_kept_to_the_letter() {
+    fn numbers_strings_and_order_stay_as_they_are() {
         let kept = r#"{"b":1.50,"a":12345678901234567890123,"c":-0e+5,"d":"\u00e9\n\"\\"}"#;
         assert_eq!(normalized(kept), kept);
     }
 
     #[test]
-    fn null_members_and_transport_headers_go() {
+    fn null_members_and_transport_headers_are_dropped() {
         assert_eq!(normalized(r#"{"A":null}"#), "{}");
         assert_eq!(
             normalized(r#" { "A" : null , "Server-ID" : { "x" : [ 1 ] } , "B" : 1 , "C" : null } "#),
@@ -261,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn escaped_keys_are_read_before_they_are_judged() {
+    fn escaped_keys_are_decoded_before_they_are_compared() {
         assert_eq!(normalized(r#"{"Server\u002DID":1,"\u0041-\"b":2}"#), r#"{"a_\"b":2}"#);
     }
 
     #[test]
-    fn what_is_no_object_is_an_error() {
+    fn anything_but_an_object_is_malformed() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
         for text in [
             "",
@@ -291,7 +290,9 @@ mod tests {
             Value::Object(members) => Value::Object(
                 members
                     .into_iter()
-                    .filter(|(key, value)| !(value.is_null() || top && TRANSPORT.contains(&key.as_str())))
+                    .filter(|(key, value)| {
+                        !(value.is_null() || top && TRANSPORT_HEADERS.contains(&key.as_str()))
+                    })
                     .map(|(key, value)| (key.to_ascii_lowercase().replace('-', "_"), reference(value, false)))
                     .collect::<Map<_, _>>(),
             ),
@@ -310,7 +311,7 @@ mod tests {
             any::<String>().prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 32, 4, |inner| {
-            // Keys that stay different when they are normalized: the reference cannot hold one twice.
+            // Keys that stay distinct when normalized: the reference cannot contain one twice.
             let object = prop::collection::btree_map("[a-m\"\\\\é]{0,4}", inner.clone(), 0..4);
             prop_oneof![
                 prop::collection::vec(inner, 0..4).prop_map(Value::from),
@@ -323,7 +324,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_what_a_tree_would_give(inner in any_json(), pretty in any::<bool>()) {
+        fn the_result_equals_that_of_a_parsed_tree(inner in any_json(), pretty in any::<bool>()) {
             let body = json!({ "Server-ID": inner, "Body": inner });
             let text = if pretty { serde_json::to_string_pretty(&body).unwrap() } else { body.to_string() };
             let result: Value = serde_json::from_str(&normalized(&text)).unwrap();

@@ -1,4 +1,4 @@
-//! What a client asks of Crossbar, in the form of KAZOO 5 (`verb`, `endpoint`, `body`).
+//! A client's request to Crossbar, with KAZOO 5's members (`verb`, `endpoint`, `body`).
 
 use bytes::Bytes;
 use hyper::Method;
@@ -6,39 +6,39 @@ use serde_json::{Map, Value};
 
 use crate::{kazoo::crossbar::endpoint, protocol::request::RequestError};
 
-/// A request for Crossbar, checked.
+/// A checked request to Crossbar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     /// The method.
     pub(super) verb: Method,
     /// Path and query, beginning with a slash.
     pub(super) endpoint: String,
-    /// The body, where there is one.
+    /// The body, if any.
     pub(super) body: Option<Bytes>,
 }
 
 impl Call {
-    /// Reads the request's `data`.
+    /// Reads a client's `data`.
     ///
     /// # Errors
     /// The first mistake.
     pub(crate) fn read(mut data: Map<String, Value>) -> Result<Call, RequestError> {
-        let wrong = |key, reason| RequestError::Invalid { key, reason };
+        let invalid = |key, reason| RequestError::Invalid { key, reason };
         let endpoint = match data.remove("endpoint") {
             None | Some(Value::Null) => return Err(RequestError::Missing("endpoint")),
             Some(Value::String(endpoint)) => {
-                endpoint::checked(&endpoint).map_err(|reason| wrong("endpoint", reason))?
+                endpoint::checked(&endpoint).map_err(|reason| invalid("endpoint", reason))?
             }
-            Some(_) => return Err(wrong("endpoint", "must be a string")),
+            Some(_) => return Err(invalid("endpoint", "must be a string")),
         };
         let verb = match data.remove("verb") {
             None | Some(Value::Null) => Method::GET,
             Some(Value::String(verb)) => {
-                verb_of(&verb).ok_or(wrong("verb", "must be get, put, post, patch or delete"))?
+                parse_verb(&verb).ok_or(invalid("verb", "must be get, put, post, patch or delete"))?
             }
-            Some(_) => return Err(wrong("verb", "must be a string")),
+            Some(_) => return Err(invalid("verb", "must be a string")),
         };
-        // KAZOO sends a text as it stands.
+        // As in KAZOO, a string is the body itself.
         let body = match data.remove("body") {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(Bytes::from(text)),
@@ -48,7 +48,7 @@ impl Call {
     }
 }
 
-fn verb_of(verb: &str) -> Option<Method> {
+fn parse_verb(verb: &str) -> Option<Method> {
     [Method::GET, Method::PUT, Method::POST, Method::PATCH, Method::DELETE]
         .into_iter()
         .find(|method| method.as_str().eq_ignore_ascii_case(verb))

@@ -1,5 +1,5 @@
-//! Which paths may be passed on. Everything is refused that two readers of a URL may read differently: whoever checks
-//! and whoever serves have to mean the same path.
+//! Checks the paths that clients may request. Anything that two URL parsers may interpret differently is refused: the edge
+//! and Crossbar must mean the same path.
 
 use percent_encoding::percent_decode_str;
 
@@ -9,7 +9,7 @@ const MAX_BYTES: usize = 4096;
 /// A client's endpoint as path and query, beginning with one slash.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason for refusing it.
 pub(super) fn checked(text: &str) -> Result<String, &'static str> {
     if text.len() > MAX_BYTES {
         return Err("longer than 4096 bytes");
@@ -18,7 +18,7 @@ pub(super) fn checked(text: &str) -> Result<String, &'static str> {
         Some((path, query)) => (path, Some(query)),
         None => (text, None),
     };
-    // KAZOO takes it without the first slash too.
+    // As in KAZOO, the leading slash is optional.
     let path = path.strip_prefix('/').unwrap_or(path);
     let mut segments = path.split('/');
     if !segments.next().is_some_and(is_version) {
@@ -40,7 +40,7 @@ pub(super) fn checked(text: &str) -> Result<String, &'static str> {
     })
 }
 
-/// `v2`. What stands before the API on the same server is not for clients.
+/// Whether a segment is like `v2`. Clients must not reach other paths of the same server.
 fn is_version(segment: &str) -> bool {
     segment.strip_prefix('v').is_some_and(|number| {
         (1..=2).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
@@ -52,7 +52,7 @@ fn check_segment(segment: &str) -> Result<(), &'static str> {
     if decoded.iter().any(|byte| b"/\\".contains(byte)) {
         return Err("must not have encoded separators");
     }
-    // Some servers take what follows a semicolon for a parameter of the segment.
+    // Some servers treat the text after a semicolon as a parameter of the segment.
     let name = decoded.split(|byte| *byte == b';').next().unwrap_or_default();
     if name == b"." || name == b".." {
         return Err("must not climb");
@@ -60,12 +60,12 @@ fn check_segment(segment: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What a part stands for. Its characters are those that RFC 3986 has in a segment, and `more`.
+/// Decodes a part, which may consist of RFC 3986's characters of a segment, and of those in `more`.
 fn check_text(part: &str, more: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let plain = |byte: u8| {
+    let is_allowed = |byte: u8| {
         byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%".contains(&byte) || more.contains(&byte)
     };
-    if !part.bytes().all(plain) {
+    if !part.bytes().all(is_allowed) {
         return Err("must be percent-encoded");
     }
     let decoded: Vec<u8> = percent_decode_str(part).collect();
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_the_api_pass_as_they_are() {
+    fn paths_of_the_api_are_accepted_unchanged() {
         for (text, expected) in [
             ("/v2/accounts/156e05e8a12fd138540cd2017a97e371/users", None),
             ("v2/about", Some("/v2/about")),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn tricks_are_refused() {
+    fn ambiguous_paths_are_refused() {
         let (version, empty) =
             ("must begin with the API's version, such as /v2/accounts", "must not have empty segments");
         let (encoded, separators) = ("must be percent-encoded", "must not have encoded separators");
@@ -163,7 +163,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4000))]
 
         #[test]
-        fn what_passes_stays_below_the_base_whoever_reads_it(
+        fn accepted_endpoints_stay_below_the_base_for_every_parser(
             parts in proptest::collection::vec(
                 prop_oneof![
                     "[ -~]{1,3}",
@@ -184,7 +184,7 @@ mod tests {
                 prop_assert_eq!(url.host_str(), Some("crossbar.example.com"));
                 prop_assert_eq!(url.port(), Some(8000));
                 prop_assert!(url.username().is_empty() && url.fragment().is_none());
-                // A reader that resolves dots, as browsers do, resolves nothing.
+                // `Url` resolves dot segments, as browsers do: there must be none.
                 let path = endpoint.split('?').next().unwrap();
                 prop_assert_eq!(url.path(), format!("/base{}", path));
                 let uri: hyper::Uri = whole.parse().unwrap();

@@ -1,4 +1,4 @@
-//! What a client lagging_sessions sent, and what becomes of it.
+//! A client's message, and the request to amqp-ingest that it becomes.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use blackhole_common::wire::TargetedRequest;
@@ -11,8 +11,8 @@ use crate::protocol::{
 
 /// The longest `Server-ID`, in bytes: it is an AMQP routing key.
 const MAX_ID_BYTES: usize = 255;
-/// Members that the edge sets, normalized: in no spelling are they a client's.
-const OWN: [&str; 9] = [
+/// Members that only the edge sets, normalized: a client's are dropped in every spelling.
+const RESERVED: [&str; 9] = [
     "account_id",
     "app_name",
     "app_version",
@@ -24,7 +24,7 @@ const OWN: [&str; 9] = [
     "server_id",
 ];
 
-/// Which action it is.
+/// The action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `relay.publish`: the message is `data.params`.
@@ -33,44 +33,44 @@ pub(crate) enum Kind {
     Dialog,
 }
 
-/// What a client lagging_sessions sent, checked.
+/// A client's message, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
     kind: Kind,
     server_id: String,
-    /// The account that it speaks for (`None`: the token's own).
-    pub account_id: Option<String>,
+    /// The account that it is sent for (`None`: the token's own).
+    pub(crate) account_id: Option<String>,
     body: Map<String, Value>,
 }
 
-/// Who a message is sent for.
+/// The client that sends a message.
 #[derive(Debug)]
 pub(crate) struct Sender<'a> {
-    /// The account, as it was granted.
-    pub account_id: &'a str,
+    /// The account, as auth-svc granted it.
+    pub(crate) account_id: &'a str,
     /// The session's token.
-    pub token: &'a Token,
+    pub(crate) token: &'a Token,
     /// The request's id, or a generated one.
-    pub request_id: &'a Value,
+    pub(crate) request_id: &'a Value,
 }
 
 impl Message {
-    /// Reads the request's `data`.
+    /// Reads a client's `data`.
     ///
     /// # Errors
     /// The first mistake.
     pub(crate) fn read(kind: Kind, mut data: Map<String, Value>) -> Result<Message, RequestError> {
-        let wrong = |reason| RequestError::Invalid { key: "Server-ID", reason };
+        let invalid = |reason| RequestError::Invalid { key: "Server-ID", reason };
         let server_id = match data.remove("Server-ID").or_else(|| data.remove("server_id")) {
             None | Some(Value::Null) => return Err(RequestError::Missing("Server-ID")),
             Some(Value::String(id)) if !(1..=MAX_ID_BYTES).contains(&id.len()) => {
-                return Err(wrong("must have 1 to 255 bytes"));
+                return Err(invalid("must have 1 to 255 bytes"));
             }
             Some(Value::String(id)) if id.chars().any(char::is_control) => {
-                return Err(wrong("must not have control characters"));
+                return Err(invalid("must not have control characters"));
             }
             Some(Value::String(id)) => id,
-            Some(_) => return Err(wrong("must be a string")),
+            Some(_) => return Err(invalid("must be a string")),
         };
         let account_id = account_id(&mut data)?;
         if account_id.as_deref() == Some("*") {
@@ -84,16 +84,16 @@ impl Message {
                 Some(_) => return Err(RequestError::Invalid { key: "params", reason: "must be an object" }),
             },
         };
-        body.retain(|name, _| !OWN.contains(&name.to_ascii_lowercase().replace('-', "_").as_str()));
+        body.retain(|name, _| !RESERVED.contains(&name.to_ascii_lowercase().replace('-', "_").as_str()));
         Ok(Message { kind, server_id, account_id, body })
     }
 
-    /// The message as KAZOO gets it, said by `sender` through the edge `node`.
-    pub(super) fn signed(self, sender: &Sender<'_>, node: &str) -> TargetedRequest {
+    /// The request to amqp-ingest: the message with the members of `sender` and of the edge `node`.
+    pub(super) fn into_request(self, sender: &Sender<'_>, node: &str) -> TargetedRequest {
         let Message { kind, server_id, mut body, .. } = self;
         let id = sender.request_id.as_str().map_or_else(|| sender.request_id.to_string(), str::to_owned);
-        // KAZOO tells its own queue to those that get a relay; there is none here to answer to.
-        let (category, name, answer_to) = match kind {
+        // In a relay, KAZOO sets `Server-ID` to its own queue for answers. The edge has none.
+        let (category, name, reply_to) = match kind {
             Kind::Relay => ("relay", "broadcast", ""),
             Kind::Dialog => ("dialog", "push", server_id.as_str()),
         };
@@ -105,11 +105,11 @@ impl Message {
             ("Event-Name", name),
             ("Msg-ID", &id),
             ("Node", node),
-            ("Server-ID", answer_to),
+            ("Server-ID", reply_to),
         ];
         body.extend(members.map(|(name, value)| (name.to_owned(), Value::from(value))));
         if kind == Kind::Relay
-            && let Some(id) = own_id(sender.token.reveal())
+            && let Some(id) = token_id(sender.token.reveal())
         {
             body.insert("Relay-ID".to_owned(), Value::from(id));
         }
@@ -117,8 +117,8 @@ impl Message {
     }
 }
 
-/// The id that a token has among its claims. Its signature was checked by auth-svc, or there would be no session.
-fn own_id(token: &str) -> Option<String> {
+/// The id among a token's claims. auth-svc has already verified the signature.
+fn token_id(token: &str) -> Option<String> {
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: Map<String, Value> = serde_json::from_slice(&claims).ok()?;
     ["_id", "id"].iter().find_map(|name| claims.get(*name)?.as_str().map(str::to_owned))
@@ -135,10 +135,10 @@ mod tests {
         Message::read(kind, data).map_err(|error| error.to_string())
     }
 
-    fn signed(message: Message, claims: &Value) -> Value {
+    fn request(message: Message, claims: &Value) -> Value {
         let token = format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims.to_string()));
         let sender = Sender { account_id: "granted", token: &Token::new(&token), request_id: &json!("r1") };
-        serde_json::to_value(message.signed(&sender, "blackhole@edge1")).unwrap()
+        serde_json::to_value(message.into_request(&sender, "blackhole@edge1")).unwrap()
     }
 
     #[test]
@@ -155,19 +155,19 @@ mod tests {
                 "App-Name": "blackhole", "App-Version": env!("CARGO_PKG_VERSION"), "Node": "blackhole@edge1",
             },
         });
-        assert_eq!(signed(message.clone(), &json!({ "id": "t1" })), expected);
-        let without = signed(message, &json!({ "account_id": "a" }));
-        assert_eq!(without["body"].get("Relay-ID"), None);
-        assert_eq!(own_id("nonsense"), None);
+        assert_eq!(request(message.clone(), &json!({ "id": "t1" })), expected);
+        let without_id = request(message, &json!({ "account_id": "a" }));
+        assert_eq!(without_id["body"].get("Relay-ID"), None);
+        assert_eq!(token_id("nonsense"), None);
     }
 
     #[test]
     fn a_push_is_the_data_itself() {
         let message =
             read(Kind::Dialog, json!({ "server_id": "q1", "Call-ID": "c", "params": [1] })).unwrap();
-        let signed = signed(message, &json!({ "id": "t1" }));
+        let request = request(message, &json!({ "id": "t1" }));
         assert_eq!(
-            signed["body"],
+            request["body"],
             json!({
                 "Call-ID": "c", "params": [1], "Account-ID": "granted", "Server-ID": "q1",
                 "Event-Category": "dialog", "Event-Name": "push", "Msg-ID": "r1",
@@ -177,18 +177,18 @@ mod tests {
     }
 
     #[test]
-    fn who_speaks_is_not_for_the_client_to_say_in_any_spelling() {
-        let lies = json!({
+    fn a_client_cannot_set_reserved_members_in_any_spelling() {
+        let reserved = json!({
             "Account-ID": "victim", "account-id": "victim", "ACCOUNT_ID": "victim", "Event-Name": "x",
             "event_category": "x", "Node": "x", "app-name": "x", "Relay-ID": "x", "Msg-ID": "x", "SERVER-ID": "x",
         });
-        let mut pushed = lies.clone();
+        let mut pushed = reserved.clone();
         pushed["Server-ID"] = json!("q1");
         for message in [
-            read(Kind::Relay, json!({ "Server-ID": "q1", "params": lies })).unwrap(),
+            read(Kind::Relay, json!({ "Server-ID": "q1", "params": reserved })).unwrap(),
             read(Kind::Dialog, pushed).unwrap(),
         ] {
-            let body = signed(message, &json!({}))["body"].to_string();
+            let body = request(message, &json!({}))["body"].to_string();
             assert!(!body.contains("victim") && !body.contains("\"x\""), "{body}");
         }
     }
