@@ -1,4 +1,4 @@
-//! What unit tests share: keys, accounts, a directory that goes away.
+//! Helpers for unit tests: keys, accounts, temporary directories.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ pub(crate) const ED25519_PUBLIC: &str = include_str!("testdata/ed25519-public.pe
 pub(crate) const CERTIFICATE: &str = include_str!("testdata/certificate.pem");
 pub(crate) const SECRET: &str = "a secret for unit tests";
 
-/// A system account, a reseller below it with a child and a disabled child, and a disabled top with a child.
+/// `system` > `reseller` > `child` and the disabled `closed` > `below-closed`.
 pub(crate) const ACCOUNTS: &str = r#"
 [[account]]
 id = "system"
@@ -69,7 +69,7 @@ impl TempDir {
         &self.0
     }
 
-    /// Writes a file in place and gives its path.
+    /// Writes a file in place and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();

@@ -35,7 +35,7 @@ fn the_built_in_families_load() {
 }
 
 #[test]
-fn amqp_bindings_follow_from_it() {
+fn amqp_bindings_cover_the_catalogue() {
     let catalogue = Catalogue::load(None).unwrap();
     let patterns: Vec<_> = catalogue
         .amqp_bindings()
@@ -57,7 +57,7 @@ fn amqp_bindings_follow_from_it() {
 }
 
 #[test]
-fn an_event_is_known_by_exchange_and_key() {
+fn events_are_found_by_exchange_and_key() {
     let catalogue = Catalogue::load(None).unwrap();
     assert!(catalogue.event("callevt", "call.CHANNEL_CREATE.x").is_some());
     for (exchange, key) in
@@ -68,7 +68,7 @@ fn an_event_is_known_by_exchange_and_key() {
 }
 
 #[test]
-fn an_operators_file_adds_extends_and_replaces() {
+fn an_operators_file_adds_extends_and_replaces_families() {
     let catalogue = extended(
         r#"
         [[extend]]
@@ -101,7 +101,7 @@ fn an_operators_file_adds_extends_and_replaces() {
 }
 
 #[test]
-fn a_mistake_names_the_family_and_the_reason() {
+fn errors_name_the_family_and_the_reason() {
     let family =
         |event: &str| format!("[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\n{event}");
     for (text, expected) in [
@@ -122,7 +122,7 @@ fn a_mistake_names_the_family_and_the_reason() {
         (family("key = \"{a}.b\"\ntenant = []"), "the first word `{a}` needs a list of values"),
         (
             family("key = \"call.{event}.{x}\"\ntenant = []"),
-            "family `call`: key `call.{event}.{call_id}` could also be one of `call.{event}.{x}`",
+            "family `call`: key `call.{event}.{call_id}` could also be one of `call.{event}.{x}`, family `mine`, from exchange `e`",
         ),
         (
             family("key = \"mine.#\"\ntenant = []"),
@@ -151,7 +151,7 @@ fn a_mistake_names_the_family_and_the_reason() {
             family(
                 "key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine\", required = { x = \"X\" } }]",
             ),
-            "`x` is required but no parameter of it",
+            "`x` is required, but the binding has no such parameter",
         ),
         (
             family("key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine.{x}\", token_id = \"x\" }]"),
