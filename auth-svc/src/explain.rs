@@ -255,6 +255,24 @@ mod tests {
     }
 
     #[test]
+    fn long_lists_of_accounts_are_truncated() {
+        let secret = Secret::new(testing::SECRET);
+        let verifier = JwtVerifier::new(Some(&secret), None);
+        let token = token(&json!({"account_id": "0", "exp": NOW}));
+        for (count, expected) in [(20, "  19  a19 (r19)\n"), (22, "  19  a19 (r19)\n  and 2 more\n")] {
+            let text: String = (0..count)
+                .map(|id| {
+                    let parent = if id > 0 { "parent = \"0\"\n" } else { "" };
+                    format!("[[account]]\nid = \"{id}\"\nname = \"a{id:02}\"\nrealm = \"r{id}\"\n{parent}")
+                })
+                .collect();
+            let accounts = Accounts::parse(&text).unwrap();
+            let explanation = Explanation::of(&token, &verifier, &accounts, NOW).to_string();
+            assert!(explanation.ends_with(expected), "{explanation}");
+        }
+    }
+
+    #[test]
     fn every_failed_check_is_reported() {
         let bad = token(&json!({"account_id": "closed", "exp": NOW - 60, "nbf": NOW + 60, "aud": "x"}));
         let (valid, text) = explain(&bad[..bad.len() - 4]);

@@ -125,3 +125,60 @@ async fn respond(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn each_outcome_has_its_response_and_labels() {
+        let authority = testing::authority(testing::ACCOUNTS);
+        let accepted = |access: &str| {
+            format!(
+                r#"{{"token":"accepted","bearer":{{"account_id":"child","expires_at":9,"superduper_admin":false,"token_id":"id of child"}},"access":{access}}}"#
+            )
+        };
+        let malformed = "400 the request is not a JSON object with a token";
+        for (request, response, outcome, reason) in [
+            (
+                json!({"token": "child"}),
+                accepted(r#"{"access":"account","account_id":"child","realm":"child.example.com"}"#),
+                "accepted",
+                None,
+            ),
+            (
+                json!({"token": "child", "account_id": "reseller", "other": 1}),
+                accepted(r#"{"access":"denied","reason":"neither the token's account nor below it"}"#),
+                "denied",
+                Some("not_below"),
+            ),
+            (
+                json!({"token": "bad"}),
+                r#"{"token":"refused","reason":"bad signature"}"#.into(),
+                "refused",
+                Some("signature"),
+            ),
+            (
+                json!({"token": "later"}),
+                "503 no decision possible at the moment".into(),
+                "unavailable",
+                Some("unavailable"),
+            ),
+            (json!({}), malformed.into(), "malformed", None),
+            (json!("child"), malformed.into(), "malformed", None),
+        ] {
+            let payload = request.to_string().into_bytes();
+            // All futures here complete immediately.
+            let (got, got_outcome, got_reason) = respond(&payload, &authority).now_or_never().unwrap();
+            let got = match got {
+                Ok(json) => String::from_utf8(json).unwrap(),
+                Err(error) => format!("{} {}", error.code, error.status),
+            };
+            assert_eq!((got, got_outcome, got_reason), (response, outcome, reason), "{request}");
+        }
+    }
+}

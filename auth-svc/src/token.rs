@@ -136,5 +136,18 @@ mod tests {
         fn arbitrary_text_does_not_panic(text in "[A-Za-z0-9._=é -]{0,200}") {
             let _ = Token::parse(&text);
         }
+
+        #[test]
+        fn parts_are_returned_as_they_were_sent(
+            header in "(\\{\\}|\\[\\]|x)", claims in "(\\{\\}|1|)", signature in "[A-Za-z0-9_.-]{0,9}",
+        ) {
+            let (signed, is_valid) = (format!("{}.{}", part(&header), part(&claims)), header == "{}" && claims == "{}");
+            let text = format!("{signed}.{signature}");
+            match Token::parse(&text) {
+                Ok(token) => prop_assert_eq!((token.signed, token.signature), (signed.as_str(), signature.as_str())),
+                Err(refusal) => prop_assert_eq!(refusal, Refusal::Malformed),
+            }
+            prop_assert_eq!(Token::parse(&text).is_ok(), is_valid && !signature.contains('.'));
+        }
     }
 }

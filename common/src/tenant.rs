@@ -98,6 +98,13 @@ mod tests {
             "account%2F4b%2F31",
             "account%2F4b%2F31%2F",
             "account%2F*%2F31%2Fdd",
+            "account%2F4%2F31%2Fdd1d32ce6d249897c06332375d65",
+            "account%2F4b%2F3%2Fdd1d32ce6d249897c06332375d65",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d6",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d6*",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65-20261",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65-20261x",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d6-202611",
         ] {
             assert_eq!(Tenant::of_database(other), Tenant::Nobody, "{other}");
         }
@@ -107,6 +114,26 @@ mod tests {
     fn realms_are_case_insensitive() {
         assert_eq!(Tenant::realm("Kid.Example.COM"), Tenant::realm("kid.example.com"));
         assert_eq!(Tenant::realm("kid.example.com").to_string(), "@kid=2Eexample=2Ecom");
+    }
+
+    #[test]
+    fn each_kind_of_tenant_has_its_own_form() {
+        for (tenant, word) in [
+            (Tenant::account("a"), "a"),
+            (Tenant::account("_"), "=5F"),
+            (Tenant::account("__"), "__"),
+            (Tenant::account("@a"), "=40a"),
+            (Tenant::account("a@"), "a@"),
+            (Tenant::account(""), "_"),
+            (Tenant::realm("a"), "@a"),
+            (Tenant::realm("_"), "@_"),
+            (Tenant::realm(""), "_"),
+            (Tenant::Nobody, "_"),
+        ] {
+            let mut subject = "e.".to_owned();
+            tenant.push_to(&mut subject);
+            assert_eq!(subject, format!("e.{word}"), "{tenant:?}");
+        }
     }
 
     fn any_tenant() -> impl Strategy<Value = Tenant> {

@@ -1,32 +1,7 @@
-use futures_util::future::{self, BoxFuture};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{accounts::Accounts, claims::VerifiedToken, reload::Reloaded, testing};
-
-/// Treats a token as its account's id; `bad` is invalid, `later` cannot be verified now.
-struct PlainTokens;
-
-impl TokenVerifier for PlainTokens {
-    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<VerifiedToken, Error>> {
-        Box::pin(future::ready(match token {
-            "bad" => Err(Refusal::Signature.into()),
-            "later" => Err(Error::Unavailable { what: "keys", reason: "away".into() }),
-            id => Ok(VerifiedToken {
-                account_id: id.into(),
-                expires_at: 9,
-                owner_id: None,
-                token_id: format!("id of {id}"),
-            }),
-        }))
-    }
-}
-
-fn authority(accounts: &str) -> Authority {
-    let dir = testing::TempDir::new();
-    let file = dir.write("accounts.toml", accounts);
-    Authority::new(Arc::new(PlainTokens), Arc::new(Reloaded::<Accounts>::open(&file).unwrap()))
-}
+use crate::testing::{self, authority};
 
 fn ask(authority: &Authority, token: &str, requested: Option<&str>) -> Result<Answer, Error> {
     let request = AuthRequest { token: token.into(), account_id: requested.map(str::to_owned) };

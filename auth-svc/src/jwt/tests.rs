@@ -233,10 +233,11 @@ fn keys_can_be_added_and_removed_without_a_restart() {
 
 proptest! {
     #[test]
-    fn random_tokens_do_not_verify(header in "\\PC{0,40}", claims in "\\PC{0,40}", signature in "[A-Za-z0-9_-]{0,43}") {
+    fn random_signatures_do_not_verify(signature in prop::collection::vec(any::<u8>(), 0..40)) {
         let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
-        let token = format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        prop_assert!(verifier.verify_at(&token, NOW).is_err());
+        let header = json!({"alg": "HS256"});
+        let token = format!("{}.{}.{}", part(&header), part(&valid_claims()), URL_SAFE_NO_PAD.encode(signature));
+        prop_assert_eq!(verifier.verify_at(&token, NOW), Err(Refusal::Signature));
     }
 
     #[test]

@@ -5,10 +5,16 @@ use tokio::{
 
 use super::*;
 
-/// Starts a server with two routes, sends the requests and returns the status line and body of each response.
 async fn responses(requests: &[&str]) -> Vec<(String, String)> {
+    responses_with(&Readiness::default(), requests).await
+}
+
+/// Starts a server with two routes, sends the requests and returns the status line and body of each response.
+async fn responses_with(readiness: &Readiness, requests: &[&str]) -> Vec<(String, String)> {
     let config = AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
-    let server = AdminServer::bind(&config, Registry::default(), Readiness::default())
+    let mut registry = Registry::default();
+    registry.register("a", "A gauge", prometheus_client::metrics::gauge::Gauge::<i64>::default());
+    let server = AdminServer::bind(&config, registry, readiness.clone())
         .await
         .unwrap()
         .route(Verb::Get, "/list", |request| async move {
@@ -57,6 +63,30 @@ async fn services_can_add_routes() {
         ),
     ];
     assert_eq!(responses, expected.map(|(head, body)| (head.to_owned(), body.to_owned())));
+}
+
+#[tokio::test]
+async fn readiness_names_what_is_missing() {
+    let readiness = Readiness::default();
+    let nats = readiness.latch("nats");
+    let (east, west) = (readiness.latch_in_group("amqp", "east"), readiness.latch_in_group("amqp", "west"));
+    let ready = async || responses_with(&readiness, &["GET /health/ready"]).await.remove(0);
+    let unavailable = |body: &str| ("HTTP/1.1 503 Service Unavailable".to_owned(), body.to_owned());
+    let ok = |body: &str| ("HTTP/1.1 200 OK".to_owned(), body.to_owned());
+    assert_eq!(ready().await, unavailable("waiting for nats, amqp east, amqp west\n"));
+    west.set(true);
+    assert_eq!(ready().await, unavailable("waiting for nats\n"));
+    nats.set(true);
+    assert_eq!(ready().await, ok("without amqp east\nready\n"));
+    east.set(true);
+    assert_eq!(ready().await, ok("ready\n"));
+}
+
+#[tokio::test]
+async fn metrics_are_in_the_openmetrics_format() {
+    let expected = "# HELP a A gauge.\n# TYPE a gauge\na 0\n# EOF\n";
+    let responses = responses(&["GET /metrics"]).await;
+    assert_eq!(responses, [("HTTP/1.1 200 OK".to_owned(), expected.to_owned())]);
 }
 
 #[tokio::test]

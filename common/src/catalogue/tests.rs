@@ -59,12 +59,69 @@ fn amqp_bindings_cover_the_catalogue() {
 #[test]
 fn events_are_found_by_exchange_and_key() {
     let catalogue = Catalogue::load(None).unwrap();
-    assert!(catalogue.event("callevt", "call.CHANNEL_CREATE.x").is_some());
-    for (exchange, key) in
-        [("callevt", "call.OTHER.x"), ("faxes", "call.CHANNEL_CREATE.x"), ("callevt", "call.CHANNEL_CREATE")]
-    {
-        assert!(catalogue.event(exchange, key).is_none(), "{exchange} {key}");
+    for (exchange, key, template, shown) in [
+        ("callevt", "call.CHANNEL_CREATE.x", "call.{event}.{call_id}", "call.{account}.{event}.{call_id}"),
+        ("faxes", "fax.status.a.b", "fax.status.{account}.{fax_id}", "fax.status.{account}.{fax_id}"),
+    ] {
+        let event = catalogue.event(exchange, key).unwrap();
+        assert_eq!((event.key.as_str(), event.shown_key().as_str()), (template, shown));
+        assert_eq!(catalogue.event_by_key(key).unwrap().key, event.key);
     }
+    for (exchange, key) in [
+        ("callevt", "call.OTHER.x"),
+        ("callevt", "call.CHANNEL_CREATE"),
+        ("callevt", "call.CHANNEL_CREATE.x.y"),
+        ("callevt", ""),
+    ] {
+        assert!(catalogue.event(exchange, key).is_none(), "{exchange} {key}");
+        assert!(catalogue.event_by_key(key).is_none(), "{key}");
+    }
+    assert!(catalogue.event("faxes", "call.CHANNEL_CREATE.x").is_none());
+}
+
+#[test]
+fn exchanges_are_declared_once_with_their_type() {
+    let file = r#"
+        [[family]]
+        name = "mine"
+        [[family.event]]
+        exchange = "direct"
+        exchange_type = "direct"
+        key = "mine.a"
+        tenant = []
+        [[family.event]]
+        exchange = "direct"
+        exchange_type = "direct"
+        key = "mine.b"
+        tenant = []
+        [[family.event]]
+        exchange = "fanout"
+        exchange_type = "fanout"
+        key = "mine.c"
+        tenant = []
+    "#;
+    let catalogue = extended(file).unwrap();
+    let built_in = Catalogue::load(None).unwrap();
+    let names: Vec<&str> = built_in.exchanges().iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        [
+            "callevt",
+            "conference",
+            "configuration",
+            "faxes",
+            "presence",
+            "pivot",
+            "live",
+            "dialog",
+            "qubicle",
+            "notifications"
+        ]
+    );
+    let exchanges = catalogue.exchanges();
+    let (topics, added) = exchanges.split_at(names.len());
+    assert!(topics.iter().all(|(_, kind)| *kind == ExchangeType::Topic), "{topics:?}");
+    assert_eq!(added, [("direct", ExchangeType::Direct), ("fanout", ExchangeType::Fanout)]);
 }
 
 #[test]

@@ -250,35 +250,66 @@ mod tests {
 
     #[test]
     fn invalid_input_is_an_error_instead_of_waiting_forever() {
-        for text in [
-            "HTTP/1.1 400 Bad Request\r\n",
-            "MSG\r\n",
-            "MSG a\r\n",
-            "MSG a 1\r\n",
-            "MSG a 1 x\r\n",
-            "MSG a 1 r 5 6 7\r\n",
-            "MSG a x 1\r\n",
-            "HMSG a 1 4\r\n",
-            "HMSG a 1 9 4\r\n",
-            "MSG a 1 99999999999\r\n",
-            "MSG a 1 1\r\nxyz",
+        let (arguments, size) = ("invalid message arguments", "invalid message size");
+        for (text, reason) in [
+            ("HTTP/1.1 400 Bad Request\r\n", "unknown operation"),
+            ("MSG\r\n", arguments),
+            ("MSG a\r\n", arguments),
+            ("MSG a 1\r\n", arguments),
+            ("MSG a 1 x\r\n", arguments),
+            ("MSG a 1 r x\r\n", arguments),
+            ("MSG a 1 r 5 6\r\n", arguments),
+            ("MSG a 1 r 5 6 7\r\n", arguments),
+            ("MSG a x 1\r\n", arguments),
+            ("HMSG a 1 4\r\n", arguments),
+            ("HMSG a 1 9 4\r\n", size),
+            ("MSG a 1 67108865\r\n", size),
+            ("MSG a 1 1\r\nxyz", "the message does not end where its size says"),
         ] {
-            assert!(next(&mut BytesMut::from(text)).is_err(), "{text}");
+            assert_eq!(next(&mut BytesMut::from(text)), Err(ProtocolError(reason)), "{text}");
         }
-        assert!(next(&mut BytesMut::from(vec![b'x'; MAX_LINE_BYTES + 1].as_slice())).is_err());
+        let line = |length| BytesMut::from(vec![b'x'; length].as_slice());
+        assert_eq!(next(&mut line(MAX_LINE_BYTES)), Ok(None));
+        assert_eq!(next(&mut line(MAX_LINE_BYTES + 1)), Err(ProtocolError("the line is too long")));
+        assert_eq!(next(&mut BytesMut::from("MSG a 1 67108864\r\n")), Ok(None));
+        let mut subject = BytesMut::from(&b"MSG \xff 1 0\r\n\r\n"[..]);
+        assert_eq!(next(&mut subject), Err(ProtocolError(arguments)));
+    }
+
+    #[test]
+    fn header_blocks_are_built_as_they_are_parsed() {
+        let mut block = HeaderBlock::default();
+        block.add("Nats-Msg-Id", "1");
+        block.add("Bh-Key", "a\"b\r\nc");
+        let block = block.finish();
+        assert_eq!(
+            block.as_ref(),
+            b"NATS/1.0\r\nNats-Msg-Id: 1\r\nBh-Key: a\\\"b\\u000d\\u000ac\r\n\r\n".as_slice()
+        );
+        assert_eq!(header(&block, b"Nats-Msg-Id"), Some(&b"1"[..]));
+        assert_eq!(header(&block, b"Bh-Key"), Some(&br#"a\"b\u000d\u000ac"#[..]));
+        assert_eq!(header(&block, b"Bh-Name"), None);
+        assert_eq!(header(b"", b"Bh-Name"), None);
     }
 
     proptest! {
         #[test]
         fn input_can_be_split_anywhere(
-            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6),
+            messages in prop::collection::vec(
+                (prop::option::of("[a-z]{0,9}"), prop::collection::vec(any::<u8>(), 0..40)), 1..6,
+            ),
             cuts in prop::collection::vec(1..30usize, 1..20),
         ) {
             let mut text = Vec::new();
-            for payload in &payloads {
-                text.extend(format!("MSG a.b 1 {}\r\n", payload.len()).bytes());
-                text.extend(payload);
-                text.extend(b"\r\n");
+            let mut expected = Vec::new();
+            for (header, payload) in messages {
+                let headers = header.map_or_else(String::new, |value| format!("NATS/1.0\r\nA: {value}\r\n\r\n"));
+                let line = match headers.len() {
+                    0 => format!("MSG a.b 1 {}\r\n", payload.len()),
+                    length => format!("HMSG a.b 1 r {length} {}\r\n", length + payload.len()),
+                };
+                text.extend([line.as_bytes(), headers.as_bytes(), &payload, b"\r\n"].concat());
+                expected.push((headers.into_bytes(), payload));
             }
             let (mut read, mut got, mut rest) = (BytesMut::new(), Vec::new(), text.as_slice());
             for cut in cuts.into_iter().cycle() {
@@ -287,19 +318,28 @@ mod tests {
                 rest = later;
                 while let Some(op) = next(&mut read).unwrap() {
                     let Op::Message(message) = op else { panic!("{op:?}") };
-                    got.push(message.payload.to_vec());
+                    prop_assert_eq!((message.subject(), message.subscription), ("a.b", 1));
+                    got.push((message.headers.to_vec(), message.payload.to_vec()));
                 }
                 if rest.is_empty() {
                     break;
                 }
             }
-            prop_assert_eq!(got, payloads);
+            prop_assert!(read.is_empty());
+            prop_assert_eq!(got, expected);
         }
 
         #[test]
-        fn arbitrary_input_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let mut read = BytesMut::from(bytes.as_slice());
-            while let Ok(Some(_)) = next(&mut read) {}
+        fn arbitrary_input_does_not_panic(
+            lines in prop::collection::vec("(H?MSG|INFO|PING|-ERR|[a-z]{0,3})( [a-z]?[0-9]{0,3}){0,6}\r?\n[a\r\n]{0,9}", 1..6),
+        ) {
+            let bytes = lines.concat();
+            let mut read = BytesMut::from(bytes.as_str());
+            let mut left = read.len();
+            while let Ok(Some(_)) = next(&mut read) {
+                prop_assert!(read.len() < left, "nothing was consumed");
+                left = read.len();
+            }
         }
     }
 }

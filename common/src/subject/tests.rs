@@ -40,8 +40,8 @@ fn words_that_nats_does_not_allow_are_escaped() {
 
 #[test]
 fn subjects_that_are_not_escaped_keys_are_rejected() {
-    for text in ["=", "a.", "=2", "=2a", "=41", "a b", "==", "*", "x.>", "=é"] {
-        assert!(decode_key(text).is_err(), "{text:?}");
+    for text in ["=", "a.", "=2", "=2a", "=41", "=2E", "a b", "==", "*", "x.>", "=é"] {
+        assert_eq!(decode_key(text), Err(SubjectError::NotEscaped(text.to_owned())));
     }
 }
 
@@ -55,8 +55,18 @@ fn a_trailing_hash_gives_two_subjects() {
 
 #[test]
 fn patterns_that_are_too_long_are_rejected() {
-    let words = vec![Word::Exactly("x".repeat(MAX_SUBJECT_BYTES))];
-    assert!(matches!(pattern_subjects("e.t", &words), Err(SubjectError::TooLong(_))));
+    let words = |length| vec![Word::Exactly("x".repeat(length)), Word::Rest];
+    let longest = MAX_SUBJECT_BYTES - "e.t.".len() - ".>".len();
+    let subjects = pattern_subjects("e.t", &words(longest)).unwrap();
+    assert_eq!(subjects[1].len(), MAX_SUBJECT_BYTES);
+    let error = pattern_subjects("e.t", &words(longest + 1)).unwrap_err();
+    assert_eq!(error, SubjectError::TooLong(MAX_SUBJECT_BYTES + 1));
+}
+
+#[test]
+fn words_are_written_as_in_amqp() {
+    let words = [Word::Exactly("a b".into()), Word::Any, Word::Rest];
+    assert_eq!(words.each_ref().map(Word::as_amqp), ["a b", "*", "#"]);
 }
 
 proptest! {
@@ -69,9 +79,15 @@ proptest! {
     }
 
     #[test]
-    fn every_key_has_only_one_encoding(text in "[a-c=.0-9A-F*> ]{0,12}") {
-        if let Ok(key) = decode_key(&text) {
-            prop_assert_eq!(encoded(&key), text);
+    fn every_key_has_only_one_encoding(
+        parts in prop::collection::vec(
+            prop::sample::select(vec!["a", "=", ".", "=2A", "=3D", "=00", "=FF", "=2a", "=41", "=2E", "*", "é"]), 0..6,
+        ),
+    ) {
+        let text = parts.concat();
+        match decode_key(&text) {
+            Ok(key) => prop_assert_eq!(encoded(&key), text),
+            Err(error) => prop_assert_eq!(error, SubjectError::NotEscaped(text)),
         }
     }
 
