@@ -1,24 +1,24 @@
-//! What a good token may see.
+//! The access rule: which accounts a valid token can access.
 //!
-//! KAZOO's rule: a token of account A may see account B if A is B, or A is among B's ancestors; `*` (all accounts)
-//! needs a superduper admin. Besides, both have to be there and enabled, each by its own flag. A disabled account
-//! *between* A and B changes nothing, and neither does one above A: KAZOO keeps the flag per account and disables
-//! a tree by setting each flag in it, so an operator who disabled one reseller account alone meant that one. (Its
-//! own tokens are refused, so what is below it can be seen from further up only.)
+//! As in KAZOO, a token of account A can access account B if A is B or an ancestor of B; `*` (all accounts)
+//! requires a superduper admin. Both accounts must exist and be enabled. Only their own flags count: a
+//! disabled account between A and B, or above A, changes nothing. KAZOO disables a whole tree by setting the
+//! flag of each account in it, so if only a reseller's own flag is set, only that account is meant to be
+//! disabled. (Its tokens are refused, so accounts below it can be accessed only from further up.)
 
 use crate::directory::Account;
 
-/// In place of an account id: all accounts.
+/// Requests all accounts, in place of an account id.
 pub const ALL: &str = "*";
 
-/// Why an account stays hidden, for the operator's log.
+/// Why access is denied, for the operator's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Denial {
-    /// `*`, and the bearer is no superduper admin.
+    /// `*` was requested, but the bearer is not a superduper admin.
     NotSuperduper,
-    /// The account is not there.
+    /// The account does not exist.
     Unknown,
-    /// The account is neither the bearer's nor below it.
+    /// The account is neither the bearer's nor a descendant of it.
     NotBelow,
     /// The account is disabled.
     Disabled,
@@ -35,10 +35,10 @@ impl Denial {
         }
     }
 
-    /// The reason in words.
+    /// The reason as text.
     pub fn reason(self) -> &'static str {
         match self {
-            Denial::NotSuperduper => "only a superduper admin may see all accounts",
+            Denial::NotSuperduper => "only a superduper admin can access all accounts",
             Denial::Unknown => "unknown account",
             Denial::NotBelow => "neither the token's account nor below it",
             Denial::Disabled => "account is disabled",
@@ -46,23 +46,22 @@ impl Denial {
     }
 }
 
-/// Whether tokens of `bearer` may see `account`. That `bearer` is enabled is taken for granted: otherwise the token
-/// is refused as a whole.
+/// Checks whether tokens of `bearer` can access `account`. `bearer` must be enabled; otherwise the token is refused.
 ///
 /// # Errors
-/// Why not.
-pub fn may_see(bearer: &Account, account: &Account) -> Result<(), Denial> {
-    // In this order: whether a stranger's account is disabled is none of the bearer's business.
+/// The reason, if not.
+pub fn check(bearer: &Account, account: &Account) -> Result<(), Denial> {
+    // This order does not reveal whether an inaccessible account is disabled.
     if bearer.id != account.id && !account.ancestors.contains(&bearer.id) {
         return Err(Denial::NotBelow);
     }
     if account.enabled { Ok(()) } else { Err(Denial::Disabled) }
 }
 
-/// Whether tokens of `bearer` may see all accounts, and what belongs to none.
+/// Checks whether tokens of `bearer` can access all accounts, and events without a tenant.
 ///
 /// # Errors
-/// Why not.
-pub fn may_see_all(bearer: &Account) -> Result<(), Denial> {
+/// The reason, if not.
+pub fn check_all(bearer: &Account) -> Result<(), Denial> {
     if bearer.superduper_admin { Ok(()) } else { Err(Denial::NotSuperduper) }
 }

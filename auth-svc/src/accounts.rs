@@ -10,7 +10,8 @@
 //! enabled = true                                 # the default
 //! ```
 //!
-//! A mistake refuses the whole file, and names the account: half of a tree could grant what the whole one does not.
+//! A file with a mistake is rejected as a whole, since half of a tree could grant access that the whole tree
+//! does not.
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
@@ -47,31 +48,31 @@ fn enabled() -> bool {
     true
 }
 
-/// The accounts of a file, consistent with each other.
+/// The accounts of a file, which form a valid tree.
 #[derive(Debug)]
 pub struct Accounts {
     by_id: HashMap<String, Arc<Account>>,
 }
 
 impl Accounts {
-    /// Reads the text of an accounts file.
+    /// Parses the text of an accounts file.
     ///
     /// # Errors
-    /// The first mistake, in one line.
+    /// The first mistake, on one line.
     pub fn parse(text: &str) -> Result<Accounts, String> {
         let file: File = toml::from_str(text).map_err(|error| in_one_line(text, &error))?;
         if file.account.is_empty() {
-            // Far likelier a file that is being written than an installation without accounts.
-            return Err("holds no [[account]]".into());
+            // More likely a file that is still being written than an installation without accounts.
+            return Err("contains no [[account]]".into());
         }
         let mut entries: HashMap<&str, &Entry> = HashMap::with_capacity(file.account.len());
         let mut realms: HashMap<String, &str> = HashMap::with_capacity(file.account.len());
         for entry in &file.account {
             check(entry)?;
             if entries.insert(&entry.id, entry).is_some() {
-                return Err(format!("account {}: there are two with this id", entry.id));
+                return Err(format!("account {}: the id is used twice", entry.id));
             }
-            // Presence events carry nothing but a realm: two accounts that share it would see each other's.
+            // Presence events name only a realm: two accounts that share one would see each other's events.
             if let Some(other) = realms.insert(entry.realm.to_ascii_lowercase(), &entry.id) {
                 return Err(format!("account {}: account {other} has the same realm", entry.id));
             }
@@ -96,45 +97,45 @@ impl Accounts {
         self.by_id.get(id)
     }
 
-    /// All of them, in no order.
+    /// All accounts, in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.by_id.values()
     }
 
-    /// How many there are: at least one.
+    /// The number of accounts, at least one.
     pub fn count(&self) -> usize {
         self.by_id.len()
     }
 }
 
-/// What an account may be called, by itself. KAZOO's ids are 32 hexadecimal digits; a realm is a host name.
+/// Validates id and realm. KAZOO's ids are 32 hexadecimal digits; a realm is a host name.
 fn check(entry: &Entry) -> Result<(), String> {
     let plain = |text: &str, extra: &[u8]| {
         text.bytes().all(|byte| byte.is_ascii_alphanumeric() || extra.contains(&byte))
     };
     if !(1..=64).contains(&entry.id.len()) || !plain(&entry.id, b"_-") {
-        return Err(format!("account {:?}: an id is 1 to 64 letters, digits, `_` and `-`", entry.id));
+        return Err(format!("account {:?}: an id must be 1 to 64 letters, digits, `_` or `-`", entry.id));
     }
     if !(1..=253).contains(&entry.realm.len()) || !plain(&entry.realm, b"_-.:[]") {
-        return Err(format!("account {}: {:?} is no realm", entry.id, entry.realm));
+        return Err(format!("account {}: {:?} is not a valid realm", entry.id, entry.realm));
     }
     Ok(())
 }
 
-/// The ids above an account, top first.
+/// The ids of the account's ancestors, from the top.
 fn ancestors(entry: &Entry, entries: &HashMap<&str, &Entry>) -> Result<Vec<String>, String> {
     let mut ancestors = Vec::new();
-    let mut below = entry;
-    while let Some(parent) = &below.parent {
-        let Some(above) = entries.get(parent.as_str()) else {
-            return Err(format!("account {}: its parent {parent:?} is not here", below.id));
+    let mut child = entry;
+    while let Some(parent_id) = &child.parent {
+        let Some(parent) = entries.get(parent_id.as_str()) else {
+            return Err(format!("account {}: its parent {parent_id:?} does not exist", child.id));
         };
-        // A way up that is longer than there are accounts goes in a circle.
-        if above.id == entry.id || ancestors.len() >= entries.len() {
-            return Err(format!("account {}: is among its own ancestors", above.id));
+        // A path longer than the number of accounts contains a cycle.
+        if parent.id == entry.id || ancestors.len() >= entries.len() {
+            return Err(format!("account {}: is its own ancestor", parent.id));
         }
-        ancestors.push(above.id.clone());
-        below = above;
+        ancestors.push(parent.id.clone());
+        child = parent;
     }
     ancestors.reverse();
     Ok(ancestors)
@@ -151,7 +152,7 @@ fn in_one_line(text: &str, error: &toml::de::Error) -> String {
 impl FromFiles for Accounts {
     const NAME: &'static str = "accounts";
 
-    fn look(file: &Path) -> Fingerprint {
+    fn fingerprint(file: &Path) -> Fingerprint {
         Fingerprint::of([file.to_owned()])
     }
 
@@ -175,7 +176,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn ancestors_are_told_top_first() {
+    fn ancestors_start_at_the_top() {
         let accounts = Accounts::parse(testing::ACCOUNTS).unwrap();
         assert_eq!(accounts.count(), 5);
         let child = accounts.get("child").unwrap();
@@ -187,27 +188,27 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_the_account() {
+    fn errors_name_the_account() {
         let account = |id: &str, more: &str| {
             format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = \"{id}.example.com\"\n{more}\n")
         };
         for (text, expected) in [
-            (String::new(), "holds no [[account]]"),
+            (String::new(), "contains no [[account]]"),
             ("[account]\nid = 1".into(), "line 1: "),
             (account("a", "enable = true"), "line 5: unknown field `enable`"),
             (account("a", "") + "[other]\n", "line 6: unknown field `other`"),
             (account("a", "enabled = \"yes\""), "line 5: invalid type"),
             ("[[account]]\nid = \"a\"\nname = \"n\"".into(), "missing field `realm`"),
-            (account("a", "") + &account("a", ""), "account a: there are two"),
-            (account("a", "parent = \"b\""), "account a: its parent \"b\" is not here"),
-            (account("a", "parent = \"a\""), "account a: is among its own ancestors"),
-            (account("a", "parent = \"b\"") + &account("b", "parent = \"a\""), "is among its own ancestors"),
-            (account("*", ""), "account \"*\": an id is"),
-            (account("", ""), "account \"\": an id is"),
-            (account("a.b", ""), "account \"a.b\": an id is"),
+            (account("a", "") + &account("a", ""), "account a: the id is used twice"),
+            (account("a", "parent = \"b\""), "account a: its parent \"b\" does not exist"),
+            (account("a", "parent = \"a\""), "account a: is its own ancestor"),
+            (account("a", "parent = \"b\"") + &account("b", "parent = \"a\""), "is its own ancestor"),
+            (account("*", ""), "account \"*\": an id must be"),
+            (account("", ""), "account \"\": an id must be"),
+            (account("a.b", ""), "account \"a.b\": an id must be"),
             (
                 "[[account]]\nid = \"a\"\nname = \"n\"\nrealm = \"a b\"".into(),
-                "account a: \"a b\" is no realm",
+                "account a: \"a b\" is not a valid realm",
             ),
             (
                 account("a", "") + "[[account]]\nid = \"b\"\nname = \"n\"\nrealm = \"A.EXAMPLE.com\"",
@@ -221,21 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_elsewhere_on_the_way_up_is_found() {
+    fn a_cycle_further_up_is_found() {
         let text = ["a b", "b c", "c b"]
             .map(|pair| {
                 let (id, parent) = pair.split_once(' ').unwrap();
                 format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = {id:?}\nparent = {parent:?}\n")
             })
             .concat();
-        assert!(Accounts::parse(&text).unwrap_err().contains("is among its own ancestors"));
+        assert!(Accounts::parse(&text).unwrap_err().contains("is its own ancestor"));
     }
 
     proptest! {
-        /// Account i has any parent or none: a file is taken exactly when nobody is above himself, by a reference
-        /// that walks up step by step.
+        /// A file is accepted exactly if every path of parents ends, according to a reference that follows each.
         #[test]
-        fn files_are_taken_exactly_without_circles(
+        fn files_are_accepted_exactly_if_they_have_no_cycle(
             parents in prop::collection::vec(prop::option::of(0usize..6), 1..6)
         ) {
             let mut text = String::new();
@@ -245,18 +245,18 @@ mod tests {
                     text += &format!("parent = \"{parent}\"\n");
                 }
             }
-            let fine = (0..parents.len()).all(|start| {
-                let mut here = Some(start);
+            let valid = (0..parents.len()).all(|start| {
+                let mut current = Some(start);
                 for _ in 0..=parents.len() {
-                    here = match here {
+                    current = match current {
                         None => return true,
                         Some(id) if id >= parents.len() => return false,
                         Some(id) => parents[id],
                     };
                 }
-                here.is_none()
+                current.is_none()
             });
-            prop_assert_eq!(Accounts::parse(&text).is_ok(), fine, "{}", text);
+            prop_assert_eq!(Accounts::parse(&text).is_ok(), valid, "{}", text);
         }
     }
 }

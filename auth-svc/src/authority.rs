@@ -1,4 +1,4 @@
-//! Answers: one token and one wish in, one verdict out.
+//! Decides on one request: verifies the token, then checks access to the requested account.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use crate::{
     verifier::TokenVerifier,
 };
 
-/// Answers requests: verifies the token, then decides what it may see.
+/// Decides on requests.
 pub struct Authority {
     verifier: Arc<dyn TokenVerifier>,
     directory: Arc<dyn AccountDirectory>,
 }
 
-/// An answer, and what it is called in metrics.
+/// A reply, with its label for metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What the asker gets.
+    /// The reply to the caller.
     pub reply: AuthReply,
-    /// Why something is refused or denied; a fixed label.
+    /// The reason for a refusal or denial, as a fixed label.
     pub reason: Option<&'static str>,
 }
 
 impl Authority {
-    /// An authority over these tokens and accounts.
+    /// An authority that uses this verifier and directory.
     pub fn new(verifier: Arc<dyn TokenVerifier>, directory: Arc<dyn AccountDirectory>) -> Authority {
         Authority { verifier, directory }
     }
@@ -36,7 +36,7 @@ impl Authority {
     /// Answers a request.
     ///
     /// # Errors
-    /// When there is no answer now, because a source cannot be asked. A refusal is an answer.
+    /// If no decision is possible because a source is unavailable. A refusal is not an error.
     pub async fn answer(&self, request: &AuthRequest) -> Result<Answer, Error> {
         match self.decide(request).await {
             Ok(answer) => Ok(answer),
@@ -55,11 +55,11 @@ impl Authority {
             return Err(Refusal::DisabledAccount.into());
         }
         let access = match request.account_id.as_deref() {
-            None => Ok(visible(&account)),
-            Some(wanted) if wanted == account.id => Ok(visible(&account)),
-            Some(ALL) => access::may_see_all(&account).map(|()| Access::All),
-            Some(wanted) => match self.directory.account(wanted).await? {
-                Some(wanted) => access::may_see(&account, &wanted).map(|()| visible(&wanted)),
+            None => Ok(access_to(&account)),
+            Some(requested) if requested == account.id => Ok(access_to(&account)),
+            Some(ALL) => access::check_all(&account).map(|()| Access::All),
+            Some(requested) => match self.directory.account(requested).await? {
+                Some(requested) => access::check(&account, &requested).map(|()| access_to(&requested)),
                 None => Err(Denial::Unknown),
             },
         };
@@ -77,7 +77,7 @@ impl Authority {
     }
 }
 
-fn visible(account: &Account) -> Access {
+fn access_to(account: &Account) -> Access {
     Access::Account { account_id: account.id.clone(), realm: account.realm.clone() }
 }
 

@@ -1,4 +1,5 @@
-//! What a token's claims have to say, each rule by itself, so that `check-token` can tell them one by one.
+//! Validation of a token's claims. Each rule is a function of its own, so that `check-token` can report them
+//! one by one.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,29 +7,29 @@ use serde_json::{Map, Value};
 
 use crate::refusal::Refusal;
 
-/// Clocks may differ by so many seconds.
+/// Tolerated clock skew.
 pub const LEEWAY_SECONDS: u64 = 30;
-/// The end of the year 9999. An `exp` beyond it is taken for it, so that nobody downstream adds up to an overflow.
-pub const LATEST: u64 = 253_402_300_799;
+/// The end of the year 9999. Later times are clamped to it, so that arithmetic on them cannot overflow.
+pub const MAX_TIME: u64 = 253_402_300_799;
 
-/// What a verified token says.
+/// The claims of a verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedToken {
     /// Claim `account_id`: the bearer's account.
     pub account_id: String,
     /// Claim `exp`, in Unix seconds, without leeway.
     pub expires_at: u64,
-    /// Claim `owner_id`: the bearer's user, where there is one.
+    /// Claim `owner_id`: the bearer's user, if any.
     pub owner_id: Option<String>,
-    /// The token's own id, see `token_id`.
+    /// The token's id: see `token_id`.
     pub token_id: String,
 }
 
 impl VerifiedToken {
-    /// Applies every rule to the claims of a token whose signature was good. `now` in Unix seconds.
+    /// Validates the claims of a token whose signature has been verified. `now` is in Unix seconds.
     ///
     /// # Errors
-    /// The first rule that the claims break.
+    /// The first rule that the claims violate.
     pub fn from_claims(claims: &Map<String, Value>, now: u64) -> Result<VerifiedToken, Refusal> {
         let expires_at = expiry(claims, now)?;
         not_before(claims, now)?;
@@ -43,13 +44,13 @@ impl VerifiedToken {
     }
 }
 
-/// The token's own id: `auth_id` where KAZOO has written one, else the identity that `identity_sig` signs, which is
-/// the device, else the user, else the account.
+/// The token's id: `auth_id` if KAZOO has set it, else the identity that `identity_sig` signs, which is the
+/// device, else the user, else the account.
 fn token_id(claims: &Map<String, Value>) -> Option<&str> {
     ["auth_id", "device_id", "owner_id", "account_id"].into_iter().find_map(|claim| text(claims, claim))
 }
 
-/// A claim that says something.
+/// The value of a claim, if it is a non-empty string.
 fn text<'c>(claims: &'c Map<String, Value>, claim: &str) -> Option<&'c str> {
     claims.get(claim).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
@@ -59,10 +60,10 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
 }
 
-/// `exp`, if it is not over by more than [`LEEWAY_SECONDS`].
+/// Validates `exp`: required, and not past by more than [`LEEWAY_SECONDS`].
 ///
 /// # Errors
-/// When it is over, missing, or no time.
+/// If it is past, missing or not a time.
 pub fn expiry(claims: &Map<String, Value>, now: u64) -> Result<u64, Refusal> {
     let expires_at = time(claims, "exp")?.ok_or(Refusal::NoExpiry)?;
     if expires_at.saturating_add(LEEWAY_SECONDS) < now {
@@ -71,10 +72,10 @@ pub fn expiry(claims: &Map<String, Value>, now: u64) -> Result<u64, Refusal> {
     Ok(expires_at)
 }
 
-/// `nbf`, if there is one and it is not ahead by more than [`LEEWAY_SECONDS`].
+/// Validates `nbf`: optional, and not in the future by more than [`LEEWAY_SECONDS`].
 ///
 /// # Errors
-/// When it is ahead, or no time.
+/// If it is in the future or not a time.
 pub fn not_before(claims: &Map<String, Value>, now: u64) -> Result<Option<u64>, Refusal> {
     match time(claims, "nbf")? {
         Some(not_before) if not_before > now.saturating_add(LEEWAY_SECONDS) => Err(Refusal::NotYetValid),
@@ -82,11 +83,10 @@ pub fn not_before(claims: &Map<String, Value>, now: u64) -> Result<Option<u64>, 
     }
 }
 
-/// No `aud`: KAZOO writes none, and a token that another issuer made for another service is not for this one
-/// (RFC 7519, 4.1.3).
+/// Rejects tokens with `aud`: KAZOO never sets it, so the token was issued for another service (RFC 7519, 4.1.3).
 ///
 /// # Errors
-/// When there is one.
+/// If it is present.
 pub fn audience(claims: &Map<String, Value>) -> Result<(), Refusal> {
     match claims.get("aud") {
         None | Some(Value::Null) => Ok(()),
@@ -94,10 +94,10 @@ pub fn audience(claims: &Map<String, Value>) -> Result<(), Refusal> {
     }
 }
 
-/// `account_id`.
+/// Validates `account_id`.
 ///
 /// # Errors
-/// When it is missing, empty or no text.
+/// If it is missing, empty or not a string.
 pub fn account(claims: &Map<String, Value>) -> Result<&str, Refusal> {
     match claims.get("account_id") {
         None | Some(Value::Null) => Err(Refusal::NoAccount),
@@ -107,16 +107,16 @@ pub fn account(claims: &Map<String, Value>) -> Result<&str, Refusal> {
     }
 }
 
-/// A NumericDate (RFC 7519, 2): seconds, possibly with a fraction, which does not matter here.
+/// Parses a NumericDate (RFC 7519, 2): seconds, whose fraction is ignored.
 fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, Refusal> {
     let Some(value) = claims.get(claim) else { return Ok(None) };
     let seconds = match (value.as_u64(), value.as_f64()) {
         (Some(seconds), _) => seconds,
-        // The cast saturates; a negative time is in nobody's token.
+        // The cast saturates.
         (None, Some(seconds)) if seconds.is_finite() && seconds >= 0.0 => seconds as u64,
         _ => return Err(Refusal::InvalidClaim(claim)),
     };
-    Ok(Some(seconds.min(LATEST)))
+    Ok(Some(seconds.min(MAX_TIME)))
 }
 
 #[cfg(test)]
@@ -127,13 +127,13 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    fn verdict(claims: Value) -> Result<VerifiedToken, Refusal> {
+    fn validate(claims: Value) -> Result<VerifiedToken, Refusal> {
         VerifiedToken::from_claims(claims.as_object().unwrap(), NOW)
     }
 
     #[test]
-    fn kazoos_claims_are_read() {
-        let verified = verdict(json!({
+    fn kazoos_claims_are_accepted() {
+        let verified = validate(json!({
             "iss": "kazoo", "account_id": "a", "owner_id": "o", "method": "cb_user_auth", "exp": NOW + 3600,
             "identity_sig": "x"
         }));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokens_own_id_is_the_first_of_four_claims_that_says_something() {
+    fn the_token_id_is_the_first_non_empty_string_of_four_claims() {
         for (claims, expected) in [
             (json!({"auth_id": "t", "device_id": "d", "owner_id": "o"}), "t"),
             (json!({"device_id": "d", "owner_id": "o"}), "d"),
@@ -158,37 +158,37 @@ mod tests {
             let mut claims = claims;
             claims["account_id"] = "a".into();
             claims["exp"] = (NOW + 3600).into();
-            assert_eq!(verdict(claims.clone()).unwrap().token_id, expected, "{claims}");
+            assert_eq!(validate(claims.clone()).unwrap().token_id, expected, "{claims}");
         }
     }
 
     #[test]
-    fn the_leeway_is_thirty_seconds_both_ways() {
+    fn the_leeway_is_thirty_seconds_for_exp_and_nbf() {
         for (exp, expected) in [(NOW - 29, Ok(())), (NOW - 30, Ok(())), (NOW - 31, Err(Refusal::Expired))] {
-            assert_eq!(verdict(json!({"account_id": "a", "exp": exp})).map(drop), expected);
+            assert_eq!(validate(json!({"account_id": "a", "exp": exp})).map(drop), expected);
         }
         for (nbf, expected) in [(NOW - 1, Ok(())), (NOW + 30, Ok(())), (NOW + 31, Err(Refusal::NotYetValid))]
         {
-            assert_eq!(verdict(json!({"account_id": "a", "exp": NOW + 99, "nbf": nbf})).map(drop), expected);
+            assert_eq!(validate(json!({"account_id": "a", "exp": NOW + 99, "nbf": nbf})).map(drop), expected);
         }
     }
 
     #[test]
-    fn times_are_numbers() {
-        assert_eq!(verdict(json!({"account_id": "a"})), Err(Refusal::NoExpiry));
+    fn times_must_be_non_negative_numbers() {
+        assert_eq!(validate(json!({"account_id": "a"})), Err(Refusal::NoExpiry));
         for exp in [json!("1800009999"), json!(-1), json!(null), json!([NOW + 9]), json!(true)] {
-            assert_eq!(verdict(json!({"account_id": "a", "exp": exp})), Err(Refusal::InvalidClaim("exp")));
+            assert_eq!(validate(json!({"account_id": "a", "exp": exp})), Err(Refusal::InvalidClaim("exp")));
         }
-        let nbf = verdict(json!({"account_id": "a", "exp": NOW + 9, "nbf": "soon"}));
+        let nbf = validate(json!({"account_id": "a", "exp": NOW + 9, "nbf": "soon"}));
         assert_eq!(nbf, Err(Refusal::InvalidClaim("nbf")));
-        assert_eq!(verdict(json!({"account_id": "a", "exp": 1.8e9 + 0.5})).unwrap().expires_at, NOW);
+        assert_eq!(validate(json!({"account_id": "a", "exp": 1.8e9 + 0.5})).unwrap().expires_at, NOW);
         for far in [json!(u64::MAX), json!(1e300)] {
-            assert_eq!(verdict(json!({"account_id": "a", "exp": far})).unwrap().expires_at, LATEST);
+            assert_eq!(validate(json!({"account_id": "a", "exp": far})).unwrap().expires_at, MAX_TIME);
         }
     }
 
     #[test]
-    fn the_account_is_a_text() {
+    fn the_account_must_be_a_non_empty_string() {
         for (claims, expected) in [
             (json!({"exp": NOW}), Refusal::NoAccount),
             (json!({"exp": NOW, "account_id": null}), Refusal::NoAccount),
@@ -196,15 +196,15 @@ mod tests {
             (json!({"exp": NOW, "account_id": 7}), Refusal::InvalidClaim("account_id")),
             (json!({"exp": NOW, "account_id": ["a"]}), Refusal::InvalidClaim("account_id")),
         ] {
-            assert_eq!(verdict(claims), Err(expected));
+            assert_eq!(validate(claims), Err(expected));
         }
     }
 
     #[test]
-    fn tokens_for_others_are_refused() {
+    fn tokens_with_an_audience_are_refused() {
         for aud in [json!("other"), json!(["other"]), json!([])] {
             let claims = json!({"account_id": "a", "exp": NOW, "aud": aud});
-            assert_eq!(verdict(claims), Err(Refusal::Audience));
+            assert_eq!(validate(claims), Err(Refusal::Audience));
         }
     }
 }

@@ -22,43 +22,44 @@ use crate::{
     reload::{FromFiles, Reloaded},
 };
 
-/// Says who bears a token and what of an account it may see, for the other Blackhole services, over NATS
+/// Verifies tokens and decides which accounts they can access, for the other Blackhole services, over NATS
 #[derive(Debug, Parser)]
 #[command(
     name = "auth-svc",
     version,
-    after_help = "Without a command it serves until SIGTERM. It needs auth.accounts_file, and auth.jwt.keys_dir \
-                  (or, for development, auth.jwt.hs256_secret), in the configuration or the environment:\n\n  \
+    after_help = "Without a command it serves until SIGTERM. It requires auth.accounts_file and auth.jwt.keys_dir \
+                  (or, for development, auth.jwt.hs256_secret) in the configuration or the environment:\n\n  \
                   BLACKHOLE_AUTH__ACCOUNTS_FILE=accounts.toml BLACKHOLE_AUTH__JWT__KEYS_DIR=keys auth-svc"
 )]
 pub struct Cli {
-    /// Where the configuration is.
+    /// Options for the configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// What to do instead of serving.
+    /// The command to run instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What to do instead of serving.
+/// A command to run instead of serving.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Mint a token for development, signed with auth.jwt.hs256_secret, and print it
+    /// Mint a development token, signed with auth.jwt.hs256_secret, and print it
     Token(TokenArgs),
-    /// Explain a token: what it says, whether each check passes, what it may see. Exit code 0 if it is good, else 1
+    /// Explain a token: its claims, the result of each check, the accessible accounts. Exit code 0 if it is
+    /// valid, else 1
     CheckToken(CheckTokenArgs),
 }
 
 /// `auth-svc token`.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// The id of the account that bears the token
+    /// The id of the token's account
     #[arg(long, value_name = "ID")]
     pub account: String,
-    /// How long it is good, such as 90m, 8h or 30d
+    /// How long it is valid, such as 90m, 8h or 30d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub ttl: Duration,
-    /// The id of the user that bears it
+    /// The id of the token's user
     #[arg(long, value_name = "ID")]
     pub owner: Option<String>,
 }
@@ -66,16 +67,16 @@ pub struct TokenArgs {
 /// `auth-svc check-token`.
 #[derive(Debug, Args)]
 pub struct CheckTokenArgs {
-    /// The token; `-` reads it from standard input, where it stays out of the shell's history and of `ps`
+    /// The token; `-` reads it from standard input, which keeps it out of the shell's history and of `ps`
     #[arg(value_name = "TOKEN", default_value = "-", allow_hyphen_values = true)]
     pub token: String,
 }
 
 impl TokenArgs {
-    /// The token.
+    /// Mints the token.
     ///
     /// # Errors
-    /// When it cannot be made as asked.
+    /// If the arguments are invalid, or there is no secret.
     pub fn mint(&self, config: &MintConfig) -> Result<String, Error> {
         let Some(secret) = &config.auth.jwt.hs256_secret else {
             return Err(Error::Mint("auth.jwt.hs256_secret is not set".into()));
@@ -85,10 +86,10 @@ impl TokenArgs {
 }
 
 impl CheckTokenArgs {
-    /// Explains the token, with the keys and accounts of the configuration; NATS is not needed.
+    /// Explains the token, with the configured keys and accounts. Does not need NATS.
     ///
     /// # Errors
-    /// When the token, the keys or the accounts cannot be read.
+    /// If the token, the keys or the accounts cannot be read.
     pub fn explain(&self, config: &AuthSvcConfig) -> Result<Explanation, Error> {
         let token = self.token()?;
         let keys = config.auth.jwt.keys_dir.as_deref().map(Reloaded::<Keys>::open).transpose()?.map(Arc::new);
@@ -102,7 +103,7 @@ impl CheckTokenArgs {
             return Ok(self.token.clone());
         }
         let mut token = String::new();
-        // Some more than is accepted, to tell a long token from a good one.
+        // Read more than is accepted, so that a token that is too long is reported as such.
         let limit = 2 * MAX_TOKEN_BYTES as u64;
         let read = io::stdin().lock().take(limit).read_to_string(&mut token);
         read.map_err(|reason| Error::unreadable(Path::new("standard input"), reason))?;

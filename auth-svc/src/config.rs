@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{accounts::Accounts, keys::Keys, reload::FromFiles};
 
-/// A shorter secret could be guessed from a token at leisure.
+/// A shorter secret could be found by brute force from a single token.
 const MIN_SECRET_BYTES: usize = 16;
 
-/// What auth-svc reads.
+/// The configuration of the service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuthSvcConfig {
     /// The connection to NATS.
@@ -34,21 +34,21 @@ pub struct AuthSvcConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// The accounts, see [`crate::accounts`].
+    /// The accounts file, see [`crate::accounts`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accounts_file: Option<PathBuf>,
     /// Tokens.
     pub jwt: JwtConfig,
 }
 
-/// `[auth.jwt]`: what verifies tokens.
+/// `[auth.jwt]`: the keys that verify tokens.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JwtConfig {
-    /// For development: tokens signed with this secret (HS256) are good.
+    /// For development: a secret for HS256 tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hs256_secret: Option<Secret>,
-    /// A directory of public keys, `<kid>.pem` each.
+    /// A directory of public keys, one `<kid>.pem` each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_dir: Option<PathBuf>,
 }
@@ -62,14 +62,14 @@ impl Configuration for AuthSvcConfig {
         Some(self.admin.listen)
     }
 
-    /// Reads the files too, so that `--check-config` tells what a start would.
+    /// Also reads the files, so that `--check-config` finds the same mistakes as a start.
     fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
         self.auth.jwt.check()?;
         let key = "auth.accounts_file";
         let Some(file) = &self.auth.accounts_file else {
-            return Err(InvalidValue { key, reason: "is needed: the file that lists the accounts".into() });
+            return Err(InvalidValue { key, reason: "is required: the file that lists the accounts".into() });
         };
         match Accounts::read(file) {
             Ok(_) => Ok(()),
@@ -86,11 +86,11 @@ impl JwtConfig {
             return InvalidValue::unless(
                 self.hs256_secret.is_some(),
                 key,
-                "is needed: the directory of the keys that verify tokens, <kid>.pem each (or, for development, set auth.jwt.hs256_secret)",
+                "is required: the directory of the keys that verify tokens, one <kid>.pem each (or, for development, set auth.jwt.hs256_secret)",
             );
         };
         let keys = Keys::read(directory).map_err(|error| InvalidValue { key, reason: error.to_string() })?;
-        match keys.broken().first() {
+        match keys.errors().first() {
             None => Ok(()),
             Some(error) => Err(InvalidValue { key, reason: error.to_string() }),
         }
@@ -100,12 +100,12 @@ impl JwtConfig {
         InvalidValue::unless(
             self.hs256_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= MIN_SECRET_BYTES),
             "auth.jwt.hs256_secret",
-            "is too short: 16 bytes at least, such as `openssl rand -base64 32` prints",
+            "must have at least 16 bytes; `openssl rand -base64 32` generates one",
         )
     }
 }
 
-/// What `auth-svc token` reads: it needs neither accounts nor NATS.
+/// The configuration of `auth-svc token`, which needs neither accounts nor NATS.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MintConfig {
     /// Tokens and accounts.
@@ -119,7 +119,7 @@ impl Configuration for MintConfig {
         InvalidValue::unless(
             self.auth.jwt.hs256_secret.is_some(),
             "auth.jwt.hs256_secret",
-            "is needed to mint tokens, which is for development only; real tokens come from KAZOO's log-in",
+            "is required to mint development tokens; real tokens come from KAZOO's login",
         )
     }
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_broken_is_told_in_one_line() {
+    fn errors_are_one_line_without_secrets() {
         let dir = TempDir::new();
         let accounts = dir.write("accounts.toml", testing::ACCOUNTS);
         let broken_accounts = dir.write("broken.toml", "[[account]]\nid = \"a\"");
@@ -152,8 +152,8 @@ mod tests {
         let keys_dir = |name: &str| format!("keys_dir = {:?}", dir.path().join(name).display().to_string());
         let secret = format!("hs256_secret = \"{}\"", testing::SECRET);
         for (text, expected) in [
-            (String::new(), "`auth.jwt.keys_dir` (by default): is needed"),
-            (format!("[auth.jwt]\n{secret}"), "`auth.accounts_file` (by default): is needed"),
+            (String::new(), "`auth.jwt.keys_dir` (by default): is required"),
+            (format!("[auth.jwt]\n{secret}"), "`auth.accounts_file` (by default): is required"),
             (auth(&accounts, ""), "set auth.jwt.hs256_secret"),
             (auth(&accounts, "hs256_secret = \"short\""), "`auth.jwt.hs256_secret` = [hidden]"),
             (auth(&accounts, "hs256_secrets = \"s\""), "unknown key"),
@@ -174,10 +174,10 @@ mod tests {
     }
 
     #[test]
-    fn minting_needs_the_secret_alone() {
+    fn minting_requires_only_the_secret() {
         let dir = TempDir::new();
         let error = load::<MintConfig>(&dir, "[auth]\naccounts_file = \"/nonexistent\"").unwrap_err();
-        assert!(error.contains("`auth.jwt.hs256_secret` (by default): is needed to mint tokens"), "{error}");
+        assert!(error.contains("`auth.jwt.hs256_secret` (by default): is required to mint"), "{error}");
         let text = format!("[auth.jwt]\nhs256_secret = \"{}\"", testing::SECRET);
         load::<MintConfig>(&dir, &text).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Who knows the accounts.
+//! Account lookup.
 
 use std::sync::Arc;
 
@@ -6,32 +6,32 @@ use futures_util::future::BoxFuture;
 
 use crate::error::Error;
 
-/// An account, as much of it as access needs. The members are what a document of KAZOO's `accounts` database has.
+/// The properties of an account that access depends on, with their names in KAZOO's `accounts` database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// Its id (`_id`).
+    /// The id (`_id`).
     pub id: String,
-    /// Its name, for people (`name`).
+    /// The display name (`name`).
     pub name: String,
-    /// Its SIP realm, if it has one (`realm`).
+    /// The SIP realm, if any (`realm`).
     pub realm: Option<String>,
-    /// The ids of the accounts above it, top first (`pvt_tree`).
+    /// The ids of its ancestors, from the top (`pvt_tree`).
     pub ancestors: Vec<String>,
-    /// Whether it may see everything (`pvt_superduper_admin`).
+    /// Whether it can access all accounts (`pvt_superduper_admin`).
     pub superduper_admin: bool,
-    /// Whether it is in use (`pvt_enabled`).
+    /// Whether it is enabled (`pvt_enabled`).
     pub enabled: bool,
 }
 
-/// Knows the accounts.
+/// Looks up accounts.
 ///
-/// An account carries its ancestors, so that access needs no more than two look-ups, whatever the tree's depth, and
-/// no directory has to be able to list accounts. Which implementation serves is a matter of configuration, hence
-/// boxed futures: [`crate::accounts`] has them in a file; KAZOO's CouchDB will answer over a network.
+/// Accounts include their ancestors, so a decision needs at most two lookups, however deep the tree, and
+/// implementations need not list accounts. The configuration selects the implementation at run time, hence
+/// the boxed futures: [`crate::accounts`] reads a file; one for KAZOO's CouchDB will use the network.
 pub trait AccountDirectory: Send + Sync + 'static {
-    /// The account with this id; `None` when there is none (a deleted one is none).
+    /// The account with this id, or `None` if it does not exist or is deleted.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when that cannot be told now.
+    /// [`Error::Unavailable`] if the lookup is not possible now.
     fn account<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>>;
 }

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The errors of auth-svc.
 
 use std::path::{Path, PathBuf};
 
@@ -7,18 +7,18 @@ use thiserror::Error;
 
 use crate::refusal::Refusal;
 
-/// What can go wrong. The texts are for operators; what a client may read is [`Refusal`] alone.
+/// The errors of auth-svc. The messages are for operators; clients see only [`Refusal`].
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The token is refused: a verdict, unlike everything below.
+    /// The token is refused. Unlike the other variants this is a decision.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A source of keys or accounts cannot be asked at the moment, so there is no verdict.
-    #[error("{what} cannot be asked: {reason}")]
+    /// A source of keys or accounts is unavailable, so no decision is possible.
+    #[error("{what} unavailable: {reason}")]
     Unavailable {
-        /// What was to be asked.
+        /// The source.
         what: &'static str,
-        /// Why it does not answer.
+        /// Why it is unavailable.
         reason: String,
     },
     /// A file or directory cannot be read.
@@ -26,27 +26,27 @@ pub enum Error {
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         reason: std::io::Error,
     },
-    /// A file was read and makes no sense.
+    /// The content of a file is invalid.
     #[error("{}: {reason}", file.display())]
     Invalid {
         /// The file.
         file: PathBuf,
-        /// What is wrong, in one line.
+        /// What is wrong, on one line.
         reason: String,
     },
-    /// A token cannot be minted as asked.
+    /// A token cannot be minted.
     #[error("{0}")]
     Mint(String),
-    /// The connection to NATS is impossible.
+    /// Connecting to NATS failed permanently.
     #[error(transparent)]
     Nats(#[from] NatsError),
     /// The admin server cannot listen.
     #[error(transparent)]
     Admin(std::io::Error),
-    /// The micro service could not be set up, or ended by itself.
+    /// The NATS micro service could not be set up, or ended by itself.
     #[error("nats micro service: {0}")]
     Service(String),
 }

@@ -1,34 +1,34 @@
-//! A token explained, check by check, for the operator who wonders why it is refused.
+//! Explains a token check by check, so that operators can find out why it is refused.
 //!
-//! The checks are the very functions that the service uses; here they go on after the first failure.
+//! The checks are the same functions that the service uses, but they continue after the first failure.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
 use crate::{
-    access::{may_see, may_see_all},
+    access,
     accounts::Accounts,
     claims,
     directory::Account,
-    jwt::{Chosen, JwtVerifier},
+    jwt::{ChosenKey, JwtVerifier},
     refusal::Refusal,
     token::Token,
 };
 
-/// More accounts than this are counted, not listed.
-const MOST_LISTED: usize = 20;
-/// Longer values are cut.
-const MOST_SHOWN: usize = 120;
+/// Further accessible accounts are only counted.
+const MAX_LISTED_ACCOUNTS: usize = 20;
+/// Longer values are truncated.
+const MAX_VALUE_CHARS: usize = 120;
 
-/// What there is to say about a token. It shows everything but the token itself, and is safe to print: what the
-/// token says may hold anything.
+/// The explanation of a token. It does not contain the token itself, and is safe to print whatever the token
+/// contains.
 #[derive(Debug, Default)]
 pub struct Explanation {
     header: Vec<(String, String)>,
     claims: Vec<(String, String)>,
     checks: Vec<Check>,
-    visible: Vec<String>,
+    accessible: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -42,53 +42,53 @@ struct Check {
 enum Verdict {
     Passed,
     Failed,
-    /// An earlier failure leaves nothing to check.
+    /// Not possible after an earlier failure.
     Skipped,
 }
 
 impl Explanation {
     /// Explains `text` as a token at `now` (Unix seconds).
     pub fn of(text: &str, verifier: &JwtVerifier, accounts: &Accounts, now: u64) -> Explanation {
-        let mut told = Explanation::default();
+        let mut explanation = Explanation::default();
         let form = Token::parse(text);
-        told.check("form", form.as_ref().map(|_| format!("{} bytes in three parts", text.len())));
-        let Ok(token) = form else { return told };
-        told.header = members(&token.header);
-        told.claims = members(&token.claims);
+        explanation.check("form", form.as_ref().map(|_| format!("{} bytes in three parts", text.len())));
+        let Ok(token) = form else { return explanation };
+        explanation.header = members(&token.header);
+        explanation.claims = members(&token.claims);
 
-        let chosen = verifier.choose(&token);
-        told.check("key", chosen.as_ref().map(|chosen| describe(chosen, &token)));
-        match chosen {
-            Ok(chosen) if chosen.verifies(&token) => told.check("signature", Ok("fits".into())),
-            Ok(_) => told.check("signature", Err(&Refusal::Signature)),
-            Err(_) => told.push("signature", Verdict::Skipped, "not checked without a key".into()),
+        let key = verifier.choose_key(&token);
+        explanation.check("key", key.as_ref().map(|key| describe(key, &token)));
+        match key {
+            Ok(key) if key.verifies(&token) => explanation.check("signature", Ok("fits".into())),
+            Ok(_) => explanation.check("signature", Err(&Refusal::Signature)),
+            Err(_) => explanation.push("signature", Verdict::Skipped, "not checked without a key".into()),
         }
 
         let claims = &token.claims;
-        told.check("expiry", claims::expiry(claims, now).as_ref().map(|exp| when("ends", *exp, now)));
+        explanation.check("expiry", claims::expiry(claims, now).as_ref().map(|exp| when("ends", *exp, now)));
         match claims::not_before(claims, now) {
             Ok(None) => {}
-            Ok(Some(time)) => told.check("start", Ok(when("starts", time, now))),
-            Err(refusal) => told.check("start", Err(&refusal)),
+            Ok(Some(time)) => explanation.check("start", Ok(when("starts", time, now))),
+            Err(refusal) => explanation.check("start", Err(&refusal)),
         }
         if let Err(refusal) = claims::audience(claims) {
-            told.check("audience", Err(&refusal));
+            explanation.check("audience", Err(&refusal));
         }
 
         let account = claims::account(claims).and_then(|id| accounts.get(id).ok_or(Refusal::UnknownAccount));
         match account {
             Ok(account) if account.enabled => {
-                told.check("account", Ok(line(account)));
-                told.visible = visible(account, accounts);
+                explanation.check("account", Ok(line(account)));
+                explanation.accessible = accessible(account, accounts);
             }
-            Ok(_) => told.check("account", Err(&Refusal::DisabledAccount)),
-            Err(refusal) => told.check("account", Err(&refusal)),
+            Ok(_) => explanation.check("account", Err(&Refusal::DisabledAccount)),
+            Err(refusal) => explanation.check("account", Err(&refusal)),
         }
-        told
+        explanation
     }
 
     /// Whether the service would accept the token.
-    pub fn is_good(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         self.checks.iter().all(|check| check.verdict == Verdict::Passed)
     }
 
@@ -104,10 +104,10 @@ impl Explanation {
     }
 }
 
-fn describe(chosen: &Chosen, token: &Token<'_>) -> String {
-    match chosen {
-        Chosen::Secret(_) => "HS256 with auth.jwt.hs256_secret, for development".into(),
-        Chosen::Key(_, algorithm) => {
+fn describe(key: &ChosenKey, token: &Token<'_>) -> String {
+    match key {
+        ChosenKey::Secret(_) => "HS256 with auth.jwt.hs256_secret, for development".into(),
+        ChosenKey::Public(_, algorithm) => {
             let id = token.key_id().ok().flatten().unwrap_or_default();
             format!("{algorithm:?} with {}.pem of auth.jwt.keys_dir", printable(id))
         }
@@ -116,7 +116,7 @@ fn describe(chosen: &Chosen, token: &Token<'_>) -> String {
 
 /// `ends 2026-11-23T09:00:00Z, in 1h`
 fn when(what: &str, time: u64, now: u64) -> String {
-    // `claims` takes no time beyond the year 9999, the last that can be formatted.
+    // `claims` clamps times to the year 9999, the last that can be formatted.
     let date = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(time));
     let distance = humantime::format_duration(Duration::from_secs(time.abs_diff(now)));
     match time.cmp(&now) {
@@ -125,16 +125,17 @@ fn when(what: &str, time: u64, now: u64) -> String {
     }
 }
 
-fn visible(bearer: &Account, accounts: &Accounts) -> Vec<String> {
-    let mut seen: Vec<&Arc<Account>> =
-        accounts.iter().filter(|account| may_see(bearer, account).is_ok()).collect();
-    seen.sort_by_key(|account| (account.ancestors.len(), &account.name, &account.id));
-    let mut lines: Vec<String> = seen.iter().take(MOST_LISTED).map(|account| line(account)).collect();
-    if seen.len() > MOST_LISTED {
-        lines.push(format!("and {} more", seen.len() - MOST_LISTED));
+fn accessible(bearer: &Account, accounts: &Accounts) -> Vec<String> {
+    let mut found: Vec<&Arc<Account>> =
+        accounts.iter().filter(|account| access::check(bearer, account).is_ok()).collect();
+    found.sort_by_key(|account| (account.ancestors.len(), &account.name, &account.id));
+    let mut lines: Vec<String> =
+        found.iter().take(MAX_LISTED_ACCOUNTS).map(|account| line(account)).collect();
+    if found.len() > MAX_LISTED_ACCOUNTS {
+        lines.push(format!("and {} more", found.len() - MAX_LISTED_ACCOUNTS));
     }
-    if may_see_all(bearer).is_ok() {
-        lines.push("*  all accounts, and what belongs to none (superduper admin)".into());
+    if access::check_all(bearer).is_ok() {
+        lines.push("*  all accounts, and events without an account (superduper admin)".into());
     }
     lines
 }
@@ -144,10 +145,10 @@ fn line(account: &Account) -> String {
     format!("{}  {} ({})", account.id, printable(&account.name), printable(realm))
 }
 
-/// The members of a header or payload, in the token's order of names.
+/// The members of a header or payload, sorted by name.
 fn members(object: &Map<String, Value>) -> Vec<(String, String)> {
     let shown = |name: &str, value: &Value| match value {
-        // Useless without the token's key, but nothing for a ticket or a chat either.
+        // Useless without the key, but should not end up in tickets or chats.
         _ if name == "identity_sig" => "[hidden]".to_owned(),
         Value::String(text) => printable(text),
         other => printable(&other.to_string()),
@@ -155,16 +156,16 @@ fn members(object: &Map<String, Value>) -> Vec<(String, String)> {
     object.iter().map(|(name, value)| (printable(name), shown(name, value))).collect()
 }
 
-/// The text without what would steer a terminal or turn its direction, and not too long.
+/// The text, truncated, with terminal control and bidirectional formatting characters escaped.
 fn printable(text: &str) -> String {
     let mut shown = String::new();
     for (count, character) in text.chars().enumerate() {
-        if count == MOST_SHOWN {
+        if count == MAX_VALUE_CHARS {
             shown.push('…');
             break;
         }
-        let steers = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if character.is_control() || steers {
+        let is_format = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        if character.is_control() || is_format {
             shown.extend(character.escape_unicode());
         } else {
             shown.push(character);
@@ -194,11 +195,11 @@ impl fmt::Display for Explanation {
             };
             writeln!(f, "  {:9}  {verdict:6}  {}", check.name, check.text)?;
         }
-        if !self.is_good() {
+        if !self.is_valid() {
             return writeln!(f, "the token is refused");
         }
         writeln!(f, "the token is good; it may see")?;
-        self.visible.iter().try_for_each(|account| writeln!(f, "  {account}"))
+        self.accessible.iter().try_for_each(|account| writeln!(f, "  {account}"))
     }
 }
 
@@ -218,10 +219,10 @@ mod tests {
         let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
         let accounts = Accounts::parse(testing::ACCOUNTS).unwrap();
         let explanation = Explanation::of(token, &verifier, &accounts, NOW);
-        let would = verifier.verify_at(token, NOW);
-        let account = would.ok().and_then(|token| accounts.get(&token.account_id).cloned());
-        assert_eq!(explanation.is_good(), account.is_some_and(|account| account.enabled));
-        (explanation.is_good(), explanation.to_string())
+        let verified = verifier.verify_at(token, NOW);
+        let account = verified.ok().and_then(|token| accounts.get(&token.account_id).cloned());
+        assert_eq!(explanation.is_valid(), account.is_some_and(|account| account.enabled));
+        (explanation.is_valid(), explanation.to_string())
     }
 
     fn token(claims: &Value) -> String {
@@ -230,11 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn a_good_token_is_explained() {
+    fn valid_tokens_are_explained() {
         let claims =
             json!({"account_id": "reseller", "exp": NOW + 3660, "identity_sig": "x", "nbf": NOW - 5});
-        let (good, text) = explain(&token(&claims));
-        assert!(good, "{text}");
+        let (valid, text) = explain(&token(&claims));
+        assert!(valid, "{text}");
         for expected in [
             "  alg  HS256\n",
             "  account_id    reseller\n",
@@ -247,14 +248,35 @@ mod tests {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
         let (_, text) = explain(&token(&json!({"account_id": "system", "exp": NOW})));
-        assert!(text.ends_with("*  all accounts, and what belongs to none (superduper admin)\n"), "{text}");
+        assert!(
+            text.ends_with("*  all accounts, and events without an account (superduper admin)\n"),
+            "{text}"
+        );
     }
 
     #[test]
-    fn every_failed_check_is_told() {
+    fn long_lists_of_accounts_are_truncated() {
+        let secret = Secret::new(testing::SECRET);
+        let verifier = JwtVerifier::new(Some(&secret), None);
+        let token = token(&json!({"account_id": "0", "exp": NOW}));
+        for (count, expected) in [(20, "  19  a19 (r19)\n"), (22, "  19  a19 (r19)\n  and 2 more\n")] {
+            let text: String = (0..count)
+                .map(|id| {
+                    let parent = if id > 0 { "parent = \"0\"\n" } else { "" };
+                    format!("[[account]]\nid = \"{id}\"\nname = \"a{id:02}\"\nrealm = \"r{id}\"\n{parent}")
+                })
+                .collect();
+            let accounts = Accounts::parse(&text).unwrap();
+            let explanation = Explanation::of(&token, &verifier, &accounts, NOW).to_string();
+            assert!(explanation.ends_with(expected), "{explanation}");
+        }
+    }
+
+    #[test]
+    fn every_failed_check_is_reported() {
         let bad = token(&json!({"account_id": "closed", "exp": NOW - 60, "nbf": NOW + 60, "aud": "x"}));
-        let (good, text) = explain(&bad[..bad.len() - 4]);
-        assert!(!good);
+        let (valid, text) = explain(&bad[..bad.len() - 4]);
+        assert!(!valid);
         for expected in [
             "bad signature",
             "token is expired",
@@ -277,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_token_says_cannot_steer_the_terminal_or_show_the_token() {
+    fn output_contains_neither_control_characters_nor_the_token() {
         let claims = json!({
             "account_id": "\u{1b}[2J\u{9b}2J\u{202e}", "exp": u64::MAX, "a\u{7}": ["\u{1b}"], "long": "x".repeat(999)
         });

@@ -1,8 +1,8 @@
-//! Tokens verified with keys of one's own: KAZOO's, from files, and a shared secret for development.
+//! Verifies tokens with local keys: KAZOO's public keys from files, and a shared secret for development.
 //!
-//! A header never chooses how it is verified. HS256 means the secret, and only if there is one; every other
-//! algorithm means the key that `kid` names, and only if it is one of the algorithms of that key. So a public key
-//! can never serve as an HMAC secret, and `none` is just a name that nothing has.
+//! The header does not control how a token is verified. HS256 uses only the secret, if there is one; any
+//! other algorithm uses only the key named by `kid`, and only if that key supports the algorithm. So a public
+//! key never serves as an HMAC secret, and `none` is just an unknown algorithm.
 
 use std::sync::Arc;
 
@@ -27,31 +27,31 @@ pub struct JwtVerifier {
     keys: Option<Arc<Reloaded<Keys>>>,
 }
 
-/// What verifies one token.
+/// The key that verifies one token.
 #[derive(Clone, Debug)]
-pub enum Chosen {
-    /// The secret, by HS256.
+pub enum ChosenKey {
+    /// The secret, with HS256.
     Secret(DecodingKey),
-    /// A public key, by this algorithm of its own.
-    Key(VerifyingKey, Algorithm),
+    /// A public key, with one of its algorithms.
+    Public(VerifyingKey, Algorithm),
 }
 
 impl JwtVerifier {
-    /// A verifier that accepts what `keys` sign, and what `secret` signs.
+    /// A verifier that accepts signatures by `keys` and by `secret`.
     pub fn new(secret: Option<&Secret>, keys: Option<Arc<Reloaded<Keys>>>) -> JwtVerifier {
         let secret = secret.map(|secret| DecodingKey::from_secret(secret.reveal().as_bytes()));
         JwtVerifier { secret, keys }
     }
 
-    /// What verifies this token, if anything does.
+    /// Chooses the key for this token.
     ///
     /// # Errors
-    /// When nothing does.
-    pub fn choose(&self, token: &Token<'_>) -> Result<Chosen, Refusal> {
-        // An algorithm that jsonwebtoken does not know, `none` among them, is not accepted either.
+    /// If there is none.
+    pub fn choose_key(&self, token: &Token<'_>) -> Result<ChosenKey, Refusal> {
+        // Parsing fails for algorithms that jsonwebtoken does not know, including `none`.
         let algorithm: Algorithm = token.algorithm()?.parse().map_err(|_| Refusal::Algorithm)?;
         match (algorithm, &self.secret, &self.keys) {
-            (Algorithm::HS256, Some(secret), _) => return Ok(Chosen::Secret(secret.clone())),
+            (Algorithm::HS256, Some(secret), _) => return Ok(ChosenKey::Secret(secret.clone())),
             (Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512, _, Some(_)) => {}
             (Algorithm::ES256 | Algorithm::EdDSA, _, Some(_)) => {}
             _ => return Err(Refusal::Algorithm),
@@ -62,28 +62,28 @@ impl JwtVerifier {
         if !key.algorithms().contains(&algorithm) {
             return Err(Refusal::KeyMismatch);
         }
-        Ok(Chosen::Key(key.clone(), algorithm))
+        Ok(ChosenKey::Public(key.clone(), algorithm))
     }
 
-    /// What the token says, if it is good at `now` (Unix seconds).
+    /// Verifies a token at `now` (Unix seconds).
     ///
     /// # Errors
-    /// When it is not good.
+    /// If it is not valid.
     pub fn verify_at(&self, token: &str, now: u64) -> Result<VerifiedToken, Refusal> {
         let token = Token::parse(token)?;
-        if !self.choose(&token)?.verifies(&token) {
+        if !self.choose_key(&token)?.verifies(&token) {
             return Err(Refusal::Signature);
         }
         VerifiedToken::from_claims(&token.claims, now)
     }
 }
 
-impl Chosen {
-    /// Whether the token's signature is this one's.
+impl ChosenKey {
+    /// Whether the token's signature was made with this key.
     pub fn verifies(&self, token: &Token<'_>) -> bool {
         match self {
-            Chosen::Key(key, algorithm) => key.verifies(*algorithm, token.signed, token.signature),
-            Chosen::Secret(secret) => {
+            ChosenKey::Public(key, algorithm) => key.verifies(*algorithm, token.signed, token.signature),
+            ChosenKey::Secret(secret) => {
                 crypto::verify(token.signature, token.signed.as_bytes(), secret, Algorithm::HS256)
                     .unwrap_or(false)
             }

@@ -1,4 +1,4 @@
-//! The keys that tokens are verified with: a directory of `<kid>.pem`.
+//! The keys that verify tokens: a directory of `<kid>.pem` files.
 
 mod pem;
 
@@ -11,17 +11,16 @@ use crate::{
 
 pub use pem::VerifyingKey;
 
-/// A key file is smaller than this: 4096 bits of RSA with everything private are 3.2 KiB.
+/// Key files are much smaller: an RSA private key of 4096 bits has 3.2 KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// The keys of a directory.
 ///
-/// A token's `kid` is looked up here and never made a path. Every file stands for itself: one that is broken
-/// leaves the others in force, and its own key is not.
+/// A token's `kid` is only looked up here, never used as a path. A broken file does not affect the other keys.
 #[derive(Debug, Default)]
 pub struct Keys {
     by_id: HashMap<String, VerifyingKey>,
-    broken: Vec<Error>,
+    errors: Vec<Error>,
 }
 
 impl Keys {
@@ -30,26 +29,26 @@ impl Keys {
         self.by_id.get(id)
     }
 
-    /// How many there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 
-    /// The files that hold no usable key.
-    pub fn broken(&self) -> &[Error] {
-        &self.broken
+    /// The errors of the files without a usable key.
+    pub fn errors(&self) -> &[Error] {
+        &self.errors
     }
 }
 
 impl FromFiles for Keys {
     const NAME: &'static str = "keys";
 
-    fn look(directory: &Path) -> Fingerprint {
+    fn fingerprint(directory: &Path) -> Fingerprint {
         let Ok(entries) = fs::read_dir(directory) else { return Fingerprint::default() };
         Fingerprint::of(entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_key_file(path)))
     }
@@ -62,7 +61,7 @@ impl FromFiles for Keys {
                 continue;
             }
             let Some(id) = path.file_stem().and_then(|stem| stem.to_str()) else {
-                keys.broken.push(Error::invalid(&path, "the name, which is the key's id, is not UTF-8"));
+                keys.errors.push(Error::invalid(&path, "the file name, which is the key id, is not UTF-8"));
                 continue;
             };
             match read_key(&path) {
@@ -70,19 +69,19 @@ impl FromFiles for Keys {
                     if key.was_private() {
                         tracing::warn!(
                             file = %path.display(),
-                            "a private key lies in auth.jwt.keys_dir, its public half is enough"
+                            "auth.jwt.keys_dir contains a private key, the public key is enough"
                         );
                     }
                     keys.by_id.insert(id.to_owned(), key);
                 }
-                Err(error) => keys.broken.push(error),
+                Err(error) => keys.errors.push(error),
             }
         }
         Ok(keys)
     }
 }
 
-/// `<kid>.pem`. Kubernetes keeps hidden directories beside the files that it mounts.
+/// Whether this is a `<kid>.pem`. Hidden files do not count: Kubernetes adds some to mounted directories.
 fn is_key_file(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "pem")
         && path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
@@ -91,7 +90,7 @@ fn is_key_file(path: &Path) -> bool {
 fn read_key(path: &Path) -> Result<VerifyingKey, Error> {
     let size = fs::metadata(path).map_err(|reason| Error::unreadable(path, reason))?.len();
     if size > MAX_FILE_BYTES {
-        return Err(Error::invalid(path, format!("{size} bytes are too many for a key")));
+        return Err(Error::invalid(path, format!("is too large for a key: {size} bytes")));
     }
     let pem = fs::read(path).map_err(|reason| Error::unreadable(path, reason))?;
     VerifyingKey::from_pem(&pem).map_err(|reason| Error::invalid(path, reason))
@@ -103,7 +102,7 @@ mod tests {
     use crate::testing::{self, TempDir};
 
     #[test]
-    fn files_are_keys_by_their_name() {
+    fn the_file_name_is_the_key_id() {
         let dir = TempDir::new();
         dir.write("one.pem", testing::RSA_PUBLIC);
         dir.write("a.b.pem", testing::ED25519_PUBLIC);
@@ -112,11 +111,11 @@ mod tests {
         let keys = Keys::read(dir.path()).unwrap();
         assert_eq!(keys.len(), 2);
         assert!(keys.get("one").is_some() && keys.get("a.b").is_some());
-        assert!(keys.broken().is_empty());
+        assert!(keys.errors().is_empty());
     }
 
     #[test]
-    fn a_broken_file_leaves_the_others() {
+    fn broken_files_do_not_affect_other_keys() {
         let dir = TempDir::new();
         dir.write("good.pem", testing::P256_PUBLIC);
         dir.write("empty.pem", "");
@@ -124,12 +123,17 @@ mod tests {
         std::fs::create_dir(dir.path().join("dir.pem")).unwrap();
         let keys = Keys::read(dir.path()).unwrap();
         assert!(keys.get("good").is_some());
-        assert_eq!((keys.len(), keys.broken().len()), (1, 3));
-        assert!(keys.broken().iter().all(|error| error.to_string().contains(".pem: ")));
+        assert_eq!(keys.len(), 1);
+        let mut errors: Vec<String> = keys.errors().iter().map(Error::to_string).collect();
+        errors.sort();
+        let [dir_error, empty_error, huge_error] = errors.as_slice() else { panic!("{errors:?}") };
+        assert!(dir_error.contains("dir.pem: Is a directory"), "{dir_error}");
+        assert!(empty_error.contains("empty.pem: is not a PEM file"), "{empty_error}");
+        assert!(huge_error.contains("huge.pem: is too large for a key: 70000 bytes"), "{huge_error}");
     }
 
     #[test]
-    fn an_absent_directory_is_an_error() {
+    fn a_missing_directory_is_an_error() {
         assert_eq!(Keys::read(Path::new("/nonexistent/keys")).unwrap_err().kind(), "unreadable");
     }
 }

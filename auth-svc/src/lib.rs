@@ -1,18 +1,19 @@
-//! auth-svc: says who bears a token, and what of an account it may see. A NATS micro service; as many as one likes.
+//! auth-svc: verifies tokens and decides which accounts they can access. A NATS micro service that scales
+//! horizontally.
 //!
-//! | module | idea |
+//! | module | contents |
 //! |---|---|
-//! | [`config`] | what it reads |
-//! | [`service`] | requests and answers over NATS |
-//! | [`authority`] | one token and one wish in, one verdict out |
-//! | [`verifier`], [`jwt`] | who says whether a token is good: the trait, and keys of one's own |
-//! | [`token`], [`claims`], [`keys`] | a token's form, what it says, what verifies it |
-//! | [`directory`], [`accounts`] | who knows the accounts: the trait, and a file |
-//! | [`access`] | the rule: what a good token may see |
-//! | [`refusal`], [`error`] | what a client may read, and what the operator reads |
-//! | [`reload`] | files that are read again when they change |
-//! | [`metrics`] | what it counts |
-//! | [`cli`], [`mint`], [`explain`] | the command line: development tokens, and a token explained |
+//! | [`config`] | configuration |
+//! | [`service`] | requests and replies over NATS |
+//! | [`authority`] | the decision on one request |
+//! | [`verifier`], [`jwt`] | token verification: the trait, and the implementation with local keys |
+//! | [`token`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
+//! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
+//! | [`access`] | the access rule |
+//! | [`refusal`], [`error`] | errors for clients, and errors for operators |
+//! | [`reload`] | reloading files that change |
+//! | [`metrics`] | metrics |
+//! | [`cli`], [`mint`], [`explain`] | the command line: minting development tokens, explaining tokens |
 
 pub mod access;
 pub mod accounts;
@@ -56,12 +57,12 @@ use crate::{
     reload::{FromFiles, Reloaded},
 };
 
-/// Requests that wait for their turn, at most: what several edges ask when all their sessions come back at once. A fraction
-/// of a second answers them, and they take some 16 MiB; 128 MiB if each token is as long as edges pass on. More are
-/// dropped and counted.
-const MOST_WAITING: usize = 16_384;
+/// Capacity of the subscription, sized for several edges whose sessions all reconnect at once. Such a burst
+/// is answered within a second and takes about 16 MiB, or 128 MiB if all tokens have the maximum length.
+/// Further requests are dropped and counted.
+const MAX_QUEUED_REQUESTS: usize = 16_384;
 
-/// The service, with its files read and its admin server listening, but not at work yet.
+/// The service, with its files loaded and the admin server bound, but not serving yet.
 #[derive(Debug)]
 pub struct AuthSvc {
     config: AuthSvcConfig,
@@ -79,19 +80,19 @@ struct Latches {
     keys: Latch,
 }
 
-/// Starts the service and runs it until `shutdown`.
+/// Starts the service and runs it until `shutdown` is cancelled.
 ///
 /// # Errors
-/// When it cannot start, or cannot go on. NATS may be away at any time.
+/// If it cannot start or continue. A lost connection to NATS is not an error.
 pub async fn run(config: AuthSvcConfig, shutdown: CancellationToken) -> Result<(), Error> {
     AuthSvc::start(config).await?.run(shutdown).await
 }
 
 impl AuthSvc {
-    /// Reads the files and binds the admin server. The configuration has been checked.
+    /// Loads the files and binds the admin server. The configuration must be valid.
     ///
     /// # Errors
-    /// When a file cannot be read, or the address cannot be had.
+    /// If a file cannot be read, or the address is not available.
     pub async fn start(config: AuthSvcConfig) -> Result<AuthSvc, Error> {
         let mut registry = telemetry::registry("auth-svc", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::new(&mut registry);
@@ -114,27 +115,27 @@ impl AuthSvc {
         Ok(AuthSvc { config, accounts, keys, metrics, latches, admin })
     }
 
-    /// Where `/metrics` and `/health/*` are.
+    /// The address of the admin server.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// If the operating system does not report it.
     pub fn admin_address(&self) -> Result<SocketAddr, Error> {
         self.admin.address().map_err(Error::Admin)
     }
 
-    /// Answers requests until `shutdown`.
+    /// Answers requests until `shutdown` is cancelled.
     ///
     /// # Errors
-    /// When the connection to NATS is impossible, rather than just away.
+    /// If connecting to NATS fails permanently, or the service ends by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        // Whatever ends this, an error included, ends the tasks too.
+        // Also stops the tasks when this returns an error.
         let tasks = CancellationToken::new();
         let _stop_tasks = tasks.clone().drop_guard();
         tokio::spawn(self.admin.serve(tasks.clone()));
 
         let (metrics, latch) = (self.metrics.clone(), self.latches.accounts.clone());
-        tokio::spawn(Arc::clone(&self.accounts).watch(tasks.clone(), move |renewed| {
-            tell_reload(&metrics, renewed, |accounts: &Accounts| {
+        tokio::spawn(Arc::clone(&self.accounts).watch(tasks.clone(), move |result| {
+            report_reload(&metrics, result, |accounts: &Accounts| {
                 metrics.accounts.set(gauge(accounts.count()));
                 latch.set(true);
                 accounts.count()
@@ -143,14 +144,14 @@ impl AuthSvc {
         let has_secret = self.config.auth.jwt.hs256_secret.is_some();
         if has_secret {
             tracing::warn!(
-                "auth.jwt.hs256_secret is set: whoever knows it can make any token, development only"
+                "auth.jwt.hs256_secret is set, for development only: anyone who knows it can mint any token"
             );
         }
         if let Some(keys) = self.keys.clone() {
             let (metrics, latch) = (self.metrics.clone(), self.latches.keys.clone());
-            tokio::spawn(keys.watch(tasks.clone(), move |renewed| {
-                tell_reload(&metrics, renewed, |keys: &Keys| {
-                    for error in keys.broken() {
+            tokio::spawn(keys.watch(tasks.clone(), move |result| {
+                report_reload(&metrics, result, |keys: &Keys| {
+                    for error in keys.errors() {
                         metrics.reloaded(Keys::NAME, error.kind());
                         tracing::error!(%error, "key not loaded");
                     }
@@ -162,7 +163,8 @@ impl AuthSvc {
         }
 
         let metrics = self.metrics.clone();
-        let options = nats::options(&self.config.nats, "auth-svc").await?.subscription_capacity(MOST_WAITING);
+        let options =
+            nats::options(&self.config.nats, "auth-svc").await?.subscription_capacity(MAX_QUEUED_REQUESTS);
         let client =
             nats::connect_with(&self.config.nats, options, self.latches.nats.clone(), move |event| {
                 if matches!(event, Event::SlowConsumer(_)) {
@@ -173,25 +175,25 @@ impl AuthSvc {
         let verifier = JwtVerifier::new(self.config.auth.jwt.hs256_secret.as_ref(), self.keys);
         let authority = Arc::new(Authority::new(Arc::new(verifier), self.accounts));
         let subject = Subjects::new(&self.config.nats.prefix).auth_check();
-        tracing::info!(subject, "answering");
+        tracing::info!(subject, "answering requests");
         service::serve(&client, subject, authority, self.metrics, shutdown).await
     }
 }
 
-/// Logs and counts a reload. `take` puts a renewed value to use and says how many things it holds.
-fn tell_reload<T: FromFiles>(
+/// Logs and counts a reload. `apply` receives the new value and returns the number of its items.
+fn report_reload<T: FromFiles>(
     metrics: &Metrics,
-    renewed: Result<Arc<T>, Error>,
-    take: impl FnOnce(&T) -> usize,
+    result: Result<Arc<T>, Error>,
+    apply: impl FnOnce(&T) -> usize,
 ) {
-    match renewed {
-        Ok(renewed) => {
+    match result {
+        Ok(value) => {
             metrics.reloaded(T::NAME, "ok");
-            tracing::info!(what = T::NAME, count = take(&renewed), "reloaded");
+            tracing::info!(what = T::NAME, count = apply(&value), "reloaded");
         }
         Err(error) => {
             metrics.reloaded(T::NAME, error.kind());
-            tracing::error!(what = T::NAME, %error, "not reloaded, the former ones stay in force");
+            tracing::error!(what = T::NAME, %error, "reload failed, keeping the previous version");
         }
     }
 }

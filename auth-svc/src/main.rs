@@ -1,4 +1,4 @@
-//! auth-svc: read the configuration, then serve until SIGTERM, or mint or explain a token.
+//! auth-svc: serves until SIGTERM, or mints or explains a token.
 
 use std::{
     io::{self, Write},
@@ -19,16 +19,16 @@ use clap::Parser;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Cli::parse();
-    let done = match &arguments.command {
+    let result = match &arguments.command {
         None => serve(&arguments.config).await,
         Some(Command::Token(args)) => token(&arguments.config, args),
         Some(Command::CheckToken(args)) => arguments.config.read().map_err(Into::into).and_then(|config| {
             let explanation = args.explain(&config)?;
             write!(io::stdout(), "{explanation}")?;
-            Ok(if explanation.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if explanation.is_valid() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
     };
-    cli::finish("auth-svc", done)
+    cli::finish("auth-svc", result)
 }
 
 async fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
@@ -47,7 +47,7 @@ fn token(args: &ConfigArgs, token: &TokenArgs) -> anyhow::Result<ExitCode> {
     let minted = token.mint(&config)?;
     writeln!(
         io::stderr(),
-        "a token for development, good for {}; whoever has auth.jwt.hs256_secret can make any token",
+        "a development token, valid for {}; anyone who knows auth.jwt.hs256_secret can mint any token",
         humantime::format_duration(token.ttl)
     )?;
     writeln!(io::stdout(), "{minted}")?;

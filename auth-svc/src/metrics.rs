@@ -1,4 +1,4 @@
-//! What auth-svc counts.
+//! The metrics of auth-svc.
 
 use std::time::Duration;
 
@@ -13,39 +13,40 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// What became of a request.
+/// The labels of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// `accepted`, `denied` (a good token, but not for that account), `refused` (no good token), `malformed` (no
-    /// request), `unavailable` (no verdict), `dropped` (too many at once).
+    /// `accepted`, `denied` (a valid token without access to the account), `refused` (an invalid token),
+    /// `malformed` (an invalid request), `unavailable` (no decision possible), `dropped` (the queue was
+    /// full).
     pub outcome: &'static str,
-    /// Why, where there is more to say.
+    /// The reason, if there is one.
     pub reason: &'static str,
 }
 
-/// What became of a changed file.
+/// The labels of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReloadLabels {
     /// `accounts` or `keys`.
     pub what: &'static str,
-    /// `ok`, or why not.
+    /// `ok`, or the kind of error.
     pub result: &'static str,
 }
 
-/// What auth-svc counts.
+/// The metrics of auth-svc.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Histogram,
     reloads: Family<ReloadLabels, Counter>,
-    /// Accounts in force.
+    /// The number of accounts loaded.
     pub accounts: Gauge,
-    /// Public keys in force.
+    /// The number of public keys loaded.
     pub keys: Gauge,
 }
 
 impl Metrics {
-    /// Metrics in this registry.
+    /// Registers the metrics.
     pub fn new(registry: &mut Registry) -> Metrics {
         let metrics = Metrics {
             requests: Family::default(),
@@ -58,24 +59,24 @@ impl Metrics {
         let unit = |name: &str| Unit::Other(name.to_owned());
         registry.register_with_unit(
             "auth",
-            "Requests by outcome, and by reason where something was refused",
+            "Requests by outcome and, if refused or denied, by reason",
             unit("requests"),
             metrics.requests.clone(),
         );
         registry.register_with_unit(
             "auth_request_duration",
-            "Time from a request's arrival to its answer",
+            "Time from the arrival of a request to its reply",
             Unit::Seconds,
             metrics.duration.clone(),
         );
         registry.register_with_unit(
             "auth",
-            "Reloads of changed files, by what they hold and by result",
+            "Reloads of changed files, by kind of file and by result",
             unit("reloads"),
             metrics.reloads.clone(),
         );
-        registry.register_with_unit("auth", "Accounts in force", unit("accounts"), metrics.accounts.clone());
-        registry.register_with_unit("auth", "Public keys in force", unit("keys"), metrics.keys.clone());
+        registry.register_with_unit("auth", "Accounts loaded", unit("accounts"), metrics.accounts.clone());
+        registry.register_with_unit("auth", "Public keys loaded", unit("keys"), metrics.keys.clone());
         metrics
     }
 
@@ -86,7 +87,7 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// Counts a request that arrived when too many were waiting.
+    /// Counts a request that was dropped because the queue was full.
     pub fn dropped(&self) {
         self.requests.get_or_create(&RequestLabels { outcome: "dropped", reason: "" }).inc();
     }

@@ -1,4 +1,4 @@
-//! Development tokens.
+//! Mints development tokens.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::{claims, error::Error};
 
-/// Development tokens last no longer than a year.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// One year.
+const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -21,10 +21,10 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// A token of `account_id` that is good for `ttl` from now, with the issuer that KAZOO's own tokens have.
+/// Mints a token for `account_id` that is valid for `ttl` from now, with the issuer of KAZOO's own tokens.
 ///
 /// # Errors
-/// [`Error::Mint`] when no good token can be made of this.
+/// [`Error::Mint`] if an argument is invalid.
 pub fn mint(
     secret: &Secret,
     account_id: &str,
@@ -32,16 +32,18 @@ pub fn mint(
     ttl: Duration,
 ) -> Result<String, Error> {
     if account_id.is_empty() || account_id == crate::access::ALL {
-        return Err(Error::Mint("a token is for one account: --account takes its id".into()));
+        return Err(Error::Mint("--account must be the id of one account".into()));
     }
-    if ttl.as_secs() == 0 || ttl > LONGEST {
-        return Err(Error::Mint("--ttl is between one second and one year, such as 90m, 8h or 30d".into()));
+    if ttl.as_secs() == 0 || ttl > MAX_TTL {
+        return Err(Error::Mint(
+            "--ttl must be between one second and one year, as in 90m, 8h or 30d".into(),
+        ));
     }
     let iat = claims::unix_now();
     let claims = Claims { iss: "kazoo", account_id, owner_id, iat, exp: iat.saturating_add(ttl.as_secs()) };
     let key = EncodingKey::from_secret(secret.reveal().as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
-        .map_err(|error| Error::Mint(format!("the token could not be signed: {error}")))
+        .map_err(|error| Error::Mint(format!("signing the token failed: {error}")))
 }
 
 #[cfg(test)]
@@ -50,25 +52,38 @@ mod tests {
     use crate::{jwt::JwtVerifier, refusal::Refusal, testing};
 
     #[test]
-    fn minted_tokens_are_good_until_they_end() {
+    fn minted_tokens_are_valid_until_they_expire() {
         let secret = Secret::new(testing::SECRET);
         let verifier = JwtVerifier::new(Some(&secret), None);
+        let before = claims::unix_now();
         let token = mint(&secret, "child", Some("owner"), Duration::from_secs(60)).unwrap();
         let now = claims::unix_now();
         let verified = verifier.verify_at(&token, now).unwrap();
         assert_eq!((verified.account_id.as_str(), verified.owner_id.as_deref()), ("child", Some("owner")));
-        assert!((now + 55..=now + 60).contains(&verified.expires_at));
-        assert_eq!(verifier.verify_at(&token, now + 100), Err(Refusal::Expired));
+        assert!((before + 60..=now + 60).contains(&verified.expires_at), "{}", verified.expires_at);
+        let end = verified.expires_at + claims::LEEWAY_SECONDS;
+        verifier.verify_at(&token, end).unwrap();
+        assert_eq!(verifier.verify_at(&token, end + 1), Err(Refusal::Expired));
         let other = JwtVerifier::new(Some(&Secret::new("another secret, as long")), None);
         assert_eq!(other.verify_at(&token, now), Err(Refusal::Signature));
     }
 
     #[test]
-    fn impossible_tokens_are_not_minted() {
+    fn invalid_arguments_are_rejected() {
         let secret = Secret::new(testing::SECRET);
-        for (account, seconds) in [("", 60), ("*", 60), ("a", 0), ("a", u64::MAX)] {
+        let year = MAX_TTL.as_secs();
+        for (account, seconds, expected) in [
+            ("", 60, "--account must be"),
+            ("*", 60, "--account must be"),
+            ("a", 0, "--ttl must be"),
+            ("a", year + 1, "--ttl must be"),
+            ("a", u64::MAX, "--ttl must be"),
+        ] {
             let error = mint(&secret, account, None, Duration::from_secs(seconds)).unwrap_err();
-            assert_eq!(error.kind(), "mint");
+            assert!(matches!(&error, Error::Mint(text) if text.starts_with(expected)), "{error}");
+        }
+        for seconds in [1, year] {
+            mint(&secret, "a", None, Duration::from_secs(seconds)).unwrap();
         }
     }
 }

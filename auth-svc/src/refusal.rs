@@ -1,43 +1,43 @@
-//! Why a token is refused, in words that its bearer may read.
+//! Why a token is refused, with messages for clients.
 
 use std::fmt;
 
 /// Why a token is refused.
 ///
-/// The texts are deliberate: a client gets them. They hold nothing of the token and nothing of the configuration.
+/// Clients see the messages, so these reveal nothing about the token or the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// There is none.
+    /// The token is empty.
     Missing,
     /// Longer than [`MAX_TOKEN_BYTES`](blackhole_common::wire::MAX_TOKEN_BYTES).
     TooLong,
     /// Not three parts of base64url with a JSON object in the first two.
     Malformed,
-    /// The header demands what this service does not know (RFC 7515, 4.1.11: such a token must be refused).
+    /// The header requires an extension (RFC 7515, 4.1.11: such tokens must be rejected).
     Critical,
-    /// `none`, or any other algorithm that no configured key has.
+    /// `none`, or another algorithm that no configured key supports.
     Algorithm,
-    /// An algorithm that is fine for other keys than the one that the token names.
+    /// A supported algorithm, but not of the key that the token names.
     KeyMismatch,
-    /// The header has no `kid`, and the algorithm needs one.
+    /// The header has no `kid`, which the algorithm requires.
     NoKeyId,
-    /// The header's `kid` is none of the configured keys.
+    /// No configured key has the header's `kid`.
     UnknownKey,
-    /// The signature does not fit.
+    /// The signature is wrong.
     Signature,
     /// No `exp`.
     NoExpiry,
-    /// A claim has a type or value that it cannot have.
+    /// A claim has an invalid type or value.
     InvalidClaim(&'static str),
-    /// `exp` is over.
+    /// `exp` is in the past.
     Expired,
-    /// `nbf` is to come.
+    /// `nbf` is in the future.
     NotYetValid,
-    /// `aud` names others: the token was issued for another service.
+    /// `aud` is present: the token was issued for another service.
     Audience,
     /// No `account_id`.
     NoAccount,
-    /// The token's account is not there (any more).
+    /// The token's account does not exist.
     UnknownAccount,
     /// The token's account is disabled.
     DisabledAccount,

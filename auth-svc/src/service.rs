@@ -16,21 +16,21 @@ use crate::{authority::Authority, error::Error, metrics::Metrics};
 
 /// The service's name.
 pub const NAME: &str = "blackhole-auth";
-/// One of all running services gets a request.
+/// NATS delivers each request to one member of the queue group.
 const QUEUE_GROUP: &str = "auth-svc";
-/// So many requests are worked on at once; more wait in the subscription.
-const MOST_AT_ONCE: u32 = 64;
-/// How long requests that are being worked on may take when the service stops.
-const GRACE: Duration = Duration::from_secs(5);
+/// Requests processed concurrently. More wait in the subscription's queue.
+const MAX_CONCURRENT_REQUESTS: u32 = 64;
+/// How long requests may take to finish during shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers requests on `subject` until `shutdown`, then finishes those that have arrived. What the server sends in
-/// the instant before it sees the subscription end is lost (async-nats drops it, see `Endpoint::stop`): whoever
-/// asks has to be ready to ask again, as with a service that was killed.
+/// Answers requests on `subject` until `shutdown` is cancelled, then finishes those that have arrived.
+/// Requests that the server sends before it processes the unsubscribe are lost (async-nats drops them, see
+/// `Endpoint::stop`), so callers must retry, as they must when a service is killed.
 ///
-/// The client subscribes again by itself when it has lost and found NATS.
+/// The client resubscribes by itself after a reconnect.
 ///
 /// # Errors
-/// When the service cannot be set up, or its subscription ends without `shutdown`.
+/// If the service cannot be set up, or its subscription ends before `shutdown`.
 pub async fn serve(
     client: &Client,
     subject: String,
@@ -41,21 +41,21 @@ pub async fn serve(
     let failed = |error: async_nats::Error| Error::Service(error.to_string());
     let service = client
         .service_builder()
-        .description("says who bears a token and what of an account it may see")
+        .description("verifies tokens and decides which accounts they can access")
         .queue_group(QUEUE_GROUP)
         .start(NAME, env!("CARGO_PKG_VERSION"))
         .await
         .map_err(failed)?;
     let mut requests = service.endpoint_builder().name("check").add(subject).await.map_err(failed)?;
-    let places = Arc::new(Semaphore::new(MOST_AT_ONCE as usize));
-    let take = async |request: Request| {
+    let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS as usize));
+    let handle = async |request: Request| {
         let arrived = Instant::now();
         // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let (authority, metrics) = (Arc::clone(&authority), metrics.clone());
         tokio::spawn(async move {
             answer(&request, arrived, &authority, &metrics).await;
-            drop(place);
+            drop(permit);
         });
     };
     loop {
@@ -64,52 +64,52 @@ pub async fn serve(
             request = requests.next() => request,
         };
         match request {
-            Some(request) => take(request).await,
+            Some(request) => handle(request).await,
             None => return Err(Error::Service("the subscription ended".into())),
         }
     }
     let finish = async {
         let _ = requests.stop().await;
         while let Some(request) = requests.next().await {
-            take(request).await;
+            handle(request).await;
         }
-        let _ = places.acquire_many(MOST_AT_ONCE).await;
+        let _ = permits.acquire_many(MAX_CONCURRENT_REQUESTS).await;
         let _ = service.stop().await;
-        // Without a connection there is nobody to flush to, and nothing to wait for.
+        // Without a connection a flush would wait for a reconnect.
         if client.connection_state() == State::Connected {
             let _ = client.flush().await;
         }
     };
-    if tokio::time::timeout(GRACE, finish).await.is_err() {
-        tracing::warn!("stopped with requests unanswered");
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, finish).await.is_err() {
+        tracing::warn!("stopped before all requests were answered");
     }
     Ok(())
 }
 
 async fn answer(request: &Request, arrived: Instant, authority: &Authority, metrics: &Metrics) {
     let (response, outcome, reason) = respond(&request.message.payload, authority).await;
-    // Never the token, and nothing that a client chose.
+    // Log neither the token nor anything else that a client chose.
     tracing::debug!(outcome, reason, "request answered");
     if let Err(error) = request.respond(response.map(Into::into)).await {
-        tracing::debug!(%error, "request could not be answered");
+        tracing::debug!(%error, "sending the reply failed");
     }
     metrics.answered(outcome, reason, arrived.elapsed());
 }
 
-/// The response, what became of the request, and why.
+/// Returns the response, and the labels `outcome` and `reason`.
 async fn respond(
     payload: &[u8],
     authority: &Authority,
 ) -> (Result<Vec<u8>, ServiceError>, &'static str, Option<&'static str>) {
     let error = |code, status: &str| Err(ServiceError { code, status: status.to_owned() });
     let Ok(request) = serde_json::from_slice::<AuthRequest>(payload) else {
-        return (error(400, "the request is no JSON object with a token"), "malformed", None);
+        return (error(400, "the request is not a JSON object with a token"), "malformed", None);
     };
     let answer = match authority.answer(&request).await {
         Ok(answer) => answer,
         Err(failure) => {
-            tracing::warn!(error = %failure, kind = failure.kind(), "no verdict");
-            return (error(503, "no verdict at the moment"), "unavailable", Some(failure.kind()));
+            tracing::warn!(error = %failure, kind = failure.kind(), "no decision possible");
+            return (error(503, "no decision possible at the moment"), "unavailable", Some(failure.kind()));
         }
     };
     let outcome = match &answer.reply {
@@ -120,8 +120,65 @@ async fn respond(
     match serde_json::to_vec(&answer.reply) {
         Ok(json) => (Ok(json), outcome, answer.reason),
         Err(failure) => {
-            tracing::error!(error = %failure, "answer could not be written");
-            (error(500, "the answer could not be written"), "unavailable", Some("internal"))
+            tracing::error!(error = %failure, "serializing the reply failed");
+            (error(500, "serializing the reply failed"), "unavailable", Some("internal"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn each_outcome_has_its_response_and_labels() {
+        let authority = testing::authority(testing::ACCOUNTS);
+        let accepted = |access: &str| {
+            format!(
+                r#"{{"token":"accepted","bearer":{{"account_id":"child","expires_at":9,"superduper_admin":false,"token_id":"id of child"}},"access":{access}}}"#
+            )
+        };
+        let malformed = "400 the request is not a JSON object with a token";
+        for (request, response, outcome, reason) in [
+            (
+                json!({"token": "child"}),
+                accepted(r#"{"access":"account","account_id":"child","realm":"child.example.com"}"#),
+                "accepted",
+                None,
+            ),
+            (
+                json!({"token": "child", "account_id": "reseller", "other": 1}),
+                accepted(r#"{"access":"denied","reason":"neither the token's account nor below it"}"#),
+                "denied",
+                Some("not_below"),
+            ),
+            (
+                json!({"token": "bad"}),
+                r#"{"token":"refused","reason":"bad signature"}"#.into(),
+                "refused",
+                Some("signature"),
+            ),
+            (
+                json!({"token": "later"}),
+                "503 no decision possible at the moment".into(),
+                "unavailable",
+                Some("unavailable"),
+            ),
+            (json!({}), malformed.into(), "malformed", None),
+            (json!("child"), malformed.into(), "malformed", None),
+        ] {
+            let payload = request.to_string().into_bytes();
+            // All futures here complete immediately.
+            let (got, got_outcome, got_reason) = respond(&payload, &authority).now_or_never().unwrap();
+            let got = match got {
+                Ok(json) => String::from_utf8(json).unwrap(),
+                Err(error) => format!("{} {}", error.code, error.status),
+            };
+            assert_eq!((got, got_outcome, got_reason), (response, outcome, reason), "{request}");
         }
     }
 }

@@ -1,9 +1,19 @@
-//! What unit tests share: keys, accounts, a directory that goes away.
+//! Helpers for unit tests: keys, accounts, an authority, temporary directories.
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use futures_util::future::{self, BoxFuture};
+
+use crate::{
+    accounts::Accounts, authority::Authority, claims::VerifiedToken, error::Error, refusal::Refusal,
+    reload::Reloaded, verifier::TokenVerifier,
 };
 
 pub(crate) const RSA_PRIVATE_PKCS1: &str = include_str!("testdata/rsa-private-pkcs1.pem");
@@ -19,7 +29,7 @@ pub(crate) const ED25519_PUBLIC: &str = include_str!("testdata/ed25519-public.pe
 pub(crate) const CERTIFICATE: &str = include_str!("testdata/certificate.pem");
 pub(crate) const SECRET: &str = "a secret for unit tests";
 
-/// A system account, a reseller below it with a child and a disabled child, and a disabled top with a child.
+/// `system` > `reseller` > `child` and the disabled `closed` > `below-closed`.
 pub(crate) const ACCOUNTS: &str = r#"
 [[account]]
 id = "system"
@@ -53,6 +63,31 @@ realm = "below.example.com"
 parent = "closed"
 "#;
 
+/// Treats a token as its account's id; `bad` is invalid, `later` cannot be verified now.
+struct PlainTokens;
+
+impl TokenVerifier for PlainTokens {
+    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<VerifiedToken, Error>> {
+        Box::pin(future::ready(match token {
+            "bad" => Err(Refusal::Signature.into()),
+            "later" => Err(Error::Unavailable { what: "keys", reason: "timeout".into() }),
+            id => Ok(VerifiedToken {
+                account_id: id.into(),
+                expires_at: 9,
+                owner_id: None,
+                token_id: format!("id of {id}"),
+            }),
+        }))
+    }
+}
+
+/// An authority over [`PlainTokens`] and these accounts.
+pub(crate) fn authority(accounts: &str) -> Authority {
+    let dir = TempDir::new();
+    let file = dir.write("accounts.toml", accounts);
+    Authority::new(Arc::new(PlainTokens), Arc::new(Reloaded::<Accounts>::open(&file).unwrap()))
+}
+
 /// A directory that is removed when dropped.
 pub(crate) struct TempDir(PathBuf);
 
@@ -69,7 +104,7 @@ impl TempDir {
         &self.0
     }
 
-    /// Writes a file in place and gives its path.
+    /// Writes a file in place and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();

@@ -1,9 +1,8 @@
-//! The outer form of a token (JWS compact serialization, RFC 7515): three parts, two of them JSON.
+//! Parses tokens (JWS compact serialization, RFC 7515) without verifying them. [`crate::jwt`] verifies signatures.
 //!
-//! Nothing here is verified. jsonwebtoken's own `decode` is not used, because it refuses payloads with a repeated
-//! claim, and KAZOO releases write `iss` twice (`kz_auth:ensure_issuer` and `kz_auth_jwt:encode` both add it); of
-//! repeated members the last one counts, as with KAZOO's own JSON decoder. Signatures are jsonwebtoken's, see
-//! [`crate::jwt`].
+//! This does not use jsonwebtoken's `decode`, which rejects payloads with a repeated claim: KAZOO releases
+//! write `iss` twice (`kz_auth:ensure_issuer` and `kz_auth_jwt:encode` both add it). The last of repeated
+//! members counts, as in KAZOO's own JSON decoder.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use blackhole_common::wire::MAX_TOKEN_BYTES;
@@ -11,24 +10,24 @@ use serde_json::{Map, Value};
 
 use crate::refusal::Refusal;
 
-/// A token, taken apart but not verified.
+/// A parsed token, not verified.
 #[derive(Clone, Debug)]
 pub struct Token<'a> {
     /// The header's members.
     pub header: Map<String, Value>,
     /// The payload's members.
     pub claims: Map<String, Value>,
-    /// What is signed: header and payload as they were sent.
+    /// The signed part: header and payload, still encoded.
     pub signed: &'a str,
     /// The signature, base64url.
     pub signature: &'a str,
 }
 
 impl<'a> Token<'a> {
-    /// Takes a token apart.
+    /// Parses a token.
     ///
     /// # Errors
-    /// When it has not the form of a token.
+    /// If it is malformed.
     pub fn parse(text: &'a str) -> Result<Token<'a>, Refusal> {
         if text.is_empty() {
             return Err(Refusal::Missing);
@@ -38,14 +37,14 @@ impl<'a> Token<'a> {
         }
         let (signed, signature) = text.rsplit_once('.').ok_or(Refusal::Malformed)?;
         let (header, claims) = signed.split_once('.').ok_or(Refusal::Malformed)?;
-        // A fourth part would be in `claims`, whose dot is no base64url.
+        // A fourth part would end up in `claims`, with a dot, which is not base64url.
         Ok(Token { header: object(header)?, claims: object(claims)?, signed, signature })
     }
 
     /// The header's algorithm.
     ///
     /// # Errors
-    /// When there is none, or the header demands extensions.
+    /// If there is none, or the header requires extensions.
     pub fn algorithm(&self) -> Result<&str, Refusal> {
         if self.header.contains_key("crit") {
             return Err(Refusal::Critical);
@@ -56,7 +55,7 @@ impl<'a> Token<'a> {
     /// The header's key id, if any.
     ///
     /// # Errors
-    /// When it is no text.
+    /// If it is not a string.
     pub fn key_id(&self) -> Result<Option<&str>, Refusal> {
         match self.header.get("kid") {
             None => Ok(None),
@@ -66,7 +65,7 @@ impl<'a> Token<'a> {
     }
 }
 
-/// The JSON object in a part. serde_json bounds the depth of nesting.
+/// Decodes the JSON object in a part. serde_json limits the nesting depth.
 fn object(part: &str) -> Result<Map<String, Value>, Refusal> {
     let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Malformed)?;
     serde_json::from_slice(&json).map_err(|_| Refusal::Malformed)
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_taken_apart() {
+    fn tokens_are_split_into_their_parts() {
         let text = format!("{}.{}.c2ln", part(r#"{"alg":"RS256","kid":"k"}"#), part(r#"{"exp":1}"#));
         let token = Token::parse(&text).unwrap();
         assert_eq!(token.algorithm(), Ok("RS256"));
@@ -94,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn repeated_members_are_borne() {
+    fn the_last_of_repeated_members_counts() {
         let text =
-            format!("{}.{}.", part(r#"{"alg":"a"}"#), part(r#"{"iss":"kazoo","exp":1,"iss":"kazoo"}"#));
+            format!("{}.{}.", part(r#"{"alg":"a"}"#), part(r#"{"iss":"other","exp":1,"iss":"kazoo"}"#));
         assert_eq!(Token::parse(&text).unwrap().claims["iss"], "kazoo");
     }
 
     #[test]
-    fn other_forms_are_refused() {
+    fn malformed_tokens_are_refused() {
         let (header, claims) = (part(r#"{"alg":"none"}"#), part("{}"));
         let deep = part(&format!("{{\"a\":{}{}}}", "[".repeat(1000), "]".repeat(1000)));
         for text in [
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_demand_extensions_are_refused() {
+    fn invalid_headers_are_refused() {
         let text = format!("{}.{}.", part(r#"{"alg":"RS256","crit":["b64"],"b64":false}"#), part("{}"));
         assert_eq!(Token::parse(&text).unwrap().algorithm(), Err(Refusal::Critical));
         let text = format!("{}.{}.", part(r#"{"alg":5,"kid":["k"]}"#), part("{}"));
@@ -134,8 +133,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gets_an_answer(text in "[A-Za-z0-9._=é -]{0,200}") {
+        fn arbitrary_text_does_not_panic(text in "[A-Za-z0-9._=é -]{0,200}") {
             let _ = Token::parse(&text);
+        }
+
+        #[test]
+        fn parts_are_returned_as_they_were_sent(
+            header in "(\\{\\}|\\[\\]|x)", claims in "(\\{\\}|1|)", signature in "[A-Za-z0-9_.-]{0,9}",
+        ) {
+            let (signed, is_valid) = (format!("{}.{}", part(&header), part(&claims)), header == "{}" && claims == "{}");
+            let text = format!("{signed}.{signature}");
+            match Token::parse(&text) {
+                Ok(token) => prop_assert_eq!((token.signed, token.signature), (signed.as_str(), signature.as_str())),
+                Err(refusal) => prop_assert_eq!(refusal, Refusal::Malformed),
+            }
+            prop_assert_eq!(Token::parse(&text).is_ok(), is_valid && !signature.contains('.'));
         }
     }
 }

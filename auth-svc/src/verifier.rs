@@ -1,17 +1,17 @@
-//! Who says whether a token is good.
+//! Token verification.
 
 use futures_util::future::BoxFuture;
 
 use crate::{claims::VerifiedToken, error::Error};
 
-/// Says whether a token is good.
+/// Verifies tokens.
 ///
-/// Which implementation serves is a matter of configuration, hence boxed futures: [`crate::jwt`] has its keys in
-/// files; KAZOO's CouchDB (keys and `identity_sig`) and Crossbar's `tokeninfo` will answer over a network.
+/// The configuration selects the implementation at run time, hence the boxed futures: [`crate::jwt`] reads keys from
+/// files; ones for KAZOO's CouchDB (keys and `identity_sig`) and Crossbar's `tokeninfo` will use the network.
 pub trait TokenVerifier: Send + Sync + 'static {
-    /// What a good token says.
+    /// Verifies a token and returns its claims.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a token that is not good; [`Error::Unavailable`] when that cannot be told now.
+    /// [`Error::Refused`] if the token is not valid; [`Error::Unavailable`] if verification is not possible now.
     fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<VerifiedToken, Error>>;
 }

@@ -1,12 +1,12 @@
-//! The admin server of every service:
+//! The admin HTTP server of every service:
 //!
-//! | path | answer |
+//! | path | response |
 //! |---|---|
-//! | `GET /metrics` | metrics in the OpenMetrics text form |
-//! | `GET /health/live` | 200 while the process serves |
-//! | `GET /health/ready` | 200 when everything it needs is there, else 503 with the names of what is missing; where one of several is enough, 200 tells those that are away |
+//! | `GET /metrics` | metrics in the OpenMetrics text format |
+//! | `GET /health/live` | 200 while the process is running |
+//! | `GET /health/ready` | 200 when ready, else 503 with the names of the missing dependencies; 200 also lists those that are missing but not required |
 //!
-//! A service adds routes of its own by [`AdminServer::route`].
+//! Services add their own routes with [`AdminServer::route`].
 
 use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -26,14 +26,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{config::AdminConfig, readiness::Readiness};
 
-/// More connections than this wait: a scraper and a few probes need no more.
-const MOST_CONNECTIONS: usize = 32;
+/// Further connections wait. A scraper and a few probes need no more.
+const MAX_CONNECTIONS: usize = 32;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const BUILT_IN: [&str; 3] = ["/metrics", "/health/live", "/health/ready"];
 
-/// The listening admin server.
+/// An admin server, bound to its address but not serving yet.
 #[derive(Debug)]
 pub struct AdminServer {
     listener: TcpListener,
@@ -42,17 +42,17 @@ pub struct AdminServer {
     routes: Vec<Route>,
 }
 
-/// The method of a route.
+/// The HTTP method of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Asks; changes nothing.
+    /// Reads, without side effects. Also serves `HEAD`.
     Get,
-    /// Changes something. Refused where it comes from a web page.
+    /// Has side effects. Requests from web pages are refused.
     Post,
 }
 
 impl Verb {
-    fn fits(self, method: &Method) -> bool {
+    fn accepts(self, method: &Method) -> bool {
         match self {
             Verb::Get => matches!(*method, Method::GET | Method::HEAD),
             Verb::Post => *method == Method::POST,
@@ -67,39 +67,39 @@ impl Verb {
     }
 }
 
-/// What a route is asked with.
+/// A request to a route.
 #[derive(Clone, Debug, Default)]
 pub struct AdminRequest {
     query: String,
 }
 
 impl AdminRequest {
-    /// The first parameter of this name in the URL's query, decoded.
+    /// The decoded value of the first query parameter with this name.
     pub fn parameter(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(self.query.as_bytes())
-            .find(|(own, _)| own == name)
+            .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
     }
 }
 
-/// What a route answers.
+/// The response of a route.
 #[derive(Clone, Debug)]
 pub struct AdminResponse {
-    /// The status.
+    /// The status code.
     pub status: StatusCode,
-    /// What the body is.
+    /// The `Content-Type` header.
     pub content_type: &'static str,
     /// The body.
     pub body: Bytes,
 }
 
 impl AdminResponse {
-    /// Plain text, for people; it should end its line.
+    /// A plain text response. `body` should end with a newline.
     pub fn text(status: StatusCode, body: impl Into<Bytes>) -> AdminResponse {
         AdminResponse { status, content_type: PLAIN, body: body.into() }
     }
 
-    /// JSON with status 200.
+    /// A JSON response with status 200.
     pub fn json(body: impl Into<Bytes>) -> AdminResponse {
         AdminResponse { status: StatusCode::OK, content_type: "application/json", body: body.into() }
     }
@@ -120,10 +120,10 @@ impl std::fmt::Debug for Route {
 }
 
 impl AdminServer {
-    /// Listens where `config` says.
+    /// Binds the configured address.
     ///
     /// # Errors
-    /// When the address cannot be had; the error names it.
+    /// If the address is not available; the error names it.
     pub async fn bind(
         config: &AdminConfig,
         registry: Registry,
@@ -138,7 +138,7 @@ impl AdminServer {
         Ok(AdminServer { listener, registry: Arc::new(registry), readiness, routes: Vec::new() })
     }
 
-    /// Answers `path` by `handler` as well. Nothing limits how long that takes: it has to come to an end itself.
+    /// Adds a route. The server sets no time limit for `handler`.
     #[must_use]
     pub fn route<F, A>(mut self, verb: Verb, path: &'static str, handler: F) -> AdminServer
     where
@@ -150,26 +150,26 @@ impl AdminServer {
         self
     }
 
-    /// The address it listens on.
+    /// The local address of the listener.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// If the operating system does not report it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown`.
+    /// Serves until `shutdown` is cancelled.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (registry, readiness, routes) = (self.registry, self.readiness, Arc::new(self.routes));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
             };
             let Ok((stream, _)) = accepted else {
-                // Out of descriptors: try again when some have been closed.
+                // Out of file descriptors: retry once some have been closed.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
@@ -178,7 +178,7 @@ impl AdminServer {
             let shutdown = shutdown.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request| async {
-                    Ok::<_, Infallible>(answer(request, &registry, &readiness, &routes).await)
+                    Ok::<_, Infallible>(respond(request, &registry, &readiness, &routes).await)
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -186,16 +186,16 @@ impl AdminServer {
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::select! {
                     () = shutdown.cancelled() => {}
-                    // A client that breaks off is its own matter.
+                    // Errors of a client's connection do not matter here.
                     _ = connection => {}
                 }
-                drop(place);
+                drop(permit);
             });
         }
     }
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     registry: &Registry,
     readiness: &Readiness,
@@ -208,19 +208,19 @@ async fn answer(
         paths.extend(routes.iter().map(|route| route.path));
         return response(AdminResponse::text(
             StatusCode::NOT_FOUND,
-            format!("there are {}\n", paths.join(", ")),
+            format!("not found; available: {}\n", paths.join(", ")),
         ));
     }
     let verb = route.map_or(Verb::Get, |route| route.verb);
-    if !verb.fits(request.method()) {
+    if !verb.accepts(request.method()) {
         return response(AdminResponse::text(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("only {} here\n", verb.name()),
+            format!("only {} is allowed\n", verb.name()),
         ));
     }
-    // A web page that its user has open must not have the services do something.
+    // Cross-site request forgery: a page open in an operator's browser must not trigger side effects.
     if verb == Verb::Post && request.headers().contains_key(header::ORIGIN) {
-        return response(AdminResponse::text(StatusCode::FORBIDDEN, "not from a web page\n"));
+        return response(AdminResponse::text(StatusCode::FORBIDDEN, "not allowed from a web page\n"));
     }
     if let Some(route) = route {
         let query = request.uri().query().unwrap_or_default().to_owned();
@@ -234,7 +234,7 @@ async fn answer(
             AdminResponse { status: StatusCode::OK, content_type: OPENMETRICS, body: body.into() }
         }
         "/health/ready" => match readiness.missing().as_slice() {
-            [] => AdminResponse::text(StatusCode::OK, ready(&readiness.degraded())),
+            [] => AdminResponse::text(StatusCode::OK, ready_text(&readiness.degraded())),
             missing => AdminResponse::text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("waiting for {}\n", missing.join(", ")),
@@ -244,18 +244,18 @@ async fn answer(
     })
 }
 
-/// The last line is what counts; what is away stands before it.
-fn ready(away: &[Arc<str>]) -> String {
-    match away {
+/// `--check-health` reads the last line, so `ready` comes last.
+fn ready_text(degraded: &[Arc<str>]) -> String {
+    match degraded {
         [] => "ready\n".to_owned(),
-        away => format!("without {}\nready\n", away.join(", ")),
+        degraded => format!("without {}\nready\n", degraded.join(", ")),
     }
 }
 
-fn response(answer: AdminResponse) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(answer.body));
-    *response.status_mut() = answer.status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+fn response(from: AdminResponse) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(from.body));
+    *response.status_mut() = from.status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(from.content_type));
     response
 }
 

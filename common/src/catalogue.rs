@@ -1,8 +1,8 @@
-//! Binding families as data: which AMQP events there are, whose each one is, and how clients ask for it.
+//! Binding families as data: the AMQP events, the tenant of each event, and the bindings that clients may request.
 //!
-//! The built-in families stand in `catalogue.toml`, compiled in; an operator's file adds to them or replaces
-//! some ([`Catalogue::load`]). amqp-ingest derives its AMQP bindings from the catalogue and the tenant of each
-//! event, ws-edge the bindings that it accepts. Both refuse to start with a catalogue that has a mistake.
+//! The built-in families are in `catalogue.toml`, which is compiled in; an operator's file adds or replaces
+//! families ([`Catalogue::load`]). amqp-ingest derives its AMQP bindings and each event's tenant from the
+//! catalogue, ws-edge the bindings that it accepts. Both refuse to start with an invalid catalogue.
 
 mod amqp;
 mod load;
@@ -16,22 +16,22 @@ pub use amqp::AmqpBinding;
 pub use load::CatalogueError;
 pub use template::{ACCOUNT, Part, Template};
 
-/// All families, the operator's included, checked.
+/// All families, including the operator's. Always valid.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     families: Vec<Family>,
 }
 
-/// A family of bindings: what Blackhole has an Erlang module for.
+/// A family of bindings. KAZOO's Blackhole has an Erlang module for each.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Family {
-    /// The name: in error texts, metrics and the listing of modules.
+    /// The name, as in error messages, metrics and module listings.
     pub name: String,
-    /// In an operator's file: takes the place of the built-in family of that name.
+    /// In an operator's file: replaces the built-in family with this name.
     #[serde(default)]
     pub replace: bool,
-    /// The kinds of events that the family brings.
+    /// The kinds of events in this family.
     pub event: Vec<Event>,
 }
 
@@ -39,27 +39,27 @@ pub struct Family {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
-    /// The exchange that KAZOO publishes it to.
+    /// The exchange that KAZOO publishes to.
     pub exchange: String,
-    /// The type of that exchange, as KAZOO declares it.
+    /// The exchange type that KAZOO declares.
     #[serde(default)]
     pub exchange_type: ExchangeType,
-    /// Its routing key. The first word is what tells kinds of events apart.
+    /// The routing key. Its first word identifies the kind of event.
     pub key: Template,
-    /// How the key is shown to clients, where that differs from [`Event::key`].
+    /// The key as shown to clients, if it differs from [`Event::key`].
     #[serde(default)]
     pub shown: Option<Template>,
-    /// Where its tenant is; the first source that has one counts. None: it belongs to nobody.
+    /// Where to find the tenant; the first source that has a value wins. Empty if the event has no tenant.
     pub tenant: Vec<TenantSource>,
-    /// The words that a parameter may have. A parameter that is not listed may have any.
+    /// The allowed words of each parameter. Parameters that are not listed allow any word.
     #[serde(default)]
     pub values: BTreeMap<String, Vec<String>>,
-    /// How clients ask for it.
+    /// The bindings that clients may request.
     #[serde(default)]
     pub form: Vec<Form>,
 }
 
-/// The type of an exchange.
+/// The type of an AMQP exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExchangeType {
@@ -68,71 +68,71 @@ pub enum ExchangeType {
     Topic,
     /// Routes by the exact key.
     Direct,
-    /// Routes everything to every queue.
+    /// Routes every message to every bound queue.
     Fanout,
 }
 
-/// Where the tenant of an event is found.
+/// Where to find the tenant of an event: in the routing key or in the body.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantSource {
-    /// A parameter of the routing key,
+    /// A parameter of the routing key.
     #[serde(default)]
     pub key: Option<String>,
-    /// or a member of the body; dots separate the names of nested members.
+    /// The path of a member of the body, with dots between the names of nested members.
     #[serde(default)]
     pub body: Option<String>,
-    /// What is found there.
+    /// How to interpret the value.
     #[serde(default, rename = "as")]
     pub kind: TenantKind,
 }
 
-/// What the text at a [`TenantSource`] is.
+/// How to interpret the value at a [`TenantSource`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantKind {
     /// An account id.
     #[default]
     Account,
-    /// The percent-encoded name of an account's database. Another database belongs to nobody, whatever the
-    /// sources that follow say.
+    /// The percent-encoded name of an account's database. An event of any other database has no tenant; later sources
+    /// are ignored.
     Database,
-    /// A SIP realm; percent-encoded where it is a word of the key.
+    /// A SIP realm; percent-encoded if it is a word of the key.
     Realm,
     /// A SIP address, `user@realm`.
     Address,
 }
 
-/// A form of binding that clients send.
+/// A form of binding that clients may request.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Form {
-    /// The client's text. Its parameters are some of the event key's; those it leaves out may be anything.
+    /// The binding. Its parameters are a subset of the event key's; omitted parameters match any word.
     pub binding: Template,
-    /// What it brings, in a few words for people who choose from a list.
+    /// A short description for users who choose from a list.
     #[serde(default)]
     pub about: Option<String>,
-    /// Parameters that must not be `*`, each with the error text that says so.
+    /// Parameters that must not be `*`, with the error message for each.
     #[serde(default)]
     pub required: BTreeMap<String, String>,
-    /// The same, but superduper admins may.
+    /// Like [`Form::required`], but superduper admins may use `*`.
     #[serde(default)]
     pub required_unless_superduper: BTreeMap<String, String>,
-    /// Parameters that this form sets itself.
+    /// Parameters with a fixed value in this form.
     #[serde(default)]
     pub fixed: BTreeMap<String, String>,
-    /// A parameter that is always the own id of the client's token: for what is meant for its bearer alone.
+    /// A parameter that is always the id of the client's token, for events addressed to that token alone.
     #[serde(default)]
     pub token_id: Option<String>,
 }
 
 impl Catalogue {
-    /// The families, built-in ones first.
+    /// All families, built-in ones first.
     pub fn families(&self) -> &[Family] {
         &self.families
     }
 
-    /// The kind of an event that arrived through `exchange` with this routing key, if the catalogue has it.
+    /// The kind of event with this exchange and routing key, if the catalogue has one.
     pub fn event(&self, exchange: &str, key: &str) -> Option<&Event> {
         self.families
             .iter()
@@ -140,20 +140,20 @@ impl Catalogue {
             .find(|event| event.exchange == exchange && event.has_key(key))
     }
 
-    /// The kind of an event by its routing key alone. Kinds on different exchanges never share a key: the
-    /// catalogue is checked for that.
+    /// The kind of event with this routing key. It is unambiguous: validation ensures that kinds on different
+    /// exchanges never share a key.
     pub fn event_by_key(&self, key: &str) -> Option<&Event> {
         self.families.iter().flat_map(|family| &family.event).find(|event| event.has_key(key))
     }
 }
 
 impl Event {
-    /// How the key is shown to clients.
+    /// The key as shown to clients.
     pub fn shown_key(&self) -> &Template {
         self.shown.as_ref().unwrap_or(&self.key)
     }
 
-    /// Whether `word` is possible for the parameter `name`.
+    /// Whether the parameter `name` may have the value `word`.
     pub fn allows(&self, name: &str, word: &str) -> bool {
         self.values.get(name).is_none_or(|values| values.iter().any(|value| value == word))
     }
@@ -162,11 +162,11 @@ impl Event {
         let mut words = key.split('.');
         for part in self.key.parts() {
             let Some(word) = words.next() else { return false };
-            let fits = match part {
+            let matches = match part {
                 Part::Literal(literal) => literal == word,
                 Part::Parameter(name) => self.allows(name, word),
             };
-            if !fits {
+            if !matches {
                 return false;
             }
         }

@@ -1,4 +1,4 @@
-//! The flags that every binary has.
+//! Command line flags shared by the services.
 
 use std::{
     fmt::Display,
@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::config::{self, ConfigError, Configuration};
 
-/// A service that takes longer to say that it is ready is not.
+/// A service that does not answer in this time is not ready.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `--config`, `--check-config`, `--print-config`, `--check-health`.
@@ -26,39 +26,39 @@ pub struct ConfigArgs {
     /// Check the configuration and exit
     #[arg(long)]
     pub check_config: bool,
-    /// Print the configuration in force, without secrets, and exit
+    /// Print the effective configuration, without secrets, and exit
     #[arg(long, conflicts_with = "check_config")]
     pub print_config: bool,
-    /// Ask the running service at admin.listen whether it is ready, and exit with 0 if so
+    /// Ask the service running at admin.listen whether it is ready; exit code 0 if so
     #[arg(long, conflicts_with_all = ["check_config", "print_config"])]
     pub check_health: bool,
 }
 
-/// Why a program does not go on.
+/// Why a program exits early.
 #[derive(Debug, Error)]
 pub enum CliError {
-    /// A mistake in the configuration.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The running service is not ready, or there is none.
+    /// The service is not ready or not running.
     #[error("not ready: {0}")]
     NotReady(String),
 }
 
-/// How a program ends: a failure is one line on standard error, the causes included, and exit code 1.
-pub fn finish(program: &str, done: Result<ExitCode, impl Display>) -> ExitCode {
-    done.unwrap_or_else(|error| {
-        // `{:#}`: with anyhow, the whole chain in one line.
+/// Ends a program. An error is printed to standard error on one line, with its causes, and the exit code is 1.
+pub fn finish(program: &str, result: Result<ExitCode, impl Display>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        // With anyhow, `{:#}` prints the chain of causes on one line.
         let _ = writeln!(std::io::stderr(), "{program}: {error:#}");
         ExitCode::FAILURE
     })
 }
 
 impl ConfigArgs {
-    /// The configuration in force; `None` when a flag that only checks or prints was all that was asked for.
+    /// The effective configuration, or `None` if a flag asked only to check or print and the program should exit.
     ///
     /// # Errors
-    /// The first mistake, in one line; with `--check-health`, what is missing.
+    /// The first configuration mistake, on one line; with `--check-health`, what the service waits for.
     pub fn load<C: Configuration>(&self) -> Result<Option<C>, CliError> {
         let mut out = std::io::stdout();
         if self.check_health {
@@ -80,10 +80,10 @@ impl ConfigArgs {
         Ok(Some(config))
     }
 
-    /// The configuration in force.
+    /// The effective configuration.
     ///
     /// # Errors
-    /// The first mistake, in one line.
+    /// The first mistake, on one line.
     pub fn read<C: Configuration>(&self) -> Result<C, ConfigError> {
         config::load(self.file().as_deref())
     }
@@ -93,9 +93,9 @@ impl ConfigArgs {
     }
 }
 
-/// What a running service says of itself. Containers have no other program to ask with.
+/// The last line of `/health/ready`. Container images have no other HTTP client.
 fn ready(listen: SocketAddr) -> std::io::Result<String> {
-    // What listens everywhere is asked on this machine.
+    // A wildcard address is reachable on localhost.
     let address = match listen.ip() {
         ip if !ip.is_unspecified() => listen,
         IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),

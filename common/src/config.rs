@@ -1,8 +1,7 @@
 //! Configuration: defaults, then a TOML file, then the environment (`BLACKHOLE_<TABLE>__<KEY>`).
 //!
-//! One file may serve all services: each reads its own tables and leaves the others' alone. An unknown table or
-//! key, a wrong type or an impossible value stops the start with one line that names the key, the value and
-//! where it came from.
+//! All services can share one file: each reads its own tables and ignores the others'. On an unknown table or key, a
+//! wrong type or an invalid value the service exits with one line that names the key, the value and its origin.
 
 mod secret;
 
@@ -21,49 +20,49 @@ pub use secret::{Secret, ServerUrl};
 
 use crate::catalogue::Catalogue;
 
-/// The tables that some service reads.
+/// The tables of all services.
 const TABLES: [&str; 8] = ["nats", "log", "admin", "amqp", "history", "catalogue", "auth", "ws"];
 
 /// A service's configuration.
 ///
-/// The top level struct holds one field per table. Tables deny unknown fields, the top level does not: which
-/// tables exist is known here.
+/// The top-level struct has one field per table. Tables must deny unknown fields; the top level must not, because it
+/// ignores other services' tables. This module rejects unknown tables.
 pub trait Configuration: Serialize + DeserializeOwned {
-    /// What no single type can tell: values that are impossible, alone or together.
+    /// Validates what types cannot express: values that are invalid alone or in combination.
     ///
     /// # Errors
-    /// The first impossible value.
+    /// The first invalid value.
     fn check(&self) -> Result<(), InvalidValue>;
 
-    /// Fills in what is absent and follows from other keys. Comes before [`Configuration::check`].
+    /// Fills in absent values that follow from other keys. Called before [`Configuration::check`].
     fn complete(&mut self) {}
 
-    /// Where the service's health is asked for, if it is a service.
+    /// The address of the admin server, if there is one.
     fn admin(&self) -> Option<SocketAddr> {
         None
     }
 }
 
-/// A value that no service can work with.
+/// An invalid value, alone or in combination with others.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidValue {
-    /// The key, `table.key`.
+    /// The key, as `table.key`.
     pub key: &'static str,
-    /// What is wrong with it and what to do.
+    /// What is wrong and how to fix it.
     pub reason: String,
 }
 
 impl InvalidValue {
-    /// Fails with `reason` for `key` unless `fine`.
+    /// Returns an error for `key` unless `valid`.
     ///
     /// # Errors
-    /// When not `fine`.
-    pub fn unless(fine: bool, key: &'static str, reason: &str) -> Result<(), InvalidValue> {
-        if fine { Ok(()) } else { Err(InvalidValue { key, reason: reason.to_owned() }) }
+    /// If not `valid`.
+    pub fn unless(valid: bool, key: &'static str, reason: &str) -> Result<(), InvalidValue> {
+        if valid { Ok(()) } else { Err(InvalidValue { key, reason: reason.to_owned() }) }
     }
 }
 
-/// A mistake in the configuration, in one line.
+/// A configuration mistake, on one line.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("configuration: {0}")]
 pub struct ConfigError(String);
@@ -72,12 +71,12 @@ pub struct ConfigError(String);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsConfig {
-    /// Server URL, or several with commas between.
+    /// One server URL, or several separated by commas.
     pub url: ServerUrl,
     /// A credentials file (`.creds`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<std::path::PathBuf>,
-    /// What all subjects begin with.
+    /// The prefix of all subjects.
     pub prefix: String,
 }
 
@@ -95,7 +94,7 @@ impl NatsConfig {
     /// Part of [`Configuration::check`].
     ///
     /// # Errors
-    /// The first impossible value.
+    /// The first invalid value.
     pub fn check(&self) -> Result<(), InvalidValue> {
         let plain = |word: &str| {
             !word.is_empty()
@@ -104,7 +103,7 @@ impl NatsConfig {
         InvalidValue::unless(
             self.prefix.len() <= 64 && self.prefix.split('.').all(plain),
             "nats.prefix",
-            "must be words of letters, digits, `_` and `-` with dots between, 64 bytes at most",
+            "must be words of letters, digits, `_` and `-`, separated by dots, at most 64 bytes",
         )?;
         let servers = self
             .url
@@ -114,28 +113,28 @@ impl NatsConfig {
         InvalidValue::unless(
             servers,
             "nats.url",
-            "must be a server URL such as nats://127.0.0.1:4222, or several with commas",
+            "must be a server URL such as nats://127.0.0.1:4222, or several separated by commas",
         )
     }
 }
 
-/// `[log]`: what is logged, and how.
+/// `[log]`: logging.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// Directives of tracing-subscriber's `EnvFilter`, such as `info,lapin=warn`.
+    /// `EnvFilter` directives of tracing-subscriber, such as `info,lapin=warn`.
     pub filter: String,
-    /// One line of text or one JSON object per event.
+    /// The format of a log line.
     pub format: LogFormat,
 }
 
-/// The form of a log line.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// For collectors.
+    /// One JSON object.
     Json,
 }
 
@@ -149,7 +148,7 @@ impl LogConfig {
     /// Part of [`Configuration::check`].
     ///
     /// # Errors
-    /// A filter that cannot be read.
+    /// If the filter does not parse.
     pub fn check(&self) -> Result<(), InvalidValue> {
         match self.filter.parse::<tracing_subscriber::EnvFilter>() {
             Ok(_) => Ok(()),
@@ -158,11 +157,11 @@ impl LogConfig {
     }
 }
 
-/// `[admin]`: metrics and health, not for the public.
+/// `[admin]`: metrics and health. Not for public networks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Where the admin server listens.
+    /// The address that the admin server listens on.
     pub listen: SocketAddr,
 }
 
@@ -170,13 +169,13 @@ pub struct AdminConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CatalogueConfig {
-    /// A file that adds to the built-in families.
+    /// A file that adds to or replaces the built-in families.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<std::path::PathBuf>,
 }
 
 impl CatalogueConfig {
-    /// Part of [`Configuration::check`]: a mistake in the file is one in the configuration.
+    /// Part of [`Configuration::check`]: the file must be valid.
     ///
     /// # Errors
     /// The first mistake, with the family and the reason.
@@ -188,22 +187,22 @@ impl CatalogueConfig {
     }
 }
 
-/// Reads and checks a service's configuration from `file`, if any, and the environment.
+/// Reads and validates a service's configuration from `file`, if given, and the environment.
 ///
 /// # Errors
-/// The first mistake, in one line.
+/// The first mistake, on one line.
 pub fn load<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
     let figment = layers(file)?;
     let config: C = from_figment(&figment)?;
-    config.check().map_err(|impossible| mistake(&figment, impossible.key, &impossible.reason))?;
+    config.check().map_err(|invalid| invalid_value(&figment, invalid.key, &invalid.reason))?;
     Ok(config)
 }
 
-/// Reads a service's configuration without [`Configuration::check`], which may look at files that have changed since
-/// the service started.
+/// Like [`load`], but skips [`Configuration::check`], which may read files that have changed since the
+/// service started.
 ///
 /// # Errors
-/// The first mistake, in one line.
+/// The first mistake, on one line.
 pub fn read<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
     from_figment(&layers(file)?)
 }
@@ -211,7 +210,7 @@ pub fn read<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
 fn layers(file: Option<&Path>) -> Result<Figment, ConfigError> {
     let mut figment = Figment::new();
     if let Some(file) = file {
-        // Figment takes a file that is not there for an empty one.
+        // Figment treats a missing file as empty.
         if let Err(error) = std::fs::metadata(file) {
             return Err(ConfigError(format!("{}: {error}", file.display())));
         }
@@ -223,10 +222,14 @@ fn layers(file: Option<&Path>) -> Result<Figment, ConfigError> {
 fn from_figment<C: Configuration>(figment: &Figment) -> Result<C, ConfigError> {
     let tables: Dict = figment.extract().map_err(|error| in_one_line(figment, error))?;
     if let Some(table) = tables.keys().find(|table| !TABLES.contains(&table.as_str())) {
-        return Err(mistake(figment, table, &format!("unknown table; there are {}", TABLES.join(", "))));
+        return Err(invalid_value(
+            figment,
+            table,
+            &format!("unknown table; expected one of {}", TABLES.join(", ")),
+        ));
     }
     if let Some((table, _)) = tables.iter().find(|(_, value)| value.as_dict().is_none()) {
-        return Err(mistake(figment, table, "is a table: it has keys, no value of its own"));
+        return Err(invalid_value(figment, table, "must be a table with keys, not a value"));
     }
     let mut config: C = figment.extract().map_err(|error| in_one_line(figment, error))?;
     config.complete();
@@ -234,7 +237,7 @@ fn from_figment<C: Configuration>(figment: &Figment) -> Result<C, ConfigError> {
 }
 
 fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {
-    let Some(error) = error.into_iter().next() else { return ConfigError("unreadable".into()) };
+    let Some(error) = error.into_iter().next() else { return ConfigError("unknown error".into()) };
     let mut path = error.path.clone();
     if let Kind::UnknownField(field, _) = &error.kind
         && path.last() != Some(field)
@@ -243,23 +246,23 @@ fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {
     }
     let key = path.join(".");
     let reason = match &error.kind {
-        // What was found is said once, below, and not at all where it is secret.
+        // Figment's message would repeat the value, which may be secret.
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("expected {expected}"),
-        Kind::UnknownField(_, expected) => format!("unknown key; there are {}", expected.join(", ")),
+        Kind::UnknownField(_, expected) => format!("unknown key; expected one of {}", expected.join(", ")),
         Kind::UnknownVariant(_, expected) => format!("expected one of {}", expected.join(", ")),
         other => other.to_string(),
     };
     if key.is_empty() {
-        // The file is no TOML at all. What stands in the line may be a secret: the picture of it is left out.
+        // The file is not valid TOML. Drop the excerpt (the lines with `|`), which may contain a secret.
         let text = error.to_string();
-        let said: Vec<&str> =
+        let lines: Vec<&str> =
             text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains('|')).collect();
-        return ConfigError(said.join(": "));
+        return ConfigError(lines.join(": "));
     }
-    mistake(figment, &key, &reason)
+    invalid_value(figment, &key, &reason)
 }
 
-fn mistake(figment: &Figment, key: &str, reason: &str) -> ConfigError {
+fn invalid_value(figment: &Figment, key: &str, reason: &str) -> ConfigError {
     let value =
         figment.find_value(key).ok().map(|value| format!(" = {}", shown(key, &value))).unwrap_or_default();
     let origin = match figment.find_metadata(key) {
@@ -273,7 +276,7 @@ fn mistake(figment: &Figment, key: &str, reason: &str) -> ConfigError {
 }
 
 fn shown(key: &str, value: &Value) -> String {
-    // A list of brokers that could not be read is a text with passwords somewhere.
+    // A list of brokers that does not parse is one string with passwords in it.
     let is_secret = ["secret", "password", "brokers"].iter().any(|word| key.contains(word));
     if is_secret && !matches!(value, Value::Array(..) | Value::Dict(..)) {
         return secret::HIDDEN.to_owned();
@@ -283,8 +286,8 @@ fn shown(key: &str, value: &Value) -> String {
         Value::Char(_, value) => format!("{value:?}"),
         Value::Bool(_, value) => value.to_string(),
         Value::Num(_, value) => {
-            let whole = value.to_i128().or_else(|| value.to_u128().and_then(|value| value.try_into().ok()));
-            whole
+            let integer = value.to_i128().or_else(|| value.to_u128().and_then(|value| value.try_into().ok()));
+            integer
                 .map(|value| value.to_string())
                 .or_else(|| value.to_f64().map(|value| value.to_string()))
                 .unwrap_or_default()

@@ -1,18 +1,19 @@
-//! What every Blackhole service shares, and nothing that only one of them needs.
+//! Code shared by the Blackhole services. Code that only one service needs lives in that service.
 //!
-//! | module | idea |
+//! | module | contents |
 //! |---|---|
-//! | [`catalogue`] | binding families as data: which AMQP events there are and how clients ask for them |
-//! | [`subject`] | AMQP routing keys as NATS subjects, one to one |
-//! | [`tenant`] | whose an event is: the first word of its subject |
+//! | [`catalogue`] | binding families as data: the AMQP events and the bindings that clients may request |
+//! | [`subject`] | the one-to-one mapping of AMQP routing keys to NATS subjects |
+//! | [`tenant`] | the tenant of an event: the first word of its subject |
 //! | [`wire`] | names and messages that the services exchange over NATS |
-//! | [`config`] | defaults, file, environment; one line for a mistake |
-//! | [`cli`] | the flags that every binary has |
+//! | [`config`] | configuration from defaults, a file and the environment, with one-line errors |
+//! | [`cli`] | shared command line flags |
 //! | [`nats`] | connections to NATS |
-//! | [`net`] | what the lowest level of a connection is, of NATS and AMQP |
+//! | [`net`] | TCP and TLS sockets for the NATS and AMQP protocols |
 //! | [`admin`], [`readiness`] | `/metrics` and `/health/*` |
 //! | [`telemetry`] | logs and the metrics registry |
-//! | [`backoff`], [`shutdown`] | waiting and stopping |
+//! | [`backoff`] | delays between retries |
+//! | [`shutdown`] | stopping on signals |
 
 pub mod admin;
 pub mod backoff;

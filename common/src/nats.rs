@@ -1,10 +1,10 @@
-//! The connection to NATS.
+//! Connections to NATS.
 //!
-//! | module | idea |
+//! | module | contents |
 //! |---|---|
-//! | here | async-nats, as everything but events uses it |
-//! | [`link`] | a connection that keeps the order, for events |
-//! | [`protocol`] | what a server sends, taken apart where it lies |
+//! | this one | setup of async-nats, for everything except events |
+//! | [`link`] | a connection that preserves order, for events |
+//! | [`protocol`] | zero-copy parser of the client protocol |
 
 pub mod link;
 pub mod protocol;
@@ -16,14 +16,14 @@ use thiserror::Error;
 
 use crate::{backoff::Backoff, config::NatsConfig, readiness::Latch};
 
-/// A server that is there has answered within this.
-const NOT_THERE_YET: Duration = Duration::from_secs(1);
+/// Log a warning if there is no connection after this time.
+const CONNECT_WARNING_DELAY: Duration = Duration::from_secs(1);
 
-/// A server that leaves two of our pings unanswered is taken for dead: within 9 s, where async-nats would take three
-/// minutes. Nobody tells of a network that swallows everything.
-const PING_EVERY: Duration = Duration::from_secs(3);
+/// async-nats gives up a connection after two unanswered pings. With this interval a network that silently
+/// drops packets is detected within 9 s; the default takes three minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Why there is no connection, and never will be without a change of configuration.
+/// A permanent failure to connect, which only a change of configuration fixes.
 #[derive(Debug, Error)]
 pub enum NatsError {
     /// The credentials file cannot be used.
@@ -34,7 +34,7 @@ pub enum NatsError {
         /// What is wrong with it.
         reason: std::io::Error,
     },
-    /// The client refused its own options.
+    /// async-nats rejected its options.
     #[error("nats.url = {url}: {reason}")]
     Connect {
         /// The servers, without passwords.
@@ -46,17 +46,17 @@ pub enum NatsError {
 
 /// The configured servers.
 pub fn servers(config: &NatsConfig) -> Vec<ServerAddr> {
-    // The configuration was checked: each of them parses.
+    // Validation has ensured that each of them parses.
     config.url.reveal().split(',').filter_map(|server| server.trim().parse().ok()).collect()
 }
 
 /// Options for a client called `name`, with credentials.
 ///
 /// # Errors
-/// When the credentials file cannot be read.
+/// If the credentials file cannot be read.
 pub async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, NatsError> {
-    let mut options = ConnectOptions::new().name(name).ping_interval(PING_EVERY);
-    // async-nats takes them from its options only, and has one pair for all servers.
+    let mut options = ConnectOptions::new().name(name).ping_interval(PING_INTERVAL);
+    // async-nats ignores the user in a URL and takes one user for all servers from its options.
     let with_user = servers(config).into_iter().find(ServerAddr::has_user_pass);
     if let Some(server) = with_user {
         let (user, password) = (server.username().unwrap_or_default(), server.password().unwrap_or_default());
@@ -71,19 +71,19 @@ pub async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, 
     }
 }
 
-/// Connects, now or as soon as a server is there, and connects again whenever the connection is lost. `latch`
-/// says whether there is a connection at the moment; a change is logged once.
+/// Connects as soon as a server is available, and reconnects whenever the connection is lost. `latch` is ready while
+/// connected; each change is logged once.
 ///
 /// # Errors
-/// Only what waiting does not mend.
+/// Only failures that retrying cannot fix.
 pub async fn connect(config: &NatsConfig, name: &str, latch: Latch) -> Result<Client, NatsError> {
     connect_with(config, options(config, name).await?, latch, |_| {}).await
 }
 
-/// [`connect`] with options of one's own and a call for each event of the connection.
+/// Like [`connect`], with custom options and a callback for connection events.
 ///
 /// # Errors
-/// Only what waiting does not mend.
+/// Only failures that retrying cannot fix.
 pub async fn connect_with(
     config: &NatsConfig,
     options: ConnectOptions,
@@ -103,14 +103,14 @@ pub async fn connect_with(
                         tracing::info!(%url, "connected to nats");
                     }
                 }
-                // Closed by ourselves.
+                // We closed it ourselves.
                 Event::Closed => drop(state.set(false)),
                 Event::Disconnected => {
                     if state.set(false) {
-                        tracing::warn!(%url, "lost the connection to nats, trying again until it is back");
+                        tracing::warn!(%url, "lost the connection to nats, reconnecting");
                     }
                 }
-                // The one is counted where the subscription is, the other is another attempt that failed.
+                // Slow consumers are counted by `on_event`; a client error is just another failed attempt.
                 Event::SlowConsumer(_) | Event::ClientError(_) => {}
                 other => tracing::warn!(event = %other, "nats"),
             }
@@ -122,15 +122,15 @@ pub async fn connect_with(
         .map_err(|reason| NatsError::Connect { url: config.url.to_string(), reason })?;
     let url = config.url.clone();
     tokio::spawn(async move {
-        tokio::time::sleep(NOT_THERE_YET).await;
+        tokio::time::sleep(CONNECT_WARNING_DELAY).await;
         if !latch.is_ready() {
-            tracing::warn!(%url, "nats is not there yet, trying until it is");
+            tracing::warn!(%url, "nats is not available yet, retrying");
         }
     });
     Ok(client)
 }
 
-/// How long to wait before attempt number `attempt` to connect: [`Backoff::for_brokers`], stateless.
+/// The delay before connection attempt number `attempt`: [`Backoff::for_brokers`], without state.
 fn reconnect_delay(attempt: usize) -> Duration {
     let mut backoff = Backoff::for_brokers();
     (0..attempt.min(10)).map(|_| backoff.next_wait()).last().unwrap_or_default()

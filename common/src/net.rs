@@ -1,5 +1,4 @@
-//! A connection over TCP, perhaps encrypted, with what was read of it and what is to be sent: for protocols that are
-//! spoken at the lowest level, because events pass through them.
+//! A buffered TCP or TLS socket for our own implementations of NATS and AMQP, which carry events.
 
 use std::{
     io::{self, ErrorKind},
@@ -19,12 +18,12 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
-/// A server that takes nothing of what is sent for this long is taken for dead.
-const SEND_WITHIN: Duration = Duration::from_secs(5);
-/// Room for what is read at once.
-const READ_BYTES: usize = 64 * 1024;
-/// So much is better sent before more is noted; a buffer that has grown far beyond it is not kept.
-const SEND_BYTES: usize = 64 * 1024;
+/// A server that reads nothing for this long is considered dead.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Initial capacity of the read buffer.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Flush before queueing more than this. A send buffer that has grown to more than twice this size is freed.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 trait Duplex: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> Duplex for S {}
@@ -32,32 +31,32 @@ impl<S: AsyncRead + AsyncWrite + Send> Duplex for S {}
 /// A connection to a server.
 pub struct Socket {
     duplex: Pin<Box<dyn Duplex>>,
-    /// What was read; who takes it apart splits it off.
+    /// The read buffer. Parsers split off what they consume.
     pub read: BytesMut,
-    /// What is sent with the next flush.
+    /// The send buffer, written by the next flush.
     pub to_send: BytesMut,
 }
 
 impl Socket {
-    /// Connects, not encrypted yet.
+    /// Connects over TCP, without encryption.
     ///
     /// # Errors
-    /// Those of the system.
+    /// If the connection fails.
     pub async fn connect(host: &str, port: u16) -> io::Result<Socket> {
-        // An IPv6 address stands in brackets in a URL.
+        // URLs have IPv6 addresses in brackets.
         let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
         tcp.set_nodelay(true)?;
         Ok(Socket {
             duplex: Box::pin(tcp),
-            read: BytesMut::with_capacity(READ_BYTES),
+            read: BytesMut::with_capacity(READ_BUFFER_BYTES),
             to_send: BytesMut::new(),
         })
     }
 
-    /// Encrypts from here on (TLS). The server's certificate must be for `host`, by an authority that the system trusts.
+    /// Starts TLS. The server needs a certificate for `host` from a CA that the system trusts.
     ///
     /// # Errors
-    /// When the server cannot, or is not trusted.
+    /// If the handshake fails, or the certificate is not trusted.
     pub async fn encrypt(&mut self, host: &str) -> io::Result<()> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -72,55 +71,55 @@ impl Socket {
         Ok(())
     }
 
-    /// Reads more. Nothing is lost when the wait for it is broken off.
+    /// Reads more into the read buffer. Cancel safe.
     ///
     /// # Errors
-    /// When the connection has ended.
+    /// If the connection has ended.
     pub async fn fill(&mut self) -> io::Result<()> {
-        self.read.reserve(READ_BYTES / 4);
+        self.read.reserve(READ_BUFFER_BYTES / 4);
         match self.duplex.read_buf(&mut self.read).await? {
             0 => Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")),
             _ => Ok(()),
         }
     }
 
-    /// Whether so much is noted that it is better sent before more is.
+    /// Whether the send buffer should be flushed before more is queued.
     pub fn is_full(&self) -> bool {
-        self.to_send.len() >= SEND_BYTES
+        self.to_send.len() >= SEND_BUFFER_BYTES
     }
 
-    /// Sends what was noted. Not to be broken off: the connection is of no more use then.
+    /// Writes the send buffer. Not cancel safe: the connection is unusable if this is cancelled.
     ///
     /// # Errors
-    /// When the connection has ended, or takes nothing.
+    /// If the connection has ended, or the server reads nothing.
     pub async fn flush(&mut self) -> io::Result<()> {
         if self.to_send.is_empty() {
             return Ok(());
         }
         let result = self.send().await;
         self.to_send.clear();
-        // Thousands of subscriptions may have gone at once; that much is not needed again soon.
-        if self.to_send.capacity() > 2 * SEND_BYTES {
+        // Thousands of subscriptions may have been queued at once, which is rare.
+        if self.to_send.capacity() > 2 * SEND_BUFFER_BYTES {
             self.to_send = BytesMut::new();
         }
         result
     }
 
     async fn send(&mut self) -> io::Result<()> {
-        let takes_nothing = |_| io::Error::new(ErrorKind::TimedOut, "the server takes nothing");
+        let timed_out = |_| io::Error::new(ErrorKind::TimedOut, "the server does not read");
         let mut rest = self.to_send.as_ref();
         while !rest.is_empty() {
-            let sent = timeout(SEND_WITHIN, self.duplex.write(rest)).await.map_err(takes_nothing)??;
+            let sent = timeout(SEND_TIMEOUT, self.duplex.write(rest)).await.map_err(timed_out)??;
             if sent == 0 {
                 return Err(ErrorKind::WriteZero.into());
             }
             rest = rest.get(sent..).unwrap_or_default();
         }
-        timeout(SEND_WITHIN, self.duplex.flush()).await.map_err(takes_nothing)?
+        timeout(SEND_TIMEOUT, self.duplex.flush()).await.map_err(timed_out)?
     }
 }
 
-/// What the server sent is not what it should be.
+/// An error for invalid data from the server.
 pub fn invalid(error: impl ToString) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Readiness: one latch per thing that a service waits for. Of things that are several of a kind one is enough.
+//! Readiness: one latch per dependency of a service. In a group of equivalent dependencies one is enough.
 
 use std::sync::{
     Arc,
@@ -13,60 +13,60 @@ pub struct Readiness {
     latches: Arc<Mutex<Vec<Latch>>>,
 }
 
-/// Whether one thing is there. Starts as not.
+/// Whether one dependency is available. Initially it is not.
 #[derive(Clone, Debug)]
 pub struct Latch {
     name: Arc<str>,
-    /// The kind of those of which one is enough.
-    kind: Option<&'static str>,
+    /// The group of equivalent dependencies, if any.
+    group: Option<&'static str>,
     ready: Arc<AtomicBool>,
 }
 
 impl Readiness {
-    /// Adds a latch.
+    /// Adds the latch of a required dependency.
     pub fn latch(&self, name: &'static str) -> Latch {
         self.add(name.into(), None)
     }
 
-    /// Adds the latch of one thing of several of this kind, all of which it is one of: the service is ready while one
-    /// of them is there.
-    pub fn latch_in_group(&self, kind: &'static str, name: &str) -> Latch {
-        self.add(format!("{kind} {name}").into(), Some(kind))
+    /// Adds the latch of a dependency in a group, of which one has to be available.
+    pub fn latch_in_group(&self, group: &'static str, name: &str) -> Latch {
+        self.add(format!("{group} {name}").into(), Some(group))
     }
 
-    fn add(&self, name: Arc<str>, kind: Option<&'static str>) -> Latch {
-        let latch = Latch { name, kind, ready: Arc::default() };
+    fn add(&self, name: Arc<str>, group: Option<&'static str>) -> Latch {
+        let latch = Latch { name, group, ready: Arc::default() };
         self.latches.lock().push(latch.clone());
         latch
     }
 
-    /// The names of what is missing; none when ready.
+    /// The names of the missing dependencies that prevent readiness; empty when ready.
     pub fn missing(&self) -> Vec<Arc<str>> {
-        self.absent(true)
+        self.unavailable(true)
     }
 
-    /// The names of what is missing and does not stand in the way of being ready, since others of its kind are there.
+    /// The names of the missing dependencies that another one in the group substitutes.
     pub fn degraded(&self) -> Vec<Arc<str>> {
-        self.absent(false)
+        self.unavailable(false)
     }
 
-    fn absent(&self, needed: bool) -> Vec<Arc<str>> {
+    fn unavailable(&self, required: bool) -> Vec<Arc<str>> {
         let latches = self.latches.lock();
-        let is_needed = |latch: &Latch| {
-            latch.kind.is_none() || !latches.iter().any(|other| other.kind == latch.kind && other.is_ready())
+        let is_required = |latch: &Latch| {
+            latch.group.is_none()
+                || !latches.iter().any(|other| other.group == latch.group && other.is_ready())
         };
-        let absent = latches.iter().filter(|latch| !latch.is_ready() && is_needed(latch) == needed);
-        absent.map(|latch| Arc::clone(&latch.name)).collect()
+        let unavailable = latches.iter().filter(|latch| !latch.is_ready() && is_required(latch) == required);
+        unavailable.map(|latch| Arc::clone(&latch.name)).collect()
     }
 }
 
 impl Latch {
-    /// Says whether the thing is there. Returns whether that is news.
+    /// Sets whether the dependency is available. Returns whether that changed.
     pub fn set(&self, ready: bool) -> bool {
         self.ready.swap(ready, Ordering::AcqRel) != ready
     }
 
-    /// Whether the thing is there.
+    /// Whether the dependency is available.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_when_all_latches_are() {
+    fn all_required_latches_must_be_ready() {
         let readiness = Readiness::default();
         assert!(readiness.missing().is_empty());
         let (amqp, nats) = (readiness.latch("amqp"), readiness.latch("nats"));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_a_kind_is_enough() {
+    fn one_latch_of_a_group_is_enough() {
         let readiness = Readiness::default();
         let nats = readiness.latch("nats");
         let (east, west) =

@@ -1,12 +1,12 @@
-//! Stopping on SIGTERM or SIGINT.
+//! Shutdown on SIGTERM or SIGINT.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT.
+/// A token that the first SIGTERM or SIGINT cancels.
 ///
 /// # Errors
-/// When the system refuses to install the handlers.
+/// If the signal handlers cannot be installed.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,33 +1,33 @@
-//! AMQP routing keys as NATS subjects, word by word and one to one.
+//! Maps AMQP routing keys to NATS subjects, word by word and one to one.
 //!
-//! AMQP allows words that NATS does not: space, control characters, `*`, `>`, the empty word, any byte above
-//! ASCII. Such bytes are written `=XX` (two upper-case hex digits), `=` itself is `=3D`, and an empty word is a
-//! lone `=`. Every key that KAZOO's own encoder writes (`[A-Za-z0-9-~_%+.]`) passes unchanged, so that the
-//! documented `doc_edited.*.user.*` is, literally, the tail of a subject.
+//! AMQP allows words that NATS does not: spaces, control characters, `*`, `>`, empty words, non-ASCII bytes.
+//! Such bytes are escaped as `=XX` (two upper-case hex digits), `=` itself as `=3D`, and an empty word as a
+//! lone `=`. Keys from KAZOO's own encoder (`[A-Za-z0-9-~_%+.]`) do not change, so that the documented
+//! `doc_edited.*.user.*` is literally the end of a subject.
 
 use std::fmt::Write as _;
 
 use thiserror::Error;
 
-/// The longest subject that the services use, in bytes.
+/// The maximum length of a subject.
 ///
-/// nats-server's `max_control_line` is 4096 bytes by default and has to hold the verb, a reply subject and two
-/// sizes as well. An AMQP key has at most 255 bytes, which escape to 765, so events never come near.
+/// nats-server's `max_control_line` is 4096 bytes by default, which must also fit the verb, a reply subject and two
+/// sizes. The subjects of events are much shorter: an AMQP key has at most 255 bytes, or 765 if all are escaped.
 pub const MAX_SUBJECT_BYTES: usize = 2048;
 
 /// One word of an AMQP binding pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Word {
-    /// This word and no other (as on AMQP's side: not escaped).
+    /// Matches this word, given unescaped as in AMQP.
     Exactly(String),
-    /// `*`: any one word.
+    /// `*`: matches exactly one word.
     Any,
-    /// `#`: any number of words, none included. Only as the last word.
+    /// `#`: matches zero or more words. Only valid as the last word.
     Rest,
 }
 
 impl Word {
-    /// The word as AMQP writes it in a binding pattern.
+    /// The word as written in an AMQP binding pattern.
     pub fn as_amqp(&self) -> &str {
         match self {
             Word::Exactly(word) => word,
@@ -37,29 +37,29 @@ impl Word {
     }
 }
 
-/// Why a text is no subject of ours.
+/// Why a pattern or subject cannot be converted.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SubjectError {
-    /// `#` in the middle: NATS has nothing like it.
+    /// `#` before the last word, which NATS cannot express.
     #[error("`#` is only possible as the last word")]
     RestNotLast,
     /// Longer than [`MAX_SUBJECT_BYTES`].
     #[error("the subject would have {0} bytes, more than {MAX_SUBJECT_BYTES}")]
     TooLong(usize),
-    /// An escape that this codec does not write.
+    /// Not the result of escaping a routing key.
     #[error("`{0}` is not an escaped routing key")]
     NotEscaped(String),
 }
 
-/// Appends one AMQP word, escaped so that NATS takes it as one literal word. A dot inside is escaped too, which
-/// matters for words that come from elsewhere than a routing key (an account id, a realm).
+/// Appends an AMQP word, escaped so that NATS treats it as one literal word. Dots are escaped too, for words
+/// that are not from a routing key: account ids and realms.
 pub fn push_word(subject: &mut String, word: &[u8]) {
     if word.is_empty() {
         subject.push('=');
         return;
     }
     let must_be_escaped = |byte: &u8| matches!(byte, b'*' | b'>' | b'=' | b'.' | 0..=b' ' | 0x7f..);
-    // Hardly any byte has to be: runs of others are taken as they are.
+    // Few bytes need escaping, so copy the runs between them.
     for run in word.split_inclusive(must_be_escaped) {
         let (plain, escaped) = match run.split_last() {
             Some((last, plain)) if must_be_escaped(last) => (plain, Some(last)),
@@ -73,8 +73,8 @@ pub fn push_word(subject: &mut String, word: &[u8]) {
     }
 }
 
-/// Appends an AMQP routing key: a dot and the escaped word for each of its words. The empty key has none, as
-/// RabbitMQ sees it: `#` matches it, `*` does not.
+/// Appends an AMQP routing key: for each word, a dot and the escaped word. The empty key has no words, as in
+/// RabbitMQ: `#` matches it, `*` does not.
 pub fn push_key(subject: &mut String, key: &[u8]) {
     if key.is_empty() {
         return;
@@ -85,12 +85,12 @@ pub fn push_key(subject: &mut String, key: &[u8]) {
     }
 }
 
-/// The routing key that [`push_key`] wrote, given without the leading dot.
+/// Decodes a routing key that [`push_key`] has written, without the leading dot.
 ///
 /// # Errors
-/// [`SubjectError::NotEscaped`] for text that [`push_key`] never writes.
+/// [`SubjectError::NotEscaped`] if [`push_key`] would never write this.
 pub fn decode_key(escaped: &str) -> Result<Vec<u8>, SubjectError> {
-    let refused = || SubjectError::NotEscaped(escaped.to_owned());
+    let not_escaped = || SubjectError::NotEscaped(escaped.to_owned());
     if escaped.is_empty() {
         return Ok(Vec::new());
     }
@@ -102,7 +102,7 @@ pub fn decode_key(escaped: &str) -> Result<Vec<u8>, SubjectError> {
         if word == "=" {
             continue;
         }
-        let from = key.len();
+        let start = key.len();
         let mut bytes = word.bytes();
         while let Some(byte) = bytes.next() {
             if byte == b'=' {
@@ -112,27 +112,27 @@ pub fn decode_key(escaped: &str) -> Result<Vec<u8>, SubjectError> {
                     _ => None,
                 };
                 let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
-                    return Err(refused());
+                    return Err(not_escaped());
                 };
                 key.push(high << 4 | low);
             } else {
                 key.push(byte);
             }
         }
-        // One to one: what would have been written otherwise is not ours.
-        let decoded = key.get(from..).unwrap_or_default();
-        let mut again = String::with_capacity(word.len());
-        push_word(&mut again, decoded);
-        if again != word || decoded.contains(&b'.') {
-            return Err(refused());
+        // The mapping is one to one: reject alternative encodings of the same word.
+        let decoded = key.get(start..).unwrap_or_default();
+        let mut canonical = String::with_capacity(word.len());
+        push_word(&mut canonical, decoded);
+        if canonical != word || decoded.contains(&b'.') {
+            return Err(not_escaped());
         }
     }
-    // A single empty word would be the empty key, which has no words.
-    if key.is_empty() { Err(refused()) } else { Ok(key) }
+    // A lone `=` would decode to the empty key, which is encoded as no words.
+    if key.is_empty() { Err(not_escaped()) } else { Ok(key) }
 }
 
-/// The NATS subjects that together match what the AMQP pattern `words` matches, each below `root` (a subject
-/// without a trailing dot): one, or two where the pattern ends in `#`.
+/// The NATS subjects that together match the same keys as the AMQP pattern `words`, below `root` (a subject without a
+/// trailing dot). There are two if the pattern ends in `#`, otherwise one.
 ///
 /// # Errors
 /// [`SubjectError::RestNotLast`] and [`SubjectError::TooLong`].
@@ -143,7 +143,7 @@ pub fn pattern_subjects(root: &str, words: &[Word]) -> Result<Vec<String>, Subje
         match word {
             Word::Rest if index + 1 < words.len() => return Err(SubjectError::RestNotLast),
             Word::Rest => {
-                // AMQP's `#` also matches no word at all.
+                // AMQP's `#` also matches zero words; NATS's `>` does not.
                 subjects.push(subject.clone());
                 subject.push_str(".>");
             }
@@ -161,15 +161,15 @@ pub fn pattern_subjects(root: &str, words: &[Word]) -> Result<Vec<String>, Subje
     }
 }
 
-/// Whether a NATS subscription subject matches a concrete subject, by NATS's rules.
+/// Whether the subject of a NATS subscription, which may have wildcards, matches a concrete subject.
 pub fn subject_matches(pattern: &str, subject: &str) -> bool {
     let is_dot = |byte: &u8| *byte == b'.';
     let mut words = subject.as_bytes().split(is_dot);
-    for wanted in pattern.as_bytes().split(is_dot) {
-        match (wanted, words.next()) {
+    for expected in pattern.as_bytes().split(is_dot) {
+        match (expected, words.next()) {
             (b">", Some(_)) => return true,
             (b"*", Some(_)) => {}
-            (wanted, Some(word)) if wanted == word => {}
+            (expected, Some(word)) if expected == word => {}
             _ => return false,
         }
     }

@@ -10,9 +10,9 @@ use tracing_subscriber::{
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Starts logging to standard error. Later calls in the same process change nothing.
+/// Starts logging to standard error. Further calls in the same process have no effect.
 pub fn init_logs(config: &LogConfig) {
-    // The filter was checked with the configuration.
+    // Validation has ensured that the filter parses.
     let filter = config.filter.parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match config.format {
@@ -21,20 +21,20 @@ pub fn init_logs(config: &LogConfig) {
     };
     let _ = tracing_subscriber::registry()
         .with(filter)
-        .with(lines.with_filter(filter_fn(is_ours_to_show)))
+        .with(lines.with_filter(filter_fn(may_be_logged)))
         .try_init();
 }
 
-/// At trace level libraries print what they carry: tokens in frames, passwords in handshakes. No filter of an
-/// operator shows that. What the clients of the brokers say of each failed attempt, the services say once.
-fn is_ours_to_show(metadata: &Metadata<'_>) -> bool {
+/// Libraries log tokens and passwords at trace level, so that is suppressed whatever the operator's filter
+/// is. The broker clients log every failed attempt; the services log each outage once instead.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let one_of = |names: &[&str]| names.iter().any(|name| target.starts_with(name));
     one_of(&["blackhole", "amqp_ingest", "auth_svc", "ws_edge"])
         || *metadata.level() <= Level::DEBUG && !one_of(&["async_nats", "lapin"])
 }
 
-/// A registry whose metrics all begin with `blackhole_`, holding the build's version.
+/// A metrics registry with the prefix `blackhole_` and the build's version.
 pub fn registry(service: &'static str, version: &'static str) -> Registry {
     let mut registry = Registry::with_prefix("blackhole");
     registry.register(

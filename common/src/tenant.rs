@@ -1,5 +1,5 @@
-//! Whose an event is. The tenant is the first word of an event's subject, and an edge subscribes only below the
-//! tenants that auth-svc granted: accounts are kept apart by where a subject begins, not by care elsewhere.
+//! The owner of an event. The tenant is the first word of an event's subject, and an edge subscribes only
+//! below tenants that auth-svc granted: the subject itself isolates accounts.
 
 use std::fmt;
 
@@ -7,31 +7,32 @@ use crate::subject;
 
 /// The owner of an event.
 ///
-/// Accounts and realms are kept apart by their first character: an account may choose its realm freely, so a
-/// realm that looks like another account's id must not become that account's tenant.
+/// The first character distinguishes accounts and realms: accounts choose their realm freely, so a realm that
+/// looks like another account's id must not map to that account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Tenant {
     /// An account, by its id.
     Account(String),
-    /// The account that has this SIP realm (lower case), for events that carry no account: `@` and the realm.
+    /// The account with this SIP realm (lower case), for events without an account. Written as `@` and the realm.
     Realm(String),
-    /// Nobody: system documents and the like, for superduper admins only: `_`.
+    /// No tenant: system documents and the like, visible only to superduper admins. Written as `_`.
     Nobody,
 }
 
 impl Tenant {
-    /// The tenant of an account id; an empty one belongs to nobody.
+    /// The tenant for an account id, or [`Tenant::Nobody`] if it is empty.
     pub fn account(id: &str) -> Tenant {
         if id.is_empty() { Tenant::Nobody } else { Tenant::Account(id.to_owned()) }
     }
 
-    /// The tenant of a SIP realm, which compares without regard to case (RFC 3261, 19.1.4).
+    /// The tenant for a SIP realm, or [`Tenant::Nobody`] if it is empty. Realms are case-insensitive (RFC
+    /// 3261, 19.1.4).
     pub fn realm(realm: &str) -> Tenant {
         if realm.is_empty() { Tenant::Nobody } else { Tenant::Realm(realm.to_ascii_lowercase()) }
     }
 
-    /// The account that owns a KAZOO database, from its percent-encoded name: `account%2F4b%2F31%2Fdd1d…`, or
-    /// that of a month, `…-202611`. Any other database belongs to nobody.
+    /// The account that owns a KAZOO database, from its percent-encoded name: `account%2F4b%2F31%2Fdd1d…`,
+    /// with a suffix such as `-202611` for a monthly database. [`Tenant::Nobody`] for any other database.
     pub fn of_database(encoded: &str) -> Tenant {
         Tenant::database_account(encoded).map_or(Tenant::Nobody, Tenant::Account)
     }
@@ -43,23 +44,24 @@ impl Tenant {
             Some((rest, month)) if month.len() == 6 && month.bytes().all(|b| b.is_ascii_digit()) => rest,
             _ => rest,
         };
-        let hex =
+        let is_part =
             |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_alphanumeric());
-        (hex(first, 2) && hex(second, 2) && hex(rest, 28)).then(|| format!("{first}{second}{rest}"))
+        (is_part(first, 2) && is_part(second, 2) && is_part(rest, 28))
+            .then(|| format!("{first}{second}{rest}"))
     }
 
     /// Appends the tenant's word to a subject.
     pub fn push_to(&self, subject: &mut String) {
         match self {
             Tenant::Account(id) => {
-                let from = subject.len();
+                let start = subject.len();
                 subject::push_word(subject, id.as_bytes());
-                // `_` and a leading `@` mean the other two kinds.
+                // `_` and a leading `@` denote the other two variants.
                 if id == "_" {
-                    subject.truncate(from);
+                    subject.truncate(start);
                     subject.push_str("=5F");
                 } else if id.starts_with('@') {
-                    subject.replace_range(from..=from, "=40");
+                    subject.replace_range(start..=start, "=40");
                 }
             }
             Tenant::Realm(realm) => {
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn databases_name_their_account() {
+    fn account_databases_map_to_their_account() {
         let account = Tenant::account("4b31dd1d32ce6d249897c06332375d65");
         assert_eq!(Tenant::of_database("account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65"), account);
         assert_eq!(Tenant::of_database("account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65-202611"), account);
@@ -96,15 +98,42 @@ mod tests {
             "account%2F4b%2F31",
             "account%2F4b%2F31%2F",
             "account%2F*%2F31%2Fdd",
+            "account%2F4%2F31%2Fdd1d32ce6d249897c06332375d65",
+            "account%2F4b%2F3%2Fdd1d32ce6d249897c06332375d65",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d6",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d6*",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65-20261",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65-20261x",
+            "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d6-202611",
         ] {
             assert_eq!(Tenant::of_database(other), Tenant::Nobody, "{other}");
         }
     }
 
     #[test]
-    fn realms_compare_without_case() {
+    fn realms_are_case_insensitive() {
         assert_eq!(Tenant::realm("Kid.Example.COM"), Tenant::realm("kid.example.com"));
         assert_eq!(Tenant::realm("kid.example.com").to_string(), "@kid=2Eexample=2Ecom");
+    }
+
+    #[test]
+    fn each_kind_of_tenant_has_its_own_form() {
+        for (tenant, word) in [
+            (Tenant::account("a"), "a"),
+            (Tenant::account("_"), "=5F"),
+            (Tenant::account("__"), "__"),
+            (Tenant::account("@a"), "=40a"),
+            (Tenant::account("a@"), "a@"),
+            (Tenant::account(""), "_"),
+            (Tenant::realm("a"), "@a"),
+            (Tenant::realm("_"), "@_"),
+            (Tenant::realm(""), "_"),
+            (Tenant::Nobody, "_"),
+        ] {
+            let mut subject = "e.".to_owned();
+            tenant.push_to(&mut subject);
+            assert_eq!(subject, format!("e.{word}"), "{tenant:?}");
+        }
     }
 
     fn any_tenant() -> impl Strategy<Value = Tenant> {

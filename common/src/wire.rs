@@ -1,38 +1,38 @@
 //! Names and messages that the services exchange over NATS, version 1.
 //!
-//! The version stands in the subject prefix (`nats.prefix`, default `blackhole.v1`), so services of different
-//! releases run side by side. Unknown members of messages are ignored: members can be added.
+//! The version is part of the subject prefix (`nats.prefix`, default `blackhole.v1`). Different releases can
+//! run side by side: unknown members of messages are ignored, so members can be added.
 
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-/// Header: what the event is told apart by, for the stream's duplicate window.
+/// Header: the unique id of the event, for the stream's deduplication.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
-/// Header: the AMQP exchange that the event came through.
+/// Header: the AMQP exchange of the event.
 pub const EXCHANGE: &str = "Bh-Exchange";
 /// Header: the event's AMQP routing key, as [`header_text`].
 pub const ROUTING_KEY: &str = "Bh-Key";
 /// Header: the body's `Event-Name`, as [`header_text`].
 pub const EVENT_NAME: &str = "Bh-Name";
-/// Header: the zone of the broker that the event came through (`amqp.brokers`), as [`header_text`]; absent where
-/// there is one broker without a name.
+/// Header: the zone of the broker that delivered the event (`amqp.brokers`), as [`header_text`]; absent if
+/// there is only one broker without a name.
 pub const ZONE: &str = "Bh-Zone";
-/// Header that nats-server sets on a republished message: its position in the stream.
+/// Header that nats-server sets on republished messages: the sequence in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
 
-/// A text as the inside of a JSON string of printable ASCII: safe in a header, and ready to be spliced between
-/// the quotes of a frame. KAZOO's own names and keys pass unchanged.
+/// Escapes a text as the inside of a JSON string, in printable ASCII: safe in a header, and ready to be
+/// spliced between the quotes of a frame. KAZOO's own names and keys do not change.
 pub fn header_text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     push_header_text(&mut escaped, text);
     escaped
 }
 
-/// [`header_text`], behind what is there.
+/// Like [`header_text`], but appends to `escaped`.
 pub fn push_header_text(escaped: &mut String, text: &str) {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-    // Nearly all there is.
+    // The common case.
     if text.bytes().all(is_plain) {
         escaped.push_str(text);
         return;
@@ -40,7 +40,7 @@ pub fn push_header_text(escaped: &mut String, text: &str) {
     for (index, character) in text.char_indices() {
         match character {
             '"' | '\\' => escaped.extend(['\\', character]),
-            // Spaces at the ends of a header's value are not kept on the way.
+            // Leading and trailing spaces of a header value would be trimmed.
             ' ' if index == 0 || index + 1 == text.len() => escaped.push_str("\\u0020"),
             ' '..='~' => escaped.push(character),
             _ => {
@@ -53,12 +53,12 @@ pub fn push_header_text(escaped: &mut String, text: &str) {
     }
 }
 
-/// Whether a text could come from [`header_text`], so that it may be spliced unread: the inside of a JSON string, of
-/// printable ASCII.
+/// Whether a text is the inside of a JSON string in printable ASCII, as [`header_text`] writes it, so that it can be
+/// spliced into a frame as it is.
 pub fn is_header_text(text: &str) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
-        let fine = match byte {
+        let valid = match byte {
             b'\\' => match bytes.next() {
                 Some(b'u') => (0..4).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
                 escaped => matches!(escaped, Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')),
@@ -66,122 +66,122 @@ pub fn is_header_text(text: &str) -> bool {
             b' '..=b'~' => byte != b'"',
             _ => false,
         };
-        if !fine {
+        if !valid {
             return false;
         }
     }
     true
 }
 
-/// The subjects below a prefix.
+/// The subjects and other names below a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subjects {
     prefix: String,
 }
 
 impl Subjects {
-    /// Subjects below `prefix` (`nats.prefix`).
+    /// The subjects below `prefix` (`nats.prefix`).
     pub fn new(prefix: &str) -> Subjects {
         Subjects { prefix: prefix.to_owned() }
     }
 
-    /// Where amqp-ingest publishes: `<prefix>.ingest`, followed by tenant and routing key. The stream takes it.
+    /// `<prefix>.ingest`, followed by tenant and routing key: amqp-ingest publishes here, and the stream stores it.
     pub fn ingest(&self) -> String {
         format!("{}.ingest", self.prefix)
     }
 
-    /// Where subscribers listen: `<prefix>.event`, followed by tenant and routing key. The stream republishes
-    /// there what it has stored.
+    /// `<prefix>.event`, followed by tenant and routing key: the stream republishes stored events here, for
+    /// subscribers.
     pub fn event(&self) -> String {
         format!("{}.event", self.prefix)
     }
 
-    /// Where auth-svc answers an [`AuthRequest`] with an [`AuthReply`], both JSON.
+    /// auth-svc answers each [`AuthRequest`] here with an [`AuthReply`], both JSON.
     pub fn auth_check(&self) -> String {
         format!("{}.auth.check", self.prefix)
     }
 
-    /// Where every edge answers a [`SessionsRequest`] with one or more [`SessionsReply`]s, JSON. Without a queue
-    /// group: who asks has to gather.
+    /// Every edge answers a [`SessionsRequest`] here with one or more [`SessionsReply`]s, JSON. There is no
+    /// queue group, so the caller has to gather the replies.
     pub fn sessions(&self) -> String {
         format!("{}.sessions", self.prefix)
     }
 
-    /// Where every edge tells that it is there, with an [`EdgeHeartbeat`], so that who gathers knows whom to wait for.
+    /// Every edge publishes an [`EdgeHeartbeat`] here, so that callers know from which edges to expect a reply.
     pub fn edges(&self) -> String {
         format!("{}.edges", self.prefix)
     }
 
-    /// Where every edge answers a [`FamilyRequest`] with a [`FamilyReply`], JSON. Without a queue group.
+    /// Every edge answers a [`FamilyRequest`] here with a [`FamilyReply`], JSON. There is no queue group.
     pub fn families(&self) -> String {
         format!("{}.families", self.prefix)
     }
 
-    /// The key-value bucket of families that were stopped persistently: the key is the family's name.
+    /// The key-value bucket of persistently stopped families. Its keys are the families' names.
     pub fn stopped_families(&self) -> String {
         format!("{}_STOPPED_FAMILIES", self.stream())
     }
 
-    /// Where one amqp-ingest of a queue group answers a [`TargetedRequest`] with a [`TargetedReply`], JSON.
+    /// One amqp-ingest of a queue group answers a [`TargetedRequest`] here with a [`TargetedReply`], JSON.
     pub fn targeted(&self) -> String {
         format!("{}.targeted", self.prefix)
     }
 
-    /// The stream's name: `blackhole.v1` has `BLACKHOLE_V1`.
+    /// The stream's name: `BLACKHOLE_V1` for the prefix `blackhole.v1`.
     pub fn stream(&self) -> String {
         self.prefix.replace('.', "_").to_ascii_uppercase()
     }
 }
 
-/// Longer tokens are refused unread: KAZOO's have less than 1 KiB, and 8 KiB is what HTTP servers take in headers.
+/// Longer tokens are refused without parsing. KAZOO's have less than 1 KiB; HTTP servers commonly limit
+/// headers to 8 KiB.
 pub const MAX_TOKEN_BYTES: usize = 8192;
-/// What is said of those.
+/// The refusal of longer tokens.
 pub const TOKEN_TOO_LONG: &str = "token is too long";
 
-/// Asks who bears a token, and what of an account it may see.
+/// Asks for the bearer of a token, and for the access it has to an account.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct AuthRequest {
     /// The token as the client sent it.
     pub token: String,
-    /// The account whose events are wanted; `*` for all; absent for the token's own.
+    /// The requested account; `*` for all accounts; absent for the token's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_id: Option<String>,
 }
 
-/// The answer to an [`AuthRequest`].
+/// The reply to an [`AuthRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "token", rename_all = "snake_case")]
 pub enum AuthReply {
-    /// The token is not good, or its account is not there (any more).
+    /// The token is invalid, or its account is disabled or does not exist.
     Refused {
-        /// Why, in words a client may read.
+        /// Why; may be shown to the client.
         reason: String,
     },
-    /// The token is good.
+    /// The token is valid.
     Accepted {
-        /// What it says.
+        /// The bearer of the token.
         bearer: Bearer,
-        /// What it may see.
+        /// The access to the requested account.
         access: Access,
     },
 }
 
-/// Who bears a token.
+/// The bearer of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bearer {
     /// The token's account.
     pub account_id: String,
-    /// When the token ends, in Unix seconds.
+    /// When the token expires, in Unix seconds.
     pub expires_at: u64,
-    /// Whether the account is a superduper admin's.
+    /// Whether the account is a superduper admin.
     pub superduper_admin: bool,
-    /// The token's own id, by which KAZOO addresses what is for its bearer alone; absent from an auth-svc that
-    /// does not tell it yet.
+    /// The token's id, which KAZOO uses to address events to this token alone; absent in replies of older releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
 }
 
-/// What may be seen.
+/// The access that a token has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "access", rename_all = "snake_case")]
 pub enum Access {
@@ -189,91 +189,91 @@ pub enum Access {
     Account {
         /// Its id.
         account_id: String,
-        /// Its SIP realm, for events that carry nothing else.
+        /// Its SIP realm, for events that name only the realm.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         realm: Option<String>,
     },
-    /// The events of all accounts and of nobody.
+    /// All events, including those without a tenant.
     All,
-    /// Nothing of the account that was asked for.
+    /// No access to the requested account.
     Denied {
-        /// Why, for the operator's log.
+        /// Why; for the operator's log.
         reason: String,
     },
 }
 
-/// Asks the edges for their sessions.
+/// Asks all edges for their sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionsRequest {
-    /// Only those of this account; absent for all.
+    /// Only sessions of this account; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_id: Option<String>,
-    /// Only this one.
+    /// Only this session; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
 }
 
-/// A part of one edge's answer to a [`SessionsRequest`]: lists that do not fit one message come in several. Who only
-/// passes the sessions on may read them as something simpler.
+/// A part of one edge's reply to a [`SessionsRequest`]: long lists are split over several messages. Code that only
+/// forwards sessions may deserialize them as a simpler type `S`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionsReply<S = SessionInfo> {
     /// The edge, as in its [`EdgeHeartbeat`].
     pub edge: String,
-    /// Whether no further part follows.
+    /// Whether this is the last part.
     pub last: bool,
     /// The sessions.
     pub sessions: Vec<S>,
 }
 
-/// A session as it is listed. It never holds a token.
+/// A session as listed. It never contains a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionInfo {
-    /// The session's id: unique over all edges.
+    /// The session's id, unique across all edges.
     pub session_id: String,
-    /// The account of its token; absent while it has none.
+    /// The account of its token; absent before it has authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_id: Option<String>,
-    /// The bindings, as the client wrote them.
+    /// The bindings, as the client sent them.
     pub bindings: Vec<String>,
-    /// When it began, in Unix seconds.
+    /// When it started, in Unix seconds.
     pub since: u64,
-    /// The name that the client gave it.
+    /// The name set by the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Free JSON that the client gave it.
+    /// Arbitrary JSON set by the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Value>,
     /// The client's address.
     pub source: String,
-    /// The edge's host.
+    /// The host name of the edge.
     pub destination: String,
 }
 
-/// An edge's sign of life.
+/// The heartbeat of an edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeHeartbeat {
-    /// Unique to this run of the edge.
+    /// The edge's id, unique to this run of it.
     pub edge: String,
-    /// It is stopping: nobody has to wait for it any more.
+    /// The edge is stopping; do not wait for its replies.
     #[serde(default)]
     pub leaving: bool,
 }
 
-/// Starts or stops a binding family on the edges that are there.
+/// Starts or stops a binding family on all running edges.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyRequest {
     /// The family's name in the catalogue.
     pub family: String,
-    /// Whether it is to serve.
+    /// Whether to start it, else stop it.
     pub running: bool,
 }
 
-/// An edge's answer to a [`FamilyRequest`].
+/// An edge's reply to a [`FamilyRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyReply {
     /// The edge, as in its [`EdgeHeartbeat`].
     pub edge: String,
-    /// Why not, where it is not done.
+    /// Why the request failed; absent on success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -281,19 +281,19 @@ pub struct FamilyReply {
 /// Asks to publish a message to KAZOO's exchange `targeted`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetedRequest {
-    /// The routing key: the `Server-ID` of whom it is for.
+    /// The routing key: the `Server-ID` of the recipient.
     pub server_id: String,
-    /// The zone of the broker; absent for every broker.
+    /// The zone of the broker; absent for all brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// The message.
     pub body: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The answer to a [`TargetedRequest`].
+/// The reply to a [`TargetedRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetedReply {
-    /// Why it was not published; absent when a broker has confirmed it.
+    /// Why it was not published; absent once a broker has confirmed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_follow_from_the_prefix() {
+    fn names_are_derived_from_the_prefix() {
         let subjects = Subjects::new("blackhole.v1");
         assert_eq!(subjects.ingest(), "blackhole.v1.ingest");
         assert_eq!(subjects.event(), "blackhole.v1.event");
@@ -318,7 +318,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn header_texts_are_the_inside_of_json_strings(text in " ?.{0,20} ?") {
+        fn header_texts_round_trip_through_json(text in " ?.{0,20} ?") {
             let escaped = header_text(&text);
             proptest::prop_assert!(is_header_text(&escaped));
             proptest::prop_assert_eq!(escaped.trim(), &escaped);
@@ -327,7 +327,7 @@ mod tests {
         }
 
         #[test]
-        fn what_would_end_the_string_early_is_no_header_text(text in "[a\"\\\\,{}\nu0é]{0,8}") {
+        fn header_texts_are_exactly_the_insides_of_ascii_json_strings(text in "[a\"\\\\,{}\nu0é]{0,8}") {
             let json = format!("\"{text}\"");
             let is_string = serde_json::from_str::<&serde_json::value::RawValue>(&json).is_ok();
             proptest::prop_assert_eq!(is_header_text(&text), is_string && text.is_ascii());
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_stable_json() {
+    fn replies_have_a_stable_json_form() {
         let reply = AuthReply::Accepted {
             bearer: Bearer {
                 account_id: "a".into(),
@@ -349,7 +349,7 @@ mod tests {
             serde_json::to_string(&reply).unwrap(),
             r#"{"token":"accepted","bearer":{"account_id":"a","expires_at":7,"superduper_admin":false,"token_id":"t"},"access":{"access":"account","account_id":"b","realm":"r"}}"#
         );
-        // A member that came later may be absent: releases run side by side.
+        // Replies of older releases lack members that were added later.
         let older = r#"{"account_id":"a","expires_at":7,"superduper_admin":false}"#;
         let bearer: Bearer = serde_json::from_str(older).unwrap();
         assert_eq!(bearer.token_id, None);

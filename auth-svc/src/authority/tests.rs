@@ -1,41 +1,16 @@
-use futures_util::future::{self, BoxFuture};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{accounts::Accounts, claims::VerifiedToken, reload::Reloaded, testing};
+use crate::testing::{self, authority};
 
-/// A token is its account's id; `bad` is none, `later` cannot be told.
-struct PlainTokens;
-
-impl TokenVerifier for PlainTokens {
-    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<VerifiedToken, Error>> {
-        Box::pin(future::ready(match token {
-            "bad" => Err(Refusal::Signature.into()),
-            "later" => Err(Error::Unavailable { what: "keys", reason: "away".into() }),
-            id => Ok(VerifiedToken {
-                account_id: id.into(),
-                expires_at: 9,
-                owner_id: None,
-                token_id: "t".into(),
-            }),
-        }))
-    }
-}
-
-fn authority(accounts: &str) -> Authority {
-    let dir = testing::TempDir::new();
-    let file = dir.write("accounts.toml", accounts);
-    Authority::new(Arc::new(PlainTokens), Arc::new(Reloaded::<Accounts>::open(&file).unwrap()))
-}
-
-fn ask(authority: &Authority, token: &str, wanted: Option<&str>) -> Result<Answer, Error> {
-    let request = AuthRequest { token: token.into(), account_id: wanted.map(str::to_owned) };
-    // Every future here is ready at once.
+fn ask(authority: &Authority, token: &str, requested: Option<&str>) -> Result<Answer, Error> {
+    let request = AuthRequest { token: token.into(), account_id: requested.map(str::to_owned) };
+    // All futures here complete immediately.
     futures_util::FutureExt::now_or_never(authority.answer(&request)).unwrap()
 }
 
-fn access(authority: &Authority, token: &str, wanted: Option<&str>) -> Access {
-    match ask(authority, token, wanted).unwrap().reply {
+fn access(authority: &Authority, token: &str, requested: Option<&str>) -> Access {
+    match ask(authority, token, requested).unwrap().reply {
         AuthReply::Accepted { access, .. } => access,
         AuthReply::Refused { reason } => panic!("{token}: {reason}"),
     }
@@ -44,25 +19,24 @@ fn access(authority: &Authority, token: &str, wanted: Option<&str>) -> Access {
 #[test]
 fn the_tokens_own_account_is_the_default() {
     let authority = authority(testing::ACCOUNTS);
-    let own = Access::Account { account_id: "child".into(), realm: Some("child.example.com".into()) };
-    assert_eq!(access(&authority, "child", None), own);
-    assert_eq!(access(&authority, "child", Some("child")), own);
-    let answer = ask(&authority, "system", None).unwrap();
-    let bearer = Bearer {
-        account_id: "system".into(),
-        expires_at: 9,
-        superduper_admin: true,
-        token_id: Some("t".into()),
-    };
-    let Access::Account { account_id, .. } = access(&authority, "system", None) else { panic!() };
-    assert_eq!(account_id, "system");
-    assert!(matches!(answer.reply, AuthReply::Accepted { bearer: told, .. } if told == bearer));
+    for (id, superduper_admin) in [("child", false), ("system", true)] {
+        let bearer = Bearer {
+            account_id: id.into(),
+            expires_at: 9,
+            superduper_admin,
+            token_id: Some(format!("id of {id}")),
+        };
+        let own = Access::Account { account_id: id.into(), realm: Some(format!("{id}.example.com")) };
+        let expected = Answer { reply: AuthReply::Accepted { bearer, access: own }, reason: None };
+        assert_eq!(ask(&authority, id, None).unwrap(), expected);
+        assert_eq!(ask(&authority, id, Some(id)).unwrap(), expected);
+    }
 }
 
 #[test]
-fn accounts_are_seen_from_themselves_and_from_above() {
+fn tokens_can_access_their_account_and_accounts_below() {
     let authority = authority(testing::ACCOUNTS);
-    for (bearer, wanted, expected) in [
+    for (bearer, requested, expected) in [
         ("system", "child", None),
         ("reseller", "child", None),
         ("reseller", "system", Some(Denial::NotBelow)),
@@ -78,21 +52,21 @@ fn accounts_are_seen_from_themselves_and_from_above() {
         ("reseller", "*", Some(Denial::NotSuperduper)),
         ("child", "*", Some(Denial::NotSuperduper)),
     ] {
-        let answer = ask(&authority, bearer, Some(wanted)).unwrap();
-        assert_eq!(answer.reason, expected.map(Denial::kind), "{bearer} -> {wanted}");
-        let access = access(&authority, bearer, Some(wanted));
+        let answer = ask(&authority, bearer, Some(requested)).unwrap();
+        assert_eq!(answer.reason, expected.map(Denial::kind), "{bearer} -> {requested}");
+        let access = access(&authority, bearer, Some(requested));
         match expected {
             Some(denial) => assert_eq!(access, Access::Denied { reason: denial.reason().into() }),
-            None => assert!(matches!(access, Access::Account { account_id, .. } if account_id == wanted)),
+            None => assert!(matches!(access, Access::Account { account_id, .. } if account_id == requested)),
         }
     }
     assert_eq!(access(&authority, "system", Some("*")), Access::All);
 }
 
 #[test]
-fn tokens_of_accounts_that_are_gone_or_disabled_are_refused() {
+fn tokens_of_missing_or_disabled_accounts_are_refused() {
     let authority = authority(testing::ACCOUNTS);
-    for (token, wanted, refusal) in [
+    for (token, requested, refusal) in [
         ("nobody", None, Refusal::UnknownAccount),
         ("nobody", Some("child"), Refusal::UnknownAccount),
         ("closed", None, Refusal::DisabledAccount),
@@ -101,19 +75,20 @@ fn tokens_of_accounts_that_are_gone_or_disabled_are_refused() {
         ("bad", None, Refusal::Signature),
     ] {
         let reply = AuthReply::Refused { reason: refusal.to_string() };
-        assert_eq!(ask(&authority, token, wanted).unwrap(), Answer { reply, reason: Some(refusal.kind()) });
+        let expected = Answer { reply, reason: Some(refusal.kind()) };
+        assert_eq!(ask(&authority, token, requested).unwrap(), expected);
     }
 }
 
 #[test]
-fn no_verdict_is_no_refusal() {
+fn an_unavailable_verifier_is_an_error_and_not_a_refusal() {
     let error = ask(&authority(testing::ACCOUNTS), "later", None).unwrap_err();
     assert_eq!(error.kind(), "unavailable");
 }
 
 #[derive(Clone, Debug)]
 struct Node {
-    /// Smaller than the node's own number, so that there is no circle.
+    /// Less than the node's own index, so that there is no cycle.
     parent: Option<usize>,
     enabled: bool,
     superduper_admin: bool,
@@ -135,9 +110,9 @@ fn forests() -> impl Strategy<Value = Vec<Node>> {
 }
 
 proptest! {
-    /// Against a reference that walks up the tree node by node.
+    /// Compares with a reference that walks up the tree node by node.
     #[test]
-    fn access_is_what_the_tree_says(forest in forests()) {
+    fn access_follows_the_tree(forest in forests()) {
         let text: String = forest.iter().enumerate().map(|(id, node)| {
             let parent = node.parent.map(|parent| format!("parent = \"{parent}\"\n")).unwrap_or_default();
             format!(
@@ -150,19 +125,19 @@ proptest! {
             let all = ask(&authority, &a.to_string(), Some("*")).unwrap().reply;
             let sees_all = matches!(all, AuthReply::Accepted { access: Access::All, .. });
             prop_assert_eq!(sees_all, bearer.enabled && bearer.superduper_admin);
-            for (b, wanted) in forest.iter().enumerate() {
-                let mut here = Some(b);
+            for (b, requested) in forest.iter().enumerate() {
+                let mut current = Some(b);
                 let mut below = false;
-                while let Some(id) = here {
+                while let Some(id) = current {
                     below |= id == a;
-                    here = forest[id].parent;
+                    current = forest[id].parent;
                 }
                 let reply = ask(&authority, &a.to_string(), Some(&b.to_string())).unwrap().reply;
                 let sees = matches!(
                     &reply,
                     AuthReply::Accepted { access: Access::Account { account_id, .. }, .. } if *account_id == b.to_string()
                 );
-                prop_assert_eq!(sees, bearer.enabled && below && wanted.enabled, "{} -> {}: {:?}", a, b, reply);
+                prop_assert_eq!(sees, bearer.enabled && below && requested.enabled, "{} -> {}: {:?}", a, b, reply);
             }
         }
     }

@@ -1,18 +1,18 @@
-//! One key from a PEM file, with the algorithms that it is good for.
+//! Reads a public key from a PEM file, and determines the algorithms that it supports.
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey,
     crypto::{self, rust_crypto::DEFAULT_PROVIDER},
 };
 
-/// RFC 7518, 3.3 demands 2048 bits at least, which is what KAZOO makes (`RSA_KEY_SIZE` in kazoo_auth.hrl). More
-/// than 4096 is beyond what the `rsa` crate verifies.
+/// RFC 7518, 3.3 requires at least 2048 bits, which is what KAZOO uses (`RSA_KEY_SIZE` in kazoo_auth.hrl). The `rsa`
+/// crate verifies up to 4096 bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 const RSA: &[Algorithm] = &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512];
 const EC: &[Algorithm] = &[Algorithm::ES256];
 const ED: &[Algorithm] = &[Algorithm::EdDSA];
 
-/// A public key. What it is decides which algorithms it verifies, whatever a token's header says.
+/// A public key. Its type determines the algorithms that it verifies, whatever a token's header says.
 #[derive(Clone, Debug)]
 pub struct VerifyingKey {
     key: DecodingKey,
@@ -21,14 +21,14 @@ pub struct VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// Reads an RSA key (PKCS#1 or SPKI; of a private one, such as KAZOO's own `private_key.pem`, the public half
-    /// is taken), a P-256 or an Ed25519 public key (SPKI).
+    /// Reads an RSA key (PKCS#1, PKCS#8 or SPKI), or a P-256 or Ed25519 public key (SPKI). Of a private RSA
+    /// key, such as KAZOO's own `private_key.pem`, only the public half is kept.
     ///
     /// # Errors
-    /// What the file is instead, in one line.
+    /// What the file contains instead, on one line.
     pub fn from_pem(pem: &[u8]) -> Result<VerifyingKey, String> {
         if pem.windows(CERTIFICATE.len()).any(|window| window == CERTIFICATE) {
-            return Err("is a certificate; take its key out with `openssl x509 -pubkey -noout`".into());
+            return Err("is a certificate; extract its key with `openssl x509 -pubkey -noout`".into());
         }
         if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
             return VerifyingKey::rsa(&key);
@@ -40,20 +40,20 @@ impl VerifyingKey {
             };
         }
         if let Ok(key) = DecodingKey::from_ed_pem(pem) {
-            // The verifier of jsonwebtoken takes the first 32 bytes without looking whether they are there.
+            // jsonwebtoken's verifier takes the first 32 bytes without checking the length.
             let complete = key.try_get_as_bytes().is_ok_and(|bytes| bytes.len() == 32);
             return match complete && (DEFAULT_PROVIDER.verifier_factory)(&Algorithm::EdDSA, &key).is_ok() {
                 true => Ok(VerifyingKey { key, algorithms: ED, was_private: false }),
-                false => Err("is no valid Ed25519 key".into()),
+                false => Err("is not a valid Ed25519 key".into()),
             };
         }
         if EncodingKey::from_ec_pem(pem).is_ok() || EncodingKey::from_ed_pem(pem).is_ok() {
-            return Err("is a private key; put its public half here (`openssl pkey -pubout`)".into());
+            return Err("is a private key; use its public key instead (`openssl pkey -pubout`)".into());
         }
-        Err("is no PEM file with an RSA, P-256 or Ed25519 public key".into())
+        Err("is not a PEM file with an RSA, P-256 or Ed25519 public key".into())
     }
 
-    /// jsonwebtoken keeps the DER of either half without looking: only a public key verifies.
+    /// jsonwebtoken stores the DER of a public or private key unparsed, but can verify only with a public key.
     fn rsa(key: &DecodingKey) -> Result<VerifyingKey, String> {
         let der = key.try_get_as_bytes().map_err(|error| error.to_string())?;
         let utilities = &DEFAULT_PROVIDER.key_utils;
@@ -61,7 +61,7 @@ impl VerifyingKey {
             Ok(components) => (components, false),
             Err(_) => match (utilities.rsa_pub_components_from_private_key)(der) {
                 Ok(components) => (components, true),
-                Err(_) => return Err("is no valid RSA key of 4096 bits or less".into()),
+                Err(_) => return Err("is not a valid RSA key of at most 4096 bits".into()),
             },
         };
         let (modulus, exponent) = components;
@@ -79,12 +79,13 @@ impl VerifyingKey {
         self.algorithms
     }
 
-    /// Whether the file held the private half too.
+    /// Whether the file contained a private key.
     pub fn was_private(&self) -> bool {
         self.was_private
     }
 
-    /// Whether `signature` (base64url) is this key's over `signed`, by one of its own algorithms.
+    /// Whether `signature` (base64url) is a signature of `signed` by this key. Always false if the key does
+    /// not support `algorithm`.
     pub fn verifies(&self, algorithm: Algorithm, signed: &str, signature: &str) -> bool {
         self.algorithms.contains(&algorithm)
             && crypto::verify(signature, signed.as_bytes(), &self.key, algorithm).unwrap_or(false)
@@ -99,7 +100,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn every_form_of_an_rsa_key_is_the_same_key() {
+    fn all_forms_of_an_rsa_key_verify_the_same_signatures() {
         let message = "signed";
         let private = EncodingKey::from_rsa_pem(testing::RSA_PRIVATE_PKCS1.as_bytes()).unwrap();
         for (pem, was_private) in [
@@ -118,23 +119,23 @@ mod tests {
                 assert!(!key.verifies(algorithm, message, "AAAA"));
                 assert!(!key.verifies(algorithm, message, "not base64url!"));
             }
-            // Right key and message, but an algorithm that is not this key's.
+            // The right key and message, but an unsupported algorithm.
             let signature = crypto::sign(message.as_bytes(), &private, Algorithm::PS256).unwrap();
             assert!(!key.verifies(Algorithm::PS256, message, &signature));
         }
     }
 
     #[test]
-    fn what_is_no_usable_key_says_what_it_is() {
+    fn errors_say_what_the_file_contains() {
         for (pem, expected) in [
             (testing::RSA_1024_PUBLIC, "an RSA key of 1024 bits"),
             (testing::P384_PUBLIC, "other than P-256"),
             (testing::P256_PRIVATE, "a private key"),
             (testing::ED25519_PRIVATE, "a private key"),
             (testing::CERTIFICATE, "a certificate"),
-            ("", "no PEM file"),
-            ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "no PEM file"),
-            // SPKI of Ed25519 with 4 bytes instead of 32: jsonwebtoken's verifier would panic on it.
+            ("", "not a PEM file"),
+            ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "not a PEM file"),
+            // Ed25519 SPKI with 4 bytes instead of 32, on which jsonwebtoken's verifier would panic.
             ("-----BEGIN PUBLIC KEY-----\nMA4wBQYDK2VwAwUAAQIDBA==\n-----END PUBLIC KEY-----\n", "Ed25519"),
         ] {
             let reason = VerifyingKey::from_pem(pem.as_bytes()).unwrap_err();
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn curve_keys_are_pinned_to_their_algorithm() {
+    fn curve_keys_support_only_their_algorithm() {
         for (pem, private, algorithm) in [
             (
                 testing::P256_PUBLIC,

@@ -1,18 +1,18 @@
-//! What the catalogue implies on the AMQP side.
+//! The AMQP exchanges and bindings that follow from the catalogue.
 
 use super::{Catalogue, Event, ExchangeType, Part};
 
-/// A binding of the ingest's queue.
+/// A binding of amqp-ingest's queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AmqpBinding {
-    /// The exchange.
+    /// The exchange to bind to.
     pub exchange: String,
     /// The routing key pattern.
     pub pattern: String,
 }
 
 impl Catalogue {
-    /// The exchanges to declare, each once, with their types.
+    /// The exchanges to declare, with their types, without duplicates.
     pub fn exchanges(&self) -> Vec<(&str, ExchangeType)> {
         let mut exchanges: Vec<(&str, ExchangeType)> = Vec::new();
         for event in self.families.iter().flat_map(|family| &family.event) {
@@ -23,7 +23,7 @@ impl Catalogue {
         exchanges
     }
 
-    /// The bindings that bring exactly the events of the catalogue, sorted, each once.
+    /// The bindings that match exactly the events of the catalogue, sorted, without duplicates.
     pub fn amqp_bindings(&self) -> Vec<AmqpBinding> {
         let mut bindings: Vec<AmqpBinding> = self
             .families
@@ -43,7 +43,7 @@ impl Catalogue {
 }
 
 impl Event {
-    /// A pattern per combination of the listed values: the broker then sends no event that is not wanted.
+    /// One pattern per combination of listed values, so that the broker sends no other events.
     fn amqp_patterns(&self) -> Vec<String> {
         let mut patterns = vec![String::new()];
         for (index, part) in self.key.parts().iter().enumerate() {

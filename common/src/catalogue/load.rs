@@ -1,4 +1,4 @@
-//! Reading, merging and checking catalogues.
+//! Reads, merges and validates catalogues.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -9,7 +9,7 @@ use super::{ACCOUNT, Catalogue, Event, Family, Form, Part, Template, TenantKind,
 
 const BUILT_IN: &str = include_str!("../catalogue.toml");
 
-/// A mistake in a catalogue; the service does not start.
+/// An invalid catalogue. The service does not start.
 #[derive(Debug, Error)]
 pub enum CatalogueError {
     /// The file cannot be read.
@@ -17,18 +17,18 @@ pub enum CatalogueError {
     Unreadable {
         /// The file.
         file: String,
-        /// What the system said.
+        /// The error of the operating system.
         reason: std::io::Error,
     },
-    /// It is no TOML of the right form.
+    /// The file is not valid TOML or does not have the expected structure.
     #[error("catalogue {file}: {reason}")]
     Malformed {
         /// The file.
         file: String,
-        /// Where and what, in one line.
+        /// The position and the error, on one line.
         reason: String,
     },
-    /// A family contradicts itself or another.
+    /// A family is invalid or conflicts with another.
     #[error("catalogue: family `{family}`: {reason}")]
     Family {
         /// The family's name.
@@ -47,7 +47,7 @@ struct File {
     extend: Vec<Extension>,
 }
 
-/// What an operator's file adds to a family that exists.
+/// Additions of an operator's file to an existing family.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Extension {
@@ -59,10 +59,10 @@ struct Extension {
 }
 
 impl Catalogue {
-    /// The built-in families and, if there is a `file`, the operator's.
+    /// Loads the built-in families and, if given, the operator's `file`.
     ///
     /// # Errors
-    /// Every mistake, with the family and the reason.
+    /// The first mistake, with the family and the reason.
     pub fn load(file: Option<&Path>) -> Result<Catalogue, CatalogueError> {
         let mut catalogue = Catalogue { families: parse("(built in)", BUILT_IN)?.family };
         if let Some(path) = file {
@@ -79,7 +79,7 @@ impl Catalogue {
         for family in file.family {
             match self.families.iter().position(|known| known.name == family.name) {
                 Some(_) if !family.replace => {
-                    return Err(mistake(
+                    return Err(invalid(
                         &family.name,
                         "there is one of this name already: add `replace = true`, or use [[extend]] to add to it",
                     ));
@@ -93,13 +93,13 @@ impl Catalogue {
         }
         for extension in file.extend {
             let Some(family) = self.families.iter_mut().find(|family| family.name == extension.family) else {
-                return Err(mistake(&extension.family, "there is no such family to extend"));
+                return Err(invalid(&extension.family, "there is no such family to extend"));
             };
             for (parameter, values) in extension.values {
                 let mut lists =
                     family.event.iter_mut().filter_map(|event| event.values.get_mut(&parameter)).peekable();
                 if lists.peek().is_none() {
-                    return Err(mistake(
+                    return Err(invalid(
                         &family.name,
                         &format!("`{parameter}` has no list of values to extend"),
                     ));
@@ -115,23 +115,23 @@ impl Catalogue {
 
     fn check(&self) -> Result<(), CatalogueError> {
         for (index, family) in self.families.iter().enumerate() {
-            let wrong = |reason: String| mistake(&family.name, &reason);
+            let error = |reason: String| invalid(&family.name, &reason);
             if self.families.iter().take(index).any(|other| other.name == family.name) {
-                return Err(wrong("stands twice".into()));
+                return Err(error("is defined twice".into()));
             }
             if family.event.is_empty() {
-                return Err(wrong("has no [[family.event]]".into()));
+                return Err(error("has no [[family.event]]".into()));
             }
             for event in &family.event {
-                event.check().map_err(|reason| wrong(format!("event `{}`: {reason}", event.key.as_str())))?;
-                self.check_against_others(event).map_err(wrong)?;
+                event.check().map_err(|reason| error(format!("event `{}`: {reason}", event.key.as_str())))?;
+                self.check_against_others(event).map_err(error)?;
             }
         }
         Ok(())
     }
 
-    /// Subjects do not name the exchange, so kinds of events on different exchanges must differ by their keys,
-    /// and an exchange has one type.
+    /// Subjects do not contain the exchange, so events on different exchanges must have distinct keys. An
+    /// exchange has only one type.
     fn check_against_others(&self, event: &Event) -> Result<(), String> {
         for family in &self.families {
             for other in &family.event {
@@ -177,7 +177,7 @@ impl Event {
         if self.exchange.is_empty() || self.exchange.len() > 255 {
             return Err("`exchange` must have 1 to 255 bytes".into());
         }
-        // The first word keeps families apart under one tenant, so it must not be anything.
+        // The first word separates the families of a tenant, so it must not match any word.
         if let Some(Part::Parameter(name)) = self.key.parts().first()
             && !self.values.contains_key(name)
         {
@@ -189,7 +189,7 @@ impl Event {
                 return Err(format!("`values.{parameter}` is empty"));
             }
             if let Some(value) = values.iter().find(|value| Template::try_from((*value).clone()).is_err()) {
-                return Err(format!("`{value}` in `values.{parameter}` is no plain word"));
+                return Err(format!("`{value}` in `values.{parameter}` is not a plain word"));
             }
         }
         for source in &self.tenant {
@@ -209,7 +209,7 @@ impl Event {
             (Some(parameter), None) => self.has_parameter(parameter),
             (None, Some(path)) if path.split('.').all(|member| !member.is_empty()) => {
                 if source.kind == TenantKind::Database {
-                    return Err("a tenant `as = \"database\"` is a word of the key".into());
+                    return Err("a tenant with `as = \"database\"` must come from the key".into());
                 }
                 Ok(())
             }
@@ -225,16 +225,16 @@ impl Event {
                 return Err("`{account}` comes from the request, not from the binding".into());
             }
         }
-        let in_form = |name: &String| form.binding.parameters().any(|own| own == name);
+        let in_form = |name: &String| form.binding.parameters().any(|parameter| parameter == name);
         if let Some(name) =
             form.required.keys().chain(form.required_unless_superduper.keys()).find(|name| !in_form(name))
         {
-            return Err(format!("`{name}` is required but no parameter of it"));
+            return Err(format!("`{name}` is required, but the binding has no such parameter"));
         }
         for (name, value) in &form.fixed {
             self.has_parameter(name)?;
             if in_form(name) {
-                return Err(format!("`{name}` is fixed and a parameter"));
+                return Err(format!("`{name}` is fixed, so the binding must not have it as a parameter"));
             }
             if !self.allows(name, value) {
                 return Err(format!("`{name}` is fixed to `{value}`, which is not among its values"));
@@ -262,7 +262,7 @@ fn parse(file: &str, text: &str) -> Result<File, CatalogueError> {
         let line = error.span().map_or(1, |span| {
             text.get(..span.start).unwrap_or(text).bytes().filter(|b| *b == b'\n').count() + 1
         });
-        // TOML's own report has several lines and a picture; the family is what a reader looks for.
+        // The TOML error has several lines with an excerpt; naming the family is more useful.
         let family = error
             .span()
             .and_then(|span| text.get(..span.start))
@@ -276,6 +276,6 @@ fn parse(file: &str, text: &str) -> Result<File, CatalogueError> {
     })
 }
 
-fn mistake(family: &str, reason: &str) -> CatalogueError {
+fn invalid(family: &str, reason: &str) -> CatalogueError {
     CatalogueError::Family { family: family.to_owned(), reason: reason.to_owned() }
 }

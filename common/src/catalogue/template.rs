@@ -1,11 +1,11 @@
-//! Dotted texts with parameters: `call.{event}.{call_id}`.
+//! Dotted strings with parameters: `call.{event}.{call_id}`.
 
 use serde::Deserialize;
 
-/// The parameter that stands for the account a client asks for.
+/// The parameter for the account that a client requests.
 pub const ACCOUNT: &str = "account";
 
-/// A dotted text whose words are literal or parameters.
+/// A dotted string of literal words and parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Template {
@@ -16,9 +16,9 @@ pub struct Template {
 /// One word of a [`Template`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// This word.
+    /// A literal word.
     Literal(String),
-    /// The word that the parameter of this name has.
+    /// A parameter with this name.
     Parameter(String),
 }
 
@@ -36,12 +36,12 @@ impl Template {
         })
     }
 
-    /// The position of a parameter among the words.
+    /// The index of a parameter among the words.
     pub fn position(&self, name: &str) -> Option<usize> {
-        self.parts.iter().position(|part| matches!(part, Part::Parameter(own) if own == name))
+        self.parts.iter().position(|part| matches!(part, Part::Parameter(parameter) if parameter == name))
     }
 
-    /// The text with each parameter replaced by what `word` says.
+    /// The text with each parameter replaced by the result of `word`.
     pub fn fill<'a>(&'a self, mut word: impl FnMut(&'a str) -> &'a str) -> String {
         let mut text = String::with_capacity(self.text.len() + 64);
         for (index, part) in self.parts.iter().enumerate() {
@@ -56,7 +56,7 @@ impl Template {
         text
     }
 
-    /// The text as it was written.
+    /// The original text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -83,7 +83,7 @@ impl TryFrom<String> for Template {
                 None => Part::Literal(word.to_owned()),
             };
             if name.is_some() && parts.contains(&part) {
-                return Err(format!("`{word}` stands twice in `{text}`"));
+                return Err(format!("`{word}` occurs twice in `{text}`"));
             }
             parts.push(part);
         }

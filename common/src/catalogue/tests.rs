@@ -35,7 +35,7 @@ fn the_built_in_families_load() {
 }
 
 #[test]
-fn amqp_bindings_follow_from_it() {
+fn amqp_bindings_cover_the_catalogue() {
     let catalogue = Catalogue::load(None).unwrap();
     let patterns: Vec<_> = catalogue
         .amqp_bindings()
@@ -57,18 +57,75 @@ fn amqp_bindings_follow_from_it() {
 }
 
 #[test]
-fn an_event_is_known_by_exchange_and_key() {
+fn events_are_found_by_exchange_and_key() {
     let catalogue = Catalogue::load(None).unwrap();
-    assert!(catalogue.event("callevt", "call.CHANNEL_CREATE.x").is_some());
-    for (exchange, key) in
-        [("callevt", "call.OTHER.x"), ("faxes", "call.CHANNEL_CREATE.x"), ("callevt", "call.CHANNEL_CREATE")]
-    {
-        assert!(catalogue.event(exchange, key).is_none(), "{exchange} {key}");
+    for (exchange, key, template, shown) in [
+        ("callevt", "call.CHANNEL_CREATE.x", "call.{event}.{call_id}", "call.{account}.{event}.{call_id}"),
+        ("faxes", "fax.status.a.b", "fax.status.{account}.{fax_id}", "fax.status.{account}.{fax_id}"),
+    ] {
+        let event = catalogue.event(exchange, key).unwrap();
+        assert_eq!((event.key.as_str(), event.shown_key().as_str()), (template, shown));
+        assert_eq!(catalogue.event_by_key(key).unwrap().key, event.key);
     }
+    for (exchange, key) in [
+        ("callevt", "call.OTHER.x"),
+        ("callevt", "call.CHANNEL_CREATE"),
+        ("callevt", "call.CHANNEL_CREATE.x.y"),
+        ("callevt", ""),
+    ] {
+        assert!(catalogue.event(exchange, key).is_none(), "{exchange} {key}");
+        assert!(catalogue.event_by_key(key).is_none(), "{key}");
+    }
+    assert!(catalogue.event("faxes", "call.CHANNEL_CREATE.x").is_none());
 }
 
 #[test]
-fn an_operators_file_adds_extends_and_replaces() {
+fn exchanges_are_declared_once_with_their_type() {
+    let file = r#"
+        [[family]]
+        name = "mine"
+        [[family.event]]
+        exchange = "direct"
+        exchange_type = "direct"
+        key = "mine.a"
+        tenant = []
+        [[family.event]]
+        exchange = "direct"
+        exchange_type = "direct"
+        key = "mine.b"
+        tenant = []
+        [[family.event]]
+        exchange = "fanout"
+        exchange_type = "fanout"
+        key = "mine.c"
+        tenant = []
+    "#;
+    let catalogue = extended(file).unwrap();
+    let built_in = Catalogue::load(None).unwrap();
+    let names: Vec<&str> = built_in.exchanges().iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        [
+            "callevt",
+            "conference",
+            "configuration",
+            "faxes",
+            "presence",
+            "pivot",
+            "live",
+            "dialog",
+            "qubicle",
+            "notifications"
+        ]
+    );
+    let exchanges = catalogue.exchanges();
+    let (topics, added) = exchanges.split_at(names.len());
+    assert!(topics.iter().all(|(_, kind)| *kind == ExchangeType::Topic), "{topics:?}");
+    assert_eq!(added, [("direct", ExchangeType::Direct), ("fanout", ExchangeType::Fanout)]);
+}
+
+#[test]
+fn an_operators_file_adds_extends_and_replaces_families() {
     let catalogue = extended(
         r#"
         [[extend]]
@@ -101,7 +158,7 @@ fn an_operators_file_adds_extends_and_replaces() {
 }
 
 #[test]
-fn a_mistake_names_the_family_and_the_reason() {
+fn errors_name_the_family_and_the_reason() {
     let family =
         |event: &str| format!("[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\n{event}");
     for (text, expected) in [
@@ -122,7 +179,7 @@ fn a_mistake_names_the_family_and_the_reason() {
         (family("key = \"{a}.b\"\ntenant = []"), "the first word `{a}` needs a list of values"),
         (
             family("key = \"call.{event}.{x}\"\ntenant = []"),
-            "family `call`: key `call.{event}.{call_id}` could also be one of `call.{event}.{x}`",
+            "family `call`: key `call.{event}.{call_id}` could also be one of `call.{event}.{x}`, family `mine`, from exchange `e`",
         ),
         (
             family("key = \"mine.#\"\ntenant = []"),
@@ -151,7 +208,7 @@ fn a_mistake_names_the_family_and_the_reason() {
             family(
                 "key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine\", required = { x = \"X\" } }]",
             ),
-            "`x` is required but no parameter of it",
+            "`x` is required, but the binding has no such parameter",
         ),
         (
             family("key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine.{x}\", token_id = \"x\" }]"),

@@ -1,4 +1,4 @@
-//! Values that must not be seen: not in logs, errors, listings or `--print-config`.
+//! Secret values, hidden in logs, errors and `--print-config`.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub(super) const HIDDEN: &str = "[hidden]";
 
-/// A text that shows itself only where it is asked to.
+/// A secret string. Only [`Secret::reveal`] shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a secret text.
+    /// Wraps a secret.
     pub fn new(text: &str) -> Secret {
         Secret(text.to_owned())
     }
 
-    /// The text itself.
+    /// The secret itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -41,7 +41,7 @@ impl<'de> Deserialize<'de> for Secret {
             type Value = Secret;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text (in quotes, if it looks like a number)")
+                f.write_str("a string (in quotes, if it looks like a number)")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
@@ -52,18 +52,18 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// A server's URL, whose password shows only where it is asked to.
+/// One or more server URLs. Only [`ServerUrl::reveal`] shows the user and password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct ServerUrl(String);
 
 impl ServerUrl {
-    /// Wraps a URL, or several with commas between.
+    /// Wraps one URL, or several separated by commas.
     pub fn new(url: &str) -> ServerUrl {
         ServerUrl(url.to_owned())
     }
 
-    /// The URL with its password.
+    /// The URL with user and password.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -87,35 +87,35 @@ impl Serialize for ServerUrl {
     }
 }
 
-/// The text with what stands before the last `@` of each of several URLs hidden.
+/// Hides the user and password of each URL: everything before its last `@`.
 ///
-/// A comma may stand in a password, so it parts two URLs only where a scheme follows.
+/// Passwords may contain commas, so a comma separates URLs only if a scheme follows it.
 pub(super) fn without_password(urls: &str) -> String {
     let mut shown = String::with_capacity(urls.len());
     let mut rest = urls;
     while !rest.is_empty() {
         let comma =
-            rest.match_indices(',').map(|(place, _)| place).find(|place| begins_a_url(rest, place + 1));
-        let (url, further) = rest.split_at(comma.map_or(rest.len(), |place| place + 1));
-        let (scheme, place) = url.find("://").map_or(("", url), |end| url.split_at(end + "://".len()));
+            rest.match_indices(',').map(|(index, _)| index).find(|index| is_url_start(rest, index + 1));
+        let (url, remaining) = rest.split_at(comma.map_or(rest.len(), |index| index + 1));
+        let (scheme, authority) = url.find("://").map_or(("", url), |end| url.split_at(end + "://".len()));
         shown.push_str(scheme);
-        match place.rsplit_once('@') {
+        match authority.rsplit_once('@') {
             Some((_, host)) => {
                 shown.push_str(HIDDEN);
                 shown.push('@');
                 shown.push_str(host);
             }
-            None => shown.push_str(place),
+            None => shown.push_str(authority),
         }
-        rest = further;
+        rest = remaining;
     }
     shown
 }
 
-/// Whether a scheme and `://` stand there.
-fn begins_a_url(text: &str, place: usize) -> bool {
-    let from = text.get(place..).unwrap_or_default().trim_start();
-    from.split_once("://").is_some_and(|(scheme, _)| {
+/// Whether a scheme and `://` follow at `index`.
+fn is_url_start(text: &str, index: usize) -> bool {
+    let rest = text.get(index..).unwrap_or_default().trim_start();
+    rest.split_once("://").is_some_and(|(scheme, _)| {
         !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
     })
 }
@@ -125,7 +125,7 @@ mod tests {
     use super::without_password;
 
     #[test]
-    fn passwords_are_hidden_whatever_they_hold() {
+    fn passwords_are_hidden() {
         for (urls, shown) in [
             ("amqp://u:p@h/%2f", "amqp://[hidden]@h/%2f"),
             ("nats://u:p@h:1,nats://i:1, tls://u:p@k", "nats://[hidden]@h:1,nats://i:1, tls://[hidden]@k"),

@@ -33,24 +33,24 @@ fn from_toml(text: &str) -> Result<Sample, String> {
     let sample: Sample = from_figment(&figment).map_err(|error| error.to_string())?;
     match sample.check() {
         Ok(()) => Ok(sample),
-        Err(impossible) => Err(mistake(&figment, impossible.key, &impossible.reason).to_string()),
+        Err(invalid) => Err(invalid_value(&figment, invalid.key, &invalid.reason).to_string()),
     }
 }
 
 #[test]
-fn nothing_gives_the_defaults() {
+fn an_empty_file_gives_the_defaults() {
     let sample = from_toml("").unwrap();
     assert_eq!(sample.nats.url.reveal(), "nats://127.0.0.1:4222");
     assert_eq!(sample.nats.prefix, "blackhole.v1");
 }
 
 #[test]
-fn other_services_tables_are_left_alone() {
+fn other_services_tables_are_ignored() {
     from_toml("[ws]\nlisten = \"0.0.0.0:5555\"\n[amqp]\nurl = \"amqp://h\"").unwrap();
 }
 
 #[test]
-fn each_mistake_is_one_line_with_key_value_and_origin() {
+fn errors_are_one_line_with_key_and_value_but_no_secret() {
     for (text, expected) in [
         ("[wss]\na = 1", "`wss` = a table"),
         ("ws = 1", "`ws` = 1"),
@@ -76,7 +76,7 @@ fn each_mistake_is_one_line_with_key_value_and_origin() {
 }
 
 #[test]
-fn the_origin_is_told() {
+fn errors_name_the_origin_of_the_value() {
     let figment =
         Figment::from(Toml::string("[auth]\nlevel = 1")).merge(Serialized::default("auth.level", "x"));
     let error = from_figment::<Sample>(&figment).unwrap_err().to_string();
@@ -86,7 +86,7 @@ fn the_origin_is_told() {
 }
 
 #[test]
-fn what_is_printed_holds_no_secret() {
+fn secrets_are_not_printed() {
     let sample =
         from_toml("[auth]\nhs256_secret = \"s3cr3t\"\n[nats]\nurl = \"nats://u:s3cr3t@h:1,nats://i:1\"")
             .unwrap();

@@ -1,10 +1,11 @@
-//! A connection to a NATS server that keeps the order: messages come in the order in which the server sent them, and go
-//! in the order in which they were noted. It ends with its first failure; who uses it opens another.
+//! A connection to a NATS server that preserves order: it delivers messages in the order in which the server
+//! sent them, and sends them in the order in which they were queued. It ends with its first error; the caller
+//! then opens another.
 //!
-//! async-nats is right everywhere else. For an edge it has a channel of several KiB for each subscription, drops what
-//! does not fit it, and keeps no order across them. For the ingest it reconnects by itself and then sends what still lay
-//! in its buffers ahead of what was lost; and an event goes through a map of its headers, a channel and a task before it
-//! is bytes.
+//! Use async-nats everywhere else. It does not fit events: for an edge it allocates several KiB of channel
+//! per subscription, drops messages if the channel is full, and does not preserve order across subscriptions.
+//! For the ingest it reconnects by itself and then sends what is left in its buffers before the messages that
+//! were lost; and each event passes through a header map, a channel and a task before it is serialized.
 
 use std::{
     collections::VecDeque,
@@ -27,19 +28,19 @@ use crate::{
     net::{Socket, invalid},
 };
 
-/// A server that is there has let us in within this.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// More than the verb, the sizes, spaces and line ends of a message have.
-const MOST_LINE_REST_BYTES: usize = 40;
+/// Limit for connecting and authenticating to one server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Upper bound for the verb, sizes, spaces and line ends of a message.
+const MAX_LINE_OVERHEAD_BYTES: usize = 40;
 
-/// A connection that was let in.
+/// An authenticated connection.
 pub struct Link {
     socket: Socket,
     max_payload_bytes: usize,
     is_clustered: bool,
 }
 
-/// What a server tells of itself, as far as it matters.
+/// The members of a server's `INFO` that matter here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Info {
@@ -51,7 +52,7 @@ struct Info {
     ldm: bool,
 }
 
-/// The servers that may be connected to, the next one first.
+/// The known servers, in the order in which they are tried.
 #[derive(Debug)]
 pub struct Servers {
     config: NatsConfig,
@@ -60,24 +61,24 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Those of the configuration.
+    /// The configured servers.
     pub fn new(config: NatsConfig) -> Servers {
         let configured = nats::servers(&config);
         Servers { config, next: configured.iter().cloned().collect(), configured }
     }
 
-    /// Connects to the next server that lets us in, trying each once.
+    /// Tries each server once and returns the first connection that is accepted.
     ///
     /// # Errors
-    /// The last one's reason.
+    /// The error of the last server.
     pub async fn connect(&mut self, name: &str) -> io::Result<Link> {
         let mut result = Err(io::Error::new(ErrorKind::NotConnected, "nats.url names no server"));
         for _ in 0..self.next.len() {
             let Some(server) = self.next.pop_front() else { break };
-            result = match timeout(CONNECT_WITHIN, Link::open(&self.config, &server, name)).await {
+            result = match timeout(CONNECT_TIMEOUT, Link::open(&self.config, &server, name)).await {
                 Ok(Ok((link, info))) => {
                     self.next.push_back(server);
-                    self.learn(&info);
+                    self.add_discovered(&info);
                     return Ok(link);
                 }
                 Ok(Err(error)) => Err(error),
@@ -88,13 +89,13 @@ impl Servers {
         result
     }
 
-    /// Servers of a cluster tell of each other; they are tried beside those of the configuration.
-    fn learn(&mut self, info: &Info) {
+    /// Adds the other servers of the cluster, which each server announces.
+    fn add_discovered(&mut self, info: &Info) {
         let scheme = if self.configured.iter().any(ServerAddr::tls_required) { "tls" } else { "nats" };
         for address in &info.connect_urls {
             let Ok(server) = format!("{scheme}://{address}").parse::<ServerAddr>() else { continue };
-            let known = |other: &ServerAddr| other.host() == server.host() && other.port() == server.port();
-            if !self.next.iter().any(known) {
+            let same = |other: &ServerAddr| other.host() == server.host() && other.port() == server.port();
+            if !self.next.iter().any(same) {
                 self.next.push_back(server);
             }
         }
@@ -108,7 +109,7 @@ impl Link {
         let info = loop {
             match link.wait_for_op().await? {
                 Op::Info(json) => break serde_json::from_slice::<Info>(&json).map_err(invalid)?,
-                Op::Error(error) => return Err(refused(error)),
+                Op::Error(error) => return Err(rejected(error)),
                 _ => {}
             }
         };
@@ -117,15 +118,15 @@ impl Link {
         }
         link.max_payload_bytes = info.max_payload;
         link.is_clustered = info.cluster.is_some();
-        let hello = hello(config, &info, name).await?;
+        let options = connect_options(config, &info, name).await?;
         link.socket.to_send.put_slice(b"CONNECT ");
-        link.socket.to_send.put_slice(hello.to_string().as_bytes());
+        link.socket.to_send.put_slice(options.to_string().as_bytes());
         link.socket.to_send.put_slice(b"\r\nPING\r\n");
         link.flush().await?;
         loop {
             match link.wait_for_op().await? {
                 Op::Pong => return Ok((link, info)),
-                Op::Error(error) => return Err(refused(error)),
+                Op::Error(error) => return Err(rejected(error)),
                 _ => {}
             }
         }
@@ -140,10 +141,10 @@ impl Link {
         }
     }
 
-    /// The next operation of what was read, if it is all there. Pings are answered with the next flush.
+    /// Parses the next operation from the read buffer; `None` if it is not complete. Queues a `PONG` for each ping.
     ///
     /// # Errors
-    /// When the server does not speak NATS, refuses us, or is about to stop.
+    /// If the server violates the protocol.
     pub fn next_op(&mut self) -> io::Result<Option<Op>> {
         let op = protocol::next(&mut self.socket.read).map_err(invalid)?;
         if op == Some(Op::Ping) {
@@ -152,7 +153,7 @@ impl Link {
         Ok(op)
     }
 
-    /// Whether a server's word about itself means that it is stopping in order.
+    /// Whether this `INFO` announces lame duck mode: the server is shutting down gracefully.
     pub fn is_lame_duck(info: &[u8]) -> bool {
         serde_json::from_slice::<Info>(info).is_ok_and(|info| info.ldm)
     }
@@ -160,28 +161,27 @@ impl Link {
     /// [`Socket::fill`].
     ///
     /// # Errors
-    /// When the connection has ended.
+    /// If the connection has ended.
     pub async fn fill(&mut self) -> io::Result<()> {
         self.socket.fill().await
     }
 
-    /// Notes a subscription for the next flush.
-    pub fn subscribe(&mut self, number: SubscriptionId, subject: &str) {
-        self.put(format_args!("SUB {subject} {number}\r\n"));
+    /// Queues a subscription for the next flush.
+    pub fn subscribe(&mut self, id: SubscriptionId, subject: &str) {
+        self.put(format_args!("SUB {subject} {id}\r\n"));
     }
 
-    /// Notes the end of a subscription.
-    pub fn unsubscribe(&mut self, number: SubscriptionId) {
-        self.put(format_args!("UNSUB {number}\r\n"));
+    /// Queues the end of a subscription.
+    pub fn unsubscribe(&mut self, id: SubscriptionId) {
+        self.put(format_args!("UNSUB {id}\r\n"));
     }
 
-    /// Notes a message; an answer, if there is one, comes for the subject `reply`. `headers` is a [`HeaderBlock`], or
-    /// empty.
+    /// Queues a message. Replies go to the subject `reply`. `headers` is a [`HeaderBlock`] or empty.
     ///
     /// [`HeaderBlock`]: super::protocol::HeaderBlock
     pub fn publish(&mut self, subject: &str, reply: &str, headers: &[u8], payload: &[u8]) {
         let (verb, all) = (if headers.is_empty() { "PUB" } else { "HPUB" }, headers.len() + payload.len());
-        self.socket.to_send.reserve(subject.len() + reply.len() + all + MOST_LINE_REST_BYTES);
+        self.socket.to_send.reserve(subject.len() + reply.len() + all + MAX_LINE_OVERHEAD_BYTES);
         self.put(format_args!("{verb} {subject} {reply} "));
         if !headers.is_empty() {
             self.put(format_args!("{} ", headers.len()));
@@ -192,12 +192,12 @@ impl Link {
         self.socket.to_send.put_slice(b"\r\n");
     }
 
-    /// What headers and payload of a message may have together: the server's `max_payload`.
+    /// The server's `max_payload`: the limit for a message's headers and payload together.
     pub fn max_payload_bytes(&self) -> usize {
         self.max_payload_bytes
     }
 
-    /// Whether the server is one of a cluster.
+    /// Whether the server is part of a cluster.
     pub fn is_clustered(&self) -> bool {
         self.is_clustered
     }
@@ -207,7 +207,7 @@ impl Link {
         self.socket.is_full()
     }
 
-    /// Notes a ping.
+    /// Queues a ping.
     pub fn ping(&mut self) {
         self.socket.to_send.put_slice(b"PING\r\n");
     }
@@ -220,15 +220,15 @@ impl Link {
     /// [`Socket::flush`].
     ///
     /// # Errors
-    /// When the connection has ended, or takes nothing.
+    /// If the connection has ended, or the server stops reading.
     pub async fn flush(&mut self) -> io::Result<()> {
         self.socket.flush().await
     }
 }
 
-/// What we tell of ourselves, with what the server wants to let us in.
-async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<Value> {
-    let hello = json!({
+/// The argument of `CONNECT`: client information and credentials.
+async fn connect_options(config: &NatsConfig, info: &Info, name: &str) -> io::Result<Value> {
+    let options = json!({
         "name": name,
         "lang": "rust",
         "version": env!("CARGO_PKG_VERSION"),
@@ -238,14 +238,14 @@ async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<Value
         "headers": true,
         "no_responders": true,
     });
-    let mut hello = match hello {
+    let mut options = match options {
         Value::Object(members) => members,
         _ => Map::new(),
     };
-    // One pair for all servers, as everywhere in the services.
+    // One user for all servers, as in `nats::options`.
     if let Some(server) = nats::servers(config).into_iter().find(ServerAddr::has_user_pass) {
-        hello.insert("user".into(), server.username().unwrap_or_default().into());
-        hello.insert("pass".into(), server.password().unwrap_or_default().into());
+        options.insert("user".into(), server.username().unwrap_or_default().into());
+        options.insert("pass".into(), server.password().unwrap_or_default().into());
     }
     if let Some(file) = &config.credentials {
         let text = tokio::fs::read_to_string(file).await?;
@@ -255,20 +255,19 @@ async fn hello(config: &NatsConfig, info: &Info, name: &str) -> io::Result<Value
         let key = KeyPair::from_seed(seed).map_err(|_| bad())?;
         let nonce = info.nonce.as_deref().unwrap_or_default();
         let signature = key.sign(nonce.as_bytes()).map_err(|_| bad())?;
-        hello.insert("jwt".into(), jwt.into());
-        hello.insert("sig".into(), URL_SAFE_NO_PAD.encode(signature).into());
+        options.insert("jwt".into(), jwt.into());
+        options.insert("sig".into(), URL_SAFE_NO_PAD.encode(signature).into());
     }
-    Ok(Value::Object(hello))
+    Ok(Value::Object(options))
 }
 
-/// What stands between the lines `-----BEGIN NATS <title>-----` and `------END …` (the first has no `NATS` for the
-/// seed).
+/// The line after `-----BEGIN NATS <title>-----` (`-----BEGIN <title>-----` for the seed).
 fn section<'t>(text: &'t str, title: &str) -> Option<&'t str> {
     let mut lines = text.lines().skip_while(|line| !(line.contains("BEGIN") && line.contains(title)));
     lines.nth(1).map(str::trim).filter(|line| !line.is_empty())
 }
 
-fn refused(error: String) -> io::Error {
+fn rejected(error: String) -> io::Error {
     io::Error::new(ErrorKind::PermissionDenied, error)
 }
 
@@ -277,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_have_two_sections() {
+    fn credentials_files_have_two_sections() {
         let text = "-----BEGIN NATS USER JWT-----\neyJ0\n------END NATS USER JWT------\n\nSecret!\n\
                     -----BEGIN USER NKEY SEED-----\nSUAB\n------END USER NKEY SEED------\n";
         assert_eq!(section(text, "USER JWT"), Some("eyJ0"));
@@ -286,12 +285,12 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_a_cluster_are_learned_once() {
+    fn discovered_servers_are_added_once() {
         let mut servers = Servers::new(NatsConfig::default());
         let info =
             Info { connect_urls: vec!["127.0.0.1:4222".into(), "10.0.0.2:4222".into()], ..Info::default() };
-        servers.learn(&info);
-        servers.learn(&info);
+        servers.add_discovered(&info);
+        servers.add_discovered(&info);
         assert_eq!(servers.next.iter().map(ServerAddr::host).collect::<Vec<_>>(), ["127.0.0.1", "10.0.0.2"]);
     }
 }
