@@ -1,37 +1,37 @@
-//! What is read from an event's body, in one pass: that it is a JSON object, its name, and the members that may
-//! tell whose it is. Nothing else is built, and the body itself goes on byte for byte.
+//! Parses an event's body in one pass: checks that it is a JSON object and extracts its name and the members that the
+//! tenant is resolved from. Nothing else is built, and the body is forwarded byte for byte.
 //!
-//! Everything is read as strictly as serde_json reads a `Value`, also what is skipped: nesting beyond 127 levels,
-//! lone surrogates, numbers beyond a double and bytes that are no UTF-8 are refused. So whatever comes after the
-//! ingest may parse any event, with any ordinary parser, without a care.
+//! Validation is as strict as parsing into a `serde_json::Value`, for skipped values too: nesting beyond 127 levels,
+//! lone surrogates, numbers that do not fit a double and invalid UTF-8 are rejected. Every consumer downstream can
+//! therefore parse any event with any ordinary parser.
 //!
-//! Of a member that stands twice the last counts, as in every browser's `JSON.parse`: what the ingest takes for
-//! the account is what clients see as the account.
+//! The last of several members with one name counts, as in `JSON.parse`: the account that the ingest resolves is the
+//! account that clients see.
 
 use std::{borrow::Cow, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// The member that holds an event's name.
+/// The member with the event's name.
 const NAME: &str = "Event-Name";
 
-/// Longer names are not usable: KAZOO's have some 30 bytes, and it goes into a header.
+/// Longer names are rejected: the name becomes a header. KAZOO's have about 30 bytes.
 const MAX_NAME_BYTES: usize = 256;
 
-/// Why an event cannot be passed on.
+/// Why an event is rejected to the dead-letter exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// No JSON, or JSON that not every parser takes.
+    /// Not JSON, or JSON that some parsers do not accept.
     NotJson,
-    /// JSON, but no object.
+    /// JSON, but not an object.
     NotAnObject,
-    /// No `Event-Name`, or one that is no text, empty or too long.
+    /// `Event-Name` is missing, not a string, empty or too long.
     NoName,
-    /// Larger than the NATS server's `max_payload` allows.
+    /// Larger than the NATS server's `max_payload`.
     TooLarge,
-    /// The stream will never take it.
+    /// The stream will never accept it.
     Refused,
-    /// Its routing key or properties are no text.
+    /// Its exchange or routing key is not UTF-8.
     Unreadable,
 }
 
@@ -46,7 +46,7 @@ impl Rejection {
         Rejection::Unreadable,
     ];
 
-    /// The reason in metrics and logs.
+    /// The reason as shown in metrics and logs.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Rejection::NotJson => "not_json",
@@ -59,60 +59,60 @@ impl Rejection {
     }
 }
 
-/// What was found in a body.
+/// The extracted parts of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Facts<'b> {
-    /// The event's name: not empty, not too long.
+pub(crate) struct ParsedBody<'b> {
+    /// The event's name: not empty, at most [`MAX_NAME_BYTES`].
     pub(crate) name: Cow<'b, str>,
-    /// The texts at the wanted paths, in their order; `None` where there is nothing or no text.
+    /// The strings at the requested paths, in their order; `None` where there is no string.
     pub(crate) members: Vec<Option<Cow<'b, str>>>,
 }
 
-/// Reads a body; `paths` are the wanted members, dots between the names of nested ones.
+/// Parses a body and extracts the members at `paths`, in which dots separate the names of nested members.
 ///
 /// # Errors
 /// [`Rejection::NotJson`], [`Rejection::NotAnObject`] and [`Rejection::NoName`].
-pub(crate) fn read<'b>(body: &'b [u8], paths: &[&str]) -> Result<Facts<'b>, Rejection> {
-    // serde_json itself checks only those texts that it has to build.
+pub(crate) fn parse<'b>(body: &'b [u8], paths: &[&str]) -> Result<ParsedBody<'b>, Rejection> {
+    // serde_json checks only the strings that it builds.
     let text = std::str::from_utf8(body).map_err(|_| Rejection::NotJson)?;
     let mut found = vec![None; paths.len() + 1];
     let wanted = std::iter::once(NAME).chain(paths.iter().copied()).enumerate().collect();
     let mut json = serde_json::Deserializer::from_str(text);
-    let top = Object(Members { wanted, found: &mut found });
+    let top = ExtractFromObject(Extract { wanted, found: &mut found });
     top.deserialize(&mut json).and_then(|()| json.end()).map_err(|error| {
-        // Only the top level insists on a type.
+        // Only the top level requires a type.
         if error.is_data() { Rejection::NotAnObject } else { Rejection::NotJson }
     })?;
     let mut found = found.into_iter();
     match found.next().flatten() {
         Some(name) if !name.is_empty() && name.len() <= MAX_NAME_BYTES => {
-            Ok(Facts { name, members: found.collect() })
+            Ok(ParsedBody { name, members: found.collect() })
         }
         _ => Err(Rejection::NoName),
     }
 }
 
-/// A value in which some members are wanted: each with its place in `found` and the rest of its path, which is
-/// empty where the value itself is wanted.
-struct Members<'p, 'f, 'b> {
+/// Visits a value and extracts the `wanted` members: each with its index in `found` and the rest of its path, which is
+/// empty if the value itself is wanted.
+struct Extract<'p, 'f, 'b> {
     wanted: Vec<(usize, &'p str)>,
     found: &'f mut [Option<Cow<'b, str>>],
 }
 
-/// [`Members`] of what must be an object.
-struct Object<'p, 'f, 'b>(Members<'p, 'f, 'b>);
+/// [`Extract`] for a value that must be an object.
+struct ExtractFromObject<'p, 'f, 'b>(Extract<'p, 'f, 'b>);
 
-impl<'b> DeserializeSeed<'b> for Object<'_, '_, 'b> {
+impl<'b> DeserializeSeed<'b> for ExtractFromObject<'_, '_, 'b> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(ObjectOnly(self.0))
+        json.deserialize_map(ObjectVisitor(self.0))
     }
 }
 
-struct ObjectOnly<'p, 'f, 'b>(Members<'p, 'f, 'b>);
+struct ObjectVisitor<'p, 'f, 'b>(Extract<'p, 'f, 'b>);
 
-impl<'b> Visitor<'b> for ObjectOnly<'_, '_, 'b> {
+impl<'b> Visitor<'b> for ObjectVisitor<'_, '_, 'b> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,7 +124,7 @@ impl<'b> Visitor<'b> for ObjectOnly<'_, '_, 'b> {
     }
 }
 
-impl<'b> DeserializeSeed<'b> for Members<'_, '_, 'b> {
+impl<'b> DeserializeSeed<'b> for Extract<'_, '_, 'b> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<(), D::Error> {
@@ -132,11 +132,11 @@ impl<'b> DeserializeSeed<'b> for Members<'_, '_, 'b> {
     }
 }
 
-impl<'b> Members<'_, '_, 'b> {
-    fn keep(self, text: Cow<'b, str>) {
-        for (place, rest) in self.wanted {
+impl<'b> Extract<'_, '_, 'b> {
+    fn store(self, text: Cow<'b, str>) {
+        for (index, rest) in self.wanted {
             if rest.is_empty()
-                && let Some(found) = self.found.get_mut(place)
+                && let Some(found) = self.found.get_mut(index)
             {
                 *found = Some(text.clone());
             }
@@ -144,7 +144,7 @@ impl<'b> Members<'_, '_, 'b> {
     }
 }
 
-impl<'b> Visitor<'b> for Members<'_, '_, 'b> {
+impl<'b> Visitor<'b> for Extract<'_, '_, 'b> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,28 +152,28 @@ impl<'b> Visitor<'b> for Members<'_, '_, 'b> {
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'b str) -> Result<(), E> {
-        self.keep(Cow::Borrowed(text));
+        self.store(Cow::Borrowed(text));
         Ok(())
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        self.keep(Cow::Owned(text.to_owned()));
+        self.store(Cow::Owned(text.to_owned()));
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<(), A::Error> {
-        let Members { wanted, found } = self;
-        while let Some(below) = map.next_key_seed(Below(&wanted))? {
-            // The last of several members of one name counts, so what an earlier one brought is void.
-            for (place, _) in &below {
-                if let Some(found) = found.get_mut(*place) {
+        let Extract { wanted, found } = self;
+        while let Some(nested) = map.next_key_seed(WantedBelow(&wanted))? {
+            // The last of several members with one name counts: discard what an earlier one held.
+            for (index, _) in &nested {
+                if let Some(found) = found.get_mut(*index) {
                     *found = None;
                 }
             }
-            if below.is_empty() {
+            if nested.is_empty() {
                 map.next_value_seed(Skip)?;
             } else {
-                map.next_value_seed(Members { wanted: below, found })?;
+                map.next_value_seed(Extract { wanted: nested, found })?;
             }
         }
         Ok(())
@@ -204,10 +204,10 @@ impl<'b> Visitor<'b> for Members<'_, '_, 'b> {
     }
 }
 
-/// A member's name; gives what is wanted in the value that follows.
-struct Below<'w, 'p>(&'w [(usize, &'p str)]);
+/// Reads a member's name and returns what is wanted in the value that follows.
+struct WantedBelow<'w, 'p>(&'w [(usize, &'p str)]);
 
-impl<'b, 'p> DeserializeSeed<'b> for Below<'_, 'p> {
+impl<'b, 'p> DeserializeSeed<'b> for WantedBelow<'_, 'p> {
     type Value = Vec<(usize, &'p str)>;
 
     fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<Self::Value, D::Error> {
@@ -215,7 +215,7 @@ impl<'b, 'p> DeserializeSeed<'b> for Below<'_, 'p> {
     }
 }
 
-impl<'p> Visitor<'_> for Below<'_, 'p> {
+impl<'p> Visitor<'_> for WantedBelow<'_, 'p> {
     type Value = Vec<(usize, &'p str)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -223,15 +223,15 @@ impl<'p> Visitor<'_> for Below<'_, 'p> {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-        let below = |&(place, path): &(usize, &'p str)| {
+        let nested = |&(index, path): &(usize, &'p str)| {
             let rest = path.strip_prefix(name).filter(|_| !path.is_empty() && !name.contains('.'))?;
-            if rest.is_empty() { Some((place, rest)) } else { Some((place, rest.strip_prefix('.')?)) }
+            if rest.is_empty() { Some((index, rest)) } else { Some((index, rest.strip_prefix('.')?)) }
         };
-        Ok(self.0.iter().filter_map(below).collect())
+        Ok(self.0.iter().filter_map(nested).collect())
     }
 }
 
-/// A value of no interest. Unlike serde's `IgnoredAny` it is read in full and counts its depth.
+/// Skips a value. Unlike serde's `IgnoredAny`, it validates the value in full and counts its depth.
 struct Skip;
 
 impl<'b> DeserializeSeed<'b> for Skip {

@@ -13,89 +13,89 @@ use bytesize::ByteSize;
 use lapin::uri::AMQPUri;
 use serde::{Deserialize, Serialize};
 
-/// AMQP's names are short strings: at most 255 bytes.
+/// AMQP names are short strings.
 const MAX_AMQP_NAME: usize = 255;
 
-/// After `amqp.queue` it is the name of the queue for requests.
-pub(crate) const REQUESTS_SUFFIX: &str = "-requests";
+/// The queue for KAZOO's requests is named `amqp.queue` plus this.
+const REQUESTS_SUFFIX: &str = "-requests";
 
-/// A zone's name goes into a header of each of its events, and into metrics.
+/// A zone's name becomes a header of each of its events, and a metrics label.
 const MAX_ZONE_BYTES: usize = 64;
 
-/// The broker, where none is named.
+/// Used if no broker is configured.
 const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
-/// Everything that the ingest can be told.
+/// The whole configuration of the ingest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IngestConfig {
     /// The connection to NATS.
-    pub nats: NatsConfig,
-    /// What is logged, and how.
+    pub(crate) nats: NatsConfig,
+    /// Logging.
     pub log: LogConfig,
     /// Metrics and health.
-    pub admin: AdminConfig,
-    /// The broker and the queue.
-    pub amqp: AmqpConfig,
+    pub(crate) admin: AdminConfig,
+    /// The brokers and the queue.
+    pub(crate) amqp: AmqpConfig,
     /// The stream.
-    pub history: HistoryConfig,
+    pub(crate) history: HistoryConfig,
     /// Binding families.
-    pub catalogue: CatalogueConfig,
+    pub(crate) catalogue: CatalogueConfig,
 }
 
-/// `[amqp]`: KAZOO's broker, or one for each zone, and the queue that the ingest keeps there.
+/// `[amqp]`: KAZOO's broker, or one per zone, and the queue that the ingest declares there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct AmqpConfig {
-    /// The one broker's URL. `?heartbeat=` sets the seconds between heartbeats, 10 if absent.
+pub(crate) struct AmqpConfig {
+    /// The URL of a single broker. `?heartbeat=` sets the heartbeat interval in seconds, 10 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<ServerUrl>,
-    /// Instead of it: the brokers of several zones.
+    pub(crate) url: Option<ServerUrl>,
+    /// The brokers of several zones, instead of `url`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub brokers: Vec<BrokerConfig>,
-    /// The durable queue that holds events until the stream has them.
-    pub queue: String,
-    /// How many deliveries may be on their way to the stream at once. More hide a longer way to NATS, and cost
-    /// memory and what is delivered again after a loss.
-    pub prefetch: u16,
-    /// How many bytes of bodies the queue may hold while nobody reads it; beyond, the oldest go.
-    pub queue_max_bytes: ByteSize,
-    /// The exchange, and the queue of the same name behind it, that gets what cannot be passed on.
-    pub dead_letter_exchange: String,
+    pub(crate) brokers: Vec<BrokerConfig>,
+    /// The durable queue that holds events until the stream has stored them.
+    pub(crate) queue: String,
+    /// Maximum number of unacknowledged deliveries. A higher value compensates for a longer round trip to NATS, but
+    /// costs memory and means more redeliveries after a lost connection.
+    pub(crate) prefetch: u16,
+    /// Maximum body bytes in the queue; beyond it the broker drops the oldest events.
+    pub(crate) queue_max_bytes: ByteSize,
+    /// The exchange for rejected events, and the name of the queue bound to it.
+    pub(crate) dead_letter_exchange: String,
 }
 
 /// `[[amqp.brokers]]`: a zone's broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BrokerConfig {
-    /// The zone's name in KAZOO. Empty for the one broker of `amqp.url`, which has none.
-    pub zone: String,
-    /// As `amqp.url`.
-    pub url: ServerUrl,
+pub(crate) struct BrokerConfig {
+    /// The zone's name in KAZOO. Empty for the broker of `amqp.url`.
+    pub(crate) zone: String,
+    /// The broker's URL, as in `amqp.url`.
+    pub(crate) url: ServerUrl,
 }
 
-/// `[history]`: the stream that events are stored in and republished from.
+/// `[history]`: the stream that stores and republishes events.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct HistoryConfig {
-    /// How long events are kept. Zero: not at all; there is no stream then, and no client can have missed events.
+pub(crate) struct HistoryConfig {
+    /// How long events are kept. Zero disables history: there is no stream, and clients cannot resume.
     #[serde(with = "humantime_serde")]
-    pub max_age: Duration,
-    /// How many bytes of events are kept at most; beyond, the oldest go.
-    pub max_bytes: ByteSize,
-    /// Where they are kept.
-    pub storage: Storage,
-    /// On how many NATS servers of a cluster: 1, 3 or 5.
-    pub replicas: usize,
+    pub(crate) max_age: Duration,
+    /// Maximum bytes of events; beyond it the stream drops the oldest.
+    pub(crate) max_bytes: ByteSize,
+    /// The storage backend.
+    pub(crate) storage: Storage,
+    /// The number of NATS servers that store each event: 1, 3 or 5.
+    pub(crate) replicas: usize,
 }
 
-/// Where a stream is kept.
+/// A stream's storage backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Storage {
-    /// In files: survives a restart of nats-server.
+pub(crate) enum Storage {
+    /// Files, which survive a restart of nats-server.
     File,
-    /// In memory.
+    /// Memory.
     Memory,
 }
 
@@ -157,8 +157,8 @@ impl Configuration for IngestConfig {
 }
 
 impl AmqpConfig {
-    /// The brokers: those of the zones, or the one.
-    pub fn brokers(&self) -> Vec<BrokerConfig> {
+    /// The configured brokers: those of the zones, or the single one.
+    pub(crate) fn brokers(&self) -> Vec<BrokerConfig> {
         if !self.brokers.is_empty() {
             return self.brokers.clone();
         }
@@ -166,34 +166,39 @@ impl AmqpConfig {
         vec![BrokerConfig { zone: String::new(), url }]
     }
 
+    /// The name of the queue for KAZOO's requests. It derives from `amqp.queue`, so that deployments with separate
+    /// event queues answer requests separately too.
+    pub(crate) fn requests_queue(&self) -> String {
+        format!("{}{REQUESTS_SUFFIX}", self.queue)
+    }
+
     fn check_brokers(&self) -> Result<(), InvalidValue> {
-        let is_url = |url: &ServerUrl| url.reveal().parse::<AMQPUri>();
+        let parse_url = |url: &ServerUrl| url.reveal().parse::<AMQPUri>();
         let expected = "expected a URL such as amqp://user:password@host:5672/%2f";
-        if let Some(Err(reason)) = self.url.as_ref().map(is_url) {
+        if let Some(Err(reason)) = self.url.as_ref().map(parse_url) {
             return Err(InvalidValue { key: "amqp.url", reason: format!("{reason}; {expected}") });
         }
-        let wrong = |reason: String| Err(InvalidValue { key: "amqp.brokers", reason });
+        let invalid = |reason: String| Err(InvalidValue { key: "amqp.brokers", reason });
         if self.url.is_some() && !self.brokers.is_empty() {
-            return wrong(
+            return invalid(
                 "amqp.url is set too: list all brokers here, or set amqp.url for the only one".into(),
             );
         }
         for (index, BrokerConfig { zone, url }) in self.brokers.iter().enumerate() {
-            if !is_zone(zone) {
-                return wrong(format!(
+            if !is_valid_zone(zone) {
+                return invalid(format!(
                     "zone {zone:?} must have 1 to {MAX_ZONE_BYTES} letters, digits, `.`, `_` and `-`"
                 ));
             }
-            if let Err(reason) = is_url(url) {
-                return wrong(format!("the url of zone {zone}: {reason}; {expected}"));
+            if let Err(reason) = parse_url(url) {
+                return invalid(format!("the url of zone {zone}: {reason}; {expected}"));
             }
-            let before = self.brokers.iter().take(index);
-            for other in before {
+            for other in self.brokers.iter().take(index) {
                 if other.zone == *zone {
-                    return wrong(format!("there are two zones {zone}"));
+                    return invalid(format!("there are two zones {zone}"));
                 }
                 if other.url == *url {
-                    return wrong(format!("zones {} and {zone} have the same url", other.zone));
+                    return invalid(format!("zones {} and {zone} have the same url", other.zone));
                 }
             }
         }
@@ -202,15 +207,15 @@ impl AmqpConfig {
 
     fn check(&self) -> Result<(), InvalidValue> {
         self.check_brokers()?;
-        let is_name =
+        let is_valid_name =
             |name: &str| !name.is_empty() && name.len() <= MAX_AMQP_NAME && !name.starts_with("amq.");
         let names = "must have 1 to 255 bytes and not begin with `amq.`";
         InvalidValue::unless(
-            is_name(&self.queue) && self.queue.len() <= MAX_AMQP_NAME - REQUESTS_SUFFIX.len(),
+            is_valid_name(&self.queue) && self.queue.len() <= MAX_AMQP_NAME - REQUESTS_SUFFIX.len(),
             "amqp.queue",
             "must have 1 to 246 bytes and not begin with `amq.`",
         )?;
-        InvalidValue::unless(is_name(&self.dead_letter_exchange), "amqp.dead_letter_exchange", names)?;
+        InvalidValue::unless(is_valid_name(&self.dead_letter_exchange), "amqp.dead_letter_exchange", names)?;
         InvalidValue::unless(
             self.queue != self.dead_letter_exchange,
             "amqp.dead_letter_exchange",
@@ -239,14 +244,14 @@ impl fmt::Display for BrokerConfig {
     }
 }
 
-fn is_zone(name: &str) -> bool {
+fn is_valid_zone(name: &str) -> bool {
     (1..=MAX_ZONE_BYTES).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 impl HistoryConfig {
-    /// Events are published and forgotten.
-    pub fn is_off(&self) -> bool {
+    /// Whether events are published without being stored.
+    pub(crate) fn is_off(&self) -> bool {
         self.max_age.is_zero()
     }
 
@@ -271,47 +276,54 @@ impl HistoryConfig {
 mod tests {
     use super::*;
 
-    fn checked(change: impl FnOnce(&mut IngestConfig)) -> Option<&'static str> {
+    fn invalid_key(change: impl FnOnce(&mut IngestConfig)) -> Option<&'static str> {
         let mut config = IngestConfig::default();
         change(&mut config);
         config.check().err().map(|impossible| impossible.key)
     }
 
     #[test]
-    fn the_defaults_are_good_and_show_no_password() {
-        assert_eq!(checked(|_| {}), None);
+    fn the_defaults_are_valid_and_hide_passwords() {
+        assert_eq!(invalid_key(|_| {}), None);
         let mut complete = IngestConfig::default();
         complete.complete();
         let printed = toml::to_string(&complete).unwrap();
         assert!(printed.contains("amqp://[hidden]@127.0.0.1:5672/%2f"), "{printed}");
         assert!(printed.contains("max_age = \"10m\""), "{printed}");
-        let again: IngestConfig = toml::from_str(&printed).unwrap();
-        assert_eq!(again.history.max_bytes, ByteSize::gib(1));
-        assert_eq!(again.amqp.prefetch, 1000);
+        let reread: IngestConfig = toml::from_str(&printed).unwrap();
+        assert_eq!(reread.history.max_bytes, ByteSize::gib(1));
+        assert_eq!(reread.amqp.prefetch, 1000);
     }
 
     #[test]
-    fn impossible_values_are_named() {
-        assert_eq!(checked(|config| config.amqp.url = Some(ServerUrl::new("http://x"))), Some("amqp.url"));
-        assert_eq!(checked(|config| config.amqp.queue = String::new()), Some("amqp.queue"));
-        assert_eq!(checked(|config| config.amqp.queue = "q".repeat(246)), None);
-        assert_eq!(checked(|config| config.amqp.queue = "q".repeat(247)), Some("amqp.queue"));
+    fn invalid_values_are_reported_by_key() {
         assert_eq!(
-            checked(|config| config.amqp.dead_letter_exchange = config.amqp.queue.clone()),
+            invalid_key(|config| config.amqp.url = Some(ServerUrl::new("http://x"))),
+            Some("amqp.url")
+        );
+        assert_eq!(invalid_key(|config| config.amqp.queue = String::new()), Some("amqp.queue"));
+        assert_eq!(invalid_key(|config| config.amqp.queue = "q".repeat(246)), None);
+        assert_eq!(invalid_key(|config| config.amqp.queue = "q".repeat(247)), Some("amqp.queue"));
+        assert_eq!(
+            invalid_key(|config| config.amqp.dead_letter_exchange = config.amqp.queue.clone()),
             Some("amqp.dead_letter_exchange")
         );
-        assert_eq!(checked(|config| config.amqp.prefetch = 0), Some("amqp.prefetch"));
+        assert_eq!(invalid_key(|config| config.amqp.prefetch = 0), Some("amqp.prefetch"));
         assert_eq!(
-            checked(|config| config.amqp.queue_max_bytes = ByteSize::b(u64::MAX)),
+            invalid_key(|config| config.amqp.queue_max_bytes = ByteSize::b(u64::MAX)),
             Some("amqp.queue_max_bytes")
         );
-        assert_eq!(checked(|config| config.history.max_age = Duration::ZERO), None);
+        assert_eq!(invalid_key(|config| config.history.max_age = Duration::ZERO), None);
         let short = Duration::from_millis(10);
-        assert_eq!(checked(|config| config.history.max_age = short), Some("history.max_age"));
-        assert_eq!(checked(|config| config.history.max_bytes = ByteSize::b(1)), Some("history.max_bytes"));
-        assert_eq!(checked(|config| config.history.replicas = 0), Some("history.replicas"));
+        assert_eq!(invalid_key(|config| config.history.max_age = short), Some("history.max_age"));
+        assert_eq!(
+            invalid_key(|config| config.history.max_bytes = ByteSize::b(1)),
+            Some("history.max_bytes")
+        );
+        assert_eq!(invalid_key(|config| config.history.replicas = 0), Some("history.replicas"));
     }
-    fn zones(zones: &[(&str, &str)]) -> Result<(), String> {
+
+    fn check_zones(zones: &[(&str, &str)]) -> Result<(), String> {
         let mut config = IngestConfig::default();
         config.amqp.brokers = zones
             .iter()
@@ -328,20 +340,20 @@ mod tests {
     }
 
     #[test]
-    fn several_brokers_have_a_zone_each() {
+    fn brokers_need_distinct_zones_and_urls() {
         let (east, west) = ("amqp://u:s3cr3t@east", "amqp://u:s3cr3t@west");
-        assert_eq!(zones(&[("east", east), ("us-west.2_b", west)]), Ok(()));
-        for (wrong, reason) in [
+        assert_eq!(check_zones(&[("east", east), ("us-west.2_b", west)]), Ok(()));
+        for (invalid, expected) in [
             ([("east", east), ("east", west)], "there are two zones east"),
             ([("east", east), ("west", east)], "zones east and west have the same url"),
             ([("east", east), ("", west)], "zone \"\" must have"),
             ([("east", east), ("we st", west)], "zone \"we st\" must have"),
             ([("east", "http://u:s3cr3t@east"), ("west", west)], "the url of zone east: "),
         ] {
-            let said = zones(&wrong).unwrap_err();
-            assert!(said.contains(reason), "{said}");
+            let reason = check_zones(&invalid).unwrap_err();
+            assert!(reason.starts_with(expected), "{reason}");
         }
-        let both = checked(|config| {
+        let both = invalid_key(|config| {
             config.amqp.url = Some(ServerUrl::new(east));
             config.amqp.brokers = vec![BrokerConfig { zone: "west".into(), url: ServerUrl::new(west) }];
         });

@@ -1,112 +1,112 @@
-//! What can go wrong with a side, in words for an operator.
+//! The error type of the ingest. Its texts are for operators.
 
 use blackhole_common::{catalogue::CatalogueError, nats::NatsError};
 use thiserror::Error;
 
-/// Everything that stops the ingest, or one side of it for a while.
+/// Everything that can fail in the ingest.
 ///
-/// Only the first three stop the start; the rest are logged, counted and waited for.
+/// Only the first three variants prevent the start. The others are logged and counted, and the ingest retries.
 #[derive(Debug, Error)]
 pub enum IngestError {
-    /// The catalogue has a mistake.
+    /// The catalogue is invalid.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
-    /// NATS cannot be used as it is configured.
+    /// NATS cannot be used as configured.
     #[error(transparent)]
     Nats(#[from] NatsError),
     /// The admin server cannot listen.
     #[error(transparent)]
     Admin(std::io::Error),
 
-    /// The broker's URL is none; the configuration is checked for it.
+    /// The broker's URL is invalid. The configuration is checked for this.
     #[error("amqp.url: {0}")]
     AmqpUrl(String),
-    /// A name that AMQP cannot carry.
-    #[error("`{0}` is no AMQP name: {1}")]
+    /// A name that does not fit an AMQP short string.
+    #[error("`{0}` is not a valid AMQP name: {1}")]
     AmqpName(String, String),
     /// The broker or the connection to it failed.
     #[error("{0}")]
     Amqp(#[from] lapin::Error),
     /// The broker did not answer within this many seconds.
-    #[error("the broker does not answer within {0} s")]
+    #[error("the broker did not answer within {0} s")]
     AmqpTimeout(u64),
-    /// A queue or exchange is there, but not as it has to be.
-    #[error("{what} `{name}` is there with other properties than it must have ({reason}); {remedy}")]
-    Differs {
+    /// A queue or exchange exists with different properties.
+    #[error("{what} `{name}` exists with different properties ({reason}); {remedy}")]
+    PropertyMismatch {
         /// Queue or exchange.
         what: &'static str,
         /// Its name.
         name: String,
-        /// What the broker says.
+        /// The broker's reason.
         reason: String,
-        /// What to do.
+        /// What the operator can do.
         remedy: String,
     },
-    /// The connection to the broker failed, or what comes from it is no AMQP.
+    /// The connection to the broker failed, or the broker sent invalid AMQP.
     #[error("{0}")]
     AmqpSocket(#[from] std::io::Error),
-    /// The broker does not let us in.
-    #[error("the broker refuses: {0}")]
+    /// The broker did not accept the connection.
+    #[error("the handshake with the broker failed: {0}")]
     Handshake(String),
-    /// The broker ended the channel or the connection.
-    #[error("the broker ended the connection: {code} {reason}")]
+    /// The broker closed the channel or the connection.
+    #[error("the broker closed the connection: {code} {reason}")]
     AmqpClosed {
-        /// AMQP's reply code.
+        /// The AMQP reply code.
         code: u16,
-        /// What the broker says.
+        /// The broker's reason.
         reason: String,
     },
-    /// Nothing came from the broker for this many seconds.
-    #[error("nothing came from the broker for {0} s")]
-    BrokerSilent(u64),
-    /// A delivery tag that does not follow the one before: the bookkeeping would be wrong.
+    /// The broker sent nothing, not even heartbeats, for this many seconds.
+    #[error("the broker sent nothing for {0} s")]
+    HeartbeatTimeout(u64),
+    /// A delivery tag does not follow the previous one, so acknowledgements would go wrong.
     #[error("delivery tag {0} is out of order")]
     DeliveryTag(u64),
-    /// The broker took the consumer away: the queue was deleted.
-    #[error("the broker ended the consumer of queue `{0}`: the queue was deleted or moved")]
+    /// The broker cancelled the consumer.
+    #[error("the broker cancelled the consumer of queue `{0}`: the queue was deleted or moved")]
     ConsumerCancelled(String),
-    /// The broker is away.
+    /// There is no connection to the broker at the moment.
     #[error("the broker is away")]
-    BrokerAway,
-    /// The broker refused a message to this exchange.
-    #[error("the broker did not take a message to `{0}`")]
-    NotTaken(&'static str),
+    BrokerUnavailable,
+    /// The broker did not confirm a message to this exchange.
+    #[error("the broker did not confirm a message to `{0}`")]
+    NotConfirmed(&'static str),
 
-    /// No connection to a NATS server.
+    /// A connection to NATS could not be opened.
     #[error("{0}")]
     NatsConnect(std::io::Error),
-    /// There is no connection to a NATS server at the moment.
+    /// There is no connection to NATS at the moment.
     #[error("nats is away")]
-    NatsAway,
-    /// The connection was lost, or did not take what was sent.
-    #[error("the connection was lost{0}")]
+    NatsUnavailable,
+    /// The connection to NATS was lost.
+    #[error("the connection was lost: {0}")]
     NatsLost(String),
-    /// The stream did not acknowledge in time.
+    /// The stream did not acknowledge an event within this many seconds.
     #[error("the stream did not acknowledge within {0} s")]
     AckTimeout(u64),
-    /// The stream did not take a message that it may take later.
-    #[error("the stream takes nothing at the moment: {0}")]
+    /// The stream did not store an event, but may do so later.
+    #[error("the stream stores no events at the moment: {0}")]
     NotStored(String),
-    /// The server has no JetStream, or it has not begun yet.
-    #[error("the server has no JetStream (nats-server -js), or it has not begun yet")]
+    /// JetStream is not available.
+    #[error("JetStream is not enabled on the server (nats-server -js) or has not started yet")]
     NoJetStream,
-    /// JetStream did not answer a question about the stream.
+    /// A JetStream request about the stream failed.
     #[error("stream {stream}: {reason}")]
     Stream {
         /// The stream's name.
         stream: String,
-        /// What the server says.
+        /// The server's reason.
         reason: String,
     },
-    /// The stream cannot be made what the configuration says.
+    /// JetStream does not accept the configuration of the stream.
     #[error(
-        "stream {stream} cannot be made as configured: {reason}; change `history.*` back to what the stream has, or \
+        "stream {stream} cannot be made as configured: {reason}; set `history.*` back to what the stream has, or \
          delete the stream (`nats stream rm {stream}`: its history is lost, events that wait in the queue are not)"
     )]
-    StreamRefused {
+    StreamConfigRefused {
         /// The stream's name.
         stream: String,
-        /// What the server says.
+        /// The server's reason.
         reason: String,
     },
 }

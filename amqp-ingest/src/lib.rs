@@ -1,41 +1,40 @@
 //! Carries KAZOO's AMQP events into the NATS stream.
 //!
 //! ```text
-//! exchanges ─► queue ─► source ─► delivery ─► publisher ─► stream (republished by the server)
-//!                ▲         │                      │
-//!                └─ ack ───┴────── settled ◄──────┘
+//! exchanges ─► queue ─► consumer ─► publisher ─► stream (republished by the server)
+//!                ▲          │           │
+//!                └── ack ───┴─ settled ◄┘
 //! ```
 //!
-//! | module | idea |
+//! | module | purpose |
 //! |---|---|
-//! | [`config`] | the configuration |
-//! | `body` | what is read from an event's body, in one pass |
-//! | `owner` | whose an event is |
-//! | `message` | an event as it goes to NATS |
-//! | `amqp` | one of the brokers: topology, deliveries, acknowledgements, connecting again |
-//! | `publish` | the one publisher: order, acknowledgements, connecting again, the stream |
-//! | `requests` | what KAZOO asks of a Blackhole over AMQP, and what edges have for KAZOO |
-//! | [`runtime`] | one thread that takes events together while there are many |
-//! | `outage` | saying once that something is away, and once that it is back |
-//! | `seldom` | log lines that others cause, one in a while |
-//! | `metrics` | what is counted |
+//! | `config` | configuration |
+//! | `body` | validates an event's body and extracts its name and tenant members |
+//! | `tenant` | resolves an event's tenant |
+//! | `message` | an event as published to NATS |
+//! | `amqp` | one consumer per broker: topology, deliveries, acknowledgements, reconnecting |
+//! | `publish` | the publisher: order, acknowledgements, reconnecting, the stream |
+//! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
+//! | [`runtime`] | a single-threaded runtime that batches I/O under load |
+//! | `connection_status` | readiness, metrics and log lines of a connection |
+//! | `log_throttle` | limits log lines that external input can trigger |
+//! | `metrics` | metrics |
 //!
-//! An event is acknowledged to AMQP only after the stream has acknowledged it, so that what neither has is still
-//! with the broker, whatever dies. Events of one queue reach the stream in the queue's order; `publish` says how
-//! that is kept.
+//! An event is acknowledged to AMQP only after the stream has acknowledged it. If any process dies, the broker still
+//! has what the stream lacks. Events of one queue reach the stream in the queue's order; `publish` documents how.
 
 mod amqp;
 mod body;
-pub mod config;
+mod config;
+mod connection_status;
 mod error;
+mod log_throttle;
 mod message;
 mod metrics;
-mod outage;
-mod owner;
 mod publish;
 mod requests;
 pub mod runtime;
-mod seldom;
+mod tenant;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -47,21 +46,25 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::IngestConfig;
 pub use error::IngestError;
-pub use owner::subject;
+pub use tenant::subject;
 
-use amqp::{Broker, BrokerCounters, Source};
+use amqp::{BrokerContext, BrokerCounters, Consumer};
+use connection_status::ConnectionStatus;
 use metrics::Metrics;
-use outage::Outage;
 use publish::Publisher;
 use requests::Requests;
 
-/// How long the tasks may take to end after the shutdown; what they have not given back by then, the broker takes
-/// when it sees the connection gone. Leaves room within the 10 seconds that supervisors usually grant.
-const STOP_WITHIN: Duration = Duration::from_secs(8);
+/// Capacity of the queue between consumers and publisher: room for a burst. When it is full, consumers stop reading,
+/// which is back-pressure on their brokers.
+const PUBLISH_QUEUE_LEN: usize = 1024;
 
-/// An ingest that listens on its admin address and has not begun to work.
+/// How long the tasks may take to end after the shutdown. It is less than the 10 seconds that supervisors usually
+/// grant; the broker requeues whatever is not acknowledged by then.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// An ingest that listens on its admin address and does not carry events yet.
 #[derive(Debug)]
-pub struct Ingest {
+struct Ingest {
     config: IngestConfig,
     catalogue: Arc<Catalogue>,
     readiness: Readiness,
@@ -71,11 +74,8 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Checks what waiting does not mend (catalogue, credentials, admin address).
-    ///
-    /// # Errors
-    /// [`IngestError::Catalogue`], [`IngestError::Nats`] and [`IngestError::Admin`].
-    pub async fn bind(config: IngestConfig) -> Result<Ingest, IngestError> {
+    /// Checks everything that a retry cannot fix: catalogue, credentials, admin address.
+    async fn bind(config: IngestConfig) -> Result<Ingest, IngestError> {
         let catalogue = Arc::new(Catalogue::load(config.catalogue.file.as_deref())?);
         nats::options(&config.nats, publish::CLIENT_NAME).await?;
         let mut registry = telemetry::registry("amqp-ingest", env!("CARGO_PKG_VERSION"));
@@ -89,61 +89,57 @@ impl Ingest {
         Ok(Ingest { config, catalogue, readiness, metrics, admin, requests })
     }
 
-    /// Where `/metrics`, `/health/*` and `/sessions` are.
-    ///
-    /// # Errors
-    /// When the system does not tell.
-    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+    fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.admin.address()
     }
 
-    /// Carries events until `shutdown`. Brokers that are away are waited for.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Carries events until `shutdown`. Reconnects to brokers and NATS as needed.
+    async fn run(self, shutdown: CancellationToken) {
         let Ingest { config, catalogue, readiness, metrics, admin, requests } = self;
         let mut tasks = JoinSet::new();
-        // Room for a burst; beyond it a source waits, and with it its broker.
-        let (outgoing, from_sources) = mpsc::channel(1024);
+        let (publisher_tx, publisher_rx) = mpsc::channel(PUBLISH_QUEUE_LEN);
         let (subjects, has_history) = (Subjects::new(&config.nats.prefix), !config.history.is_off());
-        let nats = Outage::new("nats", config.nats.url.to_string(), readiness.latch("nats"), &metrics);
-        for place in config.amqp.brokers() {
-            let latch = match place.zone.as_str() {
+        let nats =
+            ConnectionStatus::new("nats", config.nats.url.to_string(), readiness.latch("nats"), &metrics);
+        for endpoint in config.amqp.brokers() {
+            let latch = match endpoint.zone.as_str() {
                 "" => readiness.latch("amqp"),
-                // One zone that is away must not stop the ingest from being used for the others.
+                // One zone suffices: an outage in one must not make the ingest unready for the others.
                 zone => readiness.latch_in_group("amqp", zone),
             };
-            let source = Source {
-                outage: Outage::of_broker("amqp", &place, latch, &metrics),
-                broker: Broker {
-                    counters: BrokerCounters::of(&place.zone, &metrics),
-                    place,
+            let consumer = Consumer {
+                status: ConnectionStatus::for_broker("amqp", &endpoint, latch, &metrics),
+                broker: BrokerContext {
+                    counters: BrokerCounters::for_zone(&endpoint.zone, &metrics),
+                    endpoint,
                     config: config.amqp.clone(),
-                    root: if has_history { subjects.ingest() } else { subjects.event() },
+                    subject_root: if has_history { subjects.ingest() } else { subjects.event() },
                     catalogue: Arc::clone(&catalogue),
-                    outgoing: outgoing.clone(),
+                    publisher: publisher_tx.clone(),
                     metrics: metrics.clone(),
                 },
             };
-            tasks.spawn(source.run(shutdown.clone()));
+            tasks.spawn(consumer.run(shutdown.clone()));
         }
-        // The publisher ends when the last source has.
-        drop(outgoing);
+        // The publisher ends when the last consumer has dropped its sender.
+        drop(publisher_tx);
         let publisher =
-            Publisher::new(config.nats.clone(), config.history.clone(), from_sources, nats, metrics);
+            Publisher::new(config.nats.clone(), config.history.clone(), publisher_rx, nats, metrics);
         requests.spawn(&mut tasks, &shutdown);
         tasks.spawn(admin.serve(shutdown.clone()));
         tasks.spawn(publisher.run());
         shutdown.cancelled().await;
         let ended = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
-            tracing::warn!("did not end in time, the broker keeps what is not acknowledged");
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("shutdown timed out; the broker requeues unacknowledged events");
         }
     }
 }
 
-/// [`Ingest::bind`] and [`Ingest::run`].
+/// Runs an ingest until `shutdown`.
 ///
 /// # Errors
-/// Those of [`Ingest::bind`].
+/// [`IngestError::Catalogue`], [`IngestError::Nats`] or [`IngestError::Admin`] if it cannot start.
 pub async fn run(config: IngestConfig, shutdown: CancellationToken) -> Result<(), IngestError> {
     let (amqp, nats) = (config.amqp.brokers(), config.nats.url.clone());
     let ingest = Ingest::bind(config).await?;

@@ -1,8 +1,8 @@
 //! The `amqp-ingest` binary.
 
-use amqp_ingest::IngestConfig;
 use std::process::ExitCode;
 
+use amqp_ingest::IngestConfig;
 use anyhow::Context;
 use blackhole_common::{
     cli::{self, ConfigArgs},
@@ -23,18 +23,18 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    // Nothing is opened before the configuration is known to be good.
+    // Open nothing before the configuration is validated.
     let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
-    // An event passes through two tasks, and waking another thread costs more than either does with it.
-    let runtime = amqp_ingest::runtime::of_one_thread().context("no runtime")?;
+    // An event passes through two tasks; waking another thread would cost more than either spends on it.
+    let runtime = amqp_ingest::runtime::single_threaded().context("cannot build the runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
         amqp_ingest::run(config, shutdown).await?;
         tracing::info!("stopped");
         anyhow::Ok(())
     })?;
-    // A task that hangs on a dead broker must not hold up the exit.
+    // Do not wait for tasks that hang on a dead broker.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }

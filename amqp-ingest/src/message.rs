@@ -1,36 +1,42 @@
-//! An event as it goes to NATS: subject, headers, and the body byte for byte.
+//! An event as published to NATS: subject, headers, and the unchanged body.
 
 use blackhole_common::{nats::protocol::HeaderBlock, subject, tenant::Tenant, wire};
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-/// How many bytes of the hash an id has. 128 bits are beyond accident, and ids are only compared within the
+/// Bytes of the hash that form an id. 128 bits make collisions negligible, and ids are compared only within the
 /// stream's duplicate window.
 const ID_BYTES: usize = 16;
 
-/// An event, ready to be published, again and again if need be.
+/// An event, ready to be published, repeatedly if necessary.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    /// Where to: `<prefix>.ingest.<tenant>.<key>`.
+    /// `<root>.<tenant>.<routing key>`.
     pub(crate) subject: String,
-    /// The wire contract's headers, as a block.
+    /// The header block.
     pub(crate) headers: Bytes,
     /// The AMQP body.
     pub(crate) body: Bytes,
 }
 
 impl Message {
-    /// An event of `tenant` below `root`, from its AMQP delivery.
-    pub(crate) fn new(root: &str, tenant: &Tenant, name: &str, event: &Origin<'_>, body: Bytes) -> Message {
-        let mut subject = String::with_capacity(root.len() + event.key.len() + 64);
+    /// An event of `tenant` below the subject `root`.
+    pub(crate) fn new(
+        root: &str,
+        tenant: &Tenant,
+        name: &str,
+        event: &EventMetadata<'_>,
+        body: Bytes,
+    ) -> Message {
+        let mut subject = String::with_capacity(root.len() + event.routing_key.len() + 64);
         subject.push_str(root);
         subject.push('.');
         tenant.push_to(&mut subject);
-        subject::push_key(&mut subject, event.key.as_bytes());
+        subject::push_key(&mut subject, event.routing_key.as_bytes());
         let mut headers = HeaderBlock::new();
         headers.add(wire::MESSAGE_ID, &event.id(&body));
         headers.add(wire::EXCHANGE, event.exchange);
-        headers.add(wire::ROUTING_KEY, event.key);
+        headers.add(wire::ROUTING_KEY, event.routing_key);
         headers.add(wire::EVENT_NAME, name);
         if !event.zone.is_empty() {
             headers.add(wire::ZONE, event.zone);
@@ -39,28 +45,28 @@ impl Message {
     }
 }
 
-/// What AMQP says about an event beside its body.
+/// The metadata of an event's AMQP delivery.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin<'d> {
+pub(crate) struct EventMetadata<'d> {
     /// The exchange.
     pub(crate) exchange: &'d str,
     /// The routing key.
-    pub(crate) key: &'d str,
-    /// The property `message-id`; any bytes.
+    pub(crate) routing_key: &'d str,
+    /// The property `message-id`: arbitrary bytes.
     pub(crate) message_id: Option<&'d [u8]>,
     /// The property `timestamp`.
     pub(crate) timestamp: Option<u64>,
-    /// The zone of its broker; empty where there is but one broker. It tells no two events apart: what is federated
-    /// from one zone to another is one event.
+    /// The broker's zone; empty with a single unnamed broker. Not part of the id: an event federated from one zone to
+    /// another is one event.
     pub(crate) zone: &'d str,
 }
 
-impl Origin<'_> {
-    /// What tells this event from all others: a hash of everything that a redelivery repeats, and nothing that it
-    /// changes. KAZOO's `Msg-ID` is not enough: some events lack it, some share it. It is part of the body, so it
-    /// tells apart two events that are alike otherwise.
+impl EventMetadata<'_> {
+    /// The event's id for deduplication: a hash of everything that a redelivery repeats, and of nothing that it
+    /// changes. KAZOO's `Msg-ID` alone is not enough: some events lack it, others share it. It is part of the body,
+    /// so it still distinguishes events that are otherwise equal.
     ///
-    /// Each part is preceded by its length, so no two events can run together to the same bytes.
+    /// Each part is prefixed with its length, so that different parts never concatenate to the same bytes.
     fn id(&self, body: &[u8]) -> String {
         let mut context = Context::new(&SHA256);
         let mut part = |bytes: &[u8]| {
@@ -68,7 +74,7 @@ impl Origin<'_> {
             context.update(bytes);
         };
         part(self.exchange.as_bytes());
-        part(self.key.as_bytes());
+        part(self.routing_key.as_bytes());
         part(self.message_id.unwrap_or_default());
         match self.timestamp {
             Some(timestamp) => part(&timestamp.to_be_bytes()),
@@ -84,45 +90,45 @@ impl Origin<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use blackhole_common::nats::protocol;
 
     use super::*;
 
     fn id(
         exchange: &str,
-        key: &str,
+        routing_key: &str,
         message_id: Option<&[u8]>,
         timestamp: Option<u64>,
         body: &[u8],
     ) -> String {
-        Origin { exchange, key, message_id, timestamp, zone: "" }.id(body)
+        EventMetadata { exchange, routing_key, message_id, timestamp, zone: "" }.id(body)
     }
 
     #[test]
-    fn ids_repeat_and_tell_apart() {
-        let same = id("callevt", "call.X.1", None, None, b"{}");
-        assert_eq!(same, id("callevt", "call.X.1", None, None, b"{}"));
-        // The same in every release and process, or an upgrade would repeat events.
-        assert_eq!(same, "67fffb0fe8f5632c1453a3438ea8b558");
+    fn ids_are_stable_and_distinguish_events() {
+        // The id must not change between releases, or an upgrade would duplicate events.
+        assert_eq!(id("callevt", "call.X.1", None, None, b"{}"), "67fffb0fe8f5632c1453a3438ea8b558");
         let m = Some(&b"m"[..]);
-        for other in [
+        let ids = [
+            id("callevt", "call.X.1", None, None, b"{}"),
             id("callevt", "call.X.1", None, None, b"{ }"),
             id("callevt", "call.X.2", None, None, b"{}"),
             id("callevtc", "all.X.1", None, None, b"{}"),
             id("callevt", "call.X.1", m, None, b"{}"),
             id("callevt", "call.X.1", None, Some(5), b"{}"),
-            // One `Msg-ID` for two events.
+            // Two events that share a `Msg-ID`.
             id("callevt", "call.X.1", m, None, b"{\"Msg-ID\":\"m\"}"),
-        ] {
-            assert_ne!(same, other);
-        }
+        ];
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{ids:?}");
     }
 
     #[test]
-    fn odd_bytes_are_safe_in_subject_and_headers() {
-        let event = Origin {
+    fn special_characters_are_escaped_in_subject_and_headers() {
+        let event = EventMetadata {
             exchange: "e\r\n",
-            key: "call.a b.>é\r\n",
+            routing_key: "call.a b.>é\r\n",
             message_id: None,
             timestamp: None,
             zone: "us-east",
@@ -141,8 +147,8 @@ mod tests {
         assert_eq!(header("Bh-Name").as_deref(), Some("n\\u000d\\u000aNats-Rollup: all\\ud83d\\ude00"));
         assert_eq!(header("Nats-Msg-Id").map(|id| id.len()), Some(32));
         assert_eq!(header("Bh-Zone").as_deref(), Some("us-east"));
-        let without = Origin { zone: "", ..event };
-        let message = Message::new("b.ingest", &Tenant::Nobody, "n", &without, body);
+        let without_zone = EventMetadata { zone: "", ..event };
+        let message = Message::new("b.ingest", &Tenant::Nobody, "n", &without_zone, body);
         assert_eq!(protocol::header(&message.headers, b"Bh-Zone"), None);
         assert_eq!(
             protocol::header(&message.headers, b"Nats-Msg-Id")
@@ -152,11 +158,19 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_event_has_a_subject_that_nats_takes() {
-        let key = "é".repeat(127);
-        let event = Origin { exchange: "e", key: &key, message_id: None, timestamp: None, zone: "" };
-        let tenant = Tenant::account(&"é".repeat(127));
-        let message = Message::new(&"x".repeat(71), &tenant, "n", &event, Bytes::new());
+    fn the_longest_subject_fits_the_nats_limit() {
+        // Every byte is escaped as three. The prefix has at most 64 bytes.
+        let longest = "*".repeat(255);
+        let event = EventMetadata {
+            exchange: "e",
+            routing_key: &longest,
+            message_id: None,
+            timestamp: None,
+            zone: "",
+        };
+        let root = format!("{}.ingest", "x".repeat(64));
+        let message = Message::new(&root, &Tenant::realm(&longest), "n", &event, Bytes::new());
+        assert_eq!(message.subject.len(), 71 + ".@".len() + 3 * 255 + ".".len() + 3 * 255);
         assert!(message.subject.len() <= subject::MAX_SUBJECT_BYTES, "{}", message.subject.len());
     }
 }

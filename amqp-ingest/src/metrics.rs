@@ -1,4 +1,4 @@
-//! What is counted, under `blackhole_ingest_…`.
+//! The metrics, named `blackhole_ingest_…`.
 
 use blackhole_common::catalogue::Catalogue;
 use prometheus_client::{
@@ -22,15 +22,15 @@ pub(crate) struct Metrics {
     rejected: Family<ReasonLabel, Counter>,
     losses: Family<SideLabels, Counter>,
     up: Family<SideLabels, Gauge>,
-    /// Deliveries with a key that no family has.
+    /// Deliveries whose routing key belongs to no family.
     pub(crate) unknown: Counter,
-    /// Deliveries that had been delivered before.
+    /// Redeliveries.
     pub(crate) redelivered: Counter,
     /// Events that the stream acknowledged.
     pub(crate) published: Counter,
-    /// Of these, the ones that it had already.
+    /// Acknowledged events that the stream already had.
     pub(crate) duplicates: Counter,
-    /// Bytes of the bodies that the stream acknowledged.
+    /// Body bytes of the acknowledged events.
     pub(crate) bytes: Counter,
     in_flight: Family<ZoneLabel, Gauge>,
     requests: Family<RequestLabels, Counter>,
@@ -68,10 +68,10 @@ struct RequestLabels {
     outcome: &'static str,
 }
 
-/// What a request is about.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestKind {
-    /// KAZOO asks for sessions.
+    /// KAZOO lists sessions.
     Sessions,
     /// KAZOO starts or stops a family.
     Module,
@@ -79,18 +79,18 @@ pub(crate) enum RequestKind {
     Targeted,
 }
 
-/// What became of a request.
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestOutcome {
     /// Done.
     Done,
-    /// Done as far as the edges that answered could.
+    /// Some edges did not answer.
     Partial,
-    /// Answered that it cannot be done.
+    /// Answered with an error.
     Refused,
-    /// Could not be read, and was dropped.
+    /// Unparsable and dropped.
     Malformed,
-    /// A broker or NATS was away.
+    /// A broker or NATS was not available.
     Unavailable,
 }
 
@@ -117,7 +117,7 @@ impl RequestOutcome {
 }
 
 impl Metrics {
-    /// Registers them all.
+    /// Creates and registers all metrics.
     pub(crate) fn register(registry: &mut Registry, catalogue: &Catalogue) -> Metrics {
         let registry = registry.sub_registry_with_prefix("ingest");
         let metrics = Metrics {
@@ -133,9 +133,9 @@ impl Metrics {
             bytes: Counter::default(),
             in_flight: Family::default(),
             requests: Family::default(),
-            // 0.25 ms to 8 s; what takes longer is given up.
+            // 0.25 ms to 8 s: above the acknowledgement timeout.
             ack_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
-            // 1 ms to 9 h: a queue may wait long.
+            // 1 ms to 4.7 h: events may wait in the queue for long.
             lag_seconds: Histogram::new(exponential_buckets(0.001, 4.0, 13)),
         };
         for reason in Rejection::ALL {
@@ -144,12 +144,12 @@ impl Metrics {
         registry.register("events_received", "Events received over AMQP", metrics.received.clone());
         registry.register(
             "events_unknown",
-            "Events received over AMQP whose key no family has (a binding that an older catalogue left)",
+            "Events received over AMQP whose routing key belongs to no family (an older catalogue left the binding)",
             metrics.unknown.clone(),
         );
         registry.register(
             "events_redelivered",
-            "Events received over AMQP that the broker had delivered before",
+            "Events that the broker delivered again",
             metrics.redelivered.clone(),
         );
         registry.register(
@@ -157,60 +157,56 @@ impl Metrics {
             "Events rejected to the dead-letter exchange, by reason",
             metrics.rejected.clone(),
         );
-        registry.register(
-            "events_published",
-            "Events that the stream acknowledged",
-            metrics.published.clone(),
-        );
+        registry.register("events_published", "Events acknowledged by the stream", metrics.published.clone());
         registry.register(
             "events_duplicate",
-            "Events that the stream acknowledged and had already",
+            "Events that the stream acknowledged as duplicates",
             metrics.duplicates.clone(),
         );
         registry.register_with_unit(
             "published",
-            "Bodies of the events that the stream acknowledged",
+            "Bodies of the events acknowledged by the stream",
             Unit::Bytes,
             metrics.bytes.clone(),
         );
         registry.register(
             "events_in_flight",
-            "Events received and not acknowledged to the broker yet",
+            "Events received but not yet acknowledged to the broker",
             metrics.in_flight.clone(),
         );
         registry.register(
             "requests",
-            "KAZOO's requests and messages to it, by kind and what became of them",
+            "Requests from KAZOO and messages to it, by kind and outcome",
             metrics.requests.clone(),
         );
         registry.register_with_unit(
             "publish_ack",
-            "Time from publishing to the stream's acknowledgement",
+            "Time from publishing an event to the stream's acknowledgement",
             Unit::Seconds,
             metrics.ack_seconds.clone(),
         );
         registry.register_with_unit(
             "lag",
-            "Time from the AMQP timestamp of an event, if it has one, to its arrival here",
+            "Time from the AMQP timestamp of an event, if it has one, to its arrival",
             Unit::Seconds,
             metrics.lag_seconds.clone(),
         );
         registry.register(
             "connection_losses",
-            "How often a side that was there was lost",
+            "Established connections that were lost",
             metrics.losses.clone(),
         );
-        registry.register("connection_up", "Whether a side is there: 1 or 0", metrics.up.clone());
+        registry.register("connection_up", "1 while the connection is up, otherwise 0", metrics.up.clone());
         metrics
     }
 
-    /// The counters of events received from a zone, one for each family of the catalogue, in its order.
+    /// The counters of events received from a zone, one per family, in the catalogue's order.
     pub(crate) fn received(&self, zone: &str) -> Vec<Counter> {
         let labels = |family: &String| FamilyLabels { family: family.clone(), zone: zone.to_owned() };
         self.families.iter().map(|family| self.received.get_or_create_owned(&labels(family))).collect()
     }
 
-    /// A zone's deliveries that are not acknowledged to the broker yet.
+    /// A zone's deliveries that are not yet acknowledged to the broker.
     pub(crate) fn in_flight(&self, zone: &str) -> Gauge {
         self.in_flight.get_or_create_owned(&ZoneLabel { zone: zone.to_owned() })
     }
@@ -220,17 +216,17 @@ impl Metrics {
         self.rejected.get_or_create_owned(&ReasonLabel { reason: reason.label() })
     }
 
-    /// The counter of requests of a kind that ended so.
+    /// The counter of requests of this kind and outcome.
     pub(crate) fn requests(&self, kind: RequestKind, outcome: RequestOutcome) -> Counter {
         self.requests.get_or_create_owned(&RequestLabels { kind: kind.label(), outcome: outcome.label() })
     }
 
-    /// The counter of losses of `amqp`, `requests` or `nats`.
+    /// The counter of lost connections of the side `amqp`, `requests` or `nats`.
     pub(crate) fn losses(&self, side: &'static str, zone: &str) -> Counter {
         self.losses.get_or_create_owned(&SideLabels { side, zone: zone.to_owned() })
     }
 
-    /// Whether `amqp`, `requests` or `nats` is there.
+    /// Whether the connection of the side `amqp`, `requests` or `nats` is up.
     pub(crate) fn up(&self, side: &'static str, zone: &str) -> Gauge {
         self.up.get_or_create_owned(&SideLabels { side, zone: zone.to_owned() })
     }

@@ -1,35 +1,34 @@
-//! The publisher: every event to the stream, in order, until the stream has it.
+//! The publisher: publishes every event to the stream, in order, until the stream has stored it.
 //!
 //! # Order
-//! Events of one queue are published in the queue's order, many ahead of the stream's acknowledgements. A server
-//! handles what one connection sends in the order of sending, so the order can only break where something fails:
-//! event 5 is not stored and event 6 is. Hence:
+//! Events of one queue are published in the queue's order, without waiting for each acknowledgement. A server
+//! processes one connection's messages in the order in which they were sent, so order can break only on failure:
+//! event 5 is not stored and event 6 is. Therefore:
 //!
-//! - The first sign of failure (a refusal, no answer in time, the connection lost) ends the use of a connection at
-//!   once. On a fresh one everything that is not acknowledged is published again from the oldest on; what the stream
-//!   has already it recognises by `Nats-Msg-Id` and acknowledges again. The AMQP side does not notice.
-//! - On a fresh connection the oldest event goes alone ([`PROBE`]); the others follow when the stream has taken it.
-//!   So while a stream comes and goes (no leader, no space), at most one event is tried at a time.
-//! - A connection never reconnects ([`connection`]): what still lay in its buffers would reach the stream before what was
-//!   lost.
+//! - The first failure (a negative acknowledgement, a timeout, a lost connection) ends the use of a connection. On a
+//!   new one, all unacknowledged events are published again, oldest first. The stream recognizes those that it has
+//!   already stored by `Nats-Msg-Id` and acknowledges them again. The AMQP side does not notice.
+//! - On a new connection the oldest event is published alone ([`PROBE_EVENTS`]); the others follow when it is stored.
+//!   While a stream flaps (no leader, no space), at most one event is tried at a time.
+//! - A [`connection`] never reconnects by itself: its buffered events would reach the stream before the lost ones.
 //!
-//! Two connections that overlap (the old one's last bytes are still under way) do no harm: both carry a gapless part
-//! of the same order, and an event counts where it is stored first.
+//! Two overlapping connections (the old one's last bytes are still in transit) are harmless: both carry a contiguous
+//! part of the same sequence, and an event counts where it is stored first.
 //!
-//! What remains: with `replicas` above 1, when the stream's leadership moves, events that the old leader had not
-//! replicated are lost while later ones, published within the same round trip, may reach the new leader. They are
-//! then stored before the earlier ones, which are published again. Nothing is lost in that case.
-//! (`Nats-Expected-Last-Msg-Id` would close this gap, but before nats-server 2.10.26 a replicated stream takes an
-//! event that it refused for a duplicate when it comes again.)
+//! Not covered: with `replicas` above 1, a leader change loses the events that the old leader had not replicated,
+//! while later ones, published within the same round trip, may reach the new leader. Those are then stored before the
+//! lost ones, which are published again: the order breaks, but nothing is lost. (`Nats-Expected-Last-Msg-Id` would
+//! prevent it, but before nats-server 2.10.26 a replicated stream treats an event that it has refused as a duplicate
+//! when it is retried.)
 //!
 //! # Without history
-//! `history.max_age = "0s"`: there is no stream, events go to the subscribers at once. They count as taken when a word
-//! that was sent behind them has come back through the server. What is published again after a failure may have come
-//! already: nobody recognises it.
+//! With `history.max_age = "0s"` there is no stream, and events go directly to the subscribers. They count as
+//! delivered to the server when a barrier message sent after them comes back. Events published again after a failure
+//! may be duplicates, which nothing detects.
 
-mod answer;
 mod connection;
-mod receipt;
+mod puback;
+mod settlement;
 mod stream;
 
 use std::{collections::VecDeque, future::Future, pin::pin};
@@ -41,113 +40,113 @@ use tokio::{
 };
 
 pub(crate) use connection::CLIENT_NAME;
-pub(crate) use receipt::{Outcome, Outgoing, Receipt, Settled};
+pub(crate) use settlement::{Outcome, OutgoingEvent, SettleHandle, Settlement};
 
 use crate::{
-    body::Rejection, config::HistoryConfig, error::IngestError, metrics::Metrics, outage::Outage,
-    seldom::Seldom,
+    body::Rejection, config::HistoryConfig, connection_status::ConnectionStatus, error::IngestError,
+    log_throttle::LogThrottle, metrics::Metrics,
 };
-use answer::Answer;
 use connection::{Connection, TooLarge};
+use puback::PubAck;
 
-/// How many events go out on a fresh connection before the first acknowledgement.
-const PROBE: usize = 1;
+/// Events published on a new connection before the first acknowledgement.
+const PROBE_EVENTS: usize = 1;
 
-/// An event that is not acknowledged within this ends the connection's use.
-const ACK_WITHIN: Duration = Duration::from_secs(5);
+/// A connection on which an event stays unacknowledged for longer than this is dropped.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that lasted this long was no failure: the next attempt comes soon.
-const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// A connection that lasted longer than this resets the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// How many events are taken from the sources at once, at most.
-const TAKEN_AT_ONCE: usize = 256;
+/// Maximum number of events received from the consumers in one batch.
+const RECEIVE_BATCH: usize = 256;
 
-/// Below this many waiting events nobody looks for abandoned ones.
-const FEW: usize = 4096;
+/// Abandoned events are not searched for below this many pending ones.
+const MIN_SWEEP_LEN: usize = 4096;
 
-/// An event that the stream has not acknowledged.
+/// An event that is not settled, or not yet removed.
 #[derive(Debug)]
-struct Pending {
-    outgoing: Outgoing,
-    /// When it was published on the present connection.
-    sent: Option<Instant>,
-    /// Settled, but not yet at the front.
-    settled: bool,
+struct PendingEvent {
+    event: OutgoingEvent,
+    /// When it was published on the current connection.
+    published_at: Option<Instant>,
+    /// Settled, but an older event is not.
+    is_settled: bool,
 }
 
-/// The one publisher of the process.
+/// The publisher; there is one per process.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     nats: NatsConfig,
     history: HistoryConfig,
-    from_sources: mpsc::Receiver<Outgoing>,
-    /// In order; the first `sent` of them are published on the present connection.
-    pending: VecDeque<Pending>,
-    sent: usize,
-    /// The number of the front event on the present connection; its answer is addressed with it.
-    front: u64,
-    /// Without history: events before this number have a word sent behind them.
-    marked: u64,
-    /// When so many wait, look for abandoned ones.
-    many: usize,
-    outage: Outage,
-    refusal_log: Seldom,
+    consumers: mpsc::Receiver<OutgoingEvent>,
+    /// In order. The first `published` are published on the current connection.
+    pending: VecDeque<PendingEvent>,
+    published: usize,
+    /// The number of the oldest pending event on the current connection. Acknowledgements carry event numbers.
+    first_number: u64,
+    /// Without history: a barrier covers the events before this number.
+    barrier: u64,
+    /// Search for abandoned events at this many pending ones.
+    sweep_len: usize,
+    status: ConnectionStatus,
+    rejection_log: LogThrottle,
     metrics: Metrics,
 }
 
-/// All sources have ended: so does the publisher.
-struct NoSources;
+/// All consumers have ended, and so does the publisher.
+struct NoConsumers;
 
 impl Publisher {
-    /// A publisher for what comes from `from_sources`.
+    /// A publisher for the events from `consumers`.
     pub(crate) fn new(
         nats: NatsConfig,
         history: HistoryConfig,
-        from_sources: mpsc::Receiver<Outgoing>,
-        outage: Outage,
+        consumers: mpsc::Receiver<OutgoingEvent>,
+        status: ConnectionStatus,
         metrics: Metrics,
     ) -> Publisher {
         Publisher {
             nats,
             history,
-            from_sources,
+            consumers,
             pending: VecDeque::new(),
-            sent: 0,
-            front: 0,
-            marked: 0,
-            many: FEW,
-            outage,
-            refusal_log: Seldom::new(),
+            published: 0,
+            first_number: 0,
+            barrier: 0,
+            sweep_len: MIN_SWEEP_LEN,
+            status,
+            rejection_log: LogThrottle::new(),
             metrics,
         }
     }
 
-    /// Publishes until all sources have ended.
+    /// Publishes until all consumers have ended.
     pub(crate) async fn run(mut self) {
         let mut servers = Servers::new(self.nats.clone());
         let mut backoff = Backoff::for_brokers();
         loop {
-            let began = Instant::now();
+            let started = Instant::now();
             let Err(error) = self.connect_and_publish(&mut servers, &mut backoff).await else { return };
-            self.outage.began(&error);
-            self.forget_connection();
-            if began.elapsed() > GOOD_AFTER {
+            self.status.mark_down(&error);
+            self.reset_connection_state();
+            if started.elapsed() > STABLE_AFTER {
                 backoff.reset();
             }
-            if self.while_taking(tokio::time::sleep(backoff.next_wait())).await.is_err() {
+            if self.while_receiving(tokio::time::sleep(backoff.next_wait())).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Comes back when all sources have ended, or with the reason why the connection is of no more use.
+    /// Returns `Ok` when all consumers have ended, or the error that ended the connection.
     async fn connect_and_publish(
         &mut self,
         servers: &mut Servers,
         backoff: &mut Backoff,
     ) -> Result<(), IngestError> {
         let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
-        let opened = self.while_taking(async move {
+        let opened = self.while_receiving(async move {
             let mut connection = Connection::open(servers).await?;
             if history.is_off() {
                 stream::remove(&mut connection, &subjects).await?;
@@ -158,181 +157,181 @@ impl Publisher {
         });
         let mut connection = match opened.await {
             Ok(result) => result?,
-            Err(NoSources) => return Ok(()),
+            Err(NoConsumers) => return Ok(()),
         };
         let has_history = !self.history.is_off();
-        // Where nothing is stored, nothing can be refused.
-        let mut proven = !has_history;
+        // Without a stream there is no acknowledgement to probe for.
+        let mut probe_succeeded = !has_history;
         if self.pending.is_empty() {
-            self.outage.ended();
+            self.status.mark_up();
         }
-        let mut taken = Vec::with_capacity(TAKEN_AT_ONCE);
+        let mut received = Vec::with_capacity(RECEIVE_BATCH);
         loop {
-            let most = if proven { usize::MAX } else { PROBE };
-            while self.sent < self.pending.len().min(most) {
+            let max_published = if probe_succeeded { usize::MAX } else { PROBE_EVENTS };
+            while self.published < self.pending.len().min(max_published) {
                 self.publish_next(&mut connection)?;
                 if connection.is_full() {
                     connection.flush().await?;
                 }
             }
             if !has_history {
-                self.mark(&mut connection);
+                self.send_barrier(&mut connection);
             }
             connection.flush().await?;
             let ack_deadline = self.ack_deadline();
-            let look_at = Instant::from_std(connection.next_look());
+            let liveness_check_at = Instant::from_std(connection.next_liveness_check());
             tokio::select! {
                 biased;
                 filled = connection.fill() => {
                     filled?;
-                    while let Some(answer) = connection.next()? {
-                        let (number, answer) = answer::read(&answer);
-                        let has_passed = if has_history {
-                            self.answered(number, answer)? && !proven
+                    while let Some(reply) = connection.next()? {
+                        let (number, puback) = puback::parse(&reply);
+                        let is_progress = if has_history {
+                            self.handle_puback(number, puback)? && !probe_succeeded
                         } else {
-                            self.passed(number.unwrap_or_default())?;
+                            self.barrier_reached(number.unwrap_or_default())?;
                             true
                         };
-                        if has_passed {
-                            proven = true;
+                        if is_progress {
+                            probe_succeeded = true;
                             backoff.reset();
-                            self.outage.ended();
+                            self.status.mark_up();
                         }
                     }
                 }
-                count = self.from_sources.recv_many(&mut taken, TAKEN_AT_ONCE) => {
+                count = self.consumers.recv_many(&mut received, RECEIVE_BATCH) => {
                     if count == 0 {
                         return Ok(());
                     }
-                    taken.drain(..).for_each(|outgoing| self.take(outgoing));
+                    received.drain(..).for_each(|event| self.enqueue(event));
                 }
-                () = sleep_until(ack_deadline), if self.sent > 0 => {
-                    return Err(IngestError::AckTimeout(ACK_WITHIN.as_secs()));
+                () = sleep_until(ack_deadline), if self.published > 0 => {
+                    return Err(IngestError::AckTimeout(ACK_TIMEOUT.as_secs()));
                 }
-                () = sleep_until(look_at) => connection.look()?,
+                () = sleep_until(liveness_check_at) => connection.check_liveness()?,
             }
         }
     }
 
-    /// Does something else than publishing, and goes on taking events: a source that waits for room would notice
-    /// neither its broker's loss nor the shutdown.
-    async fn while_taking<T>(&mut self, work: impl Future<Output = T>) -> Result<T, NoSources> {
+    /// Completes `work` while receiving events. A consumer that waits for room in the queue would notice neither a lost
+    /// connection to its broker nor the shutdown.
+    async fn while_receiving<T>(&mut self, work: impl Future<Output = T>) -> Result<T, NoConsumers> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 result = &mut work => return Ok(result),
-                outgoing = self.from_sources.recv() => match outgoing {
-                    Some(outgoing) => self.take(outgoing),
-                    None => return Err(NoSources),
+                event = self.consumers.recv() => match event {
+                    Some(event) => self.enqueue(event),
+                    None => return Err(NoConsumers),
                 },
             }
         }
     }
 
-    fn take(&mut self, outgoing: Outgoing) {
-        // A broker that comes and goes while NATS is away leaves events here that it will deliver again.
-        if self.pending.len() >= self.many && self.sent == 0 {
-            self.pending.retain(|pending| !pending.outgoing.receipt.is_abandoned());
-            self.many = FEW.max(2 * self.pending.len());
+    fn enqueue(&mut self, event: OutgoingEvent) {
+        // A broker that reconnects repeatedly during a NATS outage leaves events here that it will redeliver.
+        if self.pending.len() >= self.sweep_len && self.published == 0 {
+            self.pending.retain(|pending| !pending.event.settle_handle.is_abandoned());
+            self.sweep_len = MIN_SWEEP_LEN.max(2 * self.pending.len());
         }
-        self.pending.push_back(Pending { outgoing, sent: None, settled: false });
+        self.pending.push_back(PendingEvent { event, published_at: None, is_settled: false });
     }
 
     fn publish_next(&mut self, connection: &mut Connection) -> Result<(), IngestError> {
-        let number = self.front + self.sent as u64;
-        let Some(pending) = self.pending.get_mut(self.sent) else { return Ok(()) };
-        self.sent += 1;
-        pending.sent = Some(Instant::now());
-        let message = &pending.outgoing.message;
-        let noted = if self.history.is_off() {
-            connection.publish_plainly(message)
+        let number = self.first_number + self.published as u64;
+        let Some(pending) = self.pending.get_mut(self.published) else { return Ok(()) };
+        self.published += 1;
+        pending.published_at = Some(Instant::now());
+        let message = &pending.event.message;
+        let queued = if self.history.is_off() {
+            connection.publish_without_ack(message)
         } else {
             connection.publish(number, message)
         };
-        match noted {
+        match queued {
             Ok(()) => Ok(()),
-            Err(TooLarge { most_bytes }) => {
-                let reason = format!("the server takes {most_bytes} bytes at most (max_payload)");
-                self.answered(Some(number), Answer::Refused(Rejection::TooLarge, reason)).map(drop)
+            Err(TooLarge { max_bytes }) => {
+                let reason = format!("the server accepts at most {max_bytes} bytes (max_payload)");
+                self.handle_puback(Some(number), PubAck::Rejected(Rejection::TooLarge, reason)).map(drop)
             }
         }
     }
 
-    /// Without history: has the server tell when it has handled what was published so far.
-    fn mark(&mut self, connection: &mut Connection) {
-        let next = self.front + self.sent as u64;
-        if self.marked < next {
-            self.marked = next;
-            connection.mark(next);
+    /// Without history: sends a barrier after the events published so far.
+    fn send_barrier(&mut self, connection: &mut Connection) {
+        let next = self.first_number + self.published as u64;
+        if self.barrier < next {
+            self.barrier = next;
+            connection.send_barrier(next);
         }
     }
 
-    /// Without history: the server has handled every event before `next`.
-    fn passed(&mut self, next: u64) -> Result<(), IngestError> {
-        while self.front < next && self.sent > 0 {
-            self.answered(Some(self.front), Answer::Stored { duplicate: false })?;
+    /// Without history: the server has processed every event before `number`.
+    fn barrier_reached(&mut self, number: u64) -> Result<(), IngestError> {
+        while self.first_number < number && self.published > 0 {
+            self.handle_puback(Some(self.first_number), PubAck::Stored { duplicate: false })?;
         }
         Ok(())
     }
 
-    /// Handles the answer to event `number`. Returns whether the stream has stored something.
-    fn answered(&mut self, number: Option<u64>, answer: Answer) -> Result<bool, IngestError> {
-        let place = number
-            .and_then(|number| number.checked_sub(self.front))
-            .and_then(|place| usize::try_from(place).ok())
-            .filter(|place| *place < self.sent);
-        let Some(pending) = place.and_then(|place| self.pending.get_mut(place)) else { return Ok(false) };
-        let Outgoing { message, receipt } = &pending.outgoing;
-        let stored = match answer {
-            Answer::Later(reason) => return Err(IngestError::NotStored(reason)),
-            Answer::Stored { duplicate } => {
+    /// Handles the acknowledgement of event `number`. Returns whether the stream has stored the event.
+    fn handle_puback(&mut self, number: Option<u64>, puback: PubAck) -> Result<bool, IngestError> {
+        let index = number
+            .and_then(|number| number.checked_sub(self.first_number))
+            .and_then(|index| usize::try_from(index).ok())
+            .filter(|index| *index < self.published);
+        let Some(pending) = index.and_then(|index| self.pending.get_mut(index)) else { return Ok(false) };
+        let OutgoingEvent { message, settle_handle } = &pending.event;
+        let is_stored = match puback {
+            PubAck::RetryLater(reason) => return Err(IngestError::NotStored(reason)),
+            PubAck::Stored { duplicate } => {
                 self.metrics.published.inc();
                 self.metrics.bytes.inc_by(message.body.len() as u64);
                 if duplicate {
                     self.metrics.duplicates.inc();
                 }
-                if let Some(sent) = pending.sent {
-                    self.metrics.ack_seconds.observe(sent.elapsed().as_secs_f64());
+                if let Some(published_at) = pending.published_at {
+                    self.metrics.ack_seconds.observe(published_at.elapsed().as_secs_f64());
                 }
-                receipt.settle(Outcome::Stored);
+                settle_handle.settle(Outcome::Stored);
                 true
             }
-            Answer::Refused(rejection, reason) => {
-                if let Some(left_out) = self.refusal_log.pass() {
+            PubAck::Rejected(rejection, reason) => {
+                if let Some(suppressed) = self.rejection_log.permit() {
                     tracing::warn!(
                         subject = message.subject,
                         bytes = message.body.len(),
                         reason,
-                        left_out,
-                        "rejects an event to the dead-letter exchange: the stream will never take it"
+                        suppressed,
+                        "rejected an event to the dead-letter exchange: the stream will never accept it"
                     );
                 }
-                receipt.settle(Outcome::Refused(rejection));
+                settle_handle.settle(Outcome::Rejected(rejection));
                 false
             }
         };
-        pending.settled = true;
-        while self.pending.front().is_some_and(|pending| pending.settled) {
+        pending.is_settled = true;
+        while self.pending.front().is_some_and(|pending| pending.is_settled) {
             self.pending.pop_front();
-            self.front += 1;
-            self.sent -= 1;
+            self.first_number += 1;
+            self.published -= 1;
         }
-        Ok(stored)
+        Ok(is_stored)
     }
 
     fn ack_deadline(&self) -> Instant {
-        let oldest = self.pending.front().and_then(|pending| pending.sent);
-        oldest.unwrap_or_else(Instant::now) + ACK_WITHIN
+        let oldest = self.pending.front().and_then(|pending| pending.published_at);
+        oldest.unwrap_or_else(Instant::now) + ACK_TIMEOUT
     }
 
-    /// Everything is to be published again, except what was settled out of turn.
-    fn forget_connection(&mut self) {
-        self.pending.retain(|pending| !pending.settled && !pending.outgoing.receipt.is_abandoned());
+    /// Schedules all unsettled events for publishing again.
+    fn reset_connection_state(&mut self) {
+        self.pending.retain(|pending| !pending.is_settled && !pending.event.settle_handle.is_abandoned());
         for pending in &mut self.pending {
-            pending.sent = None;
+            pending.published_at = None;
         }
-        self.sent = 0;
-        self.front = 0;
-        self.marked = 0;
+        self.published = 0;
+        self.first_number = 0;
+        self.barrier = 0;
     }
 }

@@ -1,30 +1,34 @@
-//! What KAZOO asks of a Blackhole over AMQP, and what edges have for KAZOO.
+//! KAZOO's requests to Blackhole over AMQP, and the edges' messages to KAZOO.
 //!
-//! | module | idea |
+//! | module | purpose |
 //! |---|---|
-//! | `responder` | one broker's requests: taken from a queue, answered |
-//! | `envelope` | what all requests and answers have in common |
+//! | `responder` | consumes one broker's requests and publishes the responses |
+//! | `envelope` | the members that all requests and responses share |
+//! | `handler` | what the handlers of all request types share |
 //! | `listing` | the list of sessions |
-//! | `modules` | starting and stopping a family |
-//! | `stopped` | families that are stopped for good |
-//! | `targeted` | messages of edges to one process of KAZOO |
-//! | `gather` | one question to all edges, and their answers |
-//! | `edges` | which edges are there |
+//! | `modules` | starting and stopping families |
+//! | `stopped_families` | the families that are stopped persistently |
+//! | `targeted` | the edges' messages to one KAZOO process |
+//! | `broker_channel` | publishes to the exchange `targeted` of a broker |
+//! | `gather` | one request to all edges, and their replies |
+//! | `edges` | which edges are alive |
 //!
-//! Nothing here takes part in carrying events, and nothing of it is needed to be ready.
+//! None of this takes part in carrying events, and readiness does not depend on it.
 
+mod broker_channel;
 mod edges;
 mod envelope;
 mod gather;
+mod handler;
 mod listing;
 mod modules;
 mod responder;
-mod stopped;
+mod stopped_families;
 mod targeted;
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, connection::State};
+use async_nats::connection::State;
 use blackhole_common::{
     admin::{AdminServer, Verb},
     catalogue::Catalogue,
@@ -32,9 +36,7 @@ use blackhole_common::{
     readiness::Readiness,
     wire::Subjects,
 };
-use lapin::Channel;
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -42,91 +44,57 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::IngestConfig,
-    metrics::{Metrics, RequestKind, RequestOutcome},
-    outage::Outage,
-    seldom::Seldom,
+    config::IngestConfig, connection_status::ConnectionStatus, log_throttle::LogThrottle, metrics::Metrics,
 };
+use broker_channel::BrokerChannel;
 use edges::Edges;
-use envelope::Envelope;
-use gather::Asker;
+use gather::EdgeRequester;
+use handler::RequestHandler;
 use responder::Responder;
-use stopped::StoppedFamilies;
+use stopped_families::StoppedFamilies;
 
-/// How the connection is called in the server's lists.
+/// The name of the connection in the server's listings.
 const CLIENT_NAME: &str = "amqp-ingest requests";
-/// The last answers get so long to leave.
-const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// How long the last replies may take to be sent after the shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Everything that answers, not at work yet.
+/// Everything that handles requests, not started yet.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    desk: Arc<Desk>,
+    handler: Arc<RequestHandler>,
     edges: Arc<Edges>,
     responders: Vec<Responder>,
 }
 
-/// What answers are made with.
-#[derive(Debug)]
-struct Desk {
-    client: Client,
-    subjects: Subjects,
-    asker: Asker,
-    catalogue: Arc<Catalogue>,
-    stopped: StoppedFamilies,
-    /// To the brokers.
-    lines: Vec<Line>,
-    /// What we are called in KAZOO's words.
-    node: String,
-    metrics: Metrics,
-    malformed_log: Mutex<Seldom>,
-    failed_log: Mutex<Seldom>,
-    /// For the list on the admin port.
-    shown: Semaphore,
-}
-
-/// The way to one broker.
-#[derive(Debug)]
-struct Line {
-    zone: String,
-    channel: watch::Receiver<Option<Channel>>,
-}
-
-/// An answer, and the `Server-ID` of whom it is for.
-#[derive(Debug)]
-struct Reply {
-    server_id: String,
-    body: Vec<u8>,
-}
-
 impl Requests {
-    /// Connects to NATS, now or later.
+    /// Connects to NATS, in the background if no server is available.
     ///
     /// # Errors
-    /// When it cannot be used as it is configured.
+    /// If NATS cannot be used as configured.
     pub(crate) async fn new(
         config: &IngestConfig,
         catalogue: Arc<Catalogue>,
         metrics: Metrics,
     ) -> Result<Requests, NatsError> {
-        // Shown in metrics and in the log: the ingest is ready without.
-        let not_needed = Readiness::default();
+        // These connections appear in metrics and logs, but do not affect the ingest's readiness.
+        let separate_readiness = Readiness::default();
         let edges = Arc::new(Edges::new());
-        let listening = Arc::clone(&edges);
+        let observer = Arc::clone(&edges);
         let options = nats::options(&config.nats, CLIENT_NAME).await?;
-        let client = nats::connect_with(&config.nats, options, not_needed.latch("nats"), move |event| {
-            listening.notice(event);
+        let latch = separate_readiness.latch("nats");
+        let client = nats::connect_with(&config.nats, options, latch, move |event| {
+            observer.on_connection_event(event);
         })
         .await?;
         let subjects = Subjects::new(&config.nats.prefix);
-        let (mut lines, mut connections) = (Vec::new(), Vec::new());
-        for place in config.amqp.brokers() {
+        let (mut brokers, mut endpoints) = (Vec::new(), Vec::new());
+        for endpoint in config.amqp.brokers() {
             let (sender, channel) = watch::channel(None);
-            lines.push(Line { zone: place.zone.clone(), channel });
-            connections.push((place, sender));
+            brokers.push(BrokerChannel { zone: endpoint.zone.clone(), channel });
+            endpoints.push((endpoint, sender));
         }
-        let desk = Arc::new(Desk {
-            asker: Asker::new(client.clone(), Arc::clone(&edges)),
+        let handler = Arc::new(RequestHandler {
+            requester: EdgeRequester::new(client.clone(), Arc::clone(&edges)),
             stopped: StoppedFamilies::new(
                 client.clone(),
                 subjects.stopped_families(),
@@ -135,80 +103,58 @@ impl Requests {
             client,
             subjects,
             catalogue,
-            lines,
+            brokers,
             node: format!("blackhole@{}", gethostname::gethostname().to_string_lossy()),
             metrics: metrics.clone(),
-            malformed_log: Mutex::new(Seldom::new()),
-            failed_log: Mutex::new(Seldom::new()),
-            shown: Semaphore::new(1),
+            malformed_log: Mutex::new(LogThrottle::new()),
+            failure_log: Mutex::new(LogThrottle::new()),
+            admin_listing: Semaphore::new(1),
         });
-        let responders = connections.into_iter().map(|(place, channel)| Responder {
-            outage: Outage::of_broker("requests", &place, not_needed.latch("requests"), &metrics),
-            place,
-            queue: responder::queue_name(&config.amqp),
-            desk: Arc::clone(&desk),
+        let responders = endpoints.into_iter().map(|(endpoint, channel)| Responder {
+            status: ConnectionStatus::for_broker(
+                "requests",
+                &endpoint,
+                separate_readiness.latch("requests"),
+                &metrics,
+            ),
+            endpoint,
+            queue: config.amqp.requests_queue(),
+            handler: Arc::clone(&handler),
             edges: Arc::clone(&edges),
             channel,
         });
         let responders = responders.collect();
-        Ok(Requests { desk, edges, responders })
+        Ok(Requests { handler, edges, responders })
     }
 
     /// Adds `GET /sessions`.
     pub(crate) fn add_route(&self, admin: AdminServer) -> AdminServer {
-        let desk = Arc::clone(&self.desk);
+        let handler = Arc::clone(&self.handler);
         admin.route(Verb::Get, "/sessions", move |request| {
-            let desk = Arc::clone(&desk);
-            async move { desk.show(request).await }
+            let handler = Arc::clone(&handler);
+            async move { handler.get_sessions(request).await }
         })
     }
 
-    /// Begins to answer; the tasks end with `shutdown`.
+    /// Starts to handle requests, until `shutdown`.
     pub(crate) fn spawn(self, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
-        let Requests { desk, edges, responders } = self;
+        let Requests { handler, edges, responders } = self;
         for responder in responders {
             tasks.spawn(responder.run(shutdown.clone()));
         }
-        let (listening, ended) = (Arc::clone(&desk), shutdown.clone());
+        let (listener, ended) = (Arc::clone(&handler), shutdown.clone());
         tasks.spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = edges.listen(&listening.client, listening.subjects.edges()) => {}
+                () = edges.listen(&listener.client, listener.subjects.edges()) => {}
             }
         });
         let ended = shutdown.clone();
         tasks.spawn(async move {
-            Arc::clone(&desk).relay(ended).await;
-            if desk.client.connection_state() == State::Connected {
-                let _ = tokio::time::timeout(FLUSH_WITHIN, desk.client.flush()).await;
+            Arc::clone(&handler).relay(ended).await;
+            if handler.client.connection_state() == State::Connected {
+                let _ = tokio::time::timeout(FLUSH_TIMEOUT, handler.client.flush()).await;
             }
         });
-    }
-}
-
-impl Desk {
-    /// An answer called `name` to whoever sent `envelope`, if he wants one.
-    fn reply(&self, name: &'static str, envelope: &Envelope, answer: &impl Serialize) -> Option<Reply> {
-        let server_id = envelope.server_id.clone()?;
-        match envelope::write(name, envelope, &self.node, answer) {
-            Ok(body) => Some(Reply { server_id, body }),
-            Err(error) => {
-                tracing::error!(%error, name, "an answer cannot be written");
-                None
-            }
-        }
-    }
-
-    fn drop_malformed(&self, kind: RequestKind, reason: &str) {
-        self.metrics.requests(kind, RequestOutcome::Malformed).inc();
-        if let Some(left_out) = self.malformed_log.lock().pass() {
-            tracing::warn!(?kind, reason, left_out, "dropped a request that cannot be read");
-        }
-    }
-
-    fn log_failed(&self, what: &'static str, reason: &dyn Display) {
-        if let Some(left_out) = self.failed_log.lock().pass() {
-            tracing::warn!(%reason, left_out, "{what}");
-        }
     }
 }

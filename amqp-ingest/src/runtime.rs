@@ -1,9 +1,9 @@
-//! A runtime of one thread that takes events together while there are many.
+//! A single-threaded runtime that batches I/O under load.
 //!
-//! To wake a thread for a socket that has become readable costs more than to carry an event. While events come one after
-//! the other, the thread therefore pauses for [`PAUSE`] before it looks at its sockets again, and finds all that has come
-//! meanwhile at once: so do those to whom it writes. Network cards do the same with interrupts. An event that comes after
-//! some silence is not delayed.
+//! Waking the thread for each readable socket costs more than forwarding an event. While events follow each other
+//! closely, the thread therefore sleeps for `POLL_DELAY` before it polls its sockets again, and then handles
+//! everything that has arrived as one batch. Its peers receive batches in turn. Network cards do the same (interrupt
+//! coalescing). An event that arrives after an idle period is not delayed.
 
 use std::{
     cell::Cell,
@@ -13,28 +13,28 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How long a busy thread does not look at its sockets: by so much an event comes later at most.
-pub const PAUSE: Duration = Duration::from_micros(400);
+/// How long a busy thread sleeps before it polls its sockets: the maximum delay of an event.
+const POLL_DELAY: Duration = Duration::from_micros(400);
 
-/// A thread that last looked longer ago is not busy.
-const BUSY: Duration = Duration::from_millis(1);
+/// The thread is busy if it last parked less than this ago.
+const BUSY_WINDOW: Duration = Duration::from_millis(1);
 
 thread_local! {
-    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
+    static LAST_PARK: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Such a runtime, with timers and sockets.
+/// Builds the runtime, with timers and I/O enabled.
 ///
 /// # Errors
-/// Those of the system.
-pub fn of_one_thread() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().on_thread_park(pause).build()
+/// Returns the operating system's error if the I/O driver cannot be created.
+pub fn single_threaded() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().on_thread_park(sleep_if_busy).build()
 }
 
-/// Called when the thread has done what there was to do.
-fn pause() {
-    if LOOKED.get().is_some_and(|looked| looked.elapsed() < BUSY) {
-        thread::sleep(PAUSE);
+/// Called when the thread has no task left to run.
+fn sleep_if_busy() {
+    if LAST_PARK.get().is_some_and(|last| last.elapsed() < BUSY_WINDOW) {
+        thread::sleep(POLL_DELAY);
     }
-    LOOKED.set(Some(Instant::now()));
+    LAST_PARK.set(Some(Instant::now()));
 }

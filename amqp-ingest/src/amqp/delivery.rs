@@ -1,81 +1,82 @@
-//! What becomes of a delivery: an event for the stream, a dead letter, or nothing.
+//! Decides what happens to a delivery: publish, reject to the dead-letter exchange, or discard.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Broker, frame::Delivery};
+use super::{broker::BrokerContext, frame::Delivery};
 use crate::{
     body::{self, Rejection},
-    message::{Message, Origin},
-    owner,
+    message::{EventMetadata, Message},
+    tenant,
 };
-use blackhole_common::catalogue::{Catalogue, Event};
+use blackhole_common::catalogue::{Catalogue, Event, Family};
 
-/// Seconds from year 0, where KAZOO's clock begins, to 1970.
+/// Seconds from year 0, the epoch of KAZOO's Gregorian timestamps, to 1970.
 const GREGORIAN_EPOCH: f64 = 62_167_219_200.0;
 
-/// What becomes of a delivery.
+/// What happens to a delivery.
 #[derive(Debug)]
-pub(super) enum Fate {
-    /// It is published.
+pub(super) enum Disposition {
+    /// Publish it.
     Publish(Message),
-    /// It is rejected to the dead-letter exchange.
+    /// Reject it to the dead-letter exchange.
     Reject(Rejection),
-    /// It is acknowledged and forgotten: no family of the catalogue has its key.
-    Forget,
+    /// Acknowledge it without publishing: its routing key belongs to no family.
+    Discard,
 }
 
-/// Decides and counts.
-pub(super) fn decide(delivery: &Delivery, broker: &Broker) -> Fate {
-    let Broker { catalogue, root, metrics, counters, place, .. } = broker;
+/// Decides what happens to a delivery, and counts it.
+pub(super) fn classify(delivery: &Delivery, broker: &BrokerContext) -> Disposition {
+    let BrokerContext { catalogue, subject_root, metrics, counters, endpoint, .. } = broker;
     if delivery.redelivered {
         metrics.redelivered.inc();
     }
-    // AMQP's short strings are bytes. KAZOO never writes such a key, but anyone who may publish to its exchanges can.
-    let (Ok(exchange), Ok(key)) = (str::from_utf8(&delivery.exchange), str::from_utf8(&delivery.key)) else {
-        return Fate::Reject(Rejection::Unreadable);
+    // AMQP allows any bytes. KAZOO sends UTF-8 only, but others can publish to its exchanges.
+    let exchange = str::from_utf8(&delivery.exchange);
+    let (Ok(exchange), Ok(routing_key)) = (exchange, str::from_utf8(&delivery.routing_key)) else {
+        return Disposition::Reject(Rejection::Unreadable);
     };
-    let Some((family, event)) = find(catalogue, exchange, key) else {
+    let Some((family, event)) = find_event(catalogue, exchange, routing_key) else {
         metrics.unknown.inc();
-        return Fate::Forget;
+        return Disposition::Discard;
     };
     if let Some(counter) = counters.received.get(family) {
         counter.inc();
     }
-    if let Some(lag) = delivery.timestamp.and_then(lag) {
+    if let Some(timestamp) = delivery.timestamp
+        && let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH)
+        && let Some(lag) = lag(timestamp, now)
+    {
         metrics.lag_seconds.observe(lag.as_secs_f64());
     }
-    let Some(body) = &delivery.body else { return Fate::Reject(Rejection::TooLarge) };
-    match body::read(body, &owner::body_paths(event)) {
-        Ok(facts) => {
-            let tenant = owner::tenant(event, key, &facts.members);
-            let Delivery { message_id, timestamp, .. } = delivery;
-            let origin = Origin {
+    let Some(body) = &delivery.body else { return Disposition::Reject(Rejection::TooLarge) };
+    match body::parse(body, &tenant::body_paths(event)) {
+        Ok(parsed) => {
+            let tenant = tenant::resolve(event, routing_key, &parsed.members);
+            let metadata = EventMetadata {
                 exchange,
-                key,
-                message_id: message_id.as_deref(),
-                timestamp: *timestamp,
-                zone: &place.zone,
+                routing_key,
+                message_id: delivery.message_id.as_deref(),
+                timestamp: delivery.timestamp,
+                zone: &endpoint.zone,
             };
-            Fate::Publish(Message::new(root, &tenant, &facts.name, &origin, body.clone()))
+            Disposition::Publish(Message::new(subject_root, &tenant, &parsed.name, &metadata, body.clone()))
         }
-        Err(rejection) => Fate::Reject(rejection),
+        Err(rejection) => Disposition::Reject(rejection),
     }
 }
 
-/// The kind of an event, with the number of its family.
-fn find<'c>(catalogue: &'c Catalogue, exchange: &str, key: &str) -> Option<(usize, &'c Event)> {
+/// The catalogue's event for a delivery, with the index of its family.
+fn find_event<'c>(catalogue: &'c Catalogue, exchange: &str, key: &str) -> Option<(usize, &'c Event)> {
     let event = catalogue.event(exchange, key)?;
-    let holds = |family: &blackhole_common::catalogue::Family| {
-        family.event.iter().any(|own| std::ptr::eq(own, event))
-    };
-    Some((catalogue.families().iter().position(holds)?, event))
+    let contains = |family: &Family| family.event.iter().any(|own| std::ptr::eq(own, event));
+    Some((catalogue.families().iter().position(contains)?, event))
 }
 
-/// How long ago the event was published, by its timestamp.
+/// The time from an event's AMQP timestamp to `now`, both since 1970.
 ///
-/// AMQP's timestamp has seconds since 1970; KAZOO's releases write microseconds, and may count them from year 0. The
-/// magnitudes do not overlap. What lies in the future or more than a day back is no timestamp but a mistake.
-fn lag(timestamp: u64) -> Option<Duration> {
+/// AMQP timestamps are seconds since 1970. KAZOO's releases send microseconds, some of them since year 0. The
+/// magnitudes do not overlap. `None` if the timestamp is in the future or at least a day old.
+fn lag(timestamp: u64, now: Duration) -> Option<Duration> {
     let timestamp = timestamp as f64;
     let mut seconds = match timestamp {
         ..1e11 => timestamp,
@@ -85,10 +86,9 @@ fn lag(timestamp: u64) -> Option<Duration> {
     if seconds > GREGORIAN_EPOCH {
         seconds -= GREGORIAN_EPOCH;
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
     let day = 0.0..86_400.0;
-    let lag = now - seconds;
-    // A clock that is a little ahead of ours is no mistake.
+    let lag = now.as_secs_f64() - seconds;
+    // Tolerate a clock that is slightly ahead of ours.
     let lag = if (-1.0..0.0).contains(&lag) { 0.0 } else { lag };
     day.contains(&lag).then(|| Duration::from_secs_f64(lag))
 }
@@ -104,68 +104,101 @@ mod tests {
 
     use super::*;
     use crate::{
-        amqp::BrokerCounters,
+        amqp::broker::BrokerCounters,
         config::{AmqpConfig, BrokerConfig},
         metrics::Metrics,
     };
 
-    fn fate(exchange: &str, key: &[u8], body: Option<&[u8]>) -> Fate {
+    const BODY: &[u8] = br#"{"Event-Name":"CHANNEL_HOLD","Custom-Channel-Vars":{"Account-ID":"acc1"}}"#;
+
+    fn broker() -> BrokerContext {
         let catalogue = Arc::new(Catalogue::load(None).unwrap());
         let metrics = Metrics::register(&mut Registry::default(), &catalogue);
-        let broker = Broker {
-            place: BrokerConfig { zone: "east".into(), url: ServerUrl::new("amqp://east") },
+        BrokerContext {
+            endpoint: BrokerConfig { zone: "east".into(), url: ServerUrl::new("amqp://east") },
             config: AmqpConfig::default(),
-            root: "blackhole.v1.ingest".into(),
+            subject_root: "blackhole.v1.ingest".into(),
             catalogue,
-            outgoing: mpsc::channel(1).0,
-            counters: BrokerCounters::of("east", &metrics),
+            publisher: mpsc::channel(1).0,
+            counters: BrokerCounters::for_zone("east", &metrics),
             metrics,
-        };
-        let bytes = Bytes::copy_from_slice;
-        let delivery = Delivery {
+        }
+    }
+
+    fn delivery(exchange: &[u8], routing_key: &[u8], body: Option<&[u8]>) -> Delivery {
+        Delivery {
             tag: 1,
-            exchange: bytes(exchange.as_bytes()),
-            key: bytes(key),
-            body: body.map(bytes),
+            exchange: Bytes::copy_from_slice(exchange),
+            routing_key: Bytes::copy_from_slice(routing_key),
+            body: body.map(Bytes::copy_from_slice),
             ..Delivery::default()
-        };
-        decide(&delivery, &broker)
+        }
+    }
+
+    /// Received by family, unknown, redelivered.
+    fn counts(broker: &BrokerContext) -> (u64, u64, u64) {
+        let received = broker.counters.received.iter().map(|counter| counter.get()).sum();
+        (received, broker.metrics.unknown.get(), broker.metrics.redelivered.get())
     }
 
     #[test]
-    fn deliveries_are_told_apart() {
-        let body = br#"{"Event-Name":"CHANNEL_HOLD","Custom-Channel-Vars":{"Account-ID":"acc1"}}"#;
-        let Fate::Publish(message) = fate("callevt", b"call.CHANNEL_HOLD.c%2E1", Some(body)) else {
-            panic!()
-        };
+    fn a_known_event_is_published_below_its_tenant() {
+        let broker = broker();
+        let delivery =
+            Delivery { redelivered: true, ..delivery(b"callevt", b"call.CHANNEL_HOLD.c%2E1", Some(BODY)) };
+        let disposition = classify(&delivery, &broker);
+        let Disposition::Publish(message) = disposition else { panic!("{disposition:?}") };
         assert_eq!(message.subject, "blackhole.v1.ingest.acc1.call.CHANNEL_HOLD.c%2E1");
-        assert_eq!(message.body, body.as_slice());
-        let forgotten =
-            |exchange, key: &str| matches!(fate(exchange, key.as_bytes(), Some(body)), Fate::Forget);
-        assert!(forgotten("callevt", "call.UNHEARD_OF.x") && forgotten("faxes", "call.CHANNEL_HOLD.x"));
-        for (key, body, reason) in [
-            (&b"call.CHANNEL_HOLD.x"[..], Some(&b"["[..]), Rejection::NotAnObject),
-            (b"call.CHANNEL_HOLD.x", Some(b"{}"), Rejection::NoName),
-            (b"call.CHANNEL_HOLD.x", None, Rejection::TooLarge),
-            (b"call.CHANNEL_HOLD.\xff", Some(body), Rejection::Unreadable),
-        ] {
-            assert!(matches!(fate("callevt", key, body), Fate::Reject(why) if why == reason), "{reason:?}");
+        assert_eq!(message.body, BODY);
+        let call = broker.catalogue.families().iter().position(|family| family.name == "call").unwrap();
+        assert_eq!(broker.counters.received[call].get(), 1);
+        assert_eq!(counts(&broker), (1, 0, 1));
+    }
+
+    #[test]
+    fn unknown_routing_keys_and_exchanges_are_discarded() {
+        for (exchange, key) in
+            [(&b"callevt"[..], &b"call.UNHEARD_OF.x"[..]), (b"faxes", b"call.CHANNEL_HOLD.x")]
+        {
+            let broker = broker();
+            let disposition = classify(&delivery(exchange, key, Some(BODY)), &broker);
+            assert!(matches!(disposition, Disposition::Discard), "{disposition:?}");
+            assert_eq!(counts(&broker), (0, 1, 0));
         }
     }
 
     #[test]
-    fn timestamps_come_in_several_units() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let gregorian = now + GREGORIAN_EPOCH as u64;
-        let lag_of = |timestamp: u64| lag(timestamp).map(|lag| lag.as_secs());
-        for timestamp in
-            [now, now * 1_000, now * 1_000_000, gregorian, gregorian * 1_000, gregorian * 1_000_000]
-        {
-            let seconds = lag_of(timestamp).unwrap();
-            assert!(seconds <= 2, "{timestamp}: {seconds}");
+    fn invalid_events_are_rejected_with_a_reason() {
+        let known = &b"call.CHANNEL_HOLD.x"[..];
+        for (exchange, key, body, expected) in [
+            (&b"callevt"[..], known, Some(&b"["[..]), Rejection::NotAnObject),
+            (b"callevt", known, Some(b"{}"), Rejection::NoName),
+            (b"callevt", known, None, Rejection::TooLarge),
+            (b"callevt", b"call.CHANNEL_HOLD.\xff", Some(BODY), Rejection::Unreadable),
+            (b"callevt\xff", known, Some(BODY), Rejection::Unreadable),
+        ] {
+            let disposition = classify(&delivery(exchange, key, body), &broker());
+            let Disposition::Reject(reason) = disposition else { panic!("{disposition:?}") };
+            assert_eq!(reason, expected);
         }
-        for timestamp in [0, 1, now - 100_000, now + 100, u64::MAX] {
-            assert_eq!(lag_of(timestamp), None, "{timestamp}");
+    }
+
+    #[test]
+    fn timestamps_in_all_units_and_epochs_are_recognized() {
+        let now = Duration::from_secs(1_795_473_603);
+        let sent = now.as_secs() - 5;
+        let gregorian = sent + GREGORIAN_EPOCH as u64;
+        let lag_seconds = |timestamp: u64| lag(timestamp, now).map(|lag| lag.as_secs_f64().round());
+        for timestamp in
+            [sent, sent * 1_000, sent * 1_000_000, gregorian, gregorian * 1_000, gregorian * 1_000_000]
+        {
+            assert_eq!(lag_seconds(timestamp), Some(5.0), "{timestamp}");
+        }
+        // A day is the limit, and a clock that is a second ahead is tolerated.
+        assert_eq!(lag_seconds(now.as_secs() - 86_399), Some(86_399.0));
+        assert_eq!(lag_seconds(now.as_secs() + 1), Some(0.0));
+        for timestamp in [0, 1, now.as_secs() - 86_400, now.as_secs() + 2, u64::MAX] {
+            assert_eq!(lag_seconds(timestamp), None, "{timestamp}");
         }
     }
 }

@@ -1,164 +1,167 @@
-//! What a broker sends, taken apart where it lies: a delivery is slices of what was read, nothing is copied.
+//! Decodes AMQP 0-9-1 frames (2.3 and 4.2 of the specification). A delivery is slices of the read buffer; only a body
+//! that spans several frames is copied.
 //!
-//! AMQP 0-9-1, 2.3 and 4.2. Deliveries are read here; the few other methods by amq-protocol.
+//! amq-protocol parses the few methods other than deliveries.
 
 use bytes::{Buf, Bytes, BytesMut};
 use lapin::protocol::constants::{FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD};
 use thiserror::Error;
 
-/// RabbitMQ's frames have at most so many bytes unless both sides agree on more, and this side does not.
-pub(super) const MOST_FRAME_BYTES: u32 = 131_072;
-/// What a frame has beside its payload: type, channel and size before it, the end mark behind it.
-const HEAD_BYTES: usize = 7;
-const BESIDE_PAYLOAD: usize = HEAD_BYTES + 1;
-/// The class and number of the method that announces a delivery.
-const DELIVER: [u8; 4] = [0, 60, 0, 60];
+/// The frame size that this side negotiates, RabbitMQ's default.
+pub(super) const MAX_FRAME_BYTES: u32 = 131_072;
+/// Type, channel and size, before the payload.
+const FRAME_PREFIX_BYTES: usize = 7;
+/// The prefix, and the end octet after the payload.
+const FRAME_OVERHEAD_BYTES: usize = FRAME_PREFIX_BYTES + 1;
+/// Class and method of `basic.deliver`.
+const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];
 
-/// nats-server takes at most this as `max_payload`: a body that is larger is not kept.
-const MOST_BODY_BYTES: u64 = 64 << 20;
+/// The largest `max_payload` that nats-server allows. Larger bodies are skipped.
+const MAX_BODY_BYTES: u64 = 64 << 20;
 
-/// A delivery, as slices of what was read.
+/// A delivery, as slices of the read buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delivery {
-    /// What it is acknowledged by.
+    /// The delivery tag.
     pub(super) tag: u64,
-    /// Whether it was delivered before.
+    /// Whether it may have been delivered before.
     pub(super) redelivered: bool,
-    /// The exchange that it was published to.
+    /// The exchange: arbitrary bytes.
     pub(super) exchange: Bytes,
-    /// Its routing key; any bytes.
-    pub(super) key: Bytes,
-    /// The property `message-id`; any bytes.
+    /// The routing key: arbitrary bytes.
+    pub(super) routing_key: Bytes,
+    /// The property `message-id`: arbitrary bytes.
     pub(super) message_id: Option<Bytes>,
     /// The property `timestamp`.
     pub(super) timestamp: Option<u64>,
-    /// Its body; `None` where that is larger than NATS could ever take.
+    /// The body; `None` if it exceeds the largest possible `max_payload` of NATS.
     pub(super) body: Option<Bytes>,
 }
 
-/// What came.
+/// What the broker sends.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Op {
-    /// A delivery, complete.
+pub(super) enum Incoming {
+    /// A complete delivery.
     Delivery(Delivery),
-    /// Another method: its whole frame.
+    /// The whole frame of another method.
     Method(Bytes),
-    /// A sign of life.
+    /// A heartbeat.
     Heartbeat,
 }
 
-/// The broker does not speak the protocol.
+/// The broker violates the protocol.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("the broker does not speak AMQP 0-9-1: {0}")]
-pub(super) struct Garbled(&'static str);
+#[error("the broker sent invalid AMQP 0-9-1: {0}")]
+pub(super) struct ProtocolError(&'static str);
 
-/// Puts deliveries together: each comes as a method, a header, and as many bodies as its size takes.
+/// Assembles deliveries, each of which consists of a method frame, a header frame and any number of body frames.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct FrameDecoder {
     delivery: Delivery,
-    /// How many bytes of its body have not come yet; `None` while its header has not.
-    missing: Option<u64>,
-    /// What has come of a body in several frames.
-    parts: BytesMut,
+    /// Body bytes still expected; `None` before the header frame.
+    body_remaining: Option<u64>,
+    /// The received part of a body that spans several frames.
+    partial_body: BytesMut,
 }
 
-impl Reader {
-    /// Takes the next operation out of what was read; `None` if it is not all there yet.
+impl FrameDecoder {
+    /// Decodes the next item and removes it from the read buffer. `None` if it is incomplete.
     ///
     /// # Errors
-    /// When it is none; the connection is of no more use.
-    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Option<Op>, Garbled> {
-        while let Some(frame) = whole_frame(read)? {
-            let payload = frame.slice(HEAD_BYTES..frame.len() - 1);
+    /// If the input is invalid. The connection must be dropped then.
+    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Option<Incoming>, ProtocolError> {
+        while let Some(frame) = split_frame(read)? {
+            let payload = frame.slice(FRAME_PREFIX_BYTES..frame.len() - 1);
             let is_complete = match frame.first().copied().unwrap_or_default() {
-                FRAME_METHOD if payload.starts_with(&DELIVER) => {
-                    self.delivery = announced(payload).ok_or(Garbled("a broken delivery"))?;
-                    (self.missing, self.parts) = (None, BytesMut::new());
+                FRAME_METHOD if payload.starts_with(&BASIC_DELIVER) => {
+                    self.delivery = parse_deliver(payload).ok_or(ProtocolError("malformed basic.deliver"))?;
+                    (self.body_remaining, self.partial_body) = (None, BytesMut::new());
                     false
                 }
-                FRAME_HEADER => self.header(payload).ok_or(Garbled("a broken content header"))?,
-                FRAME_BODY => self.body(payload)?,
-                FRAME_METHOD => return Ok(Some(Op::Method(frame))),
-                FRAME_HEARTBEAT => return Ok(Some(Op::Heartbeat)),
-                _ => return Err(Garbled("an unknown frame")),
+                FRAME_HEADER => self.take_header(payload).ok_or(ProtocolError("malformed content header"))?,
+                FRAME_BODY => self.take_body(payload)?,
+                FRAME_METHOD => return Ok(Some(Incoming::Method(frame))),
+                FRAME_HEARTBEAT => return Ok(Some(Incoming::Heartbeat)),
+                _ => return Err(ProtocolError("unknown frame type")),
             };
             if is_complete {
-                self.missing = None;
-                return Ok(Some(Op::Delivery(std::mem::take(&mut self.delivery))));
+                self.body_remaining = None;
+                return Ok(Some(Incoming::Delivery(std::mem::take(&mut self.delivery))));
             }
         }
         Ok(None)
     }
 
-    /// Class, weight, the body's size, then those properties that a flag says are there. Returns whether there is no
-    /// body.
-    fn header(&mut self, mut payload: Bytes) -> Option<bool> {
+    /// Class, weight, body size, property flags, then the flagged properties. Returns whether the body is empty.
+    fn take_header(&mut self, mut payload: Bytes) -> Option<bool> {
         payload.try_get_u32().ok()?;
         let size = payload.try_get_u64().ok()?;
-        (self.delivery.message_id, self.delivery.timestamp) = properties(payload)?;
-        self.delivery.body = (size <= MOST_BODY_BYTES).then(Bytes::new);
-        self.missing = Some(size);
+        (self.delivery.message_id, self.delivery.timestamp) = parse_properties(payload)?;
+        self.delivery.body = (size <= MAX_BODY_BYTES).then(Bytes::new);
+        self.body_remaining = Some(size);
         Some(size == 0)
     }
 
     /// Returns whether the body is complete.
-    fn body(&mut self, part: Bytes) -> Result<bool, Garbled> {
-        const BEYOND: Garbled = Garbled("more body than was announced");
-        let missing =
-            self.missing.and_then(|missing| missing.checked_sub(part.len() as u64)).ok_or(BEYOND)?;
-        self.missing = Some(missing);
+    fn take_body(&mut self, part: Bytes) -> Result<bool, ProtocolError> {
+        const UNEXPECTED: ProtocolError = ProtocolError("unexpected body frame");
+        let remaining = self
+            .body_remaining
+            .and_then(|remaining| remaining.checked_sub(part.len() as u64))
+            .ok_or(UNEXPECTED)?;
+        self.body_remaining = Some(remaining);
         if let Some(body) = &mut self.delivery.body {
-            match (missing, self.parts.is_empty()) {
+            match (remaining, self.partial_body.is_empty()) {
                 (0, true) => *body = part,
                 (0, false) => {
-                    self.parts.extend_from_slice(&part);
-                    *body = self.parts.split().freeze();
+                    self.partial_body.extend_from_slice(&part);
+                    *body = self.partial_body.split().freeze();
                 }
-                _ => self.parts.extend_from_slice(&part),
+                _ => self.partial_body.extend_from_slice(&part),
             }
         }
-        Ok(missing == 0)
+        Ok(remaining == 0)
     }
 }
 
-/// Type, channel, size, payload, end mark.
-fn whole_frame(read: &mut BytesMut) -> Result<Option<Bytes>, Garbled> {
-    let Some(&[_, _, _, a, b, c, d]) = read.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+/// Removes one frame from the read buffer: type, channel, size, payload, end octet.
+fn split_frame(read: &mut BytesMut) -> Result<Option<Bytes>, ProtocolError> {
+    let Some(&[_, _, _, a, b, c, d]) = read.first_chunk::<FRAME_PREFIX_BYTES>() else { return Ok(None) };
     let size = u32::from_be_bytes([a, b, c, d]);
-    if size > MOST_FRAME_BYTES {
-        return Err(Garbled("an impossible size"));
+    if size > MAX_FRAME_BYTES {
+        return Err(ProtocolError("frame too large"));
     }
-    let bytes = size as usize + BESIDE_PAYLOAD;
+    let bytes = size as usize + FRAME_OVERHEAD_BYTES;
     if read.len() < bytes {
         read.reserve(bytes - read.len());
         return Ok(None);
     }
     let frame = read.split_to(bytes).freeze();
     if frame.last() != Some(&FRAME_END) {
-        return Err(Garbled("a frame without an end"));
+        return Err(ProtocolError("missing frame end"));
     }
     Ok(Some(frame))
 }
 
-/// `basic.deliver`: consumer, tag, redelivered, exchange, key.
-fn announced(mut payload: Bytes) -> Option<Delivery> {
-    payload.advance(DELIVER.len());
+/// `basic.deliver`: consumer tag, delivery tag, redelivered, exchange, routing key.
+fn parse_deliver(mut payload: Bytes) -> Option<Delivery> {
+    payload.advance(BASIC_DELIVER.len());
     short_string(&mut payload)?;
     Some(Delivery {
         tag: payload.try_get_u64().ok()?,
         redelivered: payload.try_get_u8().ok()? & 1 == 1,
         exchange: short_string(&mut payload)?,
-        key: short_string(&mut payload)?,
+        routing_key: short_string(&mut payload)?,
         ..Delivery::default()
     })
 }
 
-/// How the properties of class `basic` lie one after the other, as far as `timestamp`: from the highest bit of the flags
+/// The types of the properties of class `basic`, up to `timestamp`, in the order of their flags from the highest bit
 /// down.
-const PROPERTIES: [Kind; 10] = {
-    use Kind::{Octet, ShortString, Table, Timestamp};
-    // content-type, content-encoding, headers, delivery-mode, priority, correlation-id, reply-to, expiration, message-id,
-    // timestamp
+const PROPERTIES: [PropertyType; 10] = {
+    use PropertyType::{Octet, ShortString, Table, Timestamp};
+    // content-type, content-encoding, headers, delivery-mode, priority, correlation-id, reply-to, expiration,
+    // message-id, timestamp
     [
         ShortString,
         ShortString,
@@ -172,39 +175,40 @@ const PROPERTIES: [Kind; 10] = {
         Timestamp,
     ]
 };
+/// The index of `message-id` in [`PROPERTIES`].
 const MESSAGE_ID: usize = 8;
 
-enum Kind {
+enum PropertyType {
     Octet,
     ShortString,
     Table,
     Timestamp,
 }
 
-/// `message-id` and `timestamp`.
-fn properties(mut payload: Bytes) -> Option<(Option<Bytes>, Option<u64>)> {
+/// Extracts `message-id` and `timestamp`.
+fn parse_properties(mut payload: Bytes) -> Option<(Option<Bytes>, Option<u64>)> {
     let flags = payload.try_get_u16().ok()?;
     let (mut message_id, mut timestamp) = (None, None);
-    for (place, kind) in PROPERTIES.iter().enumerate() {
-        if flags & (0x8000 >> place) == 0 {
+    for (index, kind) in PROPERTIES.iter().enumerate() {
+        if flags & (0x8000 >> index) == 0 {
             continue;
         }
         match kind {
-            Kind::Octet => drop(payload.try_get_u8().ok()?),
-            Kind::Table => {
+            PropertyType::Octet => drop(payload.try_get_u8().ok()?),
+            PropertyType::Table => {
                 let bytes = payload.try_get_u32().ok()? as usize;
                 if bytes > payload.len() {
                     return None;
                 }
                 payload.advance(bytes);
             }
-            Kind::ShortString => {
+            PropertyType::ShortString => {
                 let text = short_string(&mut payload)?;
-                if place == MESSAGE_ID {
+                if index == MESSAGE_ID {
                     message_id = Some(text);
                 }
             }
-            Kind::Timestamp => timestamp = Some(payload.try_get_u64().ok()?),
+            PropertyType::Timestamp => timestamp = Some(payload.try_get_u64().ok()?),
         }
     }
     Some((message_id, timestamp))

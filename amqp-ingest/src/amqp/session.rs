@@ -1,9 +1,9 @@
-//! One connection, from the first delivery to the loss or the shutdown: takes deliveries, hands events to the publisher,
-//! and acknowledges what the stream has.
+//! Consumes on one connection, from the first delivery to the loss of the connection or the shutdown: hands events to
+//! the publisher, and acknowledges what the stream has stored.
 //!
-//! The broker sends no more than `amqp.prefetch` deliveries ahead of the acknowledgements, which bounds everything
-//! here. Acknowledgements go out together, because each costs the broker and us about as much as an event: all that
-//! has been settled without a gap, a moment after the first of it or when a part of the prefetch is used up.
+//! The broker sends at most `amqp.prefetch` unacknowledged deliveries, which bounds all memory here. An
+//! acknowledgement costs the broker and us about as much as an event, so deliveries settled without a gap are
+//! acknowledged together: after [`ACK_DELAY`], or when a part of the prefetch is used up.
 
 use std::time::Duration;
 
@@ -15,130 +15,133 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Broker,
-    delivery::{Fate, decide},
+    broker::BrokerContext,
+    connection::ConsumerConnection,
+    delivery::{Disposition, classify},
     frame::Delivery,
-    link::Link,
-    window::{State, Window},
+    window::{AckWindow, DeliveryState},
 };
 use crate::{
     body::Rejection,
     error::IngestError,
-    publish::{Outcome, Outgoing, Receipt, Settled},
-    seldom::Seldom,
+    log_throttle::LogThrottle,
+    publish::{Outcome, OutgoingEvent, SettleHandle, Settlement},
 };
 
-/// After the shutdown, what is on its way to the stream gets this long to arrive. What does not is given back.
-const FINISH_WITHIN: Duration = Duration::from_secs(3);
+/// How long to wait for in-flight events after the shutdown. The broker requeues the rest.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A settled delivery is acknowledged after this at the latest. The broker keeps it so long.
-const ACK_WITHIN: Duration = Duration::from_millis(10);
+/// Maximum time from the settlement of a delivery to its acknowledgement.
+const ACK_DELAY: Duration = Duration::from_millis(10);
 
-/// When one in so many of the prefetch is settled, that is acknowledged at once: the broker must not run dry.
-const ACK_PART: usize = 4;
+/// One in this many deliveries of the prefetch triggers an acknowledgement at once, so that the broker keeps sending.
+const ACK_FRACTION: usize = 4;
 
-/// How many settlements are read at once, at most.
-const SETTLED_AT_ONCE: usize = 256;
+/// Maximum number of settlements received in one batch.
+const SETTLE_BATCH: usize = 256;
 
-/// What is read from one connection.
-pub(super) struct Session<'s> {
-    broker: &'s Broker,
-    link: Link,
-    window: Window,
-    settle: mpsc::Sender<Settled>,
-    settled: mpsc::Receiver<Settled>,
-    /// Up to which delivery the broker is to be told that all is done, and when.
-    done: Option<(u64, Instant)>,
-    /// How many deliveries have been settled in a row since it was told.
-    done_count: usize,
-    rejection_log: Seldom,
+/// The state of one consuming connection.
+pub(super) struct ConsumerSession<'s> {
+    broker: &'s BrokerContext,
+    connection: ConsumerConnection,
+    window: AckWindow,
+    settle_tx: mpsc::Sender<Settlement>,
+    settle_rx: mpsc::Receiver<Settlement>,
+    /// The tag up to which to acknowledge, and when.
+    pending_ack: Option<(u64, Instant)>,
+    /// Deliveries settled without a gap since the last acknowledgement.
+    unacked_count: usize,
+    rejection_log: LogThrottle,
 }
 
-impl<'s> Session<'s> {
-    /// That of a connection that consumes.
-    pub(super) fn new(link: Link, broker: &'s Broker) -> Session<'s> {
-        // Room for every delivery that can be under way, so that the publisher never waits for a session.
-        let (settle, settled) = mpsc::channel(usize::from(broker.config.prefetch));
-        Session {
+impl<'s> ConsumerSession<'s> {
+    /// The session of a connection that has started to consume.
+    pub(super) fn new(connection: ConsumerConnection, broker: &'s BrokerContext) -> ConsumerSession<'s> {
+        // It has room for every unacknowledged delivery, so the publisher never waits for a session.
+        let (settle_tx, settle_rx) = mpsc::channel(usize::from(broker.config.prefetch));
+        ConsumerSession {
             broker,
-            link,
-            window: Window::new(),
-            settle,
-            settled,
-            done: None,
-            done_count: 0,
-            rejection_log: Seldom::new(),
+            connection,
+            window: AckWindow::new(),
+            settle_tx,
+            settle_rx,
+            pending_ack: None,
+            unacked_count: 0,
+            rejection_log: LogThrottle::new(),
         }
     }
 
-    /// Carries events until the shutdown, or until the connection is lost.
-    pub(super) async fn carry(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
-        let mut news = Vec::with_capacity(SETTLED_AT_ONCE);
+    /// Consumes until the shutdown, or returns the error that ended the connection.
+    pub(super) async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
+        let mut settlements = Vec::with_capacity(SETTLE_BATCH);
         loop {
-            self.link.flush().await?;
-            let ack_at = self.done.map_or_else(Instant::now, |(_, at)| at);
-            let look_at = self.link.next_look();
+            self.connection.flush().await?;
+            let ack_at = self.pending_ack.map_or_else(Instant::now, |(_, at)| at);
+            let heartbeat_at = self.connection.next_heartbeat_check().map(Instant::from_std);
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return self.finish().await,
-                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news),
-                () = sleep_until(ack_at), if self.done.is_some() => self.acknowledge(),
-                filled = self.link.fill() => {
+                () = shutdown.cancelled() => return self.drain().await,
+                _ = self.settle_rx.recv_many(&mut settlements, SETTLE_BATCH) => self.settle(&mut settlements),
+                () = sleep_until(ack_at), if self.pending_ack.is_some() => self.acknowledge(),
+                filled = self.connection.fill() => {
                     filled?;
-                    while let Some(delivery) = self.link.next()? {
-                        self.take(delivery, shutdown).await?;
+                    while let Some(delivery) = self.connection.next()? {
+                        self.handle_delivery(delivery, shutdown).await?;
                     }
                 }
-                () = sleep_until(look_at.map_or_else(Instant::now, Instant::from_std)), if look_at.is_some() => {
-                    self.link.look()?;
+                () = sleep_until(heartbeat_at.unwrap_or_else(Instant::now)), if heartbeat_at.is_some() => {
+                    self.connection.check_heartbeat()?;
                 }
             }
         }
     }
 
-    /// Ends the connection in order.
+    /// See [`ConsumerConnection::close`].
     pub(super) async fn close(&mut self) -> Result<(), IngestError> {
-        self.link.close().await
+        self.connection.close().await
     }
 
-    async fn take(&mut self, delivery: Delivery, shutdown: &CancellationToken) -> Result<(), IngestError> {
-        let Broker { outgoing, .. } = self.broker;
+    async fn handle_delivery(
+        &mut self,
+        delivery: Delivery,
+        shutdown: &CancellationToken,
+    ) -> Result<(), IngestError> {
         let tag = delivery.tag;
-        match decide(&delivery, self.broker) {
-            Fate::Publish(message) => {
-                self.push(tag, State::InFlight)?;
-                let receipt = Receipt { tag, settle: self.settle.clone() };
+        match classify(&delivery, self.broker) {
+            Disposition::Publish(message) => {
+                self.push(tag, DeliveryState::InFlight)?;
+                let settle_handle = SettleHandle { tag, sender: self.settle_tx.clone() };
                 tokio::select! {
-                    // The publisher ends only after its sources.
-                    _ = outgoing.send(Outgoing { message, receipt }) => {}
+                    // It cannot fail: the publisher outlives the consumers.
+                    _ = self.broker.publisher.send(OutgoingEvent { message, settle_handle }) => {}
                     () = shutdown.cancelled() => {}
                 }
             }
-            Fate::Reject(reason) => {
-                self.push(tag, State::Rejected)?;
+            Disposition::Reject(reason) => {
+                self.push(tag, DeliveryState::Rejected)?;
                 self.log_rejection(reason, &delivery);
                 self.reject(tag, reason);
                 self.advance();
             }
-            Fate::Forget => {
-                self.push(tag, State::Done)?;
+            Disposition::Discard => {
+                self.push(tag, DeliveryState::Done)?;
                 self.advance();
             }
         }
         Ok(())
     }
 
-    fn push(&mut self, tag: u64, state: State) -> Result<(), IngestError> {
+    fn push(&mut self, tag: u64, state: DeliveryState) -> Result<(), IngestError> {
         self.broker.counters.in_flight.inc();
         if self.window.push(tag, state) { Ok(()) } else { Err(IngestError::DeliveryTag(tag)) }
     }
 
-    fn settle(&mut self, news: &mut Vec<Settled>) {
-        for Settled { tag, outcome } in news.drain(..) {
+    fn settle(&mut self, settlements: &mut Vec<Settlement>) {
+        for Settlement { tag, outcome } in settlements.drain(..) {
             match outcome {
-                Outcome::Stored => self.window.settle(tag, State::Done),
-                Outcome::Refused(reason) => {
-                    self.window.settle(tag, State::Rejected);
+                Outcome::Stored => self.window.settle(tag, DeliveryState::Done),
+                Outcome::Rejected(reason) => {
+                    self.window.settle(tag, DeliveryState::Rejected);
                     self.reject(tag, reason);
                 }
             }
@@ -146,67 +149,68 @@ impl<'s> Session<'s> {
         self.advance();
     }
 
-    /// Notes what has been settled without a gap; acknowledges it if that is much.
+    /// Schedules an acknowledgement of what is settled without a gap, or acknowledges at once if it is a large part
+    /// of the prefetch.
     fn advance(&mut self) {
         let before = self.window.len();
-        let done = self.window.advance();
+        let ack_up_to = self.window.advance();
         let settled = before - self.window.len();
         self.broker.counters.in_flight.dec_by(settled as i64);
-        self.done_count += settled;
-        if let Some(tag) = done {
-            let at = self.done.map_or_else(|| Instant::now() + ACK_WITHIN, |(_, at)| at);
-            self.done = Some((tag, at));
+        self.unacked_count += settled;
+        if let Some(tag) = ack_up_to {
+            let at = self.pending_ack.map_or_else(|| Instant::now() + ACK_DELAY, |(_, at)| at);
+            self.pending_ack = Some((tag, at));
         }
-        if self.done_count * ACK_PART >= usize::from(self.broker.config.prefetch) {
+        if self.unacked_count * ACK_FRACTION >= usize::from(self.broker.config.prefetch) {
             self.acknowledge();
         }
     }
 
     fn acknowledge(&mut self) {
-        self.done_count = 0;
-        if let Some((tag, _)) = self.done.take() {
-            self.link.acknowledge(tag);
+        self.unacked_count = 0;
+        if let Some((tag, _)) = self.pending_ack.take() {
+            self.connection.acknowledge(tag);
         }
     }
 
-    /// To the dead-letter exchange.
+    /// Sends a delivery to the dead-letter exchange.
     fn reject(&mut self, tag: u64, reason: Rejection) {
         self.broker.metrics.rejected(reason).inc();
-        self.link.reject(tag);
+        self.connection.reject(tag);
     }
 
     fn log_rejection(&mut self, reason: Rejection, delivery: &Delivery) {
-        if let Some(left_out) = self.rejection_log.pass() {
+        if let Some(suppressed) = self.rejection_log.permit() {
             tracing::warn!(
                 reason = reason.label(),
                 exchange = %String::from_utf8_lossy(&delivery.exchange),
-                routing_key = %String::from_utf8_lossy(&delivery.key),
+                routing_key = %String::from_utf8_lossy(&delivery.routing_key),
                 bytes = delivery.body.as_ref().map(Bytes::len),
-                left_out,
+                suppressed,
                 "rejected an event to the dead-letter exchange"
             );
         }
     }
 
-    /// Waits for what is on its way to the stream; the rest goes back to the broker with the connection.
-    async fn finish(&mut self) -> Result<(), IngestError> {
-        let deadline = Instant::now() + FINISH_WITHIN;
-        let mut news = Vec::new();
+    /// Waits for the settlement of in-flight events. The broker requeues the rest when the connection closes.
+    async fn drain(&mut self) -> Result<(), IngestError> {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let mut settlements = Vec::new();
         while self.window.len() > 0 {
             tokio::select! {
                 () = sleep_until(deadline) => {
-                    tracing::warn!(events = self.window.len(), "gives events back to the broker");
+                    tracing::warn!(events = self.window.len(), "drain timed out; the broker requeues events");
                     break;
                 }
-                _ = self.settled.recv_many(&mut news, SETTLED_AT_ONCE) => self.settle(&mut news),
+                _ = self.settle_rx.recv_many(&mut settlements, SETTLE_BATCH) => self.settle(&mut settlements),
             }
         }
         self.acknowledge();
-        self.link.flush().await
+        self.connection.flush().await
     }
 }
 
-impl Drop for Session<'_> {
+impl Drop for ConsumerSession<'_> {
     fn drop(&mut self) {
         self.broker.counters.in_flight.dec_by(self.window.len() as i64);
     }

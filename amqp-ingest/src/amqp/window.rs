@@ -1,43 +1,43 @@
-//! The deliveries of one channel that are not settled yet, so that those settled in a row can be acknowledged to
-//! the broker at once.
+//! Tracks the unacknowledged deliveries of one channel, so that a contiguous run of settled ones is acknowledged at
+//! once.
 //!
-//! Delivery tags count up from 1 on each channel without a gap (AMQP 0-9-1, 1.8.3.13), so a tag's place is known.
+//! Delivery tags increase from 1 on each channel without a gap (AMQP 0-9-1, 1.8.3.13), so the tag gives the index.
 
 use std::collections::VecDeque;
 
-/// What became of a delivery.
+/// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// On its way to the stream.
+pub(super) enum DeliveryState {
+    /// Not settled yet.
     InFlight,
-    /// To be acknowledged.
+    /// Settled, and to be acknowledged.
     Done,
-    /// Rejected, and thereby settled with the broker already.
+    /// Rejected, so the broker considers it settled already.
     Rejected,
 }
 
 /// The deliveries from the oldest unsettled one on.
 #[derive(Debug)]
-pub(super) struct Window {
-    /// The tag of the front.
-    first: u64,
-    states: VecDeque<State>,
+pub(super) struct AckWindow {
+    /// The delivery tag of the front.
+    first_tag: u64,
+    states: VecDeque<DeliveryState>,
 }
 
-impl Window {
-    /// That of a new channel.
-    pub(super) fn new() -> Window {
-        Window { first: 1, states: VecDeque::new() }
+impl AckWindow {
+    /// The window of a new channel.
+    pub(super) fn new() -> AckWindow {
+        AckWindow { first_tag: 1, states: VecDeque::new() }
     }
 
-    /// How many deliveries are between the oldest unsettled and the newest.
+    /// The number of deliveries from the oldest unsettled to the newest.
     pub(super) fn len(&self) -> usize {
         self.states.len()
     }
 
-    /// Adds the newest delivery. Returns whether its tag is the next one.
-    pub(super) fn push(&mut self, tag: u64, state: State) -> bool {
-        let next = self.first.wrapping_add(self.states.len() as u64);
+    /// Adds the newest delivery. Returns `false` if its tag does not follow the previous one.
+    pub(super) fn push(&mut self, tag: u64, state: DeliveryState) -> bool {
+        let next = self.first_tag.wrapping_add(self.states.len() as u64);
         if tag != next {
             return false;
         }
@@ -45,28 +45,28 @@ impl Window {
         true
     }
 
-    /// Says what became of a delivery.
-    pub(super) fn settle(&mut self, tag: u64, state: State) {
-        let place = tag.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
-        if let Some(known) = place.and_then(|place| self.states.get_mut(place)) {
-            *known = state;
+    /// Sets the state of a delivery. Ignores tags outside the window.
+    pub(super) fn settle(&mut self, tag: u64, state: DeliveryState) {
+        let index = tag.checked_sub(self.first_tag).and_then(|index| usize::try_from(index).ok());
+        if let Some(current) = index.and_then(|index| self.states.get_mut(index)) {
+            *current = state;
         }
     }
 
-    /// Drops what is settled at the front. Returns the tag up to which the broker is to be told that everything is
-    /// done, if there is anything to tell: never that of a rejected delivery, which the broker no longer knows.
+    /// Removes the settled deliveries at the front. Returns the tag up to which to acknowledge, if any. It is never the
+    /// tag of a rejected delivery, which the broker no longer knows.
     pub(super) fn advance(&mut self) -> Option<u64> {
-        let mut done = None;
+        let mut ack_up_to = None;
         while let Some(state) = self.states.front() {
             match state {
-                State::InFlight => break,
-                State::Done => done = Some(self.first),
-                State::Rejected => {}
+                DeliveryState::InFlight => break,
+                DeliveryState::Done => ack_up_to = Some(self.first_tag),
+                DeliveryState::Rejected => {}
             }
             self.states.pop_front();
-            self.first = self.first.wrapping_add(1);
+            self.first_tag = self.first_tag.wrapping_add(1);
         }
-        done
+        ack_up_to
     }
 }
 
@@ -79,54 +79,61 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_settled_prefix_is_told() {
-        let mut window = Window::new();
+    fn only_a_contiguous_settled_run_is_acknowledged() {
+        let mut window = AckWindow::new();
         for tag in 1..=4 {
-            assert!(window.push(tag, State::InFlight));
+            assert!(window.push(tag, DeliveryState::InFlight));
         }
-        assert!(!window.push(6, State::InFlight) && !window.push(4, State::InFlight));
-        window.settle(2, State::Done);
+        assert!(!window.push(6, DeliveryState::InFlight));
+        assert!(!window.push(4, DeliveryState::InFlight));
+        window.settle(2, DeliveryState::Done);
         assert_eq!(window.advance(), None);
-        window.settle(1, State::Done);
+        window.settle(1, DeliveryState::Done);
         assert_eq!(window.advance(), Some(2));
-        window.settle(3, State::Rejected);
+        window.settle(3, DeliveryState::Rejected);
         assert_eq!(window.advance(), None);
-        window.settle(1, State::Done);
-        window.settle(99, State::Done);
-        window.settle(4, State::Done);
-        assert_eq!(window.advance(), Some(4));
-        assert_eq!(window.len(), 0);
+        // Tags outside the window.
+        window.settle(1, DeliveryState::Done);
+        window.settle(99, DeliveryState::Done);
+        assert_eq!((window.advance(), window.len()), (None, 1));
+        window.settle(4, DeliveryState::Done);
+        assert_eq!((window.advance(), window.len()), (Some(4), 0));
     }
 
     proptest! {
         #[test]
-        fn every_delivery_is_settled_once(
-            rejected in prop::collection::vec(any::<bool>(), 1..40), order in any::<u64>()
+        fn every_delivery_is_settled_once_and_as_early_as_possible(
+            (rejected, order) in prop::collection::vec(any::<bool>(), 1..40).prop_flat_map(|rejected| {
+                let tags: Vec<u64> = (1..=rejected.len() as u64).collect();
+                (Just(rejected), Just(tags).prop_shuffle())
+            })
         ) {
-            let mut window = Window::new();
-            let mut unsettled: BTreeSet<u64> = (1..=rejected.len() as u64).collect();
-            let mut open: Vec<u64> = unsettled.iter().copied().collect();
-            for tag in &open {
-                prop_assert!(window.push(*tag, State::InFlight));
+            let mut window = AckWindow::new();
+            // What the broker and the publisher have not settled yet.
+            let mut unacked: BTreeSet<u64> = (1..=order.len() as u64).collect();
+            let mut in_flight = unacked.clone();
+            for tag in &in_flight {
+                prop_assert!(window.push(*tag, DeliveryState::InFlight));
             }
-            let mut random = order;
-            while !open.is_empty() {
-                random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                let tag = open.swap_remove((random >> 33) as usize % open.len());
-                if rejected[tag as usize - 1] {
-                    prop_assert!(unsettled.remove(&tag));
-                    window.settle(tag, State::Rejected);
+            for tag in &order {
+                in_flight.remove(tag);
+                if rejected[*tag as usize - 1] {
+                    prop_assert!(unacked.remove(tag));
+                    window.settle(*tag, DeliveryState::Rejected);
                 } else {
-                    window.settle(tag, State::Done);
+                    window.settle(*tag, DeliveryState::Done);
                 }
                 if let Some(up_to) = window.advance() {
-                    // The broker refuses a tag that it does not know, and takes all below that it does.
-                    prop_assert!(unsettled.contains(&up_to));
-                    prop_assert!(open.iter().all(|tag| *tag > up_to));
-                    unsettled.retain(|tag| *tag > up_to);
+                    // The broker closes the channel on an unknown tag, and settles everything below a known one.
+                    prop_assert!(unacked.contains(&up_to));
+                    unacked.retain(|tag| *tag > up_to);
                 }
+                prop_assert!(in_flight.is_subset(&unacked), "acknowledged before it was settled");
+                let oldest = in_flight.first().copied().unwrap_or(order.len() as u64 + 1);
+                prop_assert!(unacked.first().is_none_or(|tag| *tag >= oldest), "{unacked:?}");
+                prop_assert_eq!(window.len() as u64, order.len() as u64 + 1 - oldest);
             }
-            prop_assert!(unsettled.is_empty() && window.len() == 0);
+            prop_assert!(unacked.is_empty());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A connection to NATS that is used until its first failure and never again, so that what is published on it reaches the
-//! server in order (see the module above), and the stream's answers come back.
+//! A connection to NATS that is dropped at its first failure, so that events reach the server in order (see
+//! [`publish`](super)).
 
 use std::{
     fmt::Write as _,
@@ -8,47 +8,47 @@ use std::{
 
 use blackhole_common::nats::{
     link::{Link, Servers},
-    protocol::{Message as Answer, Op, SubscriptionId},
+    protocol::{Message as Reply, Op, SubscriptionId},
 };
 use tokio::time::timeout;
 
 use crate::{error::IngestError, message::Message};
 
-/// How the connection is called in the server's lists.
+/// The name of the connection in the server's listings.
 pub(crate) const CLIENT_NAME: &str = "amqp-ingest";
 
-/// What the answers come for, all of them.
+/// The subscription that receives all replies.
 const INBOX: SubscriptionId = 1;
 
-/// JetStream does not answer while a stream has no leader; asking again finds the new one sooner than waiting.
-const JETSTREAM_WITHIN: Duration = Duration::from_secs(2);
+/// JetStream does not reply while a stream has no leader. A retry finds the new leader sooner than a long wait.
+const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A server that says nothing for this long is asked for a sign of life.
+/// Send a ping if the server has sent nothing for this long.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
-/// A server that says nothing for this long is given up.
-const SILENT_AT_MOST: Duration = Duration::from_secs(12);
+/// Drop the connection if the server has sent nothing for this long.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The connection, and the answers to what is published on it.
+/// The connection, with an inbox for replies.
 pub(super) struct Connection {
     link: Link,
     inbox: String,
-    /// Where the next answer is to come to; it begins with the inbox.
-    reply: String,
-    heard: Instant,
-    /// Since it was heard last.
+    /// The next message's reply subject, below the inbox. Kept to reuse its memory.
+    reply_subject: String,
+    last_received: Instant,
+    /// Whether a ping was sent since then.
     pinged: bool,
 }
 
-/// The server takes no message of that size.
+/// The message exceeds the server's `max_payload`.
 #[derive(Debug)]
 pub(super) struct TooLarge {
-    /// What the server takes at most.
-    pub(super) most_bytes: usize,
+    /// The server's `max_payload`.
+    pub(super) max_bytes: usize,
 }
 
 impl Connection {
-    /// Connects to the next of the servers.
+    /// Connects to the next server.
     ///
     /// # Errors
     /// [`IngestError::NatsConnect`].
@@ -56,133 +56,139 @@ impl Connection {
         let mut link = servers.connect(CLIENT_NAME).await.map_err(IngestError::NatsConnect)?;
         let inbox = format!("_INBOX.{:032x}.", rand::random::<u128>());
         link.subscribe(INBOX, &format!("{inbox}*"));
-        Ok(Connection { link, reply: inbox.clone(), inbox, heard: Instant::now(), pinged: false })
+        Ok(Connection {
+            link,
+            reply_subject: inbox.clone(),
+            inbox,
+            last_received: Instant::now(),
+            pinged: false,
+        })
     }
 
-    /// Asks JetStream, before anything is published.
+    /// Sends a request to JetStream. Only before publishing events.
     ///
     /// # Errors
-    /// [`IngestError::NatsLost`], also where nobody answers in time.
-    pub(super) async fn request(&mut self, subject: &str, payload: &[u8]) -> Result<Answer, IngestError> {
-        let answer = async {
-            self.reply_to("request");
-            self.link.publish(subject, &self.reply, b"", payload);
+    /// [`IngestError::NatsLost`], also if JetStream does not reply in time.
+    pub(super) async fn request(&mut self, subject: &str, payload: &[u8]) -> Result<Reply, IngestError> {
+        let reply = async {
+            self.set_reply_subject("request");
+            self.link.publish(subject, &self.reply_subject, b"", payload);
             loop {
                 self.flush().await?;
-                if let Some(answer) = self.next()? {
-                    return Ok(answer);
+                if let Some(reply) = self.next()? {
+                    return Ok(reply);
                 }
                 self.fill().await?;
             }
         };
-        let nobody = |_| IngestError::NatsLost(": JetStream does not answer".into());
-        timeout(JETSTREAM_WITHIN, answer).await.map_err(nobody)?
+        let timed_out = |_| IngestError::NatsLost("JetStream does not answer".into());
+        timeout(JETSTREAM_TIMEOUT, reply).await.map_err(timed_out)?
     }
 
-    /// Notes an event for the next flush; the stream's answer will come with `number`.
+    /// Queues an event for the next flush. The stream's reply will carry `number`.
     ///
     /// # Errors
     /// [`TooLarge`].
     pub(super) fn publish(&mut self, number: u64, message: &Message) -> Result<(), TooLarge> {
-        self.reply_to(number);
-        self.note(message)
+        self.set_reply_subject(number);
+        self.queue_event(message)
     }
 
-    /// Notes an event that no stream takes: nobody answers.
+    /// Queues an event for the next flush. There is no stream to reply.
     ///
     /// # Errors
     /// [`TooLarge`].
-    pub(super) fn publish_plainly(&mut self, message: &Message) -> Result<(), TooLarge> {
-        self.reply.clear();
-        self.note(message)
+    pub(super) fn publish_without_ack(&mut self, message: &Message) -> Result<(), TooLarge> {
+        self.reply_subject.clear();
+        self.queue_event(message)
     }
 
-    fn note(&mut self, message: &Message) -> Result<(), TooLarge> {
+    fn queue_event(&mut self, message: &Message) -> Result<(), TooLarge> {
         let Message { subject, headers, body } = message;
-        let most_bytes = self.link.max_payload_bytes();
-        if headers.len() + body.len() > most_bytes {
-            return Err(TooLarge { most_bytes });
+        let max_bytes = self.link.max_payload_bytes();
+        if headers.len() + body.len() > max_bytes {
+            return Err(TooLarge { max_bytes });
         }
-        self.link.publish(subject, &self.reply, headers, body);
+        self.link.publish(subject, &self.reply_subject, headers, body);
         Ok(())
     }
 
-    /// Notes a word to ourselves: when it comes back as an answer with `number`, the server has handled everything that
-    /// was published before.
-    pub(super) fn mark(&mut self, number: u64) {
-        self.reply_to(number);
-        self.link.publish(&self.reply, "", b"", b"");
+    /// Queues a message to our own inbox. When it comes back as a reply with `number`, the server has processed
+    /// everything published before it.
+    pub(super) fn send_barrier(&mut self, number: u64) {
+        self.set_reply_subject(number);
+        self.link.publish(&self.reply_subject, "", b"", b"");
     }
 
-    fn reply_to(&mut self, answer: impl std::fmt::Display) {
-        self.reply.clear();
+    fn set_reply_subject(&mut self, last_token: impl std::fmt::Display) {
+        self.reply_subject.clear();
         // Writing to a String cannot fail.
-        let _ = write!(self.reply, "{}{answer}", self.inbox);
+        let _ = write!(self.reply_subject, "{}{last_token}", self.inbox);
     }
 
-    /// Whether the server is one of a cluster.
+    /// Whether the server belongs to a cluster.
     pub(super) fn is_clustered(&self) -> bool {
         self.link.is_clustered()
     }
 
-    /// Whether so much is noted that it is better flushed before more is.
+    /// Whether enough is queued that it should be flushed before more is added.
     pub(super) fn is_full(&self) -> bool {
         self.link.is_full()
     }
 
-    /// Sends what was noted.
+    /// Sends everything queued.
     ///
     /// # Errors
     /// [`IngestError::NatsLost`].
     pub(super) async fn flush(&mut self) -> Result<(), IngestError> {
-        self.link.flush().await.map_err(|error| IngestError::NatsLost(format!(": {error}")))
+        self.link.flush().await.map_err(|error| IngestError::NatsLost(error.to_string()))
     }
 
-    /// Reads more. Nothing is lost when the wait for it is broken off.
+    /// Reads into the read buffer. Cancel-safe.
     ///
     /// # Errors
     /// [`IngestError::NatsLost`].
     pub(super) async fn fill(&mut self) -> Result<(), IngestError> {
-        self.link.fill().await.map_err(|error| IngestError::NatsLost(format!(": {error}")))?;
-        self.heard = Instant::now();
+        self.link.fill().await.map_err(|error| IngestError::NatsLost(error.to_string()))?;
+        self.last_received = Instant::now();
         self.pinged = false;
         Ok(())
     }
 
-    /// The next answer of what was read.
+    /// Returns the next reply in the read buffer, `None` if there is no complete one.
     ///
     /// # Errors
-    /// [`IngestError::NatsLost`], also when the server is about to stop: it says so before it moves its clients elsewhere,
-    /// and it is better to go in order.
-    pub(super) fn next(&mut self) -> Result<Option<Answer>, IngestError> {
+    /// [`IngestError::NatsLost`], also if the server enters lame duck mode: reconnecting now is better than being
+    /// disconnected.
+    pub(super) fn next(&mut self) -> Result<Option<Reply>, IngestError> {
         loop {
-            match self.link.next_op().map_err(|error| IngestError::NatsLost(format!(": {error}")))? {
+            match self.link.next_op().map_err(|error| IngestError::NatsLost(error.to_string()))? {
                 None => return Ok(None),
-                Some(Op::Message(answer)) => return Ok(Some(answer)),
+                Some(Op::Message(reply)) => return Ok(Some(reply)),
                 Some(Op::Info(info)) if Link::is_lame_duck(&info) => {
-                    return Err(IngestError::NatsLost(": the server is shutting down".into()));
+                    return Err(IngestError::NatsLost("the server is shutting down".into()));
                 }
-                Some(Op::Error(error)) => tracing::warn!(error, "nats refuses something"),
+                Some(Op::Error(error)) => tracing::warn!(error, "nats reports an error"),
                 Some(Op::Info(_) | Op::Ping | Op::Pong | Op::Ok) => {}
             }
         }
     }
 
-    /// When [`Connection::look`] is to be called next, at the latest.
-    pub(super) fn next_look(&self) -> Instant {
-        self.heard + if self.pinged { SILENT_AT_MOST } else { PING_AFTER }
+    /// When to call [`Connection::check_liveness`] next.
+    pub(super) fn next_liveness_check(&self) -> Instant {
+        self.last_received + if self.pinged { SILENCE_TIMEOUT } else { PING_AFTER }
     }
 
-    /// Asks a silent server for a sign of life, with the next flush.
+    /// Queues a ping if the server is silent.
     ///
     /// # Errors
-    /// [`IngestError::NatsLost`] where it has been silent for too long.
-    pub(super) fn look(&mut self) -> Result<(), IngestError> {
-        let silent = self.heard.elapsed();
-        if silent >= SILENT_AT_MOST {
-            return Err(IngestError::NatsLost(": the server is silent".into()));
+    /// [`IngestError::NatsLost`] if it has been silent for too long.
+    pub(super) fn check_liveness(&mut self) -> Result<(), IngestError> {
+        let silence = self.last_received.elapsed();
+        if silence >= SILENCE_TIMEOUT {
+            return Err(IngestError::NatsLost("the server is silent".into()));
         }
-        if silent >= PING_AFTER && !self.pinged {
+        if silence >= PING_AFTER && !self.pinged {
             self.pinged = true;
             self.link.ping();
         }

@@ -1,6 +1,6 @@
-//! The stream: created where it is missing, updated where it differs, removed where there is to be no history.
+//! Creates, updates or removes the stream to match the configuration.
 //!
-//! What an operator has added to the stream (a description, a placement, …) stays as it is.
+//! Other settings of the stream, such as a description or a placement added by an operator, stay as they are.
 
 use std::time::{Duration, Instant};
 
@@ -12,76 +12,78 @@ use async_nats::jetstream::{
 use blackhole_common::wire::Subjects;
 use serde::Deserialize;
 
-use super::{answer::NO_RESPONDERS, connection::Connection};
+use super::{connection::Connection, puback::NO_RESPONDERS};
 use crate::{
     config::{HistoryConfig, Storage},
     error::IngestError,
 };
 
-/// How long the stream recognises an event by its id: longer than a broker takes to deliver again.
+/// How long the stream detects duplicates: longer than a broker takes to redeliver.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// A stream that a cluster does not find is asked for again, for this long. A server that was just elected to lead the
-/// cluster knows no stream until it has read what was decided before it; a stream that is made then takes the place of
-/// the one that is there, and its readers lose their places.
-const MISSED_FOR: Duration = Duration::from_secs(5);
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How long a clustered stream must stay missing before it is created. A newly elected cluster leader does not know any
+/// stream until it has caught up; a stream created before that would replace the existing one and invalidate cursors.
+const MISSING_TIMEOUT: Duration = Duration::from_secs(5);
+const MISSING_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What JetStream tells of a stream, as far as it matters (NATS ADR-31, `$JS.API.STREAM.*`).
+/// JetStream's reply about a stream, as far as needed (`$JS.API.STREAM.*`).
 #[derive(Deserialize)]
-struct Told {
+struct StreamInfo {
     #[serde(default)]
     config: Config,
 }
 
-/// Makes the stream what the configuration says.
+/// Creates the stream if it is missing, or updates it if it differs from the configuration.
 pub(super) async fn ensure(
     connection: &mut Connection,
     history: &HistoryConfig,
     subjects: &Subjects,
 ) -> Result<(), IngestError> {
     let stream = subjects.stream();
-    let (verb, wanted) = match find(connection, &stream).await? {
-        Ok(Told { config }) => {
-            let wanted = configured(config.clone(), history, subjects);
-            if config == wanted {
+    let (verb, desired) = match find(connection, &stream).await? {
+        Ok(StreamInfo { config }) => {
+            let desired = desired_config(config.clone(), history, subjects);
+            if config == desired {
                 return Ok(());
             }
-            ("UPDATE", wanted)
+            ("UPDATE", desired)
         }
-        Err(error) if is_missing(&error) => ("CREATE", configured(fresh(), history, subjects)),
+        Err(error) if is_missing(&error) => ("CREATE", desired_config(new_config(), history, subjects)),
         Err(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
     };
-    let wanted = serde_json::to_vec(&wanted)
+    let desired = serde_json::to_vec(&desired)
         .map_err(|error| IngestError::Stream { stream: stream.clone(), reason: error.to_string() })?;
-    match ask(connection, verb, &stream, &wanted).await? {
+    match request(connection, verb, &stream, &desired).await? {
         Ok(_) => {
-            tracing::info!(stream, "made the stream what the configuration says");
+            tracing::info!(stream, "created or updated the stream to match the configuration");
             Ok(())
         }
-        Err(error) => Err(refused(stream, &error)),
+        Err(error) => Err(config_error(stream, &error)),
     }
 }
 
-/// What no other ingest asks for: where two ask for the same before a cluster has decided, its servers do not agree on
-/// when the stream was made (nats-server 2.9.10), and by that cursors tell which stream is theirs.
-fn fresh() -> Config {
+/// The configuration of a new stream, with a unique description. If two ingests create the same stream at once, the
+/// servers of a cluster may disagree about its creation time (nats-server 2.9.10), by which cursors identify the
+/// stream.
+fn new_config() -> Config {
     let description = format!("KAZOO's events for Blackhole, since {:016x}", rand::random::<u64>());
     Config { description: Some(description), ..Config::default() }
 }
 
-/// Asks what the stream is, until it is known or surely missing.
+/// Requests the stream's info, and retries while a cluster may not know the stream yet.
 async fn find(
     connection: &mut Connection,
     stream: &str,
-) -> Result<Result<Told, jetstream::Error>, IngestError> {
-    let began = Instant::now();
+) -> Result<Result<StreamInfo, jetstream::Error>, IngestError> {
+    let started = Instant::now();
     loop {
-        match ask(connection, "INFO", stream, b"").await? {
-            Err(error) if is_missing(&error) && connection.is_clustered() && began.elapsed() < MISSED_FOR => {
-                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        match request(connection, "INFO", stream, b"").await? {
+            Err(error)
+                if is_missing(&error) && connection.is_clustered() && started.elapsed() < MISSING_TIMEOUT =>
+            {
+                tokio::time::sleep(MISSING_RETRY_INTERVAL).await;
             }
-            told => return Ok(told),
+            result => return Ok(result),
         }
     }
 }
@@ -90,45 +92,45 @@ fn is_missing(error: &jetstream::Error) -> bool {
     error.error_code() == ErrorCode::STREAM_NOT_FOUND
 }
 
-/// Takes the stream away: where there is no history, one that stays would only look like it.
+/// Removes the stream: without history, a leftover stream would be misleading.
 pub(super) async fn remove(connection: &mut Connection, subjects: &Subjects) -> Result<(), IngestError> {
-    const NONE_THERE: [ErrorCode; 3] = [
+    const NO_STREAM: [ErrorCode; 3] = [
         ErrorCode::STREAM_NOT_FOUND,
         ErrorCode::JETSTREAM_NOT_ENABLED,
         ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
     ];
     let stream = subjects.stream();
-    match ask(connection, "DELETE", &stream, b"").await {
+    match request(connection, "DELETE", &stream, b"").await {
         Ok(Ok(_)) => tracing::info!(stream, "removed the stream: history.max_age is 0s"),
-        Ok(Err(error)) if NONE_THERE.contains(&error.error_code()) => {}
+        Ok(Err(error)) if NO_STREAM.contains(&error.error_code()) => {}
         Ok(Err(error)) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
-        // A server without JetStream has none.
+        // Without JetStream there is no stream.
         Err(IngestError::NoJetStream) => {}
         Err(error) => return Err(error),
     }
     Ok(())
 }
 
-/// Asks JetStream about the stream, or to do something with it.
-async fn ask(
+/// Sends a stream request to JetStream.
+async fn request(
     connection: &mut Connection,
     verb: &str,
     stream: &str,
     payload: &[u8],
-) -> Result<Result<Told, jetstream::Error>, IngestError> {
-    let answer = connection.request(&format!("$JS.API.STREAM.{verb}.{stream}"), payload).await?;
-    if answer.status() == Some(NO_RESPONDERS) {
+) -> Result<Result<StreamInfo, jetstream::Error>, IngestError> {
+    let reply = connection.request(&format!("$JS.API.STREAM.{verb}.{stream}"), payload).await?;
+    if reply.status() == Some(NO_RESPONDERS) {
         return Err(IngestError::NoJetStream);
     }
-    match serde_json::from_slice(&answer.payload) {
-        Ok(Response::Ok(told)) => Ok(Ok(told)),
+    match serde_json::from_slice(&reply.payload) {
+        Ok(Response::Ok(info)) => Ok(Ok(info)),
         Ok(Response::Err { error }) => Ok(Err(error)),
         Err(error) => Err(IngestError::Stream { stream: stream.to_owned(), reason: error.to_string() }),
     }
 }
 
-/// `config` with everything set that the services rely on.
-fn configured(config: Config, history: &HistoryConfig, subjects: &Subjects) -> Config {
+/// `config` with all settings that the services rely on.
+fn desired_config(config: Config, history: &HistoryConfig, subjects: &Subjects) -> Config {
     let all = |root: String| format!("{root}.>");
     Config {
         name: subjects.stream(),
@@ -141,12 +143,12 @@ fn configured(config: Config, history: &HistoryConfig, subjects: &Subjects) -> C
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::Old,
         max_age: history.max_age,
-        // Checked with the configuration to fit.
+        // The configuration check guarantees that it fits.
         max_bytes: i64::try_from(history.max_bytes.as_u64()).unwrap_or(i64::MAX),
         max_messages: -1,
         max_messages_per_subject: -1,
         max_message_size: -1,
-        max_consumers: config_max_consumers(&config),
+        max_consumers: max_consumers(&config),
         storage: match history.storage {
             Storage::File => StorageType::File,
             Storage::Memory => StorageType::Memory,
@@ -159,25 +161,24 @@ fn configured(config: Config, history: &HistoryConfig, subjects: &Subjects) -> C
     }
 }
 
-/// A stream's limit of consumers cannot be changed; a new one has none.
-fn config_max_consumers(present: &Config) -> i32 {
-    if present.name.is_empty() { -1 } else { present.max_consumers }
+/// The consumer limit of an existing stream cannot be changed; a new stream has none.
+fn max_consumers(current: &Config) -> i32 {
+    if current.name.is_empty() { -1 } else { current.max_consumers }
 }
 
-fn refused(stream: String, error: &jetstream::Error) -> IngestError {
+fn config_error(stream: String, error: &jetstream::Error) -> IngestError {
     let reason = error.to_string();
-    if is_passing(error) {
+    if is_transient(error) {
         IngestError::Stream { stream, reason }
     } else {
-        IngestError::StreamRefused { stream, reason }
+        IngestError::StreamConfigRefused { stream, reason }
     }
 }
 
-/// JetStream is there but not able: a cluster without a leader, a server that is still starting. Or another ingest was
-/// faster.
-fn is_passing(reason: &jetstream::Error) -> bool {
+/// Whether a retry may succeed: the cluster has no leader, the server is starting, or another ingest was faster.
+fn is_transient(error: &jetstream::Error) -> bool {
     matches!(
-        reason.error_code(),
+        error.error_code(),
         ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER | ErrorCode::STREAM_NAME_EXIST
     )
 }
@@ -187,17 +188,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_operator_added_stays() {
+    fn a_new_stream_has_all_required_settings() {
         let subjects = Subjects::new("blackhole.v1");
-        let fresh = configured(Config::default(), &HistoryConfig::default(), &subjects);
-        assert_eq!(fresh.name, "BLACKHOLE_V1");
-        assert_eq!(fresh.subjects, ["blackhole.v1.ingest.>"]);
-        assert_eq!(fresh.duplicate_window, DUPLICATE_WINDOW);
-        let described = Config { description: Some("ours".into()), max_consumers: 9, ..fresh };
-        assert_eq!(configured(described.clone(), &HistoryConfig::default(), &subjects), described);
+        let config = desired_config(new_config(), &HistoryConfig::default(), &subjects);
+        assert_eq!(config.name, "BLACKHOLE_V1");
+        assert_eq!(config.subjects, ["blackhole.v1.ingest.>"]);
+        let republish = config.republish.unwrap();
+        assert_eq!(republish.source, "blackhole.v1.ingest.>");
+        assert_eq!(republish.destination, "blackhole.v1.event.>");
+        assert!(!republish.headers_only);
+        assert_eq!((config.max_age, config.max_bytes), (Duration::from_secs(600), 1 << 30));
+        assert_eq!(config.duplicate_window, DUPLICATE_WINDOW);
+        assert_eq!(config.max_consumers, -1);
+        assert_ne!(new_config().description, new_config().description);
+    }
+
+    #[test]
+    fn other_settings_of_an_existing_stream_are_preserved() {
+        let subjects = Subjects::new("blackhole.v1");
+        let new = desired_config(Config::default(), &HistoryConfig::default(), &subjects);
+        let existing = Config { description: Some("ours".into()), max_consumers: 9, ..new };
+        assert_eq!(desired_config(existing.clone(), &HistoryConfig::default(), &subjects), existing);
         let short = HistoryConfig { max_age: Duration::from_secs(30), ..HistoryConfig::default() };
-        let changed = configured(described, &short, &subjects);
-        assert_eq!((changed.max_age, changed.duplicate_window), (short.max_age, short.max_age));
-        assert_eq!(changed.description.as_deref(), Some("ours"));
+        let updated = desired_config(existing.clone(), &short, &subjects);
+        let expected = Config { max_age: short.max_age, duplicate_window: short.max_age, ..existing };
+        assert_eq!(updated, expected);
     }
 }

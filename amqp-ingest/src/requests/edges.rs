@@ -1,4 +1,4 @@
-//! Which edges are there, by the signs of life that they give, and whether they can be reached.
+//! Which edges are alive, by their heartbeats, and whether NATS is connected.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,87 +11,93 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
-/// An edge gives a sign every 5 s: after three that did not come it is gone.
-const GONE_AFTER: Duration = Duration::from_secs(15);
-/// Who has listened this long has heard every edge that is there.
-const ALL_HEARD_AFTER: Duration = Duration::from_secs(6);
-/// Bounds of what is kept, far above any cluster's.
-const MOST_EDGES: usize = 4096;
-const MOST_NAME_BYTES: usize = 512;
+/// Three heartbeats, which edges send every 5 s.
+const EDGE_TIMEOUT: Duration = Duration::from_secs(15);
+/// After this time with a connection, every live edge has sent a heartbeat.
+const DISCOVERY_TIME: Duration = Duration::from_secs(6);
+/// Bounds on memory, far above the size of any cluster.
+const MAX_EDGES: usize = 4096;
+const MAX_NAME_BYTES: usize = 512;
 
-/// The edges that were heard.
+/// The live edges.
 #[derive(Debug)]
 pub(super) struct Edges {
-    heard: Mutex<HashMap<String, Instant>>,
-    /// Since when all their signs reach us; nothing while there is no connection.
-    listening: watch::Sender<Option<Instant>>,
+    last_beats: Mutex<HashMap<String, Instant>>,
+    /// Since when NATS is connected; `None` while it is not.
+    connected_since: watch::Sender<Option<Instant>>,
 }
 
-/// Whom to wait for.
+/// The edges whose replies to expect.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Expected {
-    /// The edges' names.
-    pub(super) edges: BTreeSet<String>,
-    /// There may be others.
-    pub(super) others: bool,
+pub(super) struct ExpectedEdges {
+    /// The names of the known edges.
+    pub(super) known: BTreeSet<String>,
+    /// Whether there may be unknown ones.
+    pub(super) may_be_others: bool,
 }
 
 impl Edges {
-    /// None has been heard yet.
+    /// No known edges, and no connection.
     pub(super) fn new() -> Edges {
-        Edges { heard: Mutex::default(), listening: watch::Sender::default() }
+        Edges { last_beats: Mutex::default(), connected_since: watch::Sender::default() }
     }
 
-    /// What happens to the connection: what is said while there is none is missed.
-    pub(super) fn notice(&self, event: &Event) {
+    /// Tracks the connection. Heartbeats sent while it is down are missed.
+    pub(super) fn on_connection_event(&self, event: &Event) {
         match event {
-            Event::Connected => drop(self.listening.send_replace(Some(Instant::now()))),
-            Event::Disconnected | Event::Closed => drop(self.listening.send_replace(None)),
+            Event::Connected => self.set_connected_since(Some(Instant::now())),
+            Event::Disconnected | Event::Closed => self.set_connected_since(None),
             _ => {}
         }
     }
 
-    /// Whether there is a connection.
-    pub(super) fn is_listening(&self) -> bool {
-        self.listening.borrow().is_some()
+    fn set_connected_since(&self, since: Option<Instant>) {
+        self.connected_since.send_replace(since);
     }
 
-    /// Waits until there is a connection, or none.
-    pub(super) async fn until_listening(&self, wanted: bool) {
-        // It cannot fail: the sender is ours.
-        let _ = self.listening.subscribe().wait_for(|since| since.is_some() == wanted).await;
+    /// Whether NATS is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected_since.borrow().is_some()
     }
 
-    /// Those that are there now.
-    pub(super) fn expected(&self) -> Expected {
+    /// Waits until NATS is connected, or until it is not.
+    pub(super) async fn wait_for_connected(&self, wanted: bool) {
+        // It cannot fail: this struct owns the sender.
+        let _ = self.connected_since.subscribe().wait_for(|since| since.is_some() == wanted).await;
+    }
+
+    /// The edges whose replies to expect now.
+    pub(super) fn expected(&self) -> ExpectedEdges {
         self.expected_at(Instant::now())
     }
 
-    fn expected_at(&self, now: Instant) -> Expected {
-        let mut heard = self.heard.lock();
-        heard.retain(|_, last| now.duration_since(*last) < GONE_AFTER);
-        let edges: BTreeSet<String> = heard.keys().cloned().collect();
-        let listening = *self.listening.borrow();
-        let knows_all = listening.is_some_and(|since| now.duration_since(since) >= ALL_HEARD_AFTER);
-        let others = edges.is_empty() || !knows_all;
-        Expected { edges, others }
+    fn expected_at(&self, now: Instant) -> ExpectedEdges {
+        let mut last_beats = self.last_beats.lock();
+        last_beats.retain(|_, last| now.duration_since(*last) < EDGE_TIMEOUT);
+        let known: BTreeSet<String> = last_beats.keys().cloned().collect();
+        let connected_since = *self.connected_since.borrow();
+        let is_discovered = connected_since.is_some_and(|since| now.duration_since(since) >= DISCOVERY_TIME);
+        let may_be_others = known.is_empty() || !is_discovered;
+        ExpectedEdges { known, may_be_others }
     }
 
-    fn hear(&self, payload: &[u8], now: Instant) {
+    fn record_beat(&self, payload: &[u8], now: Instant) {
         let Ok(EdgeHeartbeat { edge, leaving }) = serde_json::from_slice(payload) else { return };
-        let mut heard = self.heard.lock();
+        let mut last_beats = self.last_beats.lock();
         if leaving {
-            heard.remove(&edge);
-        } else if edge.len() <= MOST_NAME_BYTES && (heard.len() < MOST_EDGES || heard.contains_key(&edge)) {
-            heard.insert(edge, now);
+            last_beats.remove(&edge);
+        } else if edge.len() <= MAX_NAME_BYTES
+            && (last_beats.len() < MAX_EDGES || last_beats.contains_key(&edge))
+        {
+            last_beats.insert(edge, now);
         }
     }
 
-    /// Listens on `subject` for as long as the client lives.
+    /// Receives heartbeats on `subject` until the client is closed.
     pub(super) async fn listen(&self, client: &Client, subject: String) {
         let Ok(mut beats) = client.subscribe(subject).await else { return };
         while let Some(beat) = beats.next().await {
-            self.hear(&beat.payload, Instant::now());
+            self.record_beat(&beat.payload, Instant::now());
         }
     }
 }
@@ -104,51 +110,69 @@ mod tests {
         serde_json::to_vec(&EdgeHeartbeat { edge: edge.into(), leaving }).unwrap()
     }
 
+    /// Known edges, and whether there may be others.
+    fn expected_at(edges: &Edges, now: Instant) -> (Vec<String>, bool) {
+        let ExpectedEdges { known, may_be_others } = edges.expected_at(now);
+        (known.into_iter().collect(), may_be_others)
+    }
+
     #[test]
-    fn an_edge_is_there_from_its_first_sign_to_its_farewell_or_its_third_silence() {
+    fn an_edge_is_known_from_its_first_heartbeat_until_it_leaves_or_times_out() {
         let edges = Edges::new();
-        edges.notice(&Event::Connected);
-        let start = edges.listening.borrow().unwrap();
-        let at = |seconds| {
-            let Expected { edges, others } = edges.expected_at(start + Duration::from_secs(seconds));
-            (edges.into_iter().collect::<Vec<_>>().join(" "), others)
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let expect = |seconds, known: &[&str], may_be_others| {
+            let known: Vec<String> = known.iter().map(|edge| edge.to_string()).collect();
+            assert_eq!(expected_at(&edges, after(seconds)), (known, may_be_others), "after {seconds} s");
         };
-        let hear = |payload: &[u8], seconds| edges.hear(payload, start + Duration::from_secs(seconds));
-        assert_eq!(at(0), (String::new(), true));
+        edges.set_connected_since(Some(start));
+        expect(0, &[], true);
         for edge in ["a", "b", "c"] {
-            hear(&beat(edge, false), 1);
+            edges.record_beat(&beat(edge, false), after(1));
         }
-        assert_eq!(at(2), ("a b c".into(), true), "there may be some that are still silent");
-        assert_eq!(at(7), ("a b c".into(), false));
-        hear(&beat("b", true), 8);
-        hear(b"no beat", 8);
-        hear(&beat(&"x".repeat(1000), false), 8);
-        assert_eq!(at(9), ("a c".into(), false));
-        hear(&beat("c", false), 10);
-        assert_eq!(at(16), ("c".into(), false));
-        assert_eq!(at(40), (String::new(), true), "nobody to wait for is no reason not to wait");
+        expect(5, &["a", "b", "c"], true);
+        expect(6, &["a", "b", "c"], false);
+        edges.record_beat(&beat("b", true), after(8));
+        edges.record_beat(b"no beat", after(8));
+        edges.record_beat(&beat(&"x".repeat(MAX_NAME_BYTES + 1), false), after(8));
+        expect(9, &["a", "c"], false);
+        edges.record_beat(&beat("c", false), after(10));
+        expect(15, &["a", "c"], false);
+        expect(16, &["c"], false);
+        // Without known edges, replies of unknown ones are still awaited.
+        expect(40, &[], true);
     }
 
     #[test]
-    fn after_a_new_connection_there_may_be_others() {
+    fn a_reconnect_restarts_discovery() {
         let edges = Edges::new();
-        edges.hear(&beat("a", false), Instant::now());
-        assert!(edges.expected().others && !edges.is_listening());
-        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
-        edges.listening.send_replace(Some(long_ago));
-        assert!(!edges.expected().others && edges.is_listening());
-        edges.notice(&Event::Disconnected);
-        assert!(edges.expected().others && !edges.is_listening());
-        edges.notice(&Event::Connected);
-        assert!(edges.expected().others && edges.is_listening());
+        let start = Instant::now();
+        let discovered = start + DISCOVERY_TIME;
+        edges.record_beat(&beat("a", false), start);
+        assert!(!edges.is_connected());
+        assert_eq!(expected_at(&edges, discovered), (vec!["a".into()], true));
+        edges.set_connected_since(Some(start));
+        assert!(edges.is_connected());
+        assert_eq!(expected_at(&edges, discovered), (vec!["a".into()], false));
+        edges.on_connection_event(&Event::Disconnected);
+        assert!(!edges.is_connected());
+        assert_eq!(expected_at(&edges, discovered), (vec!["a".into()], true));
+        edges.on_connection_event(&Event::Connected);
+        assert!(edges.is_connected());
+        assert_eq!(expected_at(&edges, start), (vec!["a".into()], true));
     }
 
     #[test]
-    fn no_more_edges_are_kept_than_there_can_be() {
+    fn the_number_of_edges_is_bounded() {
         let edges = Edges::new();
-        for number in 0..MOST_EDGES + 10 {
-            edges.hear(&beat(&number.to_string(), false), Instant::now());
+        let now = Instant::now();
+        for number in 0..MAX_EDGES + 10 {
+            edges.record_beat(&beat(&number.to_string(), false), now);
         }
-        assert_eq!(edges.expected().edges.len(), MOST_EDGES);
+        assert_eq!(edges.expected_at(now).known.len(), MAX_EDGES);
+        // A known edge can still be refreshed.
+        let later = now + EDGE_TIMEOUT;
+        edges.record_beat(&beat("0", false), later);
+        assert_eq!(expected_at(&edges, later).0, ["0"]);
     }
 }

@@ -1,4 +1,4 @@
-//! One question to all edges over NATS, and what they answer within a time.
+//! Sends one request to all edges over NATS and gathers their replies.
 
 use std::{collections::BTreeSet, fmt::Display, sync::Arc, time::Duration};
 
@@ -12,21 +12,21 @@ use tokio::time::{Instant, timeout_at};
 use super::edges::Edges;
 use crate::error::IngestError;
 
-/// KAZOO waits 2 s for an answer.
-const WITHIN: Duration = Duration::from_secs(1);
+/// Must be less than the 2 s that KAZOO waits for a response.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A part of an edge's answer.
-pub(super) trait Part: DeserializeOwned {
-    /// The edge.
+/// One message of an edge's reply.
+pub(super) trait ReplyPart: DeserializeOwned {
+    /// The name of the edge.
     fn edge(&self) -> &str;
-    /// Whether no other part of its answer follows.
+    /// Whether it is the last message of the reply.
     fn is_last(&self) -> bool;
 }
 
-/// The sessions of an edge, or some of them, each as its JSON.
+/// Some or all sessions of an edge, as unparsed JSON.
 pub(super) type SessionsPart = SessionsReply<Box<RawValue>>;
 
-impl Part for SessionsPart {
+impl ReplyPart for SessionsPart {
     fn edge(&self) -> &str {
         &self.edge
     }
@@ -36,7 +36,7 @@ impl Part for SessionsPart {
     }
 }
 
-impl Part for FamilyReply {
+impl ReplyPart for FamilyReply {
     fn edge(&self) -> &str {
         &self.edge
     }
@@ -46,85 +46,85 @@ impl Part for FamilyReply {
     }
 }
 
-/// What was gathered.
+/// The gathered replies.
 #[derive(Debug)]
 pub(super) struct Gathered<P> {
-    /// The parts, as they came.
+    /// The messages in the order of their arrival.
     pub(super) parts: Vec<P>,
-    /// The edges whose answer is not complete.
+    /// The edges whose reply is incomplete.
     pub(super) missing: Vec<String>,
-    /// It was too much, and the rest is missing.
-    pub(super) cut: bool,
+    /// Whether the size limit was reached, so that the rest is missing.
+    pub(super) truncated: bool,
 }
 
 impl<P> Gathered<P> {
-    /// Whether every edge that is there has answered in full.
+    /// Whether every live edge has replied in full.
     pub(super) fn is_complete(&self) -> bool {
-        self.missing.is_empty() && !self.cut
+        self.missing.is_empty() && !self.truncated
     }
 }
 
-/// Who asks.
+/// Sends requests to the edges.
 #[derive(Clone, Debug)]
-pub(super) struct Asker {
+pub(super) struct EdgeRequester {
     client: Client,
     edges: Arc<Edges>,
 }
 
-impl Asker {
-    /// Asks over `client`, and waits for `edges`.
-    pub(super) fn new(client: Client, edges: Arc<Edges>) -> Asker {
-        Asker { client, edges }
+impl EdgeRequester {
+    /// Sends requests with `client` and waits for the replies of `edges`.
+    pub(super) fn new(client: Client, edges: Arc<Edges>) -> EdgeRequester {
+        EdgeRequester { client, edges }
     }
 
-    /// Asks on `subject`, and takes at most `most` bytes of answers. Ends as soon as every edge that is there has
-    /// answered, and in any case after a second.
+    /// Sends a request on `subject`. Returns when every live edge has replied, when the replies exceed `max_bytes`,
+    /// or after [`REPLY_TIMEOUT`].
     ///
     /// # Errors
-    /// When NATS is away.
-    pub(super) async fn ask<P: Part>(
+    /// If NATS is not available.
+    pub(super) async fn request<P: ReplyPart>(
         &self,
         subject: String,
         request: &impl Serialize,
-        most: usize,
+        max_bytes: usize,
     ) -> Result<Gathered<P>, IngestError> {
-        let failed = |error: &dyn Display| IngestError::NatsLost(format!(": {error}"));
-        // What is sent without a connection would be kept for later.
-        if !self.edges.is_listening() {
-            return Err(IngestError::NatsAway);
+        let failed = |error: &dyn Display| IngestError::NatsLost(error.to_string());
+        // The client would buffer the request until it is connected.
+        if !self.edges.is_connected() {
+            return Err(IngestError::NatsUnavailable);
         }
-        let deadline = Instant::now() + WITHIN;
+        let deadline = Instant::now() + REPLY_TIMEOUT;
         let expected = self.edges.expected();
         let json = serde_json::to_vec(request).map_err(|error| failed(&error))?;
         let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        let mut replies = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
         let sent = self.client.publish_with_reply(subject, inbox, json.into());
         sent.await.map_err(|error| failed(&error))?;
 
         let mut done = BTreeSet::new();
-        let (mut parts, mut bytes, mut cut) = (Vec::new(), 0, false);
-        while expected.others || !expected.edges.is_subset(&done) {
-            let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await else { break };
-            if answer.status == Some(StatusCode::NO_RESPONDERS) {
+        let (mut parts, mut bytes, mut truncated) = (Vec::new(), 0, false);
+        while expected.may_be_others || !expected.known.is_subset(&done) {
+            let Ok(Some(reply)) = timeout_at(deadline, replies.next()).await else { break };
+            if reply.status == Some(StatusCode::NO_RESPONDERS) {
                 break;
             }
-            bytes += answer.payload.len();
-            if bytes > most {
-                cut = true;
+            bytes += reply.payload.len();
+            if bytes > max_bytes {
+                truncated = true;
                 break;
             }
-            match serde_json::from_slice::<P>(&answer.payload) {
+            match serde_json::from_slice::<P>(&reply.payload) {
                 Ok(part) => {
                     if part.is_last() {
                         done.insert(part.edge().to_owned());
                     }
                     parts.push(part);
                 }
-                Err(error) => tracing::debug!(%error, "an edge's answer cannot be read"),
+                Err(error) => tracing::debug!(%error, "cannot parse an edge's reply"),
             }
         }
-        // One that has left meanwhile took its sessions along, and one may have been heard that was not known.
-        let missing = self.edges.expected().edges.into_iter().filter(|edge| !done.contains(edge)).collect();
-        Ok(Gathered { parts, missing, cut })
+        // Edges may have left in the meantime, with their sessions, and new ones may be known.
+        let missing = self.edges.expected().known.into_iter().filter(|edge| !done.contains(edge)).collect();
+        Ok(Gathered { parts, missing, truncated })
     }
 }

@@ -1,44 +1,44 @@
-//! The list of sessions: as Crossbar asks for it over AMQP, and for people on the admin port.
+//! The list of sessions: for Crossbar over AMQP, and for operators on the admin port.
 
 use blackhole_common::{
-    admin::{AdminRequest, AdminResponse, StatusCode},
+    admin::{Answer as HttpResponse, Question as HttpRequest, StatusCode},
     wire::{SessionInfo, SessionsRequest},
 };
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
-    Desk, Reply,
     envelope::{self, Envelope},
     gather::{Gathered, SessionsPart},
+    handler::{RequestHandler, Response},
 };
 use crate::{
     error::IngestError,
     metrics::{RequestKind, RequestOutcome},
 };
 
-/// The exchange and the routing key of the request.
+/// The exchange of the request.
 pub(super) const EXCHANGE: &str = "sysconf";
-/// See [`EXCHANGE`].
+/// The routing key of the request.
 pub(super) const KEY: &str = "websockets.get";
 
-/// So many bytes of sessions at most go into an answer: a broker takes no message over 16 MiB.
-const MOST_BYTES: usize = 12 << 20;
-/// The same on the admin port, where one list at a time is made.
-const MOST_BYTES_SHOWN: usize = 128 << 20;
+/// Limit of a response to Crossbar: brokers accept messages of up to 16 MiB.
+const MAX_CROSSBAR_BYTES: usize = 12 << 20;
+/// Limit of a response on the admin port, which serves one list at a time.
+const MAX_ADMIN_BYTES: usize = 128 << 20;
 
-/// Seconds from year 0, where KAZOO's clock begins, to 1970.
+/// Seconds from year 0, the epoch of KAZOO's Gregorian timestamps, to 1970.
 const GREGORIAN_EPOCH: u64 = 62_167_219_200;
 
-/// What Crossbar asks for.
+/// Crossbar's request.
 #[derive(Debug, Deserialize)]
-struct Wanted {
+struct SocketsRequest {
     #[serde(rename = "Account-ID")]
     account_id: Option<String>,
     #[serde(rename = "Socket-ID")]
     socket_id: Option<String>,
 }
 
-/// A session as KAZOO knows it. What it has beside these members, KAZOO is not told.
+/// A session in the form that KAZOO expects. Other members are not sent to KAZOO.
 #[derive(Debug, Serialize)]
 struct Socket {
     bindings: Vec<String>,
@@ -67,125 +67,127 @@ impl From<SessionInfo> for Socket {
     }
 }
 
-/// The answer's own member: all sessions, or the only one.
+/// The member of the response, besides the envelope's: a list of sessions, or a single session.
 #[derive(Debug, Serialize)]
-struct Listing {
-    #[serde(rename = "Data", serialize_with = "data")]
-    gathered: (bool, Gathered<SessionsPart>),
+struct SocketsResponse {
+    #[serde(rename = "Data", serialize_with = "serialize_sockets")]
+    data: (bool, Gathered<SessionsPart>),
 }
 
-/// One session after the other, so that few are held in full.
-fn data<S: Serializer>(
-    (only_one, gathered): &(bool, Gathered<SessionsPart>),
+/// Parses and serializes one session at a time, to limit memory.
+fn serialize_sockets<S: Serializer>(
+    (is_single, gathered): &(bool, Gathered<SessionsPart>),
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     let mut sockets = sessions(gathered).map(Socket::from);
-    if *only_one && let Some(socket) = sockets.next() {
+    if *is_single && let Some(socket) = sockets.next() {
         return socket.serialize(serializer);
     }
-    // Crossbar takes an empty list for no session, and need not wait.
+    // For Crossbar an empty list means that there is no such session.
     serializer.collect_seq(sockets)
 }
 
-/// The sessions that were gathered. They are read to the last member: what we do not know is not passed on.
+/// The gathered sessions. They are parsed in full, so unknown members are not forwarded.
 fn sessions(gathered: &Gathered<SessionsPart>) -> impl Iterator<Item = SessionInfo> {
     let raw = gathered.parts.iter().flat_map(|part| &part.sessions);
     raw.filter_map(|session| match serde_json::from_str(session.get()) {
         Ok(session) => Some(session),
         Err(error) => {
-            tracing::debug!(%error, "a session cannot be read");
+            tracing::debug!(%error, "cannot parse a session");
             None
         }
     })
 }
 
-impl Desk {
-    /// Answers Crossbar.
+impl RequestHandler {
+    /// Lists sessions for Crossbar.
     ///
     /// # Errors
-    /// When NATS is away. An empty list would say that there are no sessions.
-    pub(super) async fn list(&self, body: &[u8]) -> Result<Option<Reply>, IngestError> {
-        let (envelope, wanted) = match envelope::read::<Wanted>(body, "get_req").and_then(asked) {
-            Ok(asked) => asked,
+    /// If NATS is not available. There is no response then: an empty list would mean that there are no sessions.
+    pub(super) async fn list_sockets(&self, body: &[u8]) -> Result<Option<Response>, IngestError> {
+        let parsed = envelope::parse::<SocketsRequest>(body, "get_req").and_then(sessions_request);
+        let (envelope, request) = match parsed {
+            Ok(parsed) => parsed,
             Err(reason) => {
                 self.drop_malformed(RequestKind::Sessions, &reason);
                 return Ok(None);
             }
         };
-        let only_one = wanted.session_id.is_some();
-        let gathered = self.gather_sessions(&wanted, MOST_BYTES).await?;
-        // An edge that is silent has not the one session that was found.
-        let found = only_one && gathered.parts.iter().any(|part| !part.sessions.is_empty());
+        let is_single = request.session_id.is_some();
+        let gathered = self.gather_sessions(&request, MAX_CROSSBAR_BYTES).await?;
+        // A session belongs to one edge: once it is found, missing edges do not matter.
+        let found = is_single && gathered.parts.iter().any(|part| !part.sessions.is_empty());
         let complete = found || gathered.is_complete();
         let outcome = if complete { RequestOutcome::Done } else { RequestOutcome::Partial };
         self.metrics.requests(RequestKind::Sessions, outcome).inc();
         if !complete {
             tracing::warn!(
-                account_id = wanted.account_id,
-                session_id = wanted.session_id,
+                account_id = request.account_id,
+                session_id = request.session_id,
                 missing = gathered.missing.join(" "),
-                too_many = gathered.cut,
+                too_many = gathered.truncated,
                 "a list of sessions is partial"
             );
         }
-        let answer = Listing { gathered: (only_one, gathered) };
-        Ok(self.reply("get_resp", &envelope, &answer))
+        let response = SocketsResponse { data: (is_single, gathered) };
+        Ok(self.respond("get_resp", &envelope, &response))
     }
 
-    /// Answers `GET /sessions`.
-    pub(super) async fn show(&self, request: AdminRequest) -> AdminResponse {
+    /// Handles `GET /sessions`.
+    pub(super) async fn get_sessions(&self, request: HttpRequest) -> HttpResponse {
         #[derive(Serialize)]
-        struct Shown<'a> {
+        struct Page<'a> {
             complete: bool,
-            /// Edges that did not answer in time.
+            /// Edges that did not reply in time.
             missing: &'a [String],
-            #[serde(serialize_with = "in_turn")]
+            #[serde(serialize_with = "serialize_sessions")]
             sessions: &'a Gathered<SessionsPart>,
         }
-        fn in_turn<S: Serializer>(
+        fn serialize_sessions<S: Serializer>(
             gathered: &&Gathered<SessionsPart>,
             serializer: S,
         ) -> Result<S::Ok, S::Error> {
             serializer.collect_seq(sessions(gathered))
         }
-        let Ok(_one_at_a_time) = self.shown.acquire().await else { return unavailable(&"the end") };
-        let wanted = SessionsRequest {
+        let Ok(_permit) = self.admin_listing.acquire().await else { return unavailable(&"shutting down") };
+        let request = SessionsRequest {
             account_id: request.parameter("account_id"),
             session_id: request.parameter("session_id"),
         };
-        let gathered = match self.gather_sessions(&wanted, MOST_BYTES_SHOWN).await {
+        let gathered = match self.gather_sessions(&request, MAX_ADMIN_BYTES).await {
             Ok(gathered) => gathered,
             Err(error) => return unavailable(&error),
         };
-        let shown =
-            Shown { complete: gathered.is_complete(), missing: &gathered.missing, sessions: &gathered };
-        match serde_json::to_vec(&shown) {
-            Ok(json) => AdminResponse::json(json),
+        let page = Page { complete: gathered.is_complete(), missing: &gathered.missing, sessions: &gathered };
+        match serde_json::to_vec(&page) {
+            Ok(json) => HttpResponse::json(json),
             Err(error) => unavailable(&error),
         }
     }
 
     async fn gather_sessions(
         &self,
-        wanted: &SessionsRequest,
-        most: usize,
+        request: &SessionsRequest,
+        max_bytes: usize,
     ) -> Result<Gathered<SessionsPart>, IngestError> {
-        self.asker.ask(self.subjects.sessions(), wanted, most).await
+        self.requester.request(self.subjects.sessions(), request, max_bytes).await
     }
 }
 
-fn unavailable(reason: &dyn std::fmt::Display) -> AdminResponse {
-    AdminResponse::text(StatusCode::SERVICE_UNAVAILABLE, format!("the edges cannot be asked: {reason}\n"))
+fn unavailable(reason: &dyn std::fmt::Display) -> HttpResponse {
+    HttpResponse::text(StatusCode::SERVICE_UNAVAILABLE, format!("the edges cannot be asked: {reason}\n"))
 }
 
-/// The question to the edges. As with KAZOO's Blackhole, one about neither an account nor a session is none.
-fn asked((envelope, wanted): (Envelope, Wanted)) -> Result<(Envelope, SessionsRequest), String> {
-    let wanted = SessionsRequest { account_id: wanted.account_id, session_id: wanted.socket_id };
+/// The request to the edges. Like KAZOO's Blackhole, it requires an account or a session.
+fn sessions_request(
+    (envelope, request): (Envelope, SocketsRequest),
+) -> Result<(Envelope, SessionsRequest), String> {
+    let request = SessionsRequest { account_id: request.account_id, session_id: request.socket_id };
     if envelope.server_id.is_none() {
         return Err("it has no Server-ID".into());
     }
-    if wanted == SessionsRequest::default() {
+    if request == SessionsRequest::default() {
         return Err("it has neither Account-ID nor Socket-ID".into());
     }
-    Ok((envelope, wanted))
+    Ok((envelope, request))
 }

@@ -1,124 +1,113 @@
-//! Messages of edges to one process of KAZOO, by way of the exchange `targeted`.
+//! Relays messages of edges to one KAZOO process.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_nats::Message;
 use blackhole_common::wire::{TargetedReply, TargetedRequest};
 use futures_util::{StreamExt, future::join_all};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Desk, Line, envelope, responder};
+use super::{broker_channel::BrokerChannel, envelope, handler::RequestHandler};
 use crate::{
     error::IngestError,
     metrics::{RequestKind, RequestOutcome},
 };
 
-/// Of all ingests one gets each message.
+/// One ingest of the group receives each message.
 const QUEUE_GROUP: &str = "amqp-ingest";
-/// So many messages are on their way to brokers at once.
-const AT_ONCE: usize = 64;
-/// A broker that is away may be back in this time. Edges wait 10 s, unless told otherwise.
-const WITHIN: Duration = Duration::from_secs(3);
+/// Messages relayed concurrently.
+const MAX_CONCURRENT: usize = 64;
 
-/// What became of a message.
+/// What happened to a message.
 #[derive(Debug, PartialEq, Eq)]
-enum Sent {
-    /// A broker has it.
-    Yes,
+enum SendResult {
+    /// A broker has confirmed it.
+    Confirmed,
     /// No broker has it, for this reason.
-    No(RequestOutcome, String),
-    /// A broker may have it: nothing is to be said, and the edge finds out by itself.
-    Perhaps,
+    Failed(RequestOutcome, String),
+    /// A broker may have it. There is no reply then, and the edge's request times out.
+    Unknown,
 }
 
-impl Desk {
-    /// Takes messages until `shutdown`, and ends those that are on their way.
+impl RequestHandler {
+    /// Relays messages until `shutdown`, and completes those in progress.
     pub(super) async fn relay(self: Arc<Self>, shutdown: CancellationToken) {
         let messages = match self.client.queue_subscribe(self.subjects.targeted(), QUEUE_GROUP.into()).await {
             Ok(messages) => messages,
-            Err(error) => return tracing::error!(%error, "no messages for KAZOO can be taken"),
+            Err(error) => return tracing::error!(%error, "cannot subscribe to messages for KAZOO"),
         };
         messages
             .take_until(shutdown.cancelled_owned())
-            .for_each_concurrent(AT_ONCE, |message| self.relay_one(message))
+            .for_each_concurrent(MAX_CONCURRENT, |message| self.relay_one(message))
             .await;
     }
 
     async fn relay_one(&self, message: Message) {
-        let sent = match serde_json::from_slice::<TargetedRequest>(&message.payload) {
+        let result = match serde_json::from_slice::<TargetedRequest>(&message.payload) {
             Ok(request) => self.send(&request).await,
-            Err(error) => Sent::No(RequestOutcome::Malformed, format!("the request cannot be read: {error}")),
+            Err(error) => {
+                SendResult::Failed(RequestOutcome::Malformed, format!("the request cannot be read: {error}"))
+            }
         };
-        let outcome = match &sent {
-            Sent::Yes => RequestOutcome::Done,
-            Sent::No(outcome, _) => *outcome,
-            Sent::Perhaps => RequestOutcome::Unavailable,
+        let outcome = match &result {
+            SendResult::Confirmed => RequestOutcome::Done,
+            SendResult::Failed(outcome, _) => *outcome,
+            SendResult::Unknown => RequestOutcome::Unavailable,
         };
         self.metrics.requests(RequestKind::Targeted, outcome).inc();
-        let error = match sent {
-            Sent::Yes => None,
-            Sent::No(_, reason) => Some(reason),
-            Sent::Perhaps => return,
+        let error = match result {
+            SendResult::Confirmed => None,
+            SendResult::Failed(_, reason) => Some(reason),
+            SendResult::Unknown => return,
         };
         let Some(reply) = message.reply else { return };
         if let Ok(json) = serde_json::to_vec(&TargetedReply { error })
             && let Err(error) = self.client.publish(reply, json.into()).await
         {
-            tracing::debug!(%error, "an edge cannot be answered");
+            tracing::debug!(%error, "cannot reply to an edge");
         }
     }
 
-    async fn send(&self, request: &TargetedRequest) -> Sent {
+    async fn send(&self, request: &TargetedRequest) -> SendResult {
         let TargetedRequest { server_id, zone, body } = request;
-        let refused = |reason: String| Sent::No(RequestOutcome::Refused, reason);
+        let refused = |reason: String| SendResult::Failed(RequestOutcome::Refused, reason);
         if let Err(reason) = envelope::check_server_id(server_id) {
             return refused(format!("server_id {reason}"));
         }
-        let lines: Vec<&Line> =
-            self.lines.iter().filter(|line| zone.as_ref().is_none_or(|zone| line.zone == *zone)).collect();
-        if lines.is_empty() {
+        let is_addressed = |broker: &&BrokerChannel| zone.as_ref().is_none_or(|zone| broker.zone == *zone);
+        let brokers: Vec<&BrokerChannel> = self.brokers.iter().filter(is_addressed).collect();
+        if brokers.is_empty() {
             return refused("there is no such zone here".into());
         }
         let body = match serde_json::to_vec(body) {
             Ok(body) => body,
             Err(error) => return refused(error.to_string()),
         };
-        // Who it is for is at one of the brokers; the others forget it.
-        let results = join_all(lines.iter().map(|line| line.send(server_id, &body))).await;
+        // The recipient is connected to one of the brokers; the others drop the message.
+        let results = join_all(brokers.iter().map(|broker| broker.send(server_id, &body))).await;
         let mut reasons = Vec::new();
-        let (mut confirmed, mut unknown) = (false, false);
-        for (line, result) in lines.iter().zip(results) {
+        let (mut is_confirmed, mut may_be_sent) = (false, false);
+        for (broker, result) in brokers.iter().zip(results) {
             match result {
-                Ok(()) => confirmed = true,
+                Ok(()) => is_confirmed = true,
                 Err(error) => {
-                    unknown |= !matches!(error, IngestError::BrokerAway);
-                    reasons.push(if line.zone.is_empty() {
+                    may_be_sent |= !matches!(error, IngestError::BrokerUnavailable);
+                    reasons.push(if broker.zone.is_empty() {
                         error.to_string()
                     } else {
-                        format!("zone {}: {error}", line.zone)
+                        format!("zone {}: {error}", broker.zone)
                     });
                 }
             }
         }
         let reasons = reasons.join("; ");
         if !reasons.is_empty() {
-            self.log_failed("a message for KAZOO was not confirmed by every broker", &reasons);
+            self.log_failure("a message for KAZOO was not confirmed by every broker", &reasons);
         }
-        match (confirmed, unknown) {
-            (true, _) => Sent::Yes,
-            (false, true) => Sent::Perhaps,
-            (false, false) => Sent::No(RequestOutcome::Unavailable, reasons),
+        match (is_confirmed, may_be_sent) {
+            (true, _) => SendResult::Confirmed,
+            (false, true) => SendResult::Unknown,
+            (false, false) => SendResult::Failed(RequestOutcome::Unavailable, reasons),
         }
-    }
-}
-
-impl Line {
-    /// Publishes, as soon as the broker is there.
-    async fn send(&self, server_id: &str, body: &[u8]) -> Result<(), IngestError> {
-        let mut channel = self.channel.clone();
-        let there = async { channel.wait_for(Option::is_some).await.ok().and_then(|there| there.clone()) };
-        let Ok(Some(channel)) = timeout(WITHIN, there).await else { return Err(IngestError::BrokerAway) };
-        responder::publish(&channel, server_id, body).await
     }
 }

@@ -13,14 +13,20 @@ use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame}
 
 use super::*;
 
-/// Frames as the library writes them.
-fn written(frames: &[AMQPFrame]) -> Vec<u8> {
+/// Encodes frames with amq-protocol.
+fn encode(frames: &[AMQPFrame]) -> Vec<u8> {
     let write = |frame| gen_frame::<Vec<u8>>(frame)(WriteContext::from(Vec::new())).unwrap().into_inner().0;
     frames.iter().flat_map(write).collect()
 }
 
-/// A delivery whose body comes in pieces of `piece` bytes.
-fn delivered(tag: u64, key: &str, properties: BasicProperties, body: &[u8], piece: usize) -> Vec<u8> {
+/// Encodes a delivery with body frames of `frame_bytes`.
+fn encode_delivery(
+    tag: u64,
+    key: &str,
+    properties: BasicProperties,
+    body: &[u8],
+    frame_bytes: usize,
+) -> Vec<u8> {
     let deliver = Deliver {
         consumer_tag: "amqp-ingest".into(),
         delivery_tag: tag,
@@ -33,22 +39,28 @@ fn delivered(tag: u64, key: &str, properties: BasicProperties, body: &[u8], piec
         AMQPFrame::Method(1, AMQPClass::Basic(AMQPMethod::Deliver(deliver))),
         AMQPFrame::Header(1, header),
     ];
-    frames.extend(body.chunks(piece).map(|piece| AMQPFrame::Body(1, piece.to_vec())));
-    written(&frames)
+    frames.extend(body.chunks(frame_bytes).map(|part| AMQPFrame::Body(1, part.to_vec())));
+    encode(&frames)
 }
 
-fn all(bytes: &[u8]) -> Vec<Op> {
-    let (mut reader, mut read) = (Reader::default(), BytesMut::from(bytes));
-    let ops = std::iter::from_fn(|| reader.next(&mut read).unwrap()).collect();
-    assert!(read.is_empty(), "{read:?} is left");
-    ops
+/// Decodes up to the first error or incomplete item.
+fn decode(bytes: &[u8]) -> (Vec<Incoming>, Result<(), ProtocolError>) {
+    let (mut decoder, mut read) = (FrameDecoder::default(), BytesMut::from(bytes));
+    let mut items = Vec::new();
+    loop {
+        match decoder.next(&mut read) {
+            Ok(Some(item)) => items.push(item),
+            Ok(None) => return (items, Ok(())),
+            Err(error) => return (items, Err(error)),
+        }
+    }
 }
 
 #[test]
-fn a_delivery_is_read_with_whatever_properties_it_has() {
+fn a_delivery_is_decoded_with_any_properties() {
     let mut headers = FieldTable::default();
     headers.insert("x-death".into(), AMQPValue::LongString("once".into()));
-    let many = BasicProperties::default()
+    let all = BasicProperties::default()
         .with_content_type("application/json".into())
         .with_content_encoding("utf-8".into())
         .with_headers(headers)
@@ -65,13 +77,14 @@ fn a_delivery_is_read_with_whatever_properties_it_has() {
         tag: 7,
         redelivered: false,
         exchange: Bytes::from_static(b"callevt"),
-        key: Bytes::from_static(b"call.X.1"),
+        routing_key: Bytes::from_static(b"call.X.1"),
         message_id: Some(Bytes::from_static(b"m-1")),
         timestamp: Some(1_700_000_000),
         body: Some(Bytes::from_static(b"{}")),
     };
-    assert_eq!(all(&delivered(7, "call.X.1", many, b"{}", 100)), [Op::Delivery(expected.clone())]);
-    let few = delivered(8, "call.X.1", BasicProperties::default(), b"", 100);
+    let bytes = encode_delivery(7, "call.X.1", all, b"{}", 100);
+    assert_eq!(decode(&bytes), (vec![Incoming::Delivery(expected.clone())], Ok(())));
+    let bytes = encode_delivery(8, "call.X.1", BasicProperties::default(), b"", 100);
     let expected = Delivery {
         tag: 8,
         redelivered: true,
@@ -80,98 +93,128 @@ fn a_delivery_is_read_with_whatever_properties_it_has() {
         body: Some(Bytes::new()),
         ..expected
     };
-    assert_eq!(all(&few), [Op::Delivery(expected)]);
+    assert_eq!(decode(&bytes), (vec![Incoming::Delivery(expected)], Ok(())));
 }
 
 #[test]
-fn other_frames_are_told_apart() {
-    let ops = all(&written(&[
-        AMQPFrame::Heartbeat,
-        AMQPFrame::Method(1, AMQPClass::Basic(AMQPMethod::QosOk(Default::default()))),
-    ]));
-    assert!(matches!(ops.as_slice(), [Op::Heartbeat, Op::Method(_)]), "{ops:?}");
+fn heartbeats_and_other_methods_are_recognized() {
+    let method = encode(&[AMQPFrame::Method(1, AMQPClass::Basic(AMQPMethod::QosOk(Default::default())))]);
+    let bytes = [encode(&[AMQPFrame::Heartbeat]), method.clone()].concat();
+    assert_eq!(decode(&bytes), (vec![Incoming::Heartbeat, Incoming::Method(method.into())], Ok(())));
 }
 
 #[test]
-fn a_body_larger_than_nats_takes_is_not_kept() {
-    let mut frames = delivered(1, "k", BasicProperties::default(), b"", 1);
-    // The size of the body stands 12 bytes before the end: behind it the flags and the end mark.
-    let at = frames.len() - 11;
-    frames[at..at + 8].copy_from_slice(&(MOST_BODY_BYTES + 1).to_be_bytes());
-    let piece = vec![b'x'; 64 << 10];
-    let mut read = BytesMut::from(frames.as_slice());
-    let mut reader = Reader::default();
-    assert_eq!(reader.next(&mut read), Ok(None));
-    let mut left = MOST_BODY_BYTES as usize + 1;
-    let op = loop {
-        let size = piece.len().min(left);
-        left -= size;
-        read.extend_from_slice(&written(&[AMQPFrame::Body(1, piece[..size].to_vec())]));
-        if let Some(op) = reader.next(&mut read).unwrap() {
-            break op;
-        }
-        assert!(reader.parts.is_empty());
-    };
-    assert!(matches!(op, Op::Delivery(Delivery { body: None, .. })), "{op:?}");
+fn an_oversized_body_is_skipped() {
+    let mut header = encode_delivery(1, "k", BasicProperties::default(), b"", 1);
+    // The frame ends with the body size (8 bytes), the property flags (2) and the end octet (1).
+    let size_at = header.len() - 11;
+    header[size_at..size_at + 8].copy_from_slice(&(MAX_BODY_BYTES + 1).to_be_bytes());
+    let mut read = BytesMut::from(header.as_slice());
+    let mut decoder = FrameDecoder::default();
+    assert_eq!(decoder.next(&mut read), Ok(None));
+    let part_bytes = 64 << 10;
+    let part = encode(&[AMQPFrame::Body(1, vec![b'x'; part_bytes])]);
+    for _ in 0..MAX_BODY_BYTES as usize / part_bytes {
+        read.extend_from_slice(&part);
+        assert_eq!(decoder.next(&mut read), Ok(None));
+        assert!(decoder.partial_body.is_empty());
+    }
+    read.extend_from_slice(&encode(&[AMQPFrame::Body(1, vec![b'x'])]));
+    let item = decoder.next(&mut read).unwrap();
+    assert!(matches!(item, Some(Incoming::Delivery(Delivery { tag: 1, body: None, .. }))), "{item:?}");
 }
 
 #[test]
-fn what_is_no_amqp_is_an_error_and_never_waits_for_ever() {
-    let body = |bytes: &[u8]| written(&[AMQPFrame::Body(1, bytes.to_vec())]);
+fn invalid_input_is_an_error() {
+    let body = |bytes: &[u8]| encode(&[AMQPFrame::Body(1, bytes.to_vec())]);
     let cut = |mut frame: Vec<u8>| {
-        // The payload loses its last byte, and says so.
+        // Drops the last byte of the payload and adjusts the size.
         frame.remove(frame.len() - 2);
         frame[6] -= 1;
         frame
     };
-    let deliver = delivered(1, "k", BasicProperties::default(), b"", 1);
-    let first_end = deliver.iter().position(|byte| *byte == FRAME_END).unwrap() + 1;
-    for bytes in [
-        b"HTTP/1.1 400 Bad Request".to_vec(),
-        body(b"x"),
-        [deliver.clone(), body(b"x")].concat(),
-        cut(deliver[..first_end].to_vec()),
-        [&deliver[..first_end], &cut(deliver[first_end..].to_vec())].concat(),
-        vec![FRAME_HEARTBEAT, 0, 0, 0, 0, 0, 0, 0],
+    let empty = encode_delivery(1, "k", BasicProperties::default(), b"", 1);
+    let (method, header) = empty.split_at(empty.iter().position(|byte| *byte == FRAME_END).unwrap() + 1);
+    for (bytes, decoded, expected) in [
+        (b"HTTP/1.1 400 Bad Request".to_vec(), 0, "frame too large"),
+        (body(b"x"), 0, "unexpected body frame"),
+        ([empty.clone(), body(b"x")].concat(), 1, "unexpected body frame"),
+        (cut(method.to_vec()), 0, "malformed basic.deliver"),
+        ([method, &cut(header.to_vec())].concat(), 0, "malformed content header"),
+        (vec![FRAME_HEARTBEAT, 0, 0, 0, 0, 0, 0, 0], 0, "missing frame end"),
+        (vec![9, 0, 0, 0, 0, 0, 0, FRAME_END], 0, "unknown frame type"),
     ] {
-        let (mut reader, mut read) = (Reader::default(), BytesMut::from(bytes.as_slice()));
-        let result = std::iter::repeat_with(|| reader.next(&mut read))
-            .find(|result| !matches!(result, Ok(Some(_))))
-            .unwrap();
-        assert!(result.is_err(), "{bytes:?}");
+        let (items, result) = decode(&bytes);
+        assert_eq!((items.len(), result), (decoded, Err(ProtocolError(expected))), "{bytes:?}");
     }
+}
+
+/// Deliveries with these bodies, and the expected result.
+fn deliveries(bodies: &[Vec<u8>], frame_bytes: usize) -> (Vec<u8>, Vec<Incoming>) {
+    let encode = |(tag, body): (usize, &Vec<u8>)| {
+        encode_delivery(tag as u64, "k", BasicProperties::default(), body, frame_bytes)
+    };
+    let expected = |(tag, body): (usize, &Vec<u8>)| {
+        Incoming::Delivery(Delivery {
+            tag: tag as u64,
+            redelivered: tag.is_multiple_of(2),
+            exchange: Bytes::from_static(b"callevt"),
+            routing_key: Bytes::from_static(b"k"),
+            message_id: None,
+            timestamp: None,
+            body: Some(Bytes::copy_from_slice(body)),
+        })
+    };
+    (bodies.iter().enumerate().flat_map(encode).collect(), bodies.iter().enumerate().map(expected).collect())
+}
+
+fn bodies() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6)
 }
 
 proptest! {
     #[test]
-    fn pieces_give_what_the_whole_gives(
-        bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6),
-        piece in 1..30usize,
+    fn deliveries_are_decoded_however_the_input_is_split(
+        bodies in bodies(),
+        frame_bytes in 1..30usize,
         cuts in prop::collection::vec(1..50usize, 1..20),
     ) {
-        let bytes: Vec<u8> = bodies
-            .iter()
-            .enumerate()
-            .flat_map(|(tag, body)| delivered(tag as u64, "k", BasicProperties::default(), body, piece))
-            .collect();
-        let (mut reader, mut read, mut got) = (Reader::default(), BytesMut::new(), Vec::new());
+        let (bytes, expected) = deliveries(&bodies, frame_bytes);
+        let (mut decoder, mut read, mut decoded) = (FrameDecoder::default(), BytesMut::new(), Vec::new());
         let (mut rest, mut cuts) = (bytes.as_slice(), cuts.into_iter().cycle());
         while !rest.is_empty() {
-            let (piece, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
-            read.extend_from_slice(piece);
+            let (part, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+            read.extend_from_slice(part);
             rest = later;
-            while let Some(op) = reader.next(&mut read).unwrap() {
-                let Op::Delivery(delivery) = op else { panic!("{op:?}") };
-                prop_assert_eq!(delivery.tag, got.len() as u64);
-                got.push(delivery.body.unwrap().to_vec());
+            while let Some(item) = decoder.next(&mut read).unwrap() {
+                decoded.push(item);
             }
         }
-        prop_assert_eq!(got, bodies);
+        prop_assert_eq!(decoded, expected);
+        prop_assert!(read.is_empty(), "{read:?} is left");
     }
 
     #[test]
-    fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let (mut reader, mut read) = (Reader::default(), BytesMut::from(bytes.as_slice()));
-        while let Ok(Some(_)) = reader.next(&mut read) {}
+    fn truncated_input_yields_a_prefix_and_no_error(
+        bodies in bodies(), frame_bytes in 1..30usize, end in any::<prop::sample::Index>()
+    ) {
+        let (bytes, expected) = deliveries(&bodies, frame_bytes);
+        let (items, result) = decode(&bytes[..end.index(bytes.len())]);
+        prop_assert_eq!(result, Ok(()));
+        prop_assert!(items.len() < expected.len());
+        prop_assert_eq!(&items, &expected[..items.len()]);
+    }
+
+    #[test]
+    fn a_corrupted_byte_neither_panics_nor_affects_earlier_deliveries(
+        bodies in bodies(), frame_bytes in 1..30usize, at in any::<prop::sample::Index>(), flip in 1..=255u8
+    ) {
+        let (mut bytes, expected) = deliveries(&bodies, frame_bytes);
+        let at = at.index(bytes.len());
+        let (before, _) = decode(&bytes[..at]);
+        bytes[at] ^= flip;
+        let (items, _) = decode(&bytes);
+        prop_assert!(expected.starts_with(&before));
+        prop_assert!(items.starts_with(&before));
     }
 }

@@ -1,17 +1,17 @@
 use super::*;
 
-fn owner_in(catalogue: &Catalogue, exchange: &str, key: &str, body: &str) -> String {
+fn tenant_in(catalogue: &Catalogue, exchange: &str, key: &str, body: &str) -> String {
     let event = catalogue.event(exchange, key).unwrap();
-    let facts = body::read(body.as_bytes(), &body_paths(event)).unwrap();
-    tenant(event, key, &facts.members).to_string()
+    let parsed = body::parse(body.as_bytes(), &body_paths(event)).unwrap();
+    resolve(event, key, &parsed.members).to_string()
 }
 
-fn owner(exchange: &str, key: &str, body: &str) -> String {
-    owner_in(&Catalogue::load(None).unwrap(), exchange, key, body)
+fn tenant(exchange: &str, key: &str, body: &str) -> String {
+    tenant_in(&Catalogue::load(None).unwrap(), exchange, key, body)
 }
 
-fn extended(text: &str) -> Catalogue {
-    let file = std::env::temp_dir().join(format!("amqp-ingest-owner-{}.toml", std::process::id()));
+fn catalogue_extended_by(text: &str) -> Catalogue {
+    let file = std::env::temp_dir().join(format!("amqp-ingest-tenant-{}.toml", std::process::id()));
     std::fs::write(&file, text).unwrap();
     let catalogue = Catalogue::load(Some(&file)).unwrap();
     std::fs::remove_file(&file).unwrap();
@@ -22,7 +22,7 @@ fn extended(text: &str) -> Catalogue {
 fn calls_belong_to_the_account_in_the_body() {
     let key = "call.CHANNEL_ANSWER.c7d1%2E5e%4010%2E0%2E0%2E9";
     assert_eq!(
-        owner(
+        tenant(
             "callevt",
             key,
             r#"{"Event-Category": "call_event", "Event-Name": "CHANNEL_ANSWER", "To": "100@elsewhere.example",
@@ -44,24 +44,24 @@ fn calls_without_an_account_belong_to_their_realm() {
         (r#""Account-ID": "not-where-a-call-has-it""#, "_"),
     ] {
         let body = format!(r#"{{"Event-Name": "CHANNEL_CREATE", {body}}}"#);
-        assert_eq!(owner("callevt", key, &body), expected, "{body}");
+        assert_eq!(tenant("callevt", key, &body), expected, "{body}");
     }
 }
 
 #[test]
-fn keys_tell_the_account_of_conferences_and_faxes() {
-    let body = r#"{"Event-Name": "event", "Account-ID": "of-the-body"}"#;
-    assert_eq!(owner("conference", "conference.event.add-member.acc1.room9.c%2E1", body), "acc1");
-    assert_eq!(owner("faxes", "fax.status.acc1.job7", body), "acc1");
-    assert_eq!(owner("conference", "conference.command.room9", body), "of-the-body");
+fn conference_and_fax_keys_name_the_account() {
+    let body = r#"{"Event-Name": "event", "Account-ID": "from-the-body"}"#;
+    assert_eq!(tenant("conference", "conference.event.add-member.acc1.room9.c%2E1", body), "acc1");
+    assert_eq!(tenant("faxes", "fax.status.acc1.job7", body), "acc1");
+    assert_eq!(tenant("conference", "conference.command.room9", body), "from-the-body");
     let nested = r#"{"Event-Name": "command", "Custom-Channel-Vars": {"Account-ID": "nested"}}"#;
-    assert_eq!(owner("conference", "conference.command.room9", nested), "nested");
-    // An empty word is no account.
-    assert_eq!(owner("faxes", "fax.status..job7", body), "_");
+    assert_eq!(tenant("conference", "conference.command.room9", nested), "nested");
+    // An empty word is not an account.
+    assert_eq!(tenant("faxes", "fax.status..job7", body), "_");
 }
 
 #[test]
-fn databases_decide_alone() {
+fn a_database_source_is_decisive() {
     let body = r#"{"Event-Name": "doc_edited", "Account-ID": "5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6"}"#;
     for (key, expected) in [
         (
@@ -75,35 +75,35 @@ fn databases_decide_alone() {
         ("doc_edited.accounts.account.5d0c1f6b8a7e4c3d9f20b1a2c3d4e5f6", "_"),
         ("doc_deleted.system_media.media.m1", "_"),
     ] {
-        assert_eq!(owner("configuration", key, body), expected, "{key}");
+        assert_eq!(tenant("configuration", key, body), expected, "{key}");
     }
 }
 
 #[test]
 fn realms_in_keys_are_decoded() {
-    let catalogue = extended(
+    let catalogue = catalogue_extended_by(
         "[[extend]]\nfamily = \"presence\"\n[[extend.event]]\nexchange = \"presence\"\nkey = \"probe.{who}\"\n\
          tenant = [{ key = \"who\", as = \"address\" }]\n",
     );
     let body = r#"{"Event-Name": "dialog_update"}"#;
-    assert_eq!(owner_in(&catalogue, "presence", "dialog.Acme%2EExample.c1", body), "@acme=2Eexample");
-    assert_eq!(owner_in(&catalogue, "presence", "probe.100%40acme%2Eexample", body), "@acme=2Eexample");
-    assert_eq!(owner_in(&catalogue, "presence", "dialog..c1", body), "_");
+    assert_eq!(tenant_in(&catalogue, "presence", "dialog.Acme%2EExample.c1", body), "@acme=2Eexample");
+    assert_eq!(tenant_in(&catalogue, "presence", "probe.100%40acme%2Eexample", body), "@acme=2Eexample");
+    assert_eq!(tenant_in(&catalogue, "presence", "dialog..c1", body), "_");
 }
 
 #[test]
-fn absurd_tenants_are_nobodys() {
+fn overlong_ids_are_ignored_and_special_characters_escaped() {
     let body =
         |id: &str| format!(r#"{{"Event-Name": "x", "Custom-Channel-Vars": {{"Account-ID": "{id}"}}}}"#);
     let key = "call.CHANNEL_CREATE.x";
-    assert_eq!(owner("callevt", key, &body(&"a".repeat(256))), "_");
-    // What looks like a subject is one escaped word.
-    assert_eq!(owner("callevt", key, &body("a.*.>")), "a=2E=2A=2E=3E");
-    assert_eq!(owner("callevt", key, &body("_")), "=5F");
+    assert_eq!(tenant("callevt", key, &body(&"a".repeat(256))), "_");
+    // Text that looks like a subject becomes one escaped word.
+    assert_eq!(tenant("callevt", key, &body("a.*.>")), "a=2E=2A=2E=3E");
+    assert_eq!(tenant("callevt", key, &body("_")), "=5F");
 }
 
 #[test]
-fn addresses_come_in_many_shapes() {
+fn sip_realm_is_extracted_from_all_address_forms() {
     for (address, expected) in [
         ("100@acme.example", Some("acme.example")),
         ("*97@acme.example", Some("acme.example")),
@@ -118,6 +118,6 @@ fn addresses_come_in_many_shapes() {
         ("100@", Some("")),
         ("", None),
     ] {
-        assert_eq!(realm_of(address), expected, "{address}");
+        assert_eq!(sip_realm(address), expected, "{address}");
     }
 }

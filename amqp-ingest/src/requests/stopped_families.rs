@@ -1,4 +1,4 @@
-//! The families that are stopped for good: the keys of a key-value bucket, which the edges follow.
+//! The families that are stopped persistently: keys of a NATS key-value bucket, which the edges watch.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use async_nats::{
 };
 use tokio::time::timeout;
 
-/// KAZOO waits 2 s for an answer.
-const WITHIN: Duration = Duration::from_millis(1500);
+/// Must be less than the 2 s that KAZOO waits for a response.
+const STORE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The bucket.
 #[derive(Clone, Debug)]
@@ -24,18 +24,18 @@ pub(super) struct StoppedFamilies {
 }
 
 impl StoppedFamilies {
-    /// `bucket`, which is made on so many servers where it is missing.
+    /// The bucket with this name. It is created with `replicas` when a family is first stored.
     pub(super) fn new(client: Client, bucket: String, replicas: usize) -> StoppedFamilies {
         StoppedFamilies { jetstream: jetstream::new(client), bucket, replicas }
     }
 
-    /// Stores that a family serves from now on, or does not.
+    /// Stores whether a family is running.
     ///
     /// # Errors
-    /// Why it could not be stored, or is not known to be.
+    /// Why it is not known to be stored.
     pub(super) async fn store(&self, family: &str, running: bool) -> Result<(), String> {
         let stored = async {
-            let store = self.store_or_make().await?;
+            let store = self.open_or_create().await?;
             if running {
                 store.delete(family).await?;
             } else {
@@ -43,18 +43,18 @@ impl StoppedFamilies {
             }
             Ok::<(), async_nats::Error>(())
         };
-        match timeout(WITHIN, stored).await {
+        match timeout(STORE_TIMEOUT, stored).await {
             Ok(result) => result.map_err(|error| format!("bucket {}: {error}", self.bucket)),
             Err(_) => Err(format!("bucket {}: JetStream does not answer", self.bucket)),
         }
     }
 
-    async fn store_or_make(&self) -> Result<Store, async_nats::Error> {
+    async fn open_or_create(&self) -> Result<Store, async_nats::Error> {
         if let Ok(store) = self.jetstream.get_key_value(&self.bucket).await {
             return Ok(store);
         }
-        // What `create_key_value` makes. That asks for the account first, whose answer of nats-server 2.9 it
-        // cannot read.
+        // The stream that `create_key_value` would create. That function first requests the account's info, and cannot
+        // parse the reply of nats-server 2.9.
         let config = Config {
             name: format!("KV_{}", self.bucket),
             description: Some("binding families that are stopped".into()),

@@ -1,0 +1,274 @@
+//! A connection to a broker that only consumes from one queue.
+//!
+//! lapin is used everywhere else. It reads on a thread of its own, so that each delivery wakes three threads in turn,
+//! and it closes the connection on a message property that is not UTF-8.
+
+use std::time::{Duration, Instant};
+
+use amq_protocol::{
+    auth::{Credentials, SASLMechanism},
+    frame::{AMQPFrame, WriteContext, gen_frame, parse_frame},
+};
+use blackhole_common::net::{Socket, invalid};
+use bytes::BufMut;
+use lapin::{
+    protocol::{
+        AMQPClass::{self, Basic, Channel, Connection},
+        basic, channel, connection,
+    },
+    types::{AMQPValue, ChannelId, FieldTable, ShortString},
+    uri::{AMQPScheme, AMQPUri},
+};
+
+use super::{
+    frame::{Delivery, FrameDecoder, Incoming, MAX_FRAME_BYTES},
+    topology::short_string,
+};
+use crate::error::IngestError;
+
+const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
+/// The channel for methods of the class `connection`.
+const CONNECTION_CHANNEL: ChannelId = 0;
+/// The channel that consumes; there is no other.
+const CHANNEL: ChannelId = 1;
+const REPLY_SUCCESS: u16 = 200;
+
+/// A connection with one channel and one consumer.
+pub(super) struct ConsumerConnection {
+    socket: Socket,
+    decoder: FrameDecoder,
+    queue: ShortString,
+    /// The heartbeat interval; zero disables heartbeats.
+    heartbeat: Duration,
+    last_received: Instant,
+    last_sent: Instant,
+}
+
+impl ConsumerConnection {
+    /// Connects and starts to consume from `queue` with at most `prefetch` unacknowledged deliveries. The broker lists
+    /// connection and consumer as `name`.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached or refuses the connection.
+    pub(super) async fn open(
+        uri: &AMQPUri,
+        name: &str,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<ConsumerConnection, IngestError> {
+        let mut socket = Socket::connect(&uri.authority.host, uri.authority.port).await?;
+        if uri.scheme == AMQPScheme::AMQPS {
+            socket.encrypt(&uri.authority.host).await?;
+        }
+        let now = Instant::now();
+        let mut connection = ConsumerConnection {
+            socket,
+            decoder: FrameDecoder::default(),
+            queue: short_string(queue)?,
+            heartbeat: Duration::ZERO,
+            last_received: now,
+            last_sent: now,
+        };
+        connection.handshake(uri, name).await?;
+        connection.call(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
+        let qos = basic::Qos { prefetch_count: prefetch, global: false };
+        connection.call(CHANNEL, Basic(basic::AMQPMethod::Qos(qos))).await?;
+        let consume = basic::Consume {
+            queue: connection.queue.clone(),
+            consumer_tag: short_string(name)?,
+            ..Default::default()
+        };
+        // `next` skips `consume-ok`: waiting for it here would drop deliveries that precede it.
+        connection.queue_method(CHANNEL, Basic(basic::AMQPMethod::Consume(consume)));
+        connection.flush().await?;
+        Ok(connection)
+    }
+
+    async fn handshake(&mut self, uri: &AMQPUri, name: &str) -> Result<(), IngestError> {
+        self.socket.to_send.put_slice(PROTOCOL_HEADER);
+        self.flush().await?;
+        self.read_method().await?;
+        let mechanism = uri.query.auth_mechanism.unwrap_or(SASLMechanism::Plain);
+        let user = Credentials::from(uri.authority.userinfo.clone());
+        let start_ok = connection::StartOk {
+            client_properties: client_properties(name),
+            mechanism: mechanism.to_string().into(),
+            response: user.sasl_auth_string(mechanism),
+            locale: "en_US".into(),
+        };
+        let reply =
+            self.call(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::StartOk(start_ok))).await?;
+        let Connection(connection::AMQPMethod::Tune(tune)) = reply else {
+            return Err(IngestError::Handshake(format!("{mechanism} authentication needs further steps")));
+        };
+        // 0 means no limit, or no heartbeats.
+        let negotiate = |ours: u32, theirs: u32| if theirs == 0 { ours } else { ours.min(theirs) };
+        let heartbeat = negotiate(uri.query.heartbeat.unwrap_or_default().into(), tune.heartbeat.into());
+        self.heartbeat = Duration::from_secs(heartbeat.into());
+        let tune_ok = connection::TuneOk {
+            channel_max: CHANNEL,
+            frame_max: negotiate(MAX_FRAME_BYTES, tune.frame_max),
+            heartbeat: u16::try_from(heartbeat).unwrap_or_default(),
+        };
+        self.queue_method(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::TuneOk(tune_ok)));
+        let open = connection::Open { virtual_host: short_string(&uri.vhost)? };
+        self.call(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::Open(open))).await?;
+        Ok(())
+    }
+
+    /// Sends a method and waits for the reply. Only before consuming.
+    async fn call(&mut self, channel: ChannelId, method: AMQPClass) -> Result<AMQPClass, IngestError> {
+        self.queue_method(channel, method);
+        self.flush().await?;
+        self.read_method().await
+    }
+
+    async fn read_method(&mut self) -> Result<AMQPClass, IngestError> {
+        loop {
+            match self.decoder.next(&mut self.socket.read).map_err(invalid)? {
+                Some(Incoming::Method(frame)) => return parse_method(&frame),
+                Some(Incoming::Delivery(_) | Incoming::Heartbeat) => {}
+                None => self.fill().await?,
+            }
+        }
+    }
+
+    /// Returns the next delivery in the read buffer, `None` if there is no complete one.
+    ///
+    /// # Errors
+    /// If the broker has cancelled the consumer, or closed the channel or the connection.
+    pub(super) fn next(&mut self) -> Result<Option<Delivery>, IngestError> {
+        loop {
+            match self.decoder.next(&mut self.socket.read).map_err(invalid)? {
+                None => return Ok(None),
+                Some(Incoming::Delivery(delivery)) => return Ok(Some(delivery)),
+                Some(Incoming::Method(frame)) => {
+                    if let Basic(basic::AMQPMethod::Cancel(_)) = parse_method(&frame)? {
+                        return Err(IngestError::ConsumerCancelled(self.queue.to_string()));
+                    }
+                }
+                Some(Incoming::Heartbeat) => {}
+            }
+        }
+    }
+
+    /// Queues an acknowledgement of all deliveries up to `tag`.
+    pub(super) fn acknowledge(&mut self, tag: u64) {
+        let ack = basic::Ack { delivery_tag: tag, multiple: true };
+        self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Ack(ack)));
+    }
+
+    /// Queues the rejection of a delivery, which sends it to the dead-letter exchange.
+    pub(super) fn reject(&mut self, tag: u64) {
+        let reject = basic::Reject { delivery_tag: tag, requeue: false };
+        self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Reject(reject)));
+    }
+
+    fn queue_method(&mut self, channel: ChannelId, method: AMQPClass) {
+        self.queue_frame(&AMQPFrame::Method(channel, method));
+    }
+
+    fn queue_frame(&mut self, frame: &AMQPFrame) {
+        // Writing to memory cannot fail.
+        if let Ok(written) = gen_frame::<Vec<u8>>(frame)(WriteContext::from(Vec::new())) {
+            self.socket.to_send.put_slice(&written.into_inner().0);
+        }
+    }
+
+    /// Sends everything queued; see [`Socket::flush`].
+    ///
+    /// # Errors
+    /// If the connection has failed, or the broker does not read.
+    pub(super) async fn flush(&mut self) -> Result<(), IngestError> {
+        if !self.socket.to_send.is_empty() {
+            self.socket.flush().await?;
+            self.last_sent = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Reads into the read buffer; see [`Socket::fill`].
+    ///
+    /// # Errors
+    /// If the connection has failed.
+    pub(super) async fn fill(&mut self) -> Result<(), IngestError> {
+        self.socket.fill().await?;
+        self.last_received = Instant::now();
+        Ok(())
+    }
+
+    /// When to call [`ConsumerConnection::check_heartbeat`] next; `None` without heartbeats.
+    pub(super) fn next_heartbeat_check(&self) -> Option<Instant> {
+        (!self.heartbeat.is_zero())
+            .then(|| (self.last_sent + self.heartbeat / 2).min(self.last_received + 2 * self.heartbeat))
+    }
+
+    /// Queues a heartbeat if nothing was sent for half an interval.
+    ///
+    /// # Errors
+    /// [`IngestError::HeartbeatTimeout`] if nothing was received for two intervals.
+    pub(super) fn check_heartbeat(&mut self) -> Result<(), IngestError> {
+        if self.last_received.elapsed() >= 2 * self.heartbeat {
+            return Err(IngestError::HeartbeatTimeout(2 * self.heartbeat.as_secs()));
+        }
+        if self.last_sent.elapsed() >= self.heartbeat / 2 {
+            self.queue_frame(&AMQPFrame::Heartbeat);
+        }
+        Ok(())
+    }
+
+    /// Closes the connection and waits for `close-ok`. The broker has then processed everything sent before, and
+    /// requeues unacknowledged deliveries.
+    ///
+    /// # Errors
+    /// If the connection fails before that.
+    pub(super) async fn close(&mut self) -> Result<(), IngestError> {
+        let close =
+            connection::Close { reply_code: REPLY_SUCCESS, reply_text: "end".into(), ..Default::default() };
+        self.queue_method(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::Close(close)));
+        self.flush().await?;
+        while !matches!(self.read_method().await?, Connection(connection::AMQPMethod::CloseOk(_))) {}
+        Ok(())
+    }
+}
+
+/// The properties that the broker lists, and the capabilities: the broker reports cancelled consumers and the reason
+/// of a failed authentication.
+fn client_properties(name: &str) -> FieldTable {
+    let table = |members: &[(&str, AMQPValue)]| {
+        let mut table = FieldTable::default();
+        for (name, value) in members {
+            table.insert((*name).into(), value.clone());
+        }
+        table
+    };
+    let capabilities = table(&[
+        ("consumer_cancel_notify", AMQPValue::Boolean(true)),
+        ("authentication_failure_close", AMQPValue::Boolean(true)),
+    ]);
+    table(&[
+        ("product", AMQPValue::LongString("blackhole".into())),
+        ("version", AMQPValue::LongString(env!("CARGO_PKG_VERSION").into())),
+        ("connection_name", AMQPValue::LongString(name.into())),
+        ("capabilities", AMQPValue::FieldTable(capabilities)),
+    ])
+}
+
+/// Parses a method frame.
+///
+/// # Errors
+/// [`IngestError::AmqpClosed`] if the broker closes the channel or the connection.
+fn parse_method(frame: &[u8]) -> Result<AMQPClass, IngestError> {
+    let closed =
+        |code: u16, reason: ShortString| IngestError::AmqpClosed { code, reason: reason.to_string() };
+    match parse_frame(frame) {
+        Ok((_, AMQPFrame::Method(_, Connection(connection::AMQPMethod::Close(close))))) => {
+            Err(closed(close.reply_code, close.reply_text))
+        }
+        Ok((_, AMQPFrame::Method(_, Channel(channel::AMQPMethod::Close(close))))) => {
+            Err(closed(close.reply_code, close.reply_text))
+        }
+        Ok((_, AMQPFrame::Method(_, method))) => Ok(method),
+        _ => Err(IngestError::Handshake("invalid method frame".into())),
+    }
+}

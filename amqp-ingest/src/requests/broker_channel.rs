@@ -1,0 +1,59 @@
+//! Publishes to the exchange `targeted` of a broker, which routes to one process by its `Server-ID`.
+
+use std::time::Duration;
+
+use lapin::{BasicProperties, Channel, options::BasicPublishOptions};
+use tokio::{sync::watch, time::timeout};
+
+use crate::{amqp::short_string, error::IngestError};
+
+/// The exchange.
+pub(super) const TARGETED_EXCHANGE: &str = "targeted";
+/// How long to wait for the broker's confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long to wait for a broker that is away. Edges wait 10 s by default.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The channel to one broker.
+#[derive(Debug)]
+pub(super) struct BrokerChannel {
+    /// The broker's zone; empty if it has none.
+    pub(super) zone: String,
+    /// The channel, while connected.
+    pub(super) channel: watch::Receiver<Option<Channel>>,
+}
+
+impl BrokerChannel {
+    /// Publishes as soon as the broker is connected.
+    ///
+    /// # Errors
+    /// [`IngestError::BrokerUnavailable`] if it is not connected in time, otherwise those of [`publish`].
+    pub(super) async fn send(&self, server_id: &str, body: &[u8]) -> Result<(), IngestError> {
+        let mut channel = self.channel.clone();
+        let connected =
+            async { channel.wait_for(Option::is_some).await.ok().and_then(|channel| channel.clone()) };
+        let Ok(Some(channel)) = timeout(RECONNECT_TIMEOUT, connected).await else {
+            return Err(IngestError::BrokerUnavailable);
+        };
+        publish(&channel, server_id, body).await
+    }
+}
+
+/// Publishes to the process with this `Server-ID` and waits for the broker's confirmation. The broker confirms and
+/// drops messages to unknown processes.
+///
+/// # Errors
+/// If the broker does not confirm. It may have received the message nevertheless.
+pub(super) async fn publish(channel: &Channel, server_id: &str, body: &[u8]) -> Result<(), IngestError> {
+    let properties = BasicProperties::default().with_content_type("application/json".into());
+    let (key, options) = (short_string(server_id)?, BasicPublishOptions::default());
+    let confirmed = async {
+        let sent = channel.basic_publish(TARGETED_EXCHANGE.into(), key, options, body, properties).await?;
+        Ok::<_, IngestError>(sent.await?)
+    };
+    let confirmation = timeout(CONFIRM_TIMEOUT, confirmed).await;
+    match confirmation.map_err(|_| IngestError::AmqpTimeout(CONFIRM_TIMEOUT.as_secs()))?? {
+        confirmation if confirmation.is_ack() => Ok(()),
+        _ => Err(IngestError::NotConfirmed(TARGETED_EXCHANGE)),
+    }
+}

@@ -1,0 +1,96 @@
+//! Finds the tenant of an event in the places that the catalogue names.
+
+use std::borrow::Cow;
+
+use blackhole_common::{
+    catalogue::{Catalogue, Event, Template, TenantKind, TenantSource},
+    tenant::Tenant,
+};
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+
+use crate::{
+    body,
+    message::{EventMetadata, Message},
+};
+
+/// Longer ids and realms are ignored. KAZOO's ids have 32 characters and host names at most 253; the limit keeps the
+/// subject below NATS's maximum.
+const MAX_TENANT_BYTES: usize = 255;
+
+/// Returns the subject below `root` to which the ingest publishes an event. `None` if the catalogue does not contain
+/// the event or its body would be rejected. Needs no broker.
+pub fn subject(catalogue: &Catalogue, root: &str, exchange: &str, key: &str, body: &Bytes) -> Option<String> {
+    let event = catalogue.event(exchange, key)?;
+    let parsed = body::parse(body, &body_paths(event)).ok()?;
+    let metadata = EventMetadata { exchange, routing_key: key, message_id: None, timestamp: None, zone: "" };
+    let tenant = resolve(event, key, &parsed.members);
+    Some(Message::new(root, &tenant, &parsed.name, &metadata, body.clone()).subject)
+}
+
+/// The body paths of an event's tenant sources, in order.
+pub(crate) fn body_paths(event: &Event) -> Vec<&str> {
+    event.tenant.iter().filter_map(|source| source.body.as_deref()).collect()
+}
+
+/// Returns the tenant of an event with this routing key. `members` are the values at [`body_paths`].
+///
+/// The first source with a valid value decides. A database source always decides: if the database belongs to no
+/// account, neither does the event.
+pub(crate) fn resolve(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Tenant {
+    let mut members = members.iter();
+    for source in &event.tenant {
+        let text = match &source.key {
+            Some(parameter) => key_word(&event.key, key, parameter).map(|word| decode(source, word)),
+            None => members.next().and_then(|text| text.as_deref()).map(Cow::Borrowed),
+        };
+        let tenant = match source.kind {
+            TenantKind::Database => return text.map_or(Tenant::Nobody, |text| Tenant::of_database(&text)),
+            TenantKind::Account => text.as_deref().filter(is_valid).map(Tenant::account),
+            TenantKind::Realm => text.as_deref().filter(is_valid).map(Tenant::realm),
+            TenantKind::Address => text.as_deref().and_then(sip_realm).filter(is_valid).map(Tenant::realm),
+        };
+        if let Some(tenant) = tenant {
+            return tenant;
+        }
+    }
+    Tenant::Nobody
+}
+
+fn is_valid(text: &&str) -> bool {
+    !text.is_empty() && text.len() <= MAX_TENANT_BYTES
+}
+
+/// The word of a routing key at the position of a template's parameter.
+fn key_word<'k>(template: &Template, key: &'k str, parameter: &str) -> Option<&'k str> {
+    key.split('.').nth(template.position(parameter)?)
+}
+
+/// Words of a routing key are percent-encoded. Account ids contain nothing to decode, and databases are known by their
+/// encoded names.
+fn decode<'k>(source: &TenantSource, word: &'k str) -> Cow<'k, str> {
+    match source.kind {
+        TenantKind::Account | TenantKind::Database => Cow::Borrowed(word),
+        TenantKind::Realm | TenantKind::Address => percent_decode_str(word).decode_utf8_lossy(),
+    }
+}
+
+/// The realm of a SIP address: `user@realm`, or a URI with scheme, port and parameters (RFC 3261, 19.1.1), with or
+/// without angle brackets.
+fn sip_realm(address: &str) -> Option<&str> {
+    let uri = match address.split_once('<') {
+        Some((_, rest)) => rest.split_once('>')?.0,
+        None => address,
+    };
+    // The user part may contain `;` and `?`, but no unescaped `@`.
+    let (_, host) = uri.rsplit_once('@')?;
+    let host = host.split([';', '?']).next().unwrap_or(host).trim();
+    match host.strip_prefix('[') {
+        // An IPv6 address keeps its colons.
+        Some(rest) => rest.split_once(']').map(|(address, _)| address),
+        None => host.split(':').next(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
