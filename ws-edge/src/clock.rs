@@ -1,4 +1,4 @@
-//! The time of day, where a protocol needs it.
+//! The current time as protocols represent it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::protocol::view::View;
 
-/// Everything that ws-edge is told.
+/// The configuration of ws-edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EdgeConfig {
@@ -34,71 +34,71 @@ pub struct EdgeConfig {
 pub struct WsConfig {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// What this machine is called where sessions are listed.
+    /// The name of this machine in lists of sessions.
     pub host: String,
-    /// The view of clients that ask for none (`?view=`).
+    /// The view of clients that do not choose one (`?view=`).
     pub view: View,
-    /// Sessions in all; more are refused with HTTP 503.
+    /// Maximum number of sessions; more are refused with HTTP 503.
     pub max_connections: usize,
-    /// New sessions per second; up to five seconds' worth wait, more are refused with HTTP 503.
+    /// New sessions per second. Sessions that would wait longer than five seconds are refused with HTTP 503.
     pub accept_per_second: u32,
-    /// Sessions per client address; more are refused with HTTP 429. None: no limit.
+    /// Sessions per client address; more are refused with HTTP 429. `None`: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections_per_ip: Option<usize>,
-    /// How fast a session may send requests.
+    /// The rate limit of a session's requests.
     pub rate: RateConfig,
     /// Bindings per session.
     pub max_bindings: usize,
-    /// The largest frame that a client may send.
+    /// The largest frame from a client.
     pub max_frame: ByteSize,
-    /// How much may wait for a client that reads slowly; beyond, it is brought up to date from the stream later.
+    /// Queue of a slow consumer. When it is full, the session catches up from the stream later.
     pub queue_bytes: ByteSize,
-    /// A session that asks and gets nothing for so long is closed.
+    /// A session without requests and events for this time is closed.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// How often the edge pings. A client that is not heard for two intervals is taken for dead.
+    /// The interval between pings. A client that is silent for two intervals is considered dead.
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
-    /// How long a client may take from connecting to the end of its upgrade request.
+    /// Time from connecting to the end of the upgrade request.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
-    /// How long a request may take before it is answered with an error.
+    /// Time for a request before it is answered with an error.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// How long a decision of auth-svc is believed.
+    /// How long auth-svc's decisions are cached.
     #[serde(with = "humantime_serde")]
     pub auth_cache: Duration,
-    /// How long a NATS subscription that nobody uses any more is kept.
+    /// How long an unused NATS subscription is kept.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
-    /// From the request to stop until no new sessions are accepted, so that load balancers see it first.
+    /// How long a stopping edge still accepts sessions, so that load balancers notice that it is not ready.
     #[serde(with = "humantime_serde")]
     pub drain_wait: Duration,
-    /// Over which time sessions are closed when the edge stops.
+    /// The time over which a stopping edge closes its sessions.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// How many sessions per second are closed at most when the edge stops, if that takes longer.
+    /// Sessions that a stopping edge closes per second, at most, even if that takes longer than `drain`.
     pub drain_per_second: u32,
-    /// Proxies whose `X-Forwarded-For` tells the client's address.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// What happens to a session whose token expires.
     pub on_token_expiry: OnTokenExpiry,
-    /// Where Crossbar is, for the action `api`. None: there is no such action.
+    /// Crossbar's URL, for the action `api`. `None`: the action is not available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crossbar_url: Option<Url>,
-    /// Requests that the edge replays on to Crossbar at once; more wait.
+    /// Concurrent requests to Crossbar; more wait.
     pub crossbar_concurrency: usize,
-    /// The largest answer of Crossbar that is passed on.
+    /// The largest response of Crossbar that is passed on.
     pub crossbar_max_answer: ByteSize,
 }
 
-/// `[ws.rate]`: a token bucket per session, as Blackhole has it.
+/// `[ws.rate]`: a token bucket per session, as in KAZOO's Blackhole.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateConfig {
-    /// Requests that may come at once.
+    /// Requests in a burst.
     pub burst: u32,
-    /// Requests per second in the long run.
+    /// Requests per second on average.
     pub per_second: u32,
 }
 
@@ -106,9 +106,9 @@ pub struct RateConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTokenExpiry {
-    /// It is closed with code 4401.
+    /// The session is closed with code 4401.
     Close,
-    /// It goes on, as with Blackhole.
+    /// The session continues, as in KAZOO's Blackhole.
     Keep,
 }
 
@@ -171,9 +171,11 @@ impl Configuration for EdgeConfig {
         self.log.check()?;
         self.catalogue.check()?;
         let ws = &self.ws;
-        let positive = |fine: bool, key| InvalidValue::unless(fine, key, "must be more than nothing");
-        let named = (1..=255).contains(&ws.host.len()) && ws.host.bytes().all(|byte| byte.is_ascii_graphic());
-        InvalidValue::unless(named, "ws.host", "must be a host's name: 1 to 255 printable characters")?;
+        let positive =
+            |is_positive: bool, key| InvalidValue::unless(is_positive, key, "must be greater than 0");
+        let is_host_name =
+            (1..=255).contains(&ws.host.len()) && ws.host.bytes().all(|byte| byte.is_ascii_graphic());
+        InvalidValue::unless(is_host_name, "ws.host", "must be a host name: 1 to 255 printable characters")?;
         positive(ws.max_connections > 0, "ws.max_connections")?;
         positive(ws.accept_per_second > 0, "ws.accept_per_second")?;
         positive(ws.drain_per_second > 0, "ws.drain_per_second")?;
@@ -196,9 +198,9 @@ impl Configuration for EdgeConfig {
         size(ws.queue_bytes, "ws.queue_bytes")?;
         size(ws.crossbar_max_answer, "ws.crossbar_max_answer")?;
         InvalidValue::unless(
-            ws.crossbar_url.as_ref().is_none_or(is_place),
+            ws.crossbar_url.as_ref().is_none_or(is_base_url),
             "ws.crossbar_url",
-            "must be http or https, a host, and perhaps a port and a path, such as http://127.0.0.1:8000",
+            "must be an http or https URL of a host, optionally with port and path, such as http://127.0.0.1:8000",
         )?;
         InvalidValue::unless(
             (1..=10_000).contains(&ws.crossbar_concurrency),
@@ -208,7 +210,7 @@ impl Configuration for EdgeConfig {
     }
 }
 
-fn is_place(url: &Url) -> bool {
+fn is_base_url(url: &Url) -> bool {
     matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.username().is_empty()

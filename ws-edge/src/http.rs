@@ -1,4 +1,4 @@
-//! The WebSocket port: pages for browsers, the upgrade for sessions, and refusals that say why.
+//! The WebSocket port: pages for browsers, upgrades to sessions, and refusals.
 
 mod accept_limiter;
 mod bindings;

@@ -1,13 +1,13 @@
-//! Numbers by which this edge tells its sessions, subjects and replays apart. None is ever used twice in one run.
+//! Numbers that identify sessions, subjects and replays on this edge. They are never reused while the edge runs.
 
 /// Identifies a session on this edge.
 pub type SessionNumber = u64;
 
-/// Identifies a subject of the index, and its subscription at the NATS server.
+/// Identifies a subject and its subscription at the NATS server.
 pub type SubjectNumber = u64;
 
-/// The number of the event reader's own subscription, for answers about the stream; subjects have higher ones.
+/// The event reader's own subscription, for answers about the stream. Subjects have higher numbers.
 pub(crate) const INBOX: SubjectNumber = 1;
 
-/// Identifies a replay of the catch-up.
+/// Identifies a replay.
 pub type ReplayId = u64;

@@ -28,23 +28,23 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot handle signals")?;
-        let most = config.ws.max_connections;
+        let max_sessions = config.ws.max_connections;
         let running = ws_edge::start(config).await?;
-        allow_sessions(most);
+        raise_open_file_limit(max_sessions);
         running.serve(shutdown).await;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Each session takes a file descriptor, and what a process may open at first is often but 1024 of what it may.
-fn allow_sessions(sessions: usize) {
+/// Each session needs a file descriptor, and the soft limit is often 1024.
+fn raise_open_file_limit(max_sessions: usize) {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(most) if most >= sessions as u64 => {}
-        Ok(most) => tracing::info!(
-            most,
-            max_connections = sessions,
-            "may open fewer files than ws.max_connections: raise the limit of open files, or lower that"
+        Ok(limit) if limit >= max_sessions as u64 => {}
+        Ok(limit) => tracing::info!(
+            limit,
+            max_connections = max_sessions,
+            "the limit of open files is below ws.max_connections: raise it, or lower ws.max_connections"
         ),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }

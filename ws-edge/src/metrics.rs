@@ -1,4 +1,4 @@
-//! What the edge counts.
+//! The metrics of the edge.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -11,67 +11,67 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// One label: why.
+/// The label `reason`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Reason {
-    /// A fixed word, never a client's text.
-    pub reason: &'static str,
+pub(crate) struct Reason {
+    /// One of a fixed set of values.
+    pub(crate) reason: &'static str,
 }
 
-/// One label: what came of it.
+/// The label `outcome`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Outcome {
-    /// A fixed word, never a client's text.
-    pub outcome: &'static str,
+pub(crate) struct Outcome {
+    /// One of a fixed set of values.
+    pub(crate) outcome: &'static str,
 }
 
 /// All metrics of the edge.
 #[derive(Debug)]
 pub struct Metrics {
     /// TCP connections on the WebSocket port.
-    pub connections: Gauge,
+    pub(crate) connections: Gauge,
     /// WebSocket sessions.
-    pub sessions: Gauge,
-    /// Sessions that ended, by the reason.
-    pub sessions_closed: Family<Reason, Counter>,
-    /// How often a session's queue overran.
-    pub sessions_overrun: Counter,
-    /// Sessions that are brought up to date from the stream, or wait for it.
-    pub sessions_lagging: Gauge,
-    /// How many events such a session was behind.
-    pub lag: Histogram,
-    /// Connections that became no session, by the reason.
-    pub handshakes_refused: Family<Reason, Counter>,
-    /// Requests of clients, by the outcome.
-    pub requests: Family<Outcome, Counter>,
+    pub(crate) sessions: Gauge,
+    /// Sessions that ended, by reason.
+    pub(crate) sessions_closed: Family<Reason, Counter>,
+    /// Overflows of session queues.
+    pub(crate) sessions_overrun: Counter,
+    /// Sessions that catch up from the stream, or wait to.
+    pub(crate) sessions_lagging: Gauge,
+    /// How many events a lagging session was behind when a replay started.
+    pub(crate) lag: Histogram,
+    /// Connections that did not become sessions, by reason.
+    pub(crate) handshakes_refused: Family<Reason, Counter>,
+    /// Requests of clients, by outcome.
+    pub(crate) requests: Family<Outcome, Counter>,
     /// Bindings of all sessions.
-    pub subscriptions: Gauge,
-    /// Distinct NATS subjects.
-    pub subjects: Gauge,
-    /// Families that are stopped.
-    pub families_stopped: Gauge,
-    /// Events from NATS.
-    pub events: Counter,
-    /// Events that were missed live and brought from the stream.
-    pub events_repaired: Counter,
-    /// Events read from the stream for sessions that lag.
-    pub events_caught_up: Counter,
-    /// Events that no frame could be made of.
-    pub events_unreadable: Counter,
-    /// Frames sent.
-    pub frames: Counter,
-    /// Bytes of frames sent.
-    pub frame_bytes: Counter,
-    /// Questions to auth-svc, by the outcome.
-    pub auth_calls: Family<Outcome, Counter>,
-    /// How long auth-svc took.
-    pub auth_seconds: Histogram,
-    /// Messages of clients for KAZOO, by the outcome.
-    pub messages_targeted: Family<Outcome, Counter>,
-    /// Requests passed on to Crossbar, by the outcome.
-    pub crossbar_calls: Family<Outcome, Counter>,
-    /// How long Crossbar took.
-    pub crossbar_seconds: Histogram,
+    pub(crate) subscriptions: Gauge,
+    /// Distinct subjects subscribed at NATS.
+    pub(crate) subjects: Gauge,
+    /// Stopped binding families.
+    pub(crate) families_stopped: Gauge,
+    /// Events received from NATS.
+    pub(crate) events: Counter,
+    /// Events missed live and read from the stream.
+    pub(crate) events_repaired: Counter,
+    /// Events replayed to lagging sessions.
+    pub(crate) events_caught_up: Counter,
+    /// Malformed events.
+    pub(crate) events_unreadable: Counter,
+    /// Frames sent to clients.
+    pub(crate) frames: Counter,
+    /// Bytes of these frames.
+    pub(crate) frame_bytes: Counter,
+    /// Requests to auth-svc, by outcome.
+    pub(crate) auth_calls: Family<Outcome, Counter>,
+    /// Response time of auth-svc.
+    pub(crate) auth_seconds: Histogram,
+    /// Messages sent to single KAZOO processes, by outcome.
+    pub(crate) messages_targeted: Family<Outcome, Counter>,
+    /// Requests to Crossbar, by outcome.
+    pub(crate) crossbar_calls: Family<Outcome, Counter>,
+    /// Response time of Crossbar.
+    pub(crate) crossbar_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -82,7 +82,7 @@ impl Default for Metrics {
             sessions_closed: Family::default(),
             sessions_overrun: Counter::default(),
             sessions_lagging: Gauge::default(),
-            // 1 to 4 million events.
+            // 1 to 4,194,304 events.
             lag: Histogram::new(exponential_buckets(1.0, 4.0, 12)),
             handshakes_refused: Family::default(),
             requests: Family::default(),
@@ -105,8 +105,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Makes the metrics visible; the registry shares their values.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Registers the metrics; the registry shares their values.
+    pub(crate) fn register(&self, registry: &mut Registry) {
         let edge = registry.sub_registry_with_prefix("edge");
         edge.register("connections", "Open TCP connections on the WebSocket port", self.connections.clone());
         edge.register("sessions", "Open WebSocket sessions", self.sessions.clone());
@@ -117,50 +117,46 @@ impl Metrics {
         );
         edge.register(
             "sessions_overrun",
-            "Times that a session read too slowly for its queue",
+            "Times that the queue of a session overflowed because its client read too slowly",
             self.sessions_overrun.clone(),
         );
         edge.register(
             "sessions_lagging",
-            "Sessions that are not live: they are brought up to date from the stream, or wait for it",
+            "Sessions that do not get live events because they catch up from the stream, or wait to",
             self.sessions_lagging.clone(),
         );
         edge.register(
             "lag_events",
-            "How many events of the stream a lagging session was behind when it was brought further",
+            "Events that a lagging session was behind when a replay started",
             self.lag.clone(),
         );
         edge.register(
             "handshakes_refused",
-            "Connections that became no session, by reason",
+            "Connections that did not become sessions, by reason",
             self.handshakes_refused.clone(),
         );
         edge.register("requests", "Requests of clients, by outcome", self.requests.clone());
         edge.register("subscriptions", "Bindings of all sessions", self.subscriptions.clone());
         edge.register("subjects", "Distinct subjects subscribed at NATS", self.subjects.clone());
-        edge.register(
-            "families_stopped",
-            "Binding families that are stopped at the moment",
-            self.families_stopped.clone(),
-        );
+        edge.register("families_stopped", "Stopped binding families", self.families_stopped.clone());
         edge.register(
             "events",
-            "Events received from NATS, once for each subject that matched",
+            "Events received from NATS, counted once per matching subject",
             self.events.clone(),
         );
         edge.register(
             "events_repaired",
-            "Events missed live and read from the stream for all sessions",
+            "Events missed live and then read from the stream",
             self.events_repaired.clone(),
         );
         edge.register(
             "events_caught_up",
-            "Events read from the stream for sessions that lag, once for all that are served together",
+            "Events read from the stream for lagging sessions, counted once per replay",
             self.events_caught_up.clone(),
         );
         edge.register(
             "events_unreadable",
-            "Events that no frame could be made of",
+            "Events that were malformed and not delivered",
             self.events_unreadable.clone(),
         );
         edge.register("frames", "Frames sent to clients", self.frames.clone());
@@ -170,26 +166,26 @@ impl Metrics {
             Unit::Bytes,
             self.frame_bytes.clone(),
         );
-        edge.register("auth_calls", "Questions to auth-svc, by outcome", self.auth_calls.clone());
+        edge.register("auth_calls", "Requests to auth-svc, by outcome", self.auth_calls.clone());
         edge.register_with_unit(
             "auth_call_duration",
-            "Time until auth-svc answered",
+            "Response time of auth-svc",
             Unit::Seconds,
             self.auth_seconds.clone(),
         );
         edge.register(
             "messages_targeted",
-            "Messages of clients to one process of KAZOO, by outcome",
+            "Messages of clients to single KAZOO processes, by outcome",
             self.messages_targeted.clone(),
         );
         edge.register(
             "crossbar_calls",
-            "Requests passed on to Crossbar, by outcome",
+            "Requests of clients to Crossbar, by outcome",
             self.crossbar_calls.clone(),
         );
         edge.register_with_unit(
             "crossbar_call_duration",
-            "Time until Crossbar had answered",
+            "Response time of Crossbar, including the wait for a free slot",
             Unit::Seconds,
             self.crossbar_seconds.clone(),
         );

@@ -1,9 +1,8 @@
-//! What clients and the edge say to each other: requests, replies, close codes, cursors. `docs/protocol.md` is the
-//! same for the authors of clients.
+//! The client protocol: requests, replies, close codes, cursors. `docs/protocol.md` describes it for client authors.
 
-pub mod close;
+pub(crate) mod close;
 pub mod cursor;
-pub mod reply;
-pub mod request;
-pub mod token;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod token;
 pub mod view;

@@ -1,4 +1,4 @@
-//! One WebSocket session: its task, its WebSocket, its deadlines, and how its requests are answered.
+//! One WebSocket session: its task, its socket, its deadlines and its requests.
 
 mod actions;
 mod authorize;

@@ -1,5 +1,4 @@
-//! The bindings that clients may send, as JSON: the catalogue's forms, for the console and for applications that let
-//! people choose. Nothing in it is secret.
+//! The catalogue's binding forms as public JSON, for the console and for applications that let users choose bindings.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +7,19 @@ use serde::Serialize;
 
 /// One form of binding.
 #[derive(Serialize)]
-struct Offer<'a> {
+struct BindingForm<'a> {
     family: &'a str,
-    /// Its words; those in braces are parameters.
+    /// The form; words in braces are parameters.
     binding: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<&'a str>,
-    /// The words that a parameter may have besides `*`; one that is not here may have any.
+    /// The words that a parameter allows besides `*`; parameters not listed allow any word.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     values: BTreeMap<&'a str, &'a [String]>,
-    /// Parameters that must not be `*`,
+    /// Parameters that must not be `*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     required: Vec<&'a str>,
-    /// or only where the token is a superduper admin's.
+    /// Parameters that may be `*` only with a superduper admin's token.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     required_unless_superduper: Vec<&'a str>,
 }
@@ -31,18 +30,18 @@ pub(super) fn json(catalogue: &Catalogue) -> String {
         family
             .event
             .iter()
-            .flat_map(move |event| event.form.iter().map(move |form| offer(family, event, form)))
+            .flat_map(move |event| event.form.iter().map(move |form| binding_form(family, event, form)))
     });
     serde_json::json!({ "bindings": forms.collect::<Vec<_>>() }).to_string()
 }
 
-fn offer<'a>(family: &'a Family, event: &'a Event, form: &'a Form) -> Offer<'a> {
+fn binding_form<'a>(family: &'a Family, event: &'a Event, form: &'a Form) -> BindingForm<'a> {
     let values =
         form.binding.parameters().filter_map(|name| Some((name, event.values.get(name)?.as_slice())));
     let mut required: Vec<&str> = form.required.keys().map(String::as_str).collect();
     // No family has a wildcard as its first word.
     required.extend(form.binding.parameters().filter(|name| form.binding.position(name) == Some(0)));
-    Offer {
+    BindingForm {
         family: &family.name,
         binding: form.binding.as_str(),
         about: form.about.as_deref(),
@@ -57,17 +56,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_is_offered_with_what_is_to_be_filled_in() {
+    fn every_form_is_listed_with_its_parameters() {
         let catalogue = Catalogue::load(None).unwrap();
         let all: serde_json::Value = serde_json::from_str(&json(&catalogue)).unwrap();
-        let offers = all["bindings"].as_array().unwrap();
-        let offer = |binding: &str| offers.iter().find(|offer| offer["binding"] == binding).unwrap();
-        assert_eq!(offers.len(), 17);
-        assert!(offers.iter().all(|offer| offer["about"].is_string()), "{offers:?}");
-        assert_eq!(offer("call.{event}.{call_id}")["values"]["event"][0], "CHANNEL_CREATE");
-        assert_eq!(offer("call.{event}.{call_id}").get("required"), None);
+        let forms = all["bindings"].as_array().unwrap();
+        let form = |binding: &str| forms.iter().find(|form| form["binding"] == binding).unwrap();
+        assert_eq!(forms.len(), 17);
+        assert!(forms.iter().all(|form| form["about"].is_string()), "{forms:?}");
+        assert_eq!(form("call.{event}.{call_id}")["values"]["event"][0], "CHANNEL_CREATE");
+        assert_eq!(form("call.{event}.{call_id}").get("required"), None);
         assert_eq!(
-            *offer("conference.command.{conference_id}"),
+            *form("conference.command.{conference_id}"),
             serde_json::json!({
                 "family": "conference",
                 "binding": "conference.command.{conference_id}",
@@ -75,8 +74,8 @@ mod tests {
                 "required_unless_superduper": ["conference_id"],
             })
         );
-        assert_eq!(offer("conference.event.{conference_id}.{call_id}")["required"][0], "conference_id");
-        assert_eq!(offer("{action}.{database}.{type}.{id}")["required"][0], "action");
-        assert_eq!(offer("relay.{event}")["family"], "relay");
+        assert_eq!(form("conference.event.{conference_id}.{call_id}")["required"][0], "conference_id");
+        assert_eq!(form("{action}.{database}.{type}.{id}")["required"][0], "action");
+        assert_eq!(form("relay.{event}")["family"], "relay");
     }
 }

@@ -1,4 +1,4 @@
-//! The address of the client, behind proxies too.
+//! The client's address, also behind proxies.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use ipnet::IpNet;
 
 /// The client's address: the peer's, or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is
-/// not one. A client may have written the addresses before that itself.
+/// not one: a client may have forged the addresses before it.
 pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut address = peer.to_canonical();
@@ -21,7 +21,7 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
             break;
         }
         match text.trim().parse::<IpAddr>() {
-            Ok(before) => address = before.to_canonical(),
+            Ok(previous) => address = previous.to_canonical(),
             Err(_) => break,
         }
     }
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn forwarded_addresses_count_only_from_trusted_proxies() {
         assert_eq!(address("192.0.2.1", &["198.51.100.7"], &[]), "192.0.2.1");
         assert_eq!(address("10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"]), "198.51.100.7");
         assert_eq!(address("::ffff:10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"]), "198.51.100.7");

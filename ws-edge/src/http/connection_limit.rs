@@ -1,4 +1,4 @@
-//! How many sessions there may be, in all and from one address.
+//! The limit of open sessions, in total and per client address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::refusal::Refusal;
 
-/// Counts sessions, in all and by address.
+/// Limits open sessions, in total and per address.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
     max: usize,
@@ -21,11 +21,11 @@ pub(super) struct ConnectionLimit {
 
 #[derive(Debug, Default)]
 struct Open {
-    all: usize,
+    total: usize,
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Counts one session until it is dropped.
+/// Counts a session as open until it is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     address: IpAddr,
@@ -33,27 +33,26 @@ pub(super) struct ConnectionPermit {
 }
 
 impl ConnectionLimit {
-    /// At most `max` sessions, and `max_per_address` from one address.
+    /// At most `max` sessions in total, and `max_per_address` from one address.
     pub(super) fn new(max: usize, max_per_address: Option<usize>) -> ConnectionLimit {
         ConnectionLimit { max, max_per_address, open: Arc::default() }
     }
 
     pub(super) fn acquire(&self, address: IpAddr) -> Result<ConnectionPermit, Refusal> {
         let mut open = self.open.lock();
-        if open.all >= self.max {
+        if open.total >= self.max {
             let text = "this server has as many sessions as it may, come back later";
-            return Err(
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "full", text).with(header::RETRY_AFTER, "5")
-            );
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "full", text)
+                .with_header(header::RETRY_AFTER, "5"));
         }
         let own = open.by_address.entry(address).or_default();
         if self.max_per_address.is_some_and(|max| *own >= max) {
             let text = "too many connections from your address";
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "per_address", text)
-                .with(header::RETRY_AFTER, "5"));
+                .with_header(header::RETRY_AFTER, "5"));
         }
         *own += 1;
-        open.all += 1;
+        open.total += 1;
         Ok(ConnectionPermit { address, open: Arc::clone(&self.open) })
     }
 }
@@ -61,7 +60,7 @@ impl ConnectionLimit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut open = self.open.lock();
-        open.all -= 1;
+        open.total -= 1;
         if let Entry::Occupied(mut own) = open.by_address.entry(self.address) {
             *own.get_mut() -= 1;
             if *own.get() == 0 {
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_are_given_back() {
+    fn dropped_permits_are_released() {
         let limit = ConnectionLimit::new(3, Some(2));
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let held = [limit.acquire(one).ok().unwrap(), limit.acquire(one).ok().unwrap()];

@@ -1,19 +1,19 @@
-//! The limits that every new session passes.
+//! The limits for new sessions.
 
 use super::{accept_limiter::AcceptLimiter, connection_limit::ConnectionLimit};
 use crate::config::WsConfig;
 
-/// The limits that every new session passes.
+/// The limits for new sessions.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Sessions at the same time.
+    /// Open sessions.
     pub(super) connections: ConnectionLimit,
     /// New sessions per second.
     pub(super) accepts: AcceptLimiter,
 }
 
 impl Limits {
-    /// Those of the configuration.
+    /// The configured limits.
     pub(super) fn new(config: &WsConfig) -> Limits {
         Limits {
             connections: ConnectionLimit::new(config.max_connections, config.max_connections_per_ip),

@@ -1,4 +1,4 @@
-//! Accepting connections, and speaking HTTP with them until they are upgraded to sessions.
+//! Accepts connections and serves HTTP on them until they are upgraded to sessions.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,15 +16,15 @@ use super::{
 };
 use crate::{edge::Edge, metrics::Reason, session::task::Session};
 
-/// The largest request header: a token, and what proxies add.
+/// The largest request header: a token and the headers of proxies.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Pause after a failed accept: usually the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The backlog of the listening socket, as far as `net.core.somaxconn` allows. Connections of a storm that exceed it
-/// are retried by the client's kernel after one second, then after two more.
+/// Backlog of the listening socket, limited by `net.core.somaxconn`. Clients retry connections beyond it after one
+/// second, then after two more.
 const BACKLOG: u32 = 4096;
-/// The most that the kernel buffers for a client beyond what it can send at once. Without this the kernel would buffer
-/// megabytes for a slow reader, uncounted; what waits is to wait in the session's outbox, which is bounded.
+/// Unsent bytes that the kernel buffers per connection. By default it would buffer megabytes for a slow consumer;
+/// frames are to wait in the session's outbox, which is bounded.
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
 
 /// Binds the WebSocket port.
@@ -34,14 +34,14 @@ const MAX_UNSENT_BYTES: u32 = 128 << 10;
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    // Connections inherit it.
+    // Accepted connections inherit this option.
     socket2::SockRef::from(&socket).set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Accepts connections until `shutdown`, and returns when the last session has ended. Shutdown drops connections that
-/// are not upgraded yet; whoever calls it closes the sessions.
+/// Accepts connections until `shutdown`, which drops connections that are not upgraded yet. Returns when the last
+/// session has ended; the caller closes the sessions.
 pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: CancellationToken) {
     let limits = Arc::new(Limits::new(&edge.config));
     let sessions = TaskTracker::new();
@@ -58,7 +58,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
             },
         };
         let edge = Arc::clone(&edge);
-        // Boxed, so that a session's task does not keep room for its handshake.
+        // Boxed, so that a session's task does not reserve space for its handshake.
         let open =
             Box::pin(open_session(Arc::clone(&edge), Arc::clone(&limits), stream, peer, shutdown.clone()));
         sessions.spawn(async move {
@@ -75,7 +75,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
     sessions.wait().await;
 }
 
-/// The session of a connection that was upgraded; `None` if it was not.
+/// Opens the session of an upgraded connection; `None` if the connection was not upgraded.
 async fn open_session(
     edge: Arc<Edge>,
     limits: Arc<Limits>,
@@ -83,14 +83,14 @@ async fn open_session(
     peer: SocketAddr,
     shutdown: CancellationToken,
 ) -> Option<(Box<Session>, ConnectionPermit)> {
-    // Small frames must not wait for one another.
+    // Send small frames at once.
     let _ = stream.set_nodelay(true);
     let Upgrade { connection, start, permit } = handshake(&edge, &limits, stream, peer, &shutdown).await?;
     let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
     Some((Session::new(edge, parts.io.into_inner(), parts.read_buf, start), permit))
 }
 
-/// Speaks HTTP until the connection is upgraded, is closed, or runs out of time.
+/// Serves HTTP until the connection is upgraded, closed or timed out.
 async fn handshake(
     edge: &Edge,
     limits: &Limits,
@@ -119,7 +119,7 @@ async fn handshake(
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // Time for the header, and for one question to auth-svc.
+    // Time for the header and one request to auth-svc.
     let deadline = edge.config.handshake_timeout + edge.config.request_timeout;
     tokio::select! {
         () = shutdown.cancelled() => return None,
@@ -144,18 +144,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_kernel_buffers_little_for_a_client_that_does_not_read() {
+    async fn the_kernel_buffers_little_for_a_slow_consumer() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let client = TcpSocket::new_v4().unwrap();
         client.set_recv_buffer_size(4096).unwrap();
         let (client, accepted) =
             tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());
         let (_client, (server, _)) = (client.unwrap(), accepted.unwrap());
-        let mut taken = 0;
+        let mut written = 0;
         server.writable().await.unwrap();
         while let Ok(bytes) = server.try_write(&[0; 16 << 10]) {
-            taken += bytes;
+            written += bytes;
         }
-        assert!(taken < 2 * MAX_UNSENT_BYTES as usize, "{taken} bytes");
+        assert!(written < 2 * MAX_UNSENT_BYTES as usize, "{written} bytes");
     }
 }

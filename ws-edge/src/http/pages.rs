@@ -1,4 +1,4 @@
-//! The pages that every edge serves: the console, the client for browsers, and the list of bindings.
+//! The pages of every edge: the console, the JavaScript client, and the list of bindings.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,7 +17,7 @@ const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inli
 
 /// The page at the request's path.
 pub(super) fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
-    let (kind, content) = match request.uri().path() {
+    let (content_type, content) = match request.uri().path() {
         "/" => ("text/html; charset=utf-8", Full::from(CONSOLE)),
         "/client.js" => ("text/javascript; charset=utf-8", Full::from(CLIENT)),
         "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
@@ -28,14 +28,14 @@ pub(super) fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", "only GET here")
-            .with(header::ALLOW, "GET, HEAD"));
+            .with_header(header::ALLOW, "GET, HEAD"));
     }
     let mut response = Response::new(content);
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_TYPE, content_type),
         (header::CONTENT_SECURITY_POLICY, CONSOLE_POLICY),
-        // Pages from elsewhere may use the client, and offer the bindings, too.
+        // Pages of other origins may load the client and the list of bindings.
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

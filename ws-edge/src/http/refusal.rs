@@ -1,4 +1,4 @@
-//! Why a connection becomes no session, as an HTTP response.
+//! The HTTP response to a connection that does not become a session.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -7,11 +7,11 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-/// Why a connection becomes no session.
+/// Why a connection does not become a session.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
-    /// The metric's label.
+    /// The label of the metric.
     pub(super) reason: &'static str,
     text: String,
     header: Option<(HeaderName, &'static str)>,
@@ -22,7 +22,7 @@ impl Refusal {
         Refusal { status, reason, text: text.into(), header: None }
     }
 
-    pub(super) fn with(mut self, name: HeaderName, value: &'static str) -> Refusal {
+    pub(super) fn with_header(mut self, name: HeaderName, value: &'static str) -> Refusal {
         self.header = Some((name, value));
         self
     }

@@ -1,4 +1,4 @@
-//! The upgrade to a WebSocket: what a request must have, and whose it is.
+//! Upgrades to WebSockets: validation and authentication of the request.
 
 use std::{
     net::SocketAddr,
@@ -32,12 +32,12 @@ pub(super) struct Upgrade {
     pub(super) permit: ConnectionPermit,
 }
 
-/// Whether the request wants a WebSocket.
+/// Whether the request asks for a WebSocket.
 pub(super) fn is_upgrade(request: &Request<Incoming>) -> bool {
     has_word(request.headers(), &header::UPGRADE, "websocket")
 }
 
-/// Checks the request, waits for its turn and authenticates its token, if it has one.
+/// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one.
 pub(super) async fn upgrade(
     edge: &Edge,
     limits: &Limits,
@@ -52,7 +52,7 @@ pub(super) async fn upgrade(
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let text = "only WebSocket version 13 is spoken here";
         return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "version", text)
-            .with(header::SEC_WEBSOCKET_VERSION, "13"));
+            .with_header(header::SEC_WEBSOCKET_VERSION, "13"));
     }
     if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "sub_protocol", "there are no sub-protocols here"));
@@ -84,7 +84,7 @@ pub(super) async fn upgrade(
     Ok((response, Upgrade { connection, start, permit }))
 }
 
-/// KAZOO 5 also takes a token at the upgrade, with or without `Bearer`.
+/// Like KAZOO 5, accepts a token in `Authorization`, with or without `Bearer`.
 async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let forbidden = |reason: &str| {
@@ -102,14 +102,14 @@ async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identit
         },
         Err(unavailable) => {
             Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "auth_unavailable", unavailable.to_string())
-                .with(header::RETRY_AFTER, "1"))
+                .with_header(header::RETRY_AFTER, "1"))
         }
     }
 }
 
 fn view(query: Option<&str>, default: View) -> Result<View, String> {
-    let wanted = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("view="));
-    wanted.map_or(Ok(default), str::parse)
+    let requested = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("view="));
+    requested.map_or(Ok(default), str::parse)
 }
 
 fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
@@ -118,5 +118,5 @@ fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|own| own.trim().eq_ignore_ascii_case(word))
+        .any(|value| value.trim().eq_ignore_ascii_case(word))
 }

@@ -1,32 +1,32 @@
-//! Why sessions are closed. `docs/protocol.md` has the same table for clients: 1012 and 4000 to 4499 mean come
-//! back, 4500 to 4999 mean do not.
+//! Why the edge closes sessions. `docs/protocol.md` lists the codes: after 1012 and 4000 to 4499 clients reconnect,
+//! after 4500 to 4999 they do not.
 
 use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
-/// Why a session is closed by the edge.
+/// Why the edge closes a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Close {
-    /// The edge is stopping; another one serves.
+pub(crate) enum Close {
+    /// The edge is stopping; clients connect to another one.
     Restart,
-    /// A frame breaks the WebSocket protocol.
+    /// A frame violates the WebSocket protocol.
     Protocol,
-    /// A text frame that is no UTF-8.
+    /// A text frame is not valid UTF-8.
     NotUtf8,
-    /// A frame over `ws.max_frame`.
+    /// A frame exceeds `ws.max_frame`.
     TooBig,
-    /// More than `ws.queue_bytes` waited to be read, and there is no history to bring it from later.
+    /// The queue exceeded `ws.queue_bytes`, and there is no history to catch up from.
     TooSlow,
-    /// What the session was still owed has left the history.
+    /// Events that the session still needs have left the history.
     Behind,
-    /// The token's time is over.
+    /// The token has expired.
     TokenExpired,
-    /// Neither a request nor an event for `ws.idle_timeout`.
+    /// Neither a request nor an event within `ws.idle_timeout`.
     Idle,
 }
 
 impl Close {
-    /// The code of the close frame.
-    pub fn code(self) -> u16 {
+    /// The close code.
+    pub(crate) fn code(self) -> u16 {
         match self {
             Close::Restart => 1012,
             Close::Protocol => 1002,
@@ -39,7 +39,7 @@ impl Close {
     }
 
     /// The metric's label.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Close::Restart => "restart",
             Close::Protocol => "protocol",
@@ -53,7 +53,7 @@ impl Close {
     }
 
     /// The close frame.
-    pub fn frame(self) -> CloseFrame {
+    pub(crate) fn frame(self) -> CloseFrame {
         let reason = match self {
             Close::Restart => "the server is restarting, come back",
             Close::Protocol => "not the WebSocket protocol",

@@ -1,25 +1,25 @@
-//! Cursors: where in the history a client stands, as a short text that every edge understands.
+//! Cursors: a client's position in the history, as a short text that every edge can read.
 //!
-//! An event that matches several bindings of a session comes once for each, and the connection may end between two of
-//! these frames. So a cursor names the event, and up to which of its frames the session has had it: these go out in the
-//! order of their bindings' [`Rank`]s, on every edge.
+//! An event that matches several bindings of a session is sent once for each, and the connection may break between
+//! these frames. So a cursor contains the event's position and the [`Rank`] of the frame's binding: every edge sends
+//! the frames of an event in the order of their ranks.
 //!
-//! Twenty-four characters of base64url: five bytes that tell the stream from any other, eight of the event's position in
-//! it, four of the rank, and one to check them. Clients treat it as opaque.
+//! A cursor is 24 characters of base64url: five bytes identify the stream, eight are the event's position in it, four
+//! the rank, and one a checksum. Clients treat it as opaque.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
 
-/// Bytes of a cursor before it is written as text.
+/// Bytes of a cursor before base64 encoding.
 const BYTES: usize = 18;
 /// Characters of a cursor.
-pub const TEXT_BYTES: usize = 24;
+pub(crate) const TEXT_BYTES: usize = 24;
 
-/// Which stream it is: made of the time of its creation, so that one that was deleted and made again is another.
+/// Identifies a stream: a hash of its creation time, so that a stream that is deleted and created again has a new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId([u8; 5]);
 
-/// An event's place in the history.
+/// An event's position in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventPosition {
     /// The stream.
@@ -28,47 +28,43 @@ pub struct EventPosition {
     pub sequence: u64,
 }
 
-/// Which of an event's frames come before which: made of the binding that they are for. Two bindings of a session could
-/// have the same, once in two thousand million; then nothing is repeated, and the second frame of an event would be
-/// missed if the connection ended between the two.
+/// The order of an event's frames: a hash of the binding that a frame is for. If two bindings of a session have the
+/// same rank (probability 1 in 2 billion) and the connection breaks between their frames, the second frame is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank(u32);
 
-/// A frame's place in the history.
+/// A frame's position in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// The event's.
-    pub position: EventPosition,
-    /// That of the binding which the frame is for, or [`Rank::LAST`].
-    pub rank: Rank,
+pub(crate) struct Cursor {
+    /// The position of its event.
+    pub(crate) position: EventPosition,
+    /// The rank of its binding, or [`Rank::LAST`].
+    pub(crate) rank: Rank,
 }
 
-/// What clients read whose `since` is none.
-pub const MALFORMED: &str = "must be the cursor of an event, or a time back such as -5m";
-
-/// The text is no cursor.
+/// The text is not a cursor.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("not a cursor")]
-pub struct Malformed;
+pub(crate) struct Malformed;
 
 impl StreamId {
-    /// That of a stream which was created at `created`, as the server writes it.
+    /// The id of the stream that was created at `created`, as the server formats the time.
     pub fn new(created: &str) -> StreamId {
         StreamId(digest(created))
     }
 }
 
 impl Rank {
-    /// That of an event's last frame for a session: it has had all of it.
-    pub const LAST: Rank = Rank(u32::MAX);
+    /// Above all bindings: the session has received every frame of the event.
+    pub(crate) const LAST: Rank = Rank(u32::MAX);
 
-    /// That of a client's binding of an account (`*` for all).
-    pub fn of(account: &str, binding: &str) -> Rank {
+    /// The rank of a client's binding for an account (`*` for all).
+    pub(crate) fn of(account: &str, binding: &str) -> Rank {
         Rank(u32::from_be_bytes(digest(&format!("{account} {binding}"))) >> 1)
     }
 }
 
-/// The same in every release: clients hold cursors while edges are upgraded.
+/// A hash that must not change between releases: clients keep cursors while edges are upgraded.
 fn digest<const BYTES: usize>(text: &str) -> [u8; BYTES] {
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     let mut bytes = [0; BYTES];
@@ -77,8 +73,8 @@ fn digest<const BYTES: usize>(text: &str) -> [u8; BYTES] {
 }
 
 impl Cursor {
-    /// The text.
-    pub fn to_text(self) -> [u8; TEXT_BYTES] {
+    /// Encodes the cursor.
+    pub(crate) fn to_text(self) -> [u8; TEXT_BYTES] {
         let mut bytes = [0; BYTES];
         let position = self.position.stream.0.into_iter().chain(self.position.sequence.to_be_bytes());
         let fields = position.chain(self.rank.0.to_be_bytes());
@@ -87,16 +83,13 @@ impl Cursor {
             *check = check_byte(fields);
         }
         let mut text = [0; TEXT_BYTES];
-        // 18 bytes are 24 characters, always.
+        // 18 bytes always encode to 24 characters.
         let _ = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
         text
     }
 
-    /// Reads the text.
-    ///
-    /// # Errors
-    /// [`Malformed`] for everything that [`Cursor::to_text`] does not write.
-    pub fn parse(text: &str) -> Result<Cursor, Malformed> {
+    /// Decodes a cursor.
+    pub(crate) fn parse(text: &str) -> Result<Cursor, Malformed> {
         let mut bytes = [0; BYTES];
         if text.len() != TEXT_BYTES || URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) != Ok(BYTES) {
             return Err(Malformed);
@@ -116,7 +109,7 @@ impl Cursor {
     }
 }
 
-/// CRC-8, which tells every single wrong character. No protection, and none is needed: a cursor opens nothing.
+/// CRC-8, which detects every single changed character. A cursor grants no access, so it needs no protection.
 fn check_byte(fields: &[u8]) -> u8 {
     const POLYNOMIAL: u8 = 0x07;
     fields.iter().fold(0xFF, |check, byte| {
@@ -140,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn cursors_are_the_same_in_every_release() {
+    fn cursors_do_not_change_between_releases() {
         let text = text(cursor("2026-11-25T10:00:00.123456789Z", 18348, "call.*.*"));
-        assert_eq!(text, "xOjuWb8AAAAAAABHrCvbbUU5", "clients hold cursors while edges are upgraded");
+        assert_eq!(text, "xOjuWb8AAAAAAABHrCvbbUU5", "clients keep cursors while edges are upgraded");
     }
 
     #[test]
-    fn other_texts_are_refused() {
+    fn other_texts_are_rejected() {
         let good = text(cursor("t", 7, "b"));
         for bad in
             ["", "x", "-5m", &good[1..], &format!("{good}A"), "========================", "ÄÄÄÄÄÄÄÄÄÄÄÄ"]
@@ -157,7 +150,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_is_what_was_written(created in ".{0,30}", sequence in any::<u64>(), binding in ".{0,9}") {
+        fn decoding_reverses_encoding(created in ".{0,30}", sequence in any::<u64>(), binding in ".{0,9}") {
             let cursor = cursor(&created, sequence, &binding);
             let text = text(cursor);
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
@@ -173,7 +166,7 @@ mod tests {
         }
 
         #[test]
-        fn a_changed_character_is_noticed(sequence in any::<u64>(), at in 0..TEXT_BYTES, to in "[A-Za-z0-9_-]") {
+        fn a_changed_character_is_detected(sequence in any::<u64>(), at in 0..TEXT_BYTES, to in "[A-Za-z0-9_-]") {
             let good = text(cursor("t", sequence, "b"));
             let mut bad = good.clone();
             bad.replace_range(at..=at, &to);
@@ -181,7 +174,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in ".{0,40}") {
+        fn no_text_causes_a_panic(text in ".{0,40}") {
             let _ = Cursor::parse(&text);
         }
     }

@@ -1,57 +1,57 @@
-//! What clients are answered.
+//! Replies to requests.
 
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use tungstenite::Utf8Bytes;
 
-/// An answer to a request.
+/// The reply to a request.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     request_id: Value,
     result: Result<Data, String>,
 }
 
-/// What a successful reply carries.
+/// The data of a successful reply.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Data {
-    /// Made here.
-    Made(Value),
-    /// JSON as it came from elsewhere.
-    Passed(Box<RawValue>),
+pub(crate) enum Data {
+    /// Data of the edge.
+    Value(Value),
+    /// JSON from Crossbar, passed on unchanged.
+    Raw(Box<RawValue>),
 }
 
 impl From<Value> for Data {
     fn from(value: Value) -> Data {
-        Data::Made(value)
+        Data::Value(value)
     }
 }
 
 impl Reply {
-    /// Success, with its data.
-    pub fn success(request_id: Value, data: Data) -> Reply {
+    /// A successful reply.
+    pub(crate) fn success(request_id: Value, data: Data) -> Reply {
         Reply { request_id, result: Ok(data) }
     }
 
-    /// Failure, with what went wrong.
-    pub fn error(request_id: Value, error: impl ToString) -> Reply {
+    /// A failure, with its error text.
+    pub(crate) fn error(request_id: Value, error: impl ToString) -> Reply {
         Reply { request_id, result: Err(error.to_string()) }
     }
 
-    /// Whether it is a success.
-    pub fn is_success(&self) -> bool {
+    /// Whether the request succeeded.
+    pub(crate) fn is_success(&self) -> bool {
         self.result.is_ok()
     }
 
-    /// The frame.
-    pub fn to_frame(&self) -> Utf8Bytes {
+    /// The text of the reply's frame.
+    pub(crate) fn to_frame(&self) -> Utf8Bytes {
         let request_id = &self.request_id;
         let (status, data) = match &self.result {
             Ok(data) => ("success", data),
-            Err(error) => ("error", &Data::Made(json!({ "errors": [error] }))),
+            Err(error) => ("error", &Data::Value(json!({ "errors": [error] }))),
         };
         let frame = Frame { action: "reply", request_id, status, data };
-        // Its members are JSON values: writing them does not fail.
+        // Serializing JSON values cannot fail.
         serde_json::to_string(&frame).unwrap_or_default().into()
     }
 }
@@ -64,7 +64,7 @@ struct Frame<'a> {
     data: &'a Data,
 }
 
-/// The id of a request that came without one.
-pub fn generated_id() -> Value {
+/// A random id for a request without one.
+pub(crate) fn generated_id() -> Value {
     Value::from(format!("{:032x}", rand::random::<u128>()))
 }

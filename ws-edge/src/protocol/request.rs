@@ -1,4 +1,4 @@
-//! What clients send: one JSON object per text frame.
+//! Requests of clients: one JSON object per text frame.
 
 use std::time::Duration;
 
@@ -6,38 +6,38 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{
-    cursor::{Cursor, MALFORMED, TEXT_BYTES},
+    cursor::{Cursor, TEXT_BYTES},
     token::Token,
 };
 
-/// The longest `request_id`, `name`, in bytes.
+/// The longest `request_id`, `name` and `account_id`.
 const MAX_TEXT_BYTES: usize = 256;
-/// The largest `metadata`, in bytes of JSON.
+/// The largest `metadata`, as JSON.
 const MAX_METADATA_BYTES: usize = 4096;
 
-/// A request, taken apart as far as every action needs it.
+/// A request, parsed as far as all actions have in common.
 #[derive(Debug)]
-pub struct Request {
-    /// As the client gave it, if it did: a text or a number.
-    pub request_id: Option<Value>,
-    /// The token, if there is one.
-    pub token: Option<Token>,
+pub(crate) struct Request {
+    /// The client's id for the request: a string or a number.
+    pub(crate) request_id: Option<Value>,
+    /// The token in the request.
+    pub(crate) token: Option<Token>,
     members: Map<String, Value>,
 }
 
-/// What a client lagging_sessions done.
+/// The action that a client requests.
 #[derive(Debug, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Subscribe to bindings.
     Subscribe(Subscribe),
-    /// Unsubscribe these bindings (`None`: all) of an account (`None`: the token's own).
+    /// Unsubscribe from these bindings (`None`: all) of an account (`None`: the token's own).
     Unsubscribe {
         /// The account.
         account_id: Option<String>,
         /// The bindings.
         bindings: Option<Vec<String>>,
     },
-    /// Unsubscribe everything.
+    /// Unsubscribe from everything.
     UnsubscribeAll,
     /// Check that the session is alive.
     Ping,
@@ -45,75 +45,72 @@ pub enum Action {
     Api(Map<String, Value>),
     /// `relay.publish`: send this `data` to one KAZOO process.
     RelayPublish(Map<String, Value>),
-    /// `dialog.push`: likewise.
+    /// `dialog.push`: the same.
     DialogPush(Map<String, Value>),
 }
 
-/// A request for events.
+/// Parameters of the action `subscribe`.
 #[derive(Debug, PartialEq)]
-pub struct Subscribe {
+pub(crate) struct Subscribe {
     /// The account; `None`: the token's own; `*`: all.
-    pub account_id: Option<String>,
-    /// The bindings, at least one, each once.
-    pub bindings: Vec<String>,
-    /// Where past events begin; `None`: only new ones.
-    pub since: Option<Since>,
-    /// What the client calls itself.
-    pub client: ClientInfo,
+    pub(crate) account_id: Option<String>,
+    /// The bindings: at least one, without duplicates.
+    pub(crate) bindings: Vec<String>,
+    /// Where past events start; `None`: only live events.
+    pub(crate) since: Option<Since>,
+    /// How the client describes itself.
+    pub(crate) client: ClientInfo,
 }
 
-/// Where past events begin.
+/// Where past events start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
-    /// After this frame.
+pub(crate) enum Since {
+    /// After the frame with this cursor.
     Cursor(Cursor),
-    /// This long ago.
+    /// This much time ago.
     Ago(Duration),
 }
 
-/// A friendly name and free JSON that a client may give its session.
+/// A name and arbitrary JSON that a client may give its session.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ClientInfo {
+pub(crate) struct ClientInfo {
     /// The name.
-    pub name: Option<String>,
-    /// Free JSON.
-    pub metadata: Option<Value>,
+    pub(crate) name: Option<String>,
+    /// Arbitrary JSON.
+    pub(crate) metadata: Option<Value>,
 }
 
-/// A mistake of the client; the text is what it reads.
+/// An invalid request. The client receives the text.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum RequestError {
-    /// No JSON, or nested too deeply.
+pub(crate) enum RequestError {
+    /// Not JSON, or nested too deeply.
     #[error("malformed JSON : {0}")]
     Json(String),
-    /// JSON, but no object.
+    /// JSON, but not an object.
     #[error("a request is one JSON object")]
     NotAnObject,
-    /// Members that have to be there.
+    /// Required members are missing.
     #[error("missing required keys : {0}")]
     Missing(&'static str),
-    /// A member of the wrong type or size.
+    /// A member has the wrong type or size.
     #[error("invalid {key} : {reason}")]
     Invalid {
         /// The member.
         key: &'static str,
-        /// What it has to be.
+        /// What is allowed.
         reason: &'static str,
     },
-    /// An action that there is not.
+    /// There is no such action.
     #[error("unknown action : {0}")]
     Action(String),
-    /// Bindings without one.
+    /// No bindings, or an empty binding.
     #[error("empty subscription")]
     Empty,
 }
 
 impl Request {
-    /// Reads a frame.
-    ///
-    /// # Errors
-    /// When it is no object, or its request id or token are no texts.
-    pub fn read(frame: &str) -> Result<Request, RequestError> {
+    /// Parses a frame.
+    pub(crate) fn read(frame: &str) -> Result<Request, RequestError> {
         let value: Value =
             serde_json::from_str(frame).map_err(|error| RequestError::Json(error.to_string()))?;
         let Value::Object(mut members) = value else { return Err(RequestError::NotAnObject) };
@@ -136,8 +133,8 @@ impl Request {
         Ok(Request { request_id, token, members })
     }
 
-    /// The request id of a frame that is not looked at any further, if it has a usable one.
-    pub fn id_of(frame: &str) -> Option<Value> {
+    /// The valid request id of a frame that cannot be processed, if it has one.
+    pub(crate) fn id_of(frame: &str) -> Option<Value> {
         let value: Value = serde_json::from_str(frame).ok()?;
         match value.get("request_id")? {
             Value::String(text) if text.len() > MAX_TEXT_BYTES => None,
@@ -146,16 +143,13 @@ impl Request {
         }
     }
 
-    /// The account that the request is about, as far as it can be told before the request is looked at closely.
-    pub fn account_id(&self) -> Option<&str> {
+    /// The account of the request, before `data` is validated.
+    pub(crate) fn account_id(&self) -> Option<&str> {
         self.members.get("data")?.get("account_id")?.as_str()
     }
 
-    /// What is to be done.
-    ///
-    /// # Errors
-    /// The first mistake.
-    pub fn action(mut self) -> Result<Action, RequestError> {
+    /// Validates the action and its parameters.
+    pub(crate) fn action(mut self) -> Result<Action, RequestError> {
         let action = match self.members.remove("action") {
             None => return Err(RequestError::Missing("action")),
             Some(action) => text(action, "action")?,
@@ -205,7 +199,7 @@ impl Request {
         }
     }
 
-    /// Name and metadata stand in `data` (the documentation's page) or at the top level (KAZOO 4.3).
+    /// Name and metadata are in `data` (KAZOO's documentation) or at the top level (KAZOO 4.3).
     fn client(&mut self, data: &mut Map<String, Value>) -> Result<ClientInfo, RequestError> {
         let name = optional_text(data.remove("name").or_else(|| self.members.remove("name")), "name")?;
         if name.as_ref().is_some_and(|name| name.len() > MAX_TEXT_BYTES) {
@@ -222,7 +216,7 @@ impl Request {
     }
 }
 
-/// `binding` is picked where both are present, says the documentation's page.
+/// If both are present, `binding` takes precedence, as in KAZOO's documentation.
 fn bindings(data: &mut Map<String, Value>) -> Result<Option<Vec<String>>, RequestError> {
     let mut bindings = match (data.remove("binding"), data.remove("bindings")) {
         (Some(binding), _) if !binding.is_null() => vec![text(binding, "binding")?],
@@ -240,7 +234,7 @@ fn bindings(data: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Reques
     Ok(Some(bindings))
 }
 
-/// The account that `data` is about; `None` for the token's own.
+/// The account in `data`; `None`: the token's own.
 pub(crate) fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>, RequestError> {
     let account_id = optional_text(data.remove("account_id"), "account_id")?;
     match &account_id {
@@ -251,13 +245,14 @@ pub(crate) fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>
     }
 }
 
-/// A cursor, or a time back: `-5m`.
+/// Parses a cursor, or an age such as `-5m`.
 fn since(text: &str) -> Result<Since, RequestError> {
     let since = match text.strip_prefix('-').filter(|_| text.len() < TEXT_BYTES) {
         Some(back) => humantime::parse_duration(back).ok().map(Since::Ago),
         None => Cursor::parse(text).ok().map(Since::Cursor),
     };
-    since.ok_or(RequestError::Invalid { key: "since", reason: MALFORMED })
+    let reason = "must be the cursor of an event, or a time back such as -5m";
+    since.ok_or(RequestError::Invalid { key: "since", reason })
 }
 
 fn text(value: Value, key: &'static str) -> Result<String, RequestError> {

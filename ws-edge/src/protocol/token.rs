@@ -1,23 +1,23 @@
-//! A client's token, which no log line, metric or error text can show.
+//! A client's token. Its `Debug` output hides it, so that no log line contains it.
 
 use std::{fmt, sync::Arc};
 
-/// A token, as a client sent it. It shows itself nowhere.
+/// A token, as a client sent it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(Arc<str>);
+pub(crate) struct Token(Arc<str>);
 
 impl Token {
     /// Wraps a client's text.
-    pub fn new(text: &str) -> Token {
+    pub(crate) fn new(text: &str) -> Token {
         Token(text.into())
     }
 
-    /// The text, for auth-svc and KAZOO alone.
+    /// The token's text; only for requests to auth-svc and KAZOO.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Tells tokens apart in the cache, which holds none.
+    /// A hash that identifies the token in the cache, which contains no tokens.
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut digest = [0; 32];
         for (to, from) in

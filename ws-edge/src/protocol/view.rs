@@ -1,14 +1,14 @@
-//! Views: which member of an event frame holds the event's body.
+//! Views: which member of an event frame contains the event's body.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which member holds the event's body.
+/// Which member contains the event's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum View {
-    /// `args`: the AMQP body as it was published.
+    /// `args`: the AMQP body as published.
     Args,
     /// `data`: the body normalized, as KAZOO 4.3 and 5 send it.
     Data,

@@ -1,4 +1,4 @@
-//! The actions of KAZOO 5 that go on to KAZOO: `api`, `relay.publish`, `dialog.push`.
+//! The actions that are forwarded to KAZOO: `api`, `relay.publish`, `dialog.push`.
 
 use blackhole_common::wire::Access;
 use serde_json::{Value, json};
@@ -27,10 +27,10 @@ pub(super) async fn api(
     let identity = current_identity(edge, state).await?;
     let caller = Caller { token: &identity.token, address: state.address, request_id };
     let answer = crossbar.call(call, &caller, &edge.metrics).await;
-    answer.map(Data::Passed).map_err(|error| error.to_string())
+    answer.map(Data::Raw).map_err(|error| error.to_string())
 }
 
-/// `relay.publish` and `dialog.push`, for an account that the token may see.
+/// `relay.publish` and `dialog.push`: sends the message, if the token may see its account.
 pub(super) async fn send(
     edge: &Edge,
     state: &mut State,

@@ -1,4 +1,4 @@
-//! Whose a session is, and which accounts it may see.
+//! Authentication of sessions, and their authorization for accounts.
 
 use std::time::Instant;
 
@@ -10,10 +10,10 @@ use crate::{
     session::state::{Identity, State},
 };
 
-/// Takes the request's token, or the session's own.
+/// Authenticates with the request's token; without one the session must be authenticated already.
 ///
-/// A session belongs to the account of its first token. A later token of the same account renews it; another account's
-/// changes nothing, as with KAZOO's Blackhole.
+/// A session belongs to the account of its first token. A later token of the same account renews it; a token of
+/// another account changes nothing, as in KAZOO's Blackhole.
 pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Request) -> Result<(), String> {
     let token = match (&request.token, &state.identity) {
         (None, None) => return Err("authentication token required".to_owned()),
@@ -34,14 +34,14 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
                 Ok(())
             }
         },
-        // An authenticated session goes on without auth-svc.
+        // While auth-svc is unavailable, an authenticated session continues.
         Err(_) if state.identity.is_some() => Ok(()),
         Err(unavailable) => Err(unavailable.to_string()),
     }
 }
 
-/// What the token may see of the account (`None`: its own; `*`: all). While auth-svc is unavailable, what it granted
-/// this session before.
+/// What the token may see of the account (`None`: its own; `*`: all). While auth-svc is unavailable, its earlier grants
+/// to this session apply.
 pub(super) async fn authorize(
     edge: &Edge,
     state: &mut State,
@@ -69,7 +69,7 @@ pub(super) async fn authorize(
 }
 
 /// The session's identity, if its token is still valid: with `ws.on_token_expiry` `keep` a session outlives its token,
-/// and its key may have been removed. Without auth-svc the session's own token stands, since KAZOO checks it again.
+/// and the token's key may have been removed. If auth-svc is unavailable the token is accepted, since KAZOO checks it.
 pub(super) async fn current_identity<'a>(edge: &Edge, state: &'a State) -> Result<&'a Identity, String> {
     let identity = state.identity.as_ref().ok_or("authentication token required")?;
     if identity.expires <= Instant::now() {

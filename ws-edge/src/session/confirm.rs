@@ -1,10 +1,10 @@
-//! Waiting until the NATS server has a session's subscriptions.
+//! Waiting for the NATS server to confirm subscriptions.
 
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::edge::Edge;
 
-/// Waits for the server's confirmation, for at most `ws.request_timeout`.
+/// Waits for the confirmation, at most `ws.request_timeout`. Without a receiver there is nothing to confirm.
 pub(super) async fn confirmed(
     edge: &Edge,
     confirmation: Option<oneshot::Receiver<()>>,

@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use crate::{config::WsConfig, outbox::Outbox, protocol::close::Close};
 
-/// A client that has sent nothing since this many pings is dead.
+/// A client that has sent nothing during this many pings is dead.
 const MAX_UNANSWERED_PINGS: u32 = 2;
-/// A client that does not read cannot answer pings: it has longer.
+/// A client that does not read cannot answer pings, so it gets more time.
 const MAX_UNANSWERED_PINGS_BLOCKED: u32 = 10;
 
-/// When a session is pinged, and when it is over.
+/// When to ping a session, and when to end it.
 #[derive(Debug)]
 pub(super) struct Keepalive {
-    /// Pings sent since the client was last heard. Counted, because a time would include pauses of the edge itself.
+    /// Pings sent since the client was last heard. A time would include pauses of the edge itself.
     unanswered: u32,
     next_ping: Instant,
     last_request: Instant,
@@ -23,45 +23,45 @@ pub(super) struct Keepalive {
 /// What is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// The session is closed.
+    /// Close the session.
     Close(Close),
     /// The client is dead.
     Dead,
-    /// The client is pinged.
+    /// Ping the client.
     Ping,
     /// Nothing before this time.
     Nothing(Instant),
 }
 
 impl Keepalive {
-    /// Of a session that begins now.
+    /// The keepalive of a session that starts now.
     pub(super) fn new(config: &WsConfig, expires: Option<Instant>, now: Instant) -> Keepalive {
-        // Sessions that begin together must not ping together forever.
+        // Random, so that sessions that start together do not ping together forever.
         let first_ping = config.ping_interval.mul_f64(0.5 + rand::random::<f64>() / 2.0);
         Keepalive { unanswered: 0, next_ping: now + first_ping, last_request: now, expires }
     }
 
-    /// The client has sent something.
+    /// Notes that the client has sent something.
     pub(super) fn heard(&mut self) {
         self.unanswered = 0;
     }
 
-    /// The client has sent a request.
+    /// Notes that the client has sent a request.
     pub(super) fn requested(&mut self, now: Instant) {
         self.last_request = now;
     }
 
-    /// The token's expiry may have changed.
+    /// Sets the token's expiry, which may have changed.
     pub(super) fn set_expiry(&mut self, expires: Option<Instant>) {
         self.expires = expires;
     }
 
-    /// Whether a timer that is set for this time is early enough. Only a new token may bring an earlier deadline.
+    /// Whether a timer set for this time is early enough. Only a new expiry can be earlier.
     pub(super) fn is_in_time(&self, timer: Instant) -> bool {
         self.expires.is_none_or(|expires| timer <= expires)
     }
 
-    /// What is due now. While the edge does not read (`is_reading`), silence is not the client's fault.
+    /// What is due now. A client is not dead while the edge does not read from it (`is_reading`).
     pub(super) fn due(&mut self, now: Instant, config: &WsConfig, outbox: &Outbox, is_reading: bool) -> Due {
         if self.expires.is_some_and(|expires| expires <= now) {
             return Due::Close(Close::TokenExpired);
@@ -81,5 +81,93 @@ impl Keepalive {
         }
         let next = self.expires.map_or(self.next_ping, |expires| expires.min(self.next_ping));
         Due::Nothing(next.min(idle))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::outbox::tests::outbox;
+
+    fn keepalive(config: &WsConfig, expires: Option<Instant>) -> (Keepalive, Instant) {
+        let now = Instant::now();
+        (Keepalive::new(config, expires, now), now)
+    }
+
+    /// What is due after each of `count` ping intervals.
+    fn dues(
+        keepalive: &mut Keepalive,
+        start: Instant,
+        count: u32,
+        outbox: &Outbox,
+        is_reading: bool,
+    ) -> Vec<Due> {
+        let config = WsConfig::default();
+        (1..=count)
+            .map(|n| keepalive.due(start + config.ping_interval * n, &config, outbox, is_reading))
+            .collect()
+    }
+
+    #[test]
+    fn expiry_precedes_idleness_which_precedes_pings() {
+        let config = WsConfig { idle_timeout: Duration::from_secs(600), ..WsConfig::default() };
+        let (outbox, _) = outbox(1, 100);
+        let (mut keepalive, start) = keepalive(&config, None);
+        let late = start + Duration::from_secs(700);
+        keepalive.set_expiry(Some(late));
+        assert_eq!(keepalive.due(late, &config, &outbox, true), Due::Close(Close::TokenExpired));
+        keepalive.set_expiry(None);
+        assert_eq!(keepalive.due(late, &config, &outbox, true), Due::Close(Close::Idle));
+        keepalive.requested(late);
+        assert_eq!(keepalive.due(late, &config, &outbox, true), Due::Ping);
+        let next_ping = late + config.ping_interval;
+        assert_eq!(keepalive.due(late, &config, &outbox, true), Due::Nothing(next_ping));
+    }
+
+    #[test]
+    fn the_timer_is_set_for_the_earliest_deadline() {
+        let config = WsConfig { idle_timeout: Duration::from_secs(10), ..WsConfig::default() };
+        let (outbox, _) = outbox(1, 100);
+        let (mut keepalive, start) = keepalive(&config, None);
+        let (expires, idle) = (start + Duration::from_secs(5), start + Duration::from_secs(10));
+        assert_eq!(keepalive.due(start, &config, &outbox, true), Due::Nothing(idle));
+        assert!(keepalive.is_in_time(idle));
+        keepalive.set_expiry(Some(expires));
+        assert!(!keepalive.is_in_time(idle));
+        assert_eq!(keepalive.due(start, &config, &outbox, true), Due::Nothing(expires));
+    }
+
+    #[test]
+    fn a_client_is_dead_after_two_unanswered_pings() {
+        let (outbox, _) = outbox(1, 100);
+        let (mut keepalive, start) = keepalive(&WsConfig::default(), None);
+        assert_eq!(dues(&mut keepalive, start, 3, &outbox, true), [Due::Ping, Due::Ping, Due::Dead]);
+        keepalive.heard();
+        let later = start + WsConfig::default().ping_interval * 3;
+        assert_eq!(dues(&mut keepalive, later, 3, &outbox, true), [Due::Ping, Due::Ping, Due::Dead]);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_dead_after_ten_unanswered_pings() {
+        let (outbox, kept) = outbox(1, 100);
+        kept.allow(0);
+        outbox.push_own(Bytes::from_static(b"frame"));
+        outbox.flush();
+        assert!(outbox.is_blocked());
+        let (mut keepalive, start) = keepalive(&WsConfig::default(), None);
+        let dues = dues(&mut keepalive, start, 11, &outbox, true);
+        assert!(dues[..10].iter().all(|due| *due == Due::Ping), "{dues:?}");
+        assert_eq!(dues[10], Due::Dead);
+    }
+
+    #[test]
+    fn silence_does_not_count_while_the_edge_does_not_read() {
+        let (outbox, _) = outbox(1, 100);
+        let (mut keepalive, start) = keepalive(&WsConfig::default(), None);
+        assert!(dues(&mut keepalive, start, 20, &outbox, false).iter().all(|due| *due == Due::Ping));
     }
 }

@@ -1,27 +1,27 @@
-//! A token bucket: how fast one session may send requests.
+//! The rate limit of a session's requests: a token bucket.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::RateConfig;
 
-/// The requests that a session has left.
+/// A token bucket that refills continuously.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     config: RateConfig,
     tokens: f64,
-    at: Instant,
+    refilled: Instant,
 }
 
 impl RateLimiter {
     /// A full bucket.
     pub(super) fn new(config: RateConfig, now: Instant) -> RateLimiter {
-        RateLimiter { config, tokens: f64::from(config.burst), at: now }
+        RateLimiter { config, tokens: f64::from(config.burst), refilled: now }
     }
 
-    /// Takes one request out, if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let elapsed: Duration = now.saturating_duration_since(self.at);
-        self.at = now;
+    /// Takes a token. Returns whether there was one.
+    pub(super) fn try_take(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.refilled);
+        self.refilled = now;
         self.tokens = (self.tokens + elapsed.as_secs_f64() * f64::from(self.config.per_second))
             .min(f64::from(self.config.burst));
         if self.tokens < 1.0 {
@@ -34,17 +34,19 @@ impl RateLimiter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
-    fn a_burst_then_the_refill() {
+    fn bursts_are_limited_and_the_bucket_refills() {
         let start = Instant::now();
         let mut rate = RateLimiter::new(RateConfig { burst: 3, per_second: 2 }, start);
-        assert!((0..3).all(|_| rate.take(start)));
-        assert!(!rate.take(start));
-        assert!(rate.take(start + Duration::from_millis(500)));
-        assert!(!rate.take(start + Duration::from_millis(500)));
+        assert!((0..3).all(|_| rate.try_take(start)));
+        assert!(!rate.try_take(start));
+        assert!(rate.try_take(start + Duration::from_millis(500)));
+        assert!(!rate.try_take(start + Duration::from_millis(500)));
         let later = start + Duration::from_secs(60);
-        assert_eq!((0..10).filter(|_| rate.take(later)).count(), 3, "never more than the burst");
+        assert_eq!((0..10).filter(|_| rate.try_take(later)).count(), 3, "the bucket holds at most one burst");
     }
 }

@@ -1,5 +1,5 @@
 //! Answering requests. Each goes through the same steps, and the first failure ends it: rate limit, read, authenticate,
-//! validate, authorize, limits, run, reply. A request is done as a whole or not at all.
+//! validate, authorize, limits, run, reply. A request takes effect as a whole or not at all.
 
 use std::{sync::Arc, time::Instant};
 
@@ -19,7 +19,7 @@ use crate::{
     session::{actions, authorize::authenticate, resume, state::State, subscribe},
 };
 
-/// Largest frame that is still parsed for its request id when the session exceeds its rate, in bytes.
+/// When a session exceeds its rate, larger frames are not parsed for their request id.
 const SMALL_FRAME_BYTES: usize = 4096;
 
 /// Answers one frame.
@@ -30,7 +30,7 @@ pub(super) async fn answer(edge: Arc<Edge>, mut state: Box<State>, frame: Utf8By
 }
 
 async fn reply_to(edge: &Arc<Edge>, state: &mut State, frame: &str) -> Reply {
-    if !state.rate.take(Instant::now()) {
+    if !state.rate.try_take(Instant::now()) {
         let id = if frame.len() <= SMALL_FRAME_BYTES { Request::id_of(frame) } else { None };
         let error = format!("rate limiting threshold hit for {}!", state.address);
         return Reply::error(id.unwrap_or_else(generated_id), error);

@@ -15,10 +15,10 @@ use crate::{
     upstream::stream_info::StreamInfo,
 };
 
-/// Why past events are not sent; clients match on it.
+/// Why past events are not sent. Clients match on these texts.
 const EXPIRED: &str = "cursor expired";
 const UNKNOWN: &str = "unknown stream";
-/// The error of a request for past events if there is no history.
+/// The error if there is no history.
 const NO_HISTORY: &str = "there is no history here : since is not possible";
 
 /// Where a session resumes.
@@ -33,8 +33,8 @@ pub(super) enum ResumeFrom {
 }
 
 impl ResumeFrom {
-    /// The position after which a binding of this rank is owed events. Bindings of a higher rank than the cursor's did
-    /// not have the cursor's own event yet.
+    /// The position after which a binding of this rank needs events. Bindings of a higher rank than the cursor's have
+    /// not received the cursor's own event.
     fn after(self, rank: Rank) -> u64 {
         match self {
             ResumeFrom::Cursor(cursor) if rank <= cursor.rank => cursor.position.sequence,
@@ -51,7 +51,7 @@ impl ResumeFrom {
 /// The text to reply.
 pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String> {
     let unavailable = |_| "events are not available at the moment, try again".to_owned();
-    // `join` checks the cursor: a stream that was created this second is not known here yet.
+    // `join` checks the cursor later, because a new stream may not be known here yet.
     let is_known = edge.stream.borrow().is_some();
     if let (Since::Cursor(cursor), true) = (since, is_known) {
         return Ok(ResumeFrom::Cursor(cursor));
@@ -70,8 +70,7 @@ pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String
     }
 }
 
-/// Joins with past events. The outer result is the request's; the inner one says whether past events are sent, and if
-/// not, why.
+/// Subscribes with past events. The outer error fails the request; the inner one says why past events are not sent.
 pub(super) async fn join(
     edge: &Arc<Edge>,
     state: &mut State,
@@ -89,7 +88,7 @@ pub(super) async fn join(
         bindings.iter().filter_map(|binding| state.take_membership(account, binding)).collect();
     let new: Vec<String> =
         bindings.iter().filter(|binding| state.find(account, binding).is_none()).cloned().collect();
-    // From here on the session is held until the request is answered.
+    // From here on the session gets no events until its request is answered.
     state.resumes = true;
     let joined = edge.dispatcher.join(&state.outbox, requests, replaced);
     let confirmed = confirmed(edge, joined.confirmation).await;
@@ -98,9 +97,9 @@ pub(super) async fn join(
     {
         wait_until_reached(edge, cursor).await;
     }
-    // The confirmation came with the stream's current state.
+    // The answer that confirmed the subjects has also updated `edge.stream`.
     let (recovered, end) = match &*edge.stream.borrow() {
-        Some(info) => (confirmed.map(|()| judge(from, after, info)), info.last),
+        Some(info) => (confirmed.map(|()| check_recoverable(from, after, info)), info.last),
         None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.position),
     };
     if recovered != Ok(Ok(())) {
@@ -108,14 +107,14 @@ pub(super) async fn join(
     }
     state.bind(account, bindings, joined.memberships);
     if recovered.is_err() {
-        // Earlier bindings go on, new ones were never joined.
+        // Remove the new bindings; existing ones continue.
         state.bindings.retain(|own| !(own.account_id == account && new.contains(&own.text)));
     }
     recovered
 }
 
-/// In a cluster, a leader that does not know yet that it was replaced reports less than clients have seen. Their cursors
-/// are good nevertheless: another server answers soon.
+/// After a leader change in a cluster, the old leader may still report a position below valid cursors. Waits until the
+/// new leader answers.
 async fn wait_until_reached(edge: &Edge, cursor: Cursor) {
     let is_reached = |info: &Option<StreamInfo>| {
         info.as_ref().is_none_or(|info| {
@@ -128,8 +127,8 @@ async fn wait_until_reached(edge: &Edge, cursor: Cursor) {
     let _ = timeout(edge.config.request_timeout, stream.wait_for(is_reached)).await;
 }
 
-/// Whether the history has everything after position `after`.
-fn judge(from: ResumeFrom, after: u64, info: &StreamInfo) -> Result<(), &'static str> {
+/// Checks that the history has everything after position `after`.
+fn check_recoverable(from: ResumeFrom, after: u64, info: &StreamInfo) -> Result<(), &'static str> {
     match from {
         ResumeFrom::Cursor(Cursor { position, .. })
             if position.stream != info.id || position.sequence > info.last =>
@@ -148,7 +147,7 @@ mod tests {
     use crate::protocol::cursor::{EventPosition, StreamId};
 
     #[test]
-    fn recovery_is_promised_only_if_the_history_has_everything() {
+    fn recovery_needs_a_complete_history() {
         let info = StreamInfo {
             id: StreamId::new("this"),
             created: SystemTime::UNIX_EPOCH,
@@ -159,26 +158,26 @@ mod tests {
             is_roomy: true,
             leader: None,
         };
-        let judged = |from, after| judge(from, after, &info);
+        let check = |from, after| check_recoverable(from, after, &info);
         let cursor = |stream: &str, sequence| {
             let position = EventPosition { stream: StreamId::new(stream), sequence };
             ResumeFrom::Cursor(Cursor { position, rank: Rank::of("a", "b") })
         };
-        assert_eq!(judged(cursor("this", 4), 4), Ok(()));
-        assert_eq!(judged(cursor("this", 9), 9), Ok(()));
+        assert_eq!(check(cursor("this", 4), 4), Ok(()));
+        assert_eq!(check(cursor("this", 9), 9), Ok(()));
         assert_eq!(
-            judged(cursor("this", 4), 3),
+            check(cursor("this", 4), 3),
             Err("cursor expired"),
-            "the cursor's own event is owed to some"
+            "a binding of a higher rank needs the cursor's own event"
         );
-        assert_eq!(judged(cursor("this", 10), 10), Err("unknown stream"), "it was made anew unnoticed");
-        assert_eq!(judged(cursor("other", 7), 7), Err("unknown stream"));
-        assert_eq!(judged(ResumeFrom::Position(3), 3), Err("cursor expired"));
-        assert_eq!(judged(ResumeFrom::Trimmed, 0), Err("cursor expired"));
+        assert_eq!(check(cursor("this", 10), 10), Err("unknown stream"), "the stream was created again");
+        assert_eq!(check(cursor("other", 7), 7), Err("unknown stream"));
+        assert_eq!(check(ResumeFrom::Position(3), 3), Err("cursor expired"));
+        assert_eq!(check(ResumeFrom::Trimmed, 0), Err("cursor expired"));
     }
 
     #[test]
-    fn only_later_frames_of_the_cursors_event_are_owed() {
+    fn only_higher_ranks_need_the_cursors_own_event() {
         let [low, high] = {
             let mut ranks = [Rank::of("a", "call.*.*"), Rank::of("a", "call.#")];
             ranks.sort();

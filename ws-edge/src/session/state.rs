@@ -1,4 +1,4 @@
-//! What a session knows between requests.
+//! A session's state between requests.
 
 use std::{
     net::IpAddr,
@@ -19,28 +19,28 @@ use crate::{
     session::rate_limit::RateLimiter,
 };
 
-/// Clock leeway of auth-svc: a token that it accepted after its expiry is valid for this long.
+/// The clock leeway of auth-svc: a token that it accepts after expiry stays valid for this time.
 const LEEWAY: Duration = Duration::from_secs(30);
 /// Accounts whose grants a session remembers.
-const MAX_REMEMBERED: usize = 32;
+const MAX_GRANTS: usize = 32;
 
-/// Who a session is: its token, and what auth-svc read from it.
+/// Whom a session belongs to: its token and the token's claims.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     /// The token.
     pub(crate) token: Token,
-    /// Its claims, as auth-svc returned them.
+    /// The token's claims, as auth-svc returned them.
     pub(crate) bearer: Bearer,
     /// When the token expires.
     pub(crate) expires: Instant,
 }
 
 impl Identity {
-    /// Of a token that was accepted just now.
+    /// The identity of a token that auth-svc has just accepted.
     pub(crate) fn new(token: Token, bearer: Bearer) -> Identity {
         let left = Duration::from_secs(bearer.expires_at.saturating_sub(unix_now()));
         let left = if left.is_zero() { LEEWAY } else { left };
-        // An expiry beyond what the clock can hold is as good as none.
+        // `Instant` cannot hold an expiry in the far future.
         let now = Instant::now();
         let expires = now.checked_add(left).unwrap_or(now + Duration::from_secs(10 * 365 * 86_400));
         Identity { token, bearer, expires }
@@ -52,13 +52,13 @@ impl Identity {
 pub(super) struct Binding {
     /// The account; `*` for all.
     pub(super) account_id: String,
-    /// The client's text.
+    /// The binding as the client sent it.
     pub(super) text: String,
-    /// Its part in the events, which ends when this is dropped. `None` only while it is being replaced.
+    /// The binding gets events until this is dropped. `None` only while it is being replaced.
     pub(super) membership: Option<Membership>,
 }
 
-/// What a session knows between requests.
+/// A session's state between requests.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) address: IpAddr,
@@ -75,7 +75,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Of a new session.
+    /// The state of a new session.
     pub(super) fn new(
         edge: &Edge,
         address: IpAddr,
@@ -98,13 +98,13 @@ impl State {
         state
     }
 
-    /// Brings the registry up to date.
+    /// Updates the session's entry in the registry.
     pub(super) fn update_registry(&self) {
         let account = self.identity.as_ref().map(|identity| identity.bearer.account_id.as_str());
         self.entry.update(account, self.bindings.iter().map(|binding| binding.text.as_str()));
     }
 
-    /// When the session is closed because its token expires.
+    /// When the session must be closed because its token expires.
     pub(super) fn expires(&self, edge: &Edge) -> Option<Instant> {
         match edge.config.on_token_expiry {
             OnTokenExpiry::Close => self.identity.as_ref().map(|identity| identity.expires),
@@ -112,39 +112,39 @@ impl State {
         }
     }
 
-    /// What was granted when this account was requested before.
+    /// The last grant for this account.
     pub(super) fn granted(&self, account_id: &Option<String>) -> Option<Arc<AuthReply>> {
-        self.granted.iter().find(|(asked, _)| asked == account_id).map(|(_, reply)| Arc::clone(reply))
+        self.granted.iter().find(|(account, _)| account == account_id).map(|(_, reply)| Arc::clone(reply))
     }
 
-    /// Remembers a grant for the time that auth-svc is unavailable.
+    /// Remembers a grant, for when auth-svc is unavailable.
     pub(super) fn remember(&mut self, account_id: Option<String>, reply: Arc<AuthReply>) {
-        self.granted.retain(|(asked, _)| *asked != account_id);
-        if self.granted.len() >= MAX_REMEMBERED {
+        self.granted.retain(|(account, _)| *account != account_id);
+        if self.granted.len() >= MAX_GRANTS {
             self.granted.clear();
         }
-        // Most sessions ask for one account.
+        // Most sessions use one account.
         self.granted.reserve_exact(1);
         self.granted.push((account_id, reply));
     }
 
-    /// The index of a binding of an account in the list.
+    /// The index of an account's binding.
     pub(super) fn index_of(&self, account: &str, text: &str) -> Option<usize> {
         self.bindings.iter().position(|own| own.account_id == account && own.text == text)
     }
 
-    /// A binding of an account.
+    /// An account's binding.
     pub(super) fn find(&self, account: &str, text: &str) -> Option<&Binding> {
         self.bindings.get(self.index_of(account, text)?)
     }
 
-    /// Takes the membership of a binding that is about to get another; the binding keeps its place in the list.
+    /// Takes the membership of a binding that is about to get a new one; the binding keeps its place in the list.
     pub(super) fn take_membership(&mut self, account: &str, text: &str) -> Option<Membership> {
         let index = self.index_of(account, text)?;
         self.bindings.get_mut(index)?.membership.take()
     }
 
-    /// Adds bindings, or gives existing ones their new membership.
+    /// Adds new bindings, and replaces the memberships of existing ones.
     pub(super) fn bind(&mut self, account: &str, texts: Vec<String>, memberships: Vec<Membership>) {
         // Most sessions subscribe once.
         self.bindings.reserve_exact(texts.len());

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Subscribes to all bindings of a request, or to none.
+/// Subscribes to all bindings of a request, or to none of them.
 pub(super) async fn subscribe(
     edge: &Arc<Edge>,
     state: &mut State,
@@ -75,8 +75,8 @@ pub(super) async fn subscribe(
     Ok(with_cursor(edge, state, data))
 }
 
-/// Adds the cursor up to which the session has been given everything, if it is known. A client needs it to resume before
-/// its first event, or after a time without events that is longer than the history.
+/// Adds the cursor up to which the session has received everything, if it is known. A client needs it to resume before
+/// its first event, or after a silence longer than the history.
 pub(super) fn with_cursor(edge: &Edge, state: &State, mut data: Map<String, Value>) -> Value {
     // Read the stream's id before the position: otherwise a position of the old stream could get the id of a new one.
     let stream = edge.stream.borrow().as_ref().map(|info| info.id);
@@ -106,9 +106,9 @@ fn request(
     Ok(SubscribeRequest { template: Arc::new(template.of(parsed.family())), subjects, since: None })
 }
 
-/// Joins from now on, and waits until the NATS server has confirmed all subjects. On failure nothing stays joined.
+/// Subscribes to live events, and waits until the NATS server has confirmed all subjects. A failure undoes it.
 ///
-/// Existing bindings go on. If the request id differs, their frames carry the newer request's id from now on.
+/// Existing bindings continue. If the request id differs, their frames carry the new one from now on.
 async fn join(
     edge: &Arc<Edge>,
     state: &mut State,
@@ -133,7 +133,7 @@ async fn join(
         state.bind(account, names, joined.memberships);
     }
     for (binding, request) in changed {
-        // The server has its subjects already.
+        // The server already has its subjects.
         let replaced = state.take_membership(account, &binding).into_iter().collect();
         let joined = edge.dispatcher.join(&state.outbox, vec![request], replaced);
         state.bind(account, vec![binding], joined.memberships);
@@ -153,10 +153,10 @@ pub(super) fn unsubscribe(
 ) -> Value {
     let own = state.identity.as_ref().map(|identity| identity.bearer.account_id.clone());
     let account = account_id.or(own).unwrap_or_default();
-    let is_meant = |own: &Binding| {
+    let is_affected = |own: &Binding| {
         own.account_id == account && bindings.as_ref().is_none_or(|bindings| bindings.contains(&own.text))
     };
-    let (removed, kept) = std::mem::take(&mut state.bindings).into_iter().partition(is_meant);
+    let (removed, kept) = std::mem::take(&mut state.bindings).into_iter().partition(is_affected);
     state.bindings = kept;
     unsubscribed(removed, state)
 }

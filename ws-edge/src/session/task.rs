@@ -1,8 +1,8 @@
 //! The task of a session: it reads requests, answers them and watches deadlines.
 //!
-//! Events do not pass through it: they go from the dispatcher to the session's outbox, and from there to the socket. The
-//! task is woken for them only when the socket is full. Writing never keeps it from reading, nor reading from writing.
-//! While a request is being answered no further one is read: that is the client's back-pressure.
+//! Events bypass the task: they go from the dispatcher to the outbox, and from there to the socket. They wake the task
+//! only when the socket is full. Reading and writing never block each other. While a request is being answered, no
+//! further one is read: this is back-pressure for the client.
 
 use std::{
     future::poll_fn,
@@ -38,25 +38,25 @@ use crate::{
     },
 };
 
-/// How long a closing session waits for its client to read what is left and to close.
+/// Time for the client to read the close frame and to close the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the upgrade knows of a session.
+/// The parameters of a session, from its upgrade request.
 #[derive(Debug)]
 pub(crate) struct SessionStart {
     /// Its number on this edge.
     pub(crate) number: SessionNumber,
     /// The client's address.
     pub(crate) address: IpAddr,
-    /// The view of its events.
+    /// The view of its event frames.
     pub(crate) view: View,
-    /// Its identity, if the upgrade request had a token.
+    /// Its identity, if the request had a token.
     pub(crate) identity: Option<Identity>,
 }
 
 type Answering = Pin<Box<dyn Future<Output = (Box<State>, Reply)> + Send>>;
 
-/// A session. It is boxed: otherwise its task would have room for it twice.
+/// A session. Boxed, because its task would otherwise reserve space for it twice.
 pub(crate) struct Session {
     edge: Arc<Edge>,
     socket: Socket,
@@ -68,16 +68,16 @@ pub(crate) struct Session {
     timer: Pin<Box<Sleep>>,
 }
 
-/// Why a session is over.
+/// Why a session ended.
 enum End {
     /// The edge closes it.
     Close(Close),
-    /// The client closed it, or is gone.
+    /// The client closed it or is unreachable; the label of the metric.
     Gone(&'static str),
 }
 
 impl Session {
-    /// On a connection that was upgraded. `early` is what the client sent behind its request.
+    /// A session on an upgraded connection. `early` holds bytes that the client sent after its upgrade request.
     pub(crate) fn new(edge: Arc<Edge>, tcp: TcpStream, early: Bytes, start: SessionStart) -> Box<Session> {
         let tcp = Arc::new(tcp);
         let bytes = |limit: bytesize::ByteSize| usize::try_from(limit.as_u64()).unwrap_or(usize::MAX);
@@ -99,7 +99,7 @@ impl Session {
         })
     }
 
-    /// Serves the session to its end.
+    /// Runs the session until it ends.
     pub(crate) async fn run(mut self: Box<Session>) {
         let open = self.edge.sessions.open(&self.outbox);
         self.edge.metrics.sessions.inc();
@@ -116,7 +116,7 @@ impl Session {
         match end {
             End::Close(close) => {
                 self.outbox.end(close == Close::Restart);
-                // Do not wait for a client that does not read. Boxed, so that sessions keep no room for their end.
+                // Boxed, so that open sessions do not reserve space for this future.
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(self.close(close))).await;
             }
             End::Gone(_) => self.outbox.end(false),
@@ -160,7 +160,7 @@ impl Session {
         }
     }
 
-    /// Sends a frame of the session itself, behind what waits already.
+    /// Sends a reply or control frame after all queued frames.
     fn send(&mut self, message: Option<Message>) -> Result<(), tungstenite::Error> {
         let sent = self.socket.send(message);
         self.flush();
@@ -191,8 +191,7 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when a frame was read. No frame is read while a request is being answered, or while too many replies wait for
-    /// the client.
+    /// Ready when a frame was read. Reads none while a request is being answered or too many replies are queued.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         if self.answering.is_some() || self.outbox.is_stuffed() {
             return Poll::Pending;
@@ -216,12 +215,12 @@ impl Session {
                 let reply = Reply::error(generated_id(), "binary frames are not understood, send text");
                 self.send(Some(Message::Text(reply.to_frame())))
             }
-            // tungstenite has queued the answer.
+            // tungstenite has queued the reply.
             Message::Ping(_) | Message::Close(_) => self.send(None),
             Message::Pong(_) | Message::Frame(_) => Ok(()),
         };
         Poll::Ready(sent.or_else(|error| match error {
-            // The answer to a close is the last frame that may be sent. Reading on shows the end.
+            // The reply to a close frame was the last frame. The next read reports the end.
             tungstenite::Error::ConnectionClosed => Ok(()),
             error => Err(end_of(&error)),
         }))
@@ -250,14 +249,14 @@ impl Session {
         }
     }
 
-    /// Sends the close frame after what the socket still takes, and waits for the client to close: closing the connection
-    /// with unread bytes would reset it and destroy the frame on its way.
+    /// Sends queued frames and the close frame, and waits for the client to close: closing a connection with unread
+    /// bytes would reset it, and the client could lose the close frame.
     async fn close(&mut self, close: Close) -> Result<(), tungstenite::Error> {
         self.socket.close(close.frame())?;
         while self.outbox.flush() == Flushed::Blocked {
             poll_fn(|context| self.socket.poll_writable(context)).await?;
         }
-        self.socket.finish().await?;
+        self.socket.shutdown().await?;
         Ok(())
     }
 }

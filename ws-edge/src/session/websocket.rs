@@ -1,9 +1,7 @@
-//! A session's WebSocket: frames are read from its connection, and what is written takes its place in the session's
-//! outbox, which alone writes to the connection.
+//! A session's WebSocket. It reads frames from the connection; all that it writes goes through the session's outbox.
 //!
-//! Most sessions say nothing most of the time. tungstenite, with its buffers the larger part of a session, is there
-//! only while something is under way: it is made when the first byte of a frame comes, and is let go when it holds
-//! none any more.
+//! Most sessions are idle most of the time, and tungstenite with its buffers is the larger part of a session. So it is
+//! created when the first byte of a frame arrives, and dropped when it holds no unread bytes.
 
 use std::{
     io::{self, Read, Write},
@@ -20,77 +18,85 @@ use tungstenite::{
 
 use crate::outbox::Outbox;
 
-/// Requests are small. It grows where it has to.
+/// Initial size of the read buffer: most requests are small.
 const READ_BUFFER_BYTES: usize = 512;
-/// The first two bytes of a frame, and the mask that every frame of a client has.
+/// The first two bytes of a frame, and the mask that every client frame has.
 const MIN_HEADER_BYTES: u64 = 2 + 4;
 
-/// The WebSocket.
+/// The server's end of a WebSocket.
 pub(super) struct Socket {
     tcp: Arc<TcpStream>,
     outbox: Arc<Outbox>,
-    most_bytes: usize,
-    /// While something is under way.
-    awake: Option<Box<WebSocket<Wire>>>,
-    /// What the frames that came since it woke took at least.
-    spent: u64,
+    max_message_bytes: usize,
+    /// `None` while the session is idle.
+    tungstenite: Option<Box<WebSocket<Transport>>>,
+    /// At least this many bytes were in the frames of the messages that `tungstenite` returned.
+    min_consumed: u64,
 }
 
 impl Socket {
-    /// On `tcp`, from which `early` was read already; takes messages of at most `most_bytes`.
-    pub(super) fn new(tcp: Arc<TcpStream>, outbox: Arc<Outbox>, early: Bytes, most_bytes: usize) -> Socket {
-        let mut socket = Socket { tcp, outbox, most_bytes, awake: None, spent: 0 };
+    /// A WebSocket on `tcp`. `early` holds bytes that were already read from it.
+    pub(super) fn new(
+        tcp: Arc<TcpStream>,
+        outbox: Arc<Outbox>,
+        early: Bytes,
+        max_message_bytes: usize,
+    ) -> Socket {
+        let mut socket = Socket { tcp, outbox, max_message_bytes, tungstenite: None, min_consumed: 0 };
         if !early.is_empty() {
-            // A copy: what it was read into is larger, and would be kept.
-            socket.wake(Bytes::copy_from_slice(&early));
+            // Copied, because `early` would keep the larger buffer of the HTTP connection.
+            socket.activate(Bytes::copy_from_slice(&early));
         }
         socket
     }
 
-    fn wake(&mut self, early: Bytes) -> &mut WebSocket<Wire> {
-        self.spent = 0;
-        let Socket { tcp, outbox, most_bytes, awake, .. } = self;
-        awake.get_or_insert_with(|| {
-            let taken = early.len() as u64;
-            let wire = Wire { tcp: Arc::clone(tcp), outbox: Arc::clone(outbox), early, taken };
+    /// Creates tungstenite's state if there is none.
+    fn activate(&mut self, early: Bytes) -> &mut WebSocket<Transport> {
+        self.min_consumed = 0;
+        let Socket { tcp, outbox, max_message_bytes, tungstenite, .. } = self;
+        tungstenite.get_or_insert_with(|| {
+            let bytes_read = early.len() as u64;
+            let transport = Transport { tcp: Arc::clone(tcp), outbox: Arc::clone(outbox), early, bytes_read };
             let config = WebSocketConfig::default()
                 .read_buffer_size(READ_BUFFER_BYTES)
                 .write_buffer_size(0)
-                .max_message_size(Some(*most_bytes))
-                .max_frame_size(Some(*most_bytes));
-            Box::new(WebSocket::from_raw_socket(wire, Role::Server, Some(config)))
+                .max_message_size(Some(*max_message_bytes))
+                .max_frame_size(Some(*max_message_bytes));
+            Box::new(WebSocket::from_raw_socket(transport, Role::Server, Some(config)))
         })
     }
 
-    /// Lets tungstenite go if all it has read is what it gave out. Frames may have taken more than is counted, never
-    /// less, and never more than was read: where both counts are equal, nothing is left.
-    fn rest(&mut self) {
-        if self.awake.as_ref().is_some_and(|socket| socket.get_ref().taken == self.spent) {
-            self.awake = None;
+    /// Drops tungstenite's state when it holds no unread bytes. `min_consumed` never exceeds the bytes consumed, which
+    /// never exceed the bytes read: if both counts are equal, nothing is left.
+    fn release_if_drained(&mut self) {
+        let is_drained = |socket: &WebSocket<Transport>| socket.get_ref().bytes_read == self.min_consumed;
+        if self.tungstenite.as_deref().is_some_and(is_drained) {
+            self.tungstenite = None;
         }
     }
 
-    /// Ready with the next message. What tungstenite answers by itself goes out with the next [`Socket::send`].
+    /// Ready with the next message. Pongs and close replies that tungstenite queues go out with the next
+    /// [`Socket::send`].
     ///
     /// # Errors
     /// Those of tungstenite; the session is over then.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         loop {
-            self.rest();
-            let socket = match &mut self.awake {
+            self.release_if_drained();
+            let socket = match &mut self.tungstenite {
                 Some(socket) => socket,
                 None => {
                     ready!(self.tcp.poll_read_ready(context))?;
-                    self.wake(Bytes::new())
+                    self.activate(Bytes::new())
                 }
             };
             match socket.read() {
                 Ok(message) => {
-                    self.spent = self.spent.saturating_add(least_bytes(&message));
+                    self.min_consumed = self.min_consumed.saturating_add(min_wire_bytes(&message));
                     return Poll::Ready(Ok(message));
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.rest();
+                    self.release_if_drained();
                     ready!(self.tcp.poll_read_ready(context))?;
                 }
                 Err(error) => return Poll::Ready(Err(error)),
@@ -98,50 +104,49 @@ impl Socket {
         }
     }
 
-    /// Puts the message into the outbox, behind what waits already, and what tungstenite itself has to say. The caller
-    /// flushes the outbox.
+    /// Puts the message, and what tungstenite has queued, at the end of the outbox. The caller flushes the outbox.
     ///
     /// # Errors
-    /// Those of tungstenite; [`Error::ConnectionClosed`] when the answer to a close was the last that may be sent.
+    /// Those of tungstenite; [`Error::ConnectionClosed`] after the reply to a close frame, which is the last frame.
     pub(super) fn send(&mut self, message: Option<Message>) -> Result<(), Error> {
-        match (message, &mut self.awake) {
+        match (message, &mut self.tungstenite) {
             (Some(message), Some(socket)) => socket.send(message),
-            (Some(message), None) => self.wake(Bytes::new()).send(message),
+            (Some(message), None) => self.activate(Bytes::new()).send(message),
             (None, Some(socket)) => socket.flush(),
             (None, None) => Ok(()),
         }
     }
 
-    /// Puts the close frame into the outbox. The caller flushes it.
+    /// Puts the close frame into the outbox. The caller flushes the outbox.
     ///
     /// # Errors
     /// Those of tungstenite.
     pub(super) fn close(&mut self, frame: CloseFrame) -> Result<(), Error> {
-        match &mut self.awake {
+        match &mut self.tungstenite {
             Some(socket) => socket.close(Some(frame)),
-            None => self.wake(Bytes::new()).close(Some(frame)),
+            None => self.activate(Bytes::new()).close(Some(frame)),
         }
     }
 
-    /// Ready when the connection may take more.
+    /// Ready when the connection is writable.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When the connection is lost.
     pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.tcp.poll_write_ready(context)
     }
 
-    /// Tells the client that nothing more comes, and waits until it says so too. What it still sends is not looked at.
+    /// Closes the connection's write half, then reads and discards until the client closes its own.
     ///
     /// # Errors
-    /// When the connection has ended in another way.
-    pub(super) async fn finish(&self) -> io::Result<()> {
-        // A client that is gone already does not mind.
+    /// When the connection is lost.
+    pub(super) async fn shutdown(&self) -> io::Result<()> {
+        // Fails if the client has already disconnected; reading reports that.
         let _ = socket2::SockRef::from(&*self.tcp).shutdown(std::net::Shutdown::Write);
-        let mut rest = [0; 1024];
+        let mut discarded = [0; 1024];
         loop {
             self.tcp.readable().await?;
-            match self.tcp.try_read(&mut rest) {
+            match self.tcp.try_read(&mut discarded) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -151,9 +156,9 @@ impl Socket {
     }
 }
 
-/// What the frames of a message take at least: one frame, its length written as short as it can be. A close leaves
-/// something to be kept: it stays until the end.
-fn least_bytes(message: &Message) -> u64 {
+/// The fewest bytes that the frames of a message take: one frame with the shortest encoding of its length. For a close
+/// frame a number that is never reached, so that tungstenite keeps its closing state.
+fn min_wire_bytes(message: &Message) -> u64 {
     let payload = match message {
         Message::Close(_) | Message::Frame(_) => return u64::MAX,
         message => message.len(),
@@ -166,17 +171,17 @@ fn least_bytes(message: &Message) -> u64 {
     MIN_HEADER_BYTES + length + payload as u64
 }
 
-/// The connection as tungstenite sees it.
-struct Wire {
+/// The connection as tungstenite uses it: reads from TCP, writes to the outbox.
+struct Transport {
     tcp: Arc<TcpStream>,
     outbox: Arc<Outbox>,
-    /// What came with the upgrade request.
+    /// Bytes that arrived with the upgrade request and are not read yet.
     early: Bytes,
-    /// How many bytes were read from it, those included.
-    taken: u64,
+    /// Bytes read from the connection, early ones included.
+    bytes_read: u64,
 }
 
-impl Read for Wire {
+impl Read for Transport {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.early.is_empty() {
             let bytes = self.early.len().min(buffer.len());
@@ -184,17 +189,16 @@ impl Read for Wire {
             return Ok(bytes);
         }
         let bytes = self.tcp.try_read(buffer)?;
-        self.taken += bytes as u64;
+        self.bytes_read += bytes as u64;
         Ok(bytes)
     }
 }
 
-impl Write for Wire {
+impl Write for Transport {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.outbox.has_failed() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        // The outbox takes everything at once.
         self.outbox.push_own(Bytes::copy_from_slice(bytes));
         Ok(bytes.len())
     }

@@ -15,7 +15,7 @@ fn subscribe(data: Value) -> Result<(Option<String>, Vec<String>, ClientInfo), S
 }
 
 #[test]
-fn binding_is_picked_first_over_bindings() {
+fn binding_takes_precedence_over_bindings() {
     let both = subscribe(json!({ "binding": "a", "bindings": ["b", "c"] })).unwrap();
     assert_eq!(both.1, ["a"]);
     let many = subscribe(json!({ "account_id": "x", "bindings": ["b", "c", "b"] })).unwrap();
@@ -23,7 +23,7 @@ fn binding_is_picked_first_over_bindings() {
 }
 
 #[test]
-fn name_and_metadata_stand_in_either_place() {
+fn name_and_metadata_are_accepted_in_either_place() {
     let inside = subscribe(json!({ "binding": "a", "name": "n", "metadata": { "test": "test" } })).unwrap().2;
     assert_eq!(inside, ClientInfo { name: Some("n".into()), metadata: Some(json!({ "test": "test" })) });
     let outside =
@@ -35,7 +35,7 @@ fn name_and_metadata_stand_in_either_place() {
 }
 
 #[test]
-fn the_past_is_named_by_a_cursor_or_a_time() {
+fn since_is_a_cursor_or_an_age() {
     let since = |since: Value| match action(
         json!({ "action": "subscribe", "data": { "binding": "a", "since": since } }),
     ) {
@@ -58,7 +58,7 @@ fn the_past_is_named_by_a_cursor_or_a_time() {
 }
 
 #[test]
-fn unsubscribe_names_some_or_all() {
+fn unsubscribe_removes_some_bindings_or_all() {
     assert_eq!(action(json!({ "action": "unsubscribe" })), Ok(Action::UnsubscribeAll));
     assert_eq!(action(json!({ "action": "unsubscribe", "data": {} })), Ok(Action::UnsubscribeAll));
     assert_eq!(
@@ -72,7 +72,7 @@ fn unsubscribe_names_some_or_all() {
 }
 
 #[test]
-fn each_mistake_has_its_text() {
+fn each_error_has_its_text() {
     for (request, expected) in [
         (json!({}), "missing required keys : action"),
         (json!({ "action": 5 }), "invalid action : must be a string"),

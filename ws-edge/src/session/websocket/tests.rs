@@ -5,33 +5,33 @@ use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 use crate::{outbox, session::websocket::*};
 
-/// What a client may send.
+/// What a client sends.
 #[derive(Clone, Debug)]
 enum Sent {
     Text(String),
     /// A text in two frames, with a ping between them.
-    Halves(String),
+    Fragmented(String),
     Ping(Vec<u8>),
-    /// A text whose length is written longer than it has to be.
-    Wordy(String),
+    /// A text with an overlong length field.
+    Overlong(String),
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
     let text = || prop_oneof!["[a-zé]{0,30}", "[a-z]{120,130}", "[a-z]{600,1200}", "[x]{65530,65540}"];
     prop_oneof![
         3 => text().prop_map(Sent::Text),
-        1 => text().prop_map(Sent::Halves),
+        1 => text().prop_map(Sent::Fragmented),
         1 => proptest::collection::vec(any::<u8>(), 0..=125).prop_map(Sent::Ping),
-        1 => text().prop_map(Sent::Wordy),
+        1 => text().prop_map(Sent::Overlong),
     ]
 }
 
-/// A frame as a client writes it.
-fn frame(first: u8, payload: &[u8], wordy: bool) -> Vec<u8> {
+/// A client's frame, masked.
+fn frame(first: u8, payload: &[u8], overlong: bool) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
-        length @ 0..=125 if !wordy => frame.push(0x80 | length as u8),
-        length @ 0..=0xffff if !wordy => {
+        length @ 0..=125 if !overlong => frame.push(0x80 | length as u8),
+        length @ 0..=0xffff if !overlong => {
             frame.push(0x80 | 126);
             frame.extend((length as u16).to_be_bytes());
         }
@@ -50,9 +50,9 @@ impl Sent {
     fn bytes(&self) -> Vec<u8> {
         match self {
             Sent::Text(text) => frame(0x81, text.as_bytes(), false),
-            Sent::Wordy(text) => frame(0x81, text.as_bytes(), true),
+            Sent::Overlong(text) => frame(0x81, text.as_bytes(), true),
             Sent::Ping(payload) => frame(0x89, payload, false),
-            Sent::Halves(text) => {
+            Sent::Fragmented(text) => {
                 let (one, other) = text.as_bytes().split_at(text.len() / 2);
                 [frame(0x01, one, false), frame(0x89, b"", false), frame(0x80, other, false)].concat()
             }
@@ -61,14 +61,14 @@ impl Sent {
 
     fn messages(&self) -> Vec<Message> {
         match self {
-            Sent::Text(text) | Sent::Wordy(text) => vec![Message::text(text.clone())],
+            Sent::Text(text) | Sent::Overlong(text) => vec![Message::text(text.clone())],
             Sent::Ping(payload) => vec![Message::Ping(payload.clone().into())],
-            Sent::Halves(text) => vec![Message::Ping(Bytes::new()), Message::text(text.clone())],
+            Sent::Fragmented(text) => vec![Message::Ping(Bytes::new()), Message::text(text.clone())],
         }
     }
 }
 
-/// A socket that has read `early` already, and the client's end.
+/// A socket that starts with the bytes `early`, and the client's end of the connection.
 async fn pair(early: &[u8]) -> (Socket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -82,8 +82,8 @@ async fn next(socket: &mut Socket) -> Message {
     poll_fn(|context| socket.poll_next(context)).await.unwrap()
 }
 
-/// Whether nothing has come that is no whole message.
-async fn is_quiet(socket: &mut Socket) -> bool {
+/// Whether no complete message has arrived.
+async fn is_pending(socket: &mut Socket) -> bool {
     poll_fn(|context| Poll::Ready(socket.poll_next(context).is_pending())).await
 }
 
@@ -92,9 +92,9 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 proptest! {
-    /// However the bytes come, every message does, as it was sent.
+    /// Every message arrives as it was sent, however TCP splits the bytes.
     #[test]
-    fn nothing_is_lost_by_resting(
+    fn no_message_is_lost_when_tungstenite_is_dropped(
         all in proptest::collection::vec(sent(), 1..12),
         cuts in proptest::collection::vec(1usize..3000, 1..20),
         early in 0usize..800,
@@ -130,27 +130,27 @@ proptest! {
 }
 
 #[test]
-fn buffers_are_there_only_while_something_is_under_way() {
+fn tungstenite_exists_only_while_a_message_is_incomplete() {
     runtime().block_on(async {
         let (mut socket, mut client) = pair(b"").await;
-        assert!(socket.awake.is_none());
-        assert!(is_quiet(&mut socket).await);
-        assert!(socket.awake.is_none());
+        assert!(socket.tungstenite.is_none());
+        assert!(is_pending(&mut socket).await);
+        assert!(socket.tungstenite.is_none());
 
         let request = Sent::Text("x".repeat(700)).bytes();
         let (one, other) = request.split_at(300);
         client.write_all(one).await.unwrap();
-        while socket.awake.is_none() {
-            assert!(is_quiet(&mut socket).await);
+        while socket.tungstenite.is_none() {
+            assert!(is_pending(&mut socket).await);
             tokio::task::yield_now().await;
         }
         client.write_all(other).await.unwrap();
         assert_eq!(next(&mut socket).await, Message::text("x".repeat(700)));
-        assert!(is_quiet(&mut socket).await);
-        assert!(socket.awake.is_none());
+        assert!(is_pending(&mut socket).await);
+        assert!(socket.tungstenite.is_none());
 
         socket.send(Some(Message::text("reply"))).unwrap();
-        assert!(is_quiet(&mut socket).await);
-        assert!(socket.awake.is_none());
+        assert!(is_pending(&mut socket).await);
+        assert!(socket.tungstenite.is_none());
     });
 }
