@@ -1,5 +1,7 @@
 //! The rooms of ws-edge: which module may use which, read from the source.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // The helpers are test code, too.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

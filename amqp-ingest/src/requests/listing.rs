@@ -1,7 +1,7 @@
 //! The list of sessions: for Crossbar over AMQP, and for operators on the admin port.
 
 use blackhole_common::{
-    admin::{Answer as HttpResponse, Question as HttpRequest, StatusCode},
+    admin::{AdminRequest as HttpRequest, AdminResponse as HttpResponse, StatusCode},
     wire::{SessionInfo, SessionsRequest},
 };
 use serde::{Deserialize, Serialize, Serializer};

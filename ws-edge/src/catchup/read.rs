@@ -87,7 +87,7 @@ impl Catchup {
 
     /// After each [`REPLAY_BATCH`] events, flushes and yields. Returns whether the replay is still needed.
     async fn pause(&self, batch: &mut ReplayBatch, count: usize) -> bool {
-        if count % REPLAY_BATCH != 0 {
+        if !count.is_multiple_of(REPLAY_BATCH) {
             return true;
         }
         self.dispatcher.flush_these(&mut batch.filled);
