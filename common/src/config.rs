@@ -225,7 +225,7 @@ fn from_figment<C: Configuration>(figment: &Figment) -> Result<C, ConfigError> {
         return Err(invalid_value(
             figment,
             table,
-            &format!("unknown table; expected one of {}", TABLES.join(", ")),
+            &format!("unknown table; there are {}", TABLES.join(", ")),
         ));
     }
     if let Some((table, _)) = tables.iter().find(|(_, value)| value.as_dict().is_none()) {
@@ -248,7 +248,7 @@ fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {
     let reason = match &error.kind {
         // Figment's message would repeat the value, which may be secret.
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("expected {expected}"),
-        Kind::UnknownField(_, expected) => format!("unknown key; expected one of {}", expected.join(", ")),
+        Kind::UnknownField(_, expected) => format!("unknown key; there are {}", expected.join(", ")),
         Kind::UnknownVariant(_, expected) => format!("expected one of {}", expected.join(", ")),
         other => other.to_string(),
     };
