@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use blackhole_dev::websocket::TEXT;
 use blackhole_tests::{
     accounts::Account,
     client::Client,
     crossbar::Crossbar,
     eventually,
-    raw::Raw,
+    raw::RawClient,
     soon,
     stack::{Edge, Setting, Stack},
 };
@@ -107,11 +108,11 @@ async fn what_crossbar_answers_in_json_is_the_reply_to_the_letter() {
     assert!(crossbar.asked().iter().all(|asked| asked.target != "/v2/secret"), "the redirect was followed");
 
     // Numbers, order and white space are Crossbar's.
-    let mut raw = Raw::session(edge.port, "").await;
+    let mut raw = RawClient::session(edge.port, "").await;
     let request = json!({
         "action": "api", "auth_token": account.token(), "request_id": 1, "data": { "endpoint": "/v2/odd" },
     });
-    raw.send_frame(0x81, request.to_string()).await;
+    raw.send_frame(TEXT, request.to_string()).await;
     let expected = format!(
         r#"{{"action":"reply","request_id":1,"status":"success","data":{}}}"#,
         blackhole_tests::crossbar::ODD

@@ -5,7 +5,7 @@ use std::time::Duration;
 use blackhole_dev::http;
 use blackhole_tests::{
     accounts::Account,
-    client::{Client, Make},
+    client::Client,
     events,
     stack::{Edge, Stack},
 };
@@ -78,7 +78,7 @@ async fn who_comes_in_a_storm_waits_or_is_told_to_come_back() {
     let url = edge.url("");
     let storm = (0..30).map(|_| {
         let url = url.clone();
-        tokio::spawn(async move { Client::connect_as(Make::Tungstenite, &url, &[]).await.map(drop) })
+        tokio::spawn(async move { Client::try_connect(&url, &[]).await.map(drop) })
     });
     let storm: Vec<_> = storm.collect();
     let mut refused = 0;

@@ -2,22 +2,23 @@
 
 use std::net::Ipv4Addr;
 
+use blackhole_dev::websocket::{CLOSE, PING, upgrade_request};
 use blackhole_tests::{
     accounts::Account,
-    client::{Client, Make},
+    client::Client,
     eventually,
-    raw::{Answer, CLOSE, PING, Raw, upgrade},
+    raw::{RawClient, Response},
     stack::{Edge, Stack},
 };
 
-async fn answer_of(edge: &Edge, request: &str) -> Answer {
-    let mut raw = Raw::connect(edge.port).await;
+async fn answer_of(edge: &Edge, request: &str) -> Response {
+    let mut raw = RawClient::connect(edge.port).await;
     raw.send(request).await;
-    raw.answer().await
+    raw.response().await
 }
 
-async fn upgraded(edge: &Edge, target: &str, changes: &[(&str, Option<&str>)]) -> Answer {
-    answer_of(edge, &upgrade(target, changes)).await
+async fn upgraded(edge: &Edge, target: &str, changes: &[(&str, Option<&str>)]) -> Response {
+    answer_of(edge, &upgrade_request(target, changes)).await
 }
 
 fn get(target: &str) -> String {
@@ -25,10 +26,10 @@ fn get(target: &str) -> String {
 }
 
 /// A connection that becomes a session, with the headers of a proxy; it holds its place while it is held.
-async fn session_from(edge: &Edge, headers: &[(&str, Option<&str>)]) -> (Raw, u16) {
-    let mut raw = Raw::connect(edge.port).await;
-    raw.send(upgrade("/", headers)).await;
-    let status = raw.answer().await.status;
+async fn session_from(edge: &Edge, headers: &[(&str, Option<&str>)]) -> (RawClient, u16) {
+    let mut raw = RawClient::connect(edge.port).await;
+    raw.send(upgrade_request("/", headers)).await;
+    let status = raw.response().await.status;
     (raw, status)
 }
 
@@ -103,7 +104,7 @@ async fn a_handshake_that_asks_for_what_there_is_not_is_refused() {
     assert_eq!((version.status, version.header("sec-websocket-version")), (426, Some("13")));
     assert_eq!(upgraded(edge, "/", &[("Sec-WebSocket-Key", None)]).await.status, 400);
     assert_eq!(upgraded(edge, "/", &[("Connection", Some("keep-alive"))]).await.status, 400);
-    assert_eq!(answer_of(edge, &upgrade("/", &[]).replace("GET", "PUT")).await.status, 400);
+    assert_eq!(answer_of(edge, &upgrade_request("/", &[]).replace("GET", "PUT")).await.status, 400);
 }
 
 #[tokio::test]
@@ -114,12 +115,12 @@ async fn what_is_not_http_is_refused_and_counted() {
         b"AMQP\x00\x00\x09\x01 \r\n\r\n",
         b"\x00\x00\x00\x00\r\n\r\n",
     ] {
-        let mut raw = Raw::connect(edge.port).await;
+        let mut raw = RawClient::connect(edge.port).await;
         raw.send(bytes).await;
         raw.rest().await;
     }
     let huge = format!("GET / HTTP/1.1\r\nHost: edge\r\nX: {}\r\n\r\n", "x".repeat(100_000));
-    let mut raw = Raw::connect(edge.port).await;
+    let mut raw = RawClient::connect(edge.port).await;
     raw.send(huge).await;
     raw.rest().await;
     eventually("the count", || async {
@@ -131,9 +132,9 @@ async fn what_is_not_http_is_refused_and_counted() {
 #[tokio::test]
 async fn who_dawdles_over_the_handshake_is_let_go() {
     let edge = Stack::shared().another_edge("edge-slow", &[("WS__HANDSHAKE_TIMEOUT", "300ms")]).await;
-    let mut silent = Raw::connect(edge.port).await;
+    let mut silent = RawClient::connect(edge.port).await;
     silent.rest().await;
-    let mut slow = Raw::connect(edge.port).await;
+    let mut slow = RawClient::connect(edge.port).await;
     slow.send("GET / HTTP/1.1\r\nHost: ed").await;
     slow.rest().await;
     eventually("the count", || async {
@@ -165,9 +166,9 @@ async fn an_address_has_so_many_places_and_gets_them_back() {
     // From an address that is no trusted proxy the header says nothing.
     let mut direct = Vec::new();
     for number in 0..3 {
-        let mut raw = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 2), edge.port).await;
-        raw.send(upgrade("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
-        direct.push((raw.answer().await.status, raw));
+        let mut raw = RawClient::connect_from(Ipv4Addr::new(127, 0, 0, 2), edge.port).await;
+        raw.send(upgrade_request("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
+        direct.push((raw.response().await.status, raw));
     }
     assert_eq!(direct.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [101, 101, 429]);
 }
@@ -185,9 +186,9 @@ async fn an_edge_has_so_many_places() {
 async fn who_answers_no_ping_is_dropped_and_who_does_stays() {
     let edge = Stack::shared().another_edge("edge-dead", &[("WS__PING_INTERVAL", "200ms")]).await;
     let account = Account::fresh();
-    let mut alive = Client::connect_as(Make::TokioWebsockets, &edge.url(""), &[]).await.unwrap();
+    let mut alive = Client::try_connect(&edge.url(""), &[]).await.unwrap();
     alive.subscribe(&account, &["call.*.*"]).await;
-    let mut dead = Raw::session(edge.port, "").await;
+    let mut dead = RawClient::session(edge.port, "").await;
     let mut pings = 0;
     while let Some((first, _)) = dead.frame().await {
         assert_ne!(first, CLOSE, "nobody is there to read it");

@@ -1,52 +1,17 @@
-//! The WebSocket protocol, case by case, as `docs/protocol.md` tells it: once with the library that the edge is
-//! built on, once with another.
+//! The WebSocket protocol, case by case, as `docs/protocol.md` describes it.
 
 use std::time::Duration;
 
 use blackhole_tests::{
     accounts::{self, Account, Family},
-    client::{Client, Incoming, Make},
+    client::{Client, Incoming},
     events,
     stack::Stack,
 };
 use serde_json::{Value, json};
 
-/// Runs a case with each make of client.
-macro_rules! with_each_client {
-    ($($(#[$about:meta])* $case:ident)*) => {
-        mod with_tungstenite {
-            use super::*;
-            $($(#[$about])* #[tokio::test] async fn $case() { super::$case(Make::Tungstenite).await; })*
-        }
-        mod with_tokio_websockets {
-            use super::*;
-            $($(#[$about])* #[tokio::test] async fn $case() { super::$case(Make::TokioWebsockets).await; })*
-        }
-    };
-}
-
-with_each_client! {
-    a_subscriber_gets_the_event_in_both_forms
-    a_view_is_chosen_by_the_query
-    binding_comes_before_bindings
-    the_account_defaults_to_the_tokens_own
-    a_parent_sees_its_child_but_not_the_other_way_round
-    every_account_is_for_superduper_admins_only
-    unsubscribing_one_several_and_all
-    what_is_not_bound_is_unsubscribed_successfully
-    a_ping_is_answered
-    the_request_id_is_echoed_and_stands_in_events
-    a_request_is_all_or_nothing
-    the_token_is_needed_once
-    bad_tokens_are_refused_with_the_text_that_clients_know
-    the_upgrade_may_carry_the_token
-    a_session_ends_with_its_token_unless_it_is_renewed
-    requests_are_limited_in_rate
-    bindings_are_limited_in_number
-}
-
-async fn connect(make: Make) -> Client {
-    Client::connect_as(make, &Stack::shared().edge.url(""), &[]).await.unwrap()
+async fn connect() -> Client {
+    Client::connect(&Stack::shared().edge.url("")).await
 }
 
 fn error(reply: &Value) -> &str {
@@ -55,9 +20,10 @@ fn error(reply: &Value) -> &str {
     reply["data"]["errors"][0].as_str().unwrap()
 }
 
-async fn a_subscriber_gets_the_event_in_both_forms(make: Make) {
+#[tokio::test]
+async fn a_subscriber_gets_the_event_in_both_forms() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     let mut reply = client.subscribe(&account, &["call.CHANNEL_CREATE.*"]).await;
     assert!(reply["data"].as_object_mut().unwrap().remove("cursor").is_some_and(|cursor| cursor.is_string()));
     assert_eq!(
@@ -80,7 +46,8 @@ async fn a_subscriber_gets_the_event_in_both_forms(make: Make) {
     assert_eq!(frame["data"].get("media_server"), None, "nulls go");
 }
 
-async fn a_view_is_chosen_by_the_query(make: Make) {
+#[tokio::test]
+async fn a_view_is_chosen_by_the_query() {
     let account = Account::fresh();
     let stack = Stack::shared();
     let publisher = stack.publisher().await;
@@ -90,7 +57,7 @@ async fn a_view_is_chosen_by_the_query(make: Make) {
         ("view=both", true, true),
         ("x=y", true, true),
     ] {
-        let mut client = Client::connect_as(make, &stack.edge.url(query), &[]).await.unwrap();
+        let mut client = Client::connect(&stack.edge.url(query)).await;
         client.subscribe(&account, &["call.*.*"]).await;
         events::call(&account, "CHANNEL_ANSWER", "c").publish(&publisher).await;
         let frame = client.event().await;
@@ -102,28 +69,31 @@ async fn a_view_is_chosen_by_the_query(make: Make) {
     }
 }
 
-async fn binding_comes_before_bindings(make: Make) {
+#[tokio::test]
+async fn binding_comes_before_bindings() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     let data = json!({ "binding": "fax.status.*", "bindings": ["call.*.*", "object.*.user"] });
     let reply =
         client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
     assert_eq!(reply["data"]["subscribed"], json!(["fax.status.*"]));
 }
 
-async fn the_account_defaults_to_the_tokens_own(make: Make) {
+#[tokio::test]
+async fn the_account_defaults_to_the_tokens_own() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     let data = json!({ "binding": "call.*.*" });
     client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
     events::call(&account, "CHANNEL_CREATE", "mine").publish(&Stack::shared().publisher().await).await;
     assert_eq!(client.event().await["args"]["Call-ID"], "mine");
 }
 
-async fn a_parent_sees_its_child_but_not_the_other_way_round(make: Make) {
+#[tokio::test]
+async fn a_parent_sees_its_child_but_not_the_other_way_round() {
     let Family { parent, child } = Family::fresh();
     let stranger = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     client.subscribe_with(&parent.token(), &child.id, &["call.*.*"]).await;
     events::call(&child, "CHANNEL_CREATE", "of-the-child").publish(&Stack::shared().publisher().await).await;
     assert_eq!(client.event().await["args"]["Call-ID"], "of-the-child");
@@ -135,26 +105,27 @@ async fn a_parent_sees_its_child_but_not_the_other_way_round(make: Make) {
         (parent.token(), accounts::DISABLED),
         (accounts::top_token(), accounts::DISABLED),
     ] {
-        let mut client = connect(make).await;
+        let mut client = connect().await;
         let data = json!({ "account_id": account_id, "binding": "call.*.*" });
         let reply = client.request(json!({ "action": "subscribe", "auth_token": token, "data": data })).await;
         assert!(error(&reply).starts_with("unauthorized account id"), "{reply}");
     }
 }
 
-async fn every_account_is_for_superduper_admins_only(make: Make) {
+#[tokio::test]
+async fn every_account_is_for_superduper_admins_only() {
     let account = Account::fresh();
     let subscribe = |token| {
         let data = json!({ "account_id": "*", "binding": "call.CHANNEL_CREATE.*" });
         json!({ "action": "subscribe", "auth_token": token, "data": data })
     };
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     assert!(
         error(&client.request(subscribe(account.token())).await)
             .starts_with("unauthorized wildcard account id")
     );
 
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     assert_eq!(client.request(subscribe(accounts::top_token())).await["status"], "success");
     let call_id = format!("of-{}", account.id);
     events::call(&account, "CHANNEL_CREATE", &call_id).publish(&Stack::shared().publisher().await).await;
@@ -169,9 +140,10 @@ async fn every_account_is_for_superduper_admins_only(make: Make) {
     assert_eq!(frame["routing_key"], format!("call.{}.CHANNEL_CREATE.{call_id}", account.id));
 }
 
-async fn unsubscribing_one_several_and_all(make: Make) {
+#[tokio::test]
+async fn unsubscribing_one_several_and_all() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     client.subscribe(&account, &["call.*.*", "fax.status.*", "object.*.user", "doc_edited.*.user.*"]).await;
     let reply = client
         .request(
@@ -196,9 +168,10 @@ async fn unsubscribing_one_several_and_all(make: Make) {
     assert_eq!(reply["data"]["subscriptions"], json!([]));
 }
 
-async fn what_is_not_bound_is_unsubscribed_successfully(make: Make) {
+#[tokio::test]
+async fn what_is_not_bound_is_unsubscribed_successfully() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     for binding in ["call.*.*", "no.such.family"] {
         let data = json!({ "account_id": account.id, "binding": binding });
         let reply = client
@@ -209,16 +182,18 @@ async fn what_is_not_bound_is_unsubscribed_successfully(make: Make) {
     }
 }
 
-async fn a_ping_is_answered(make: Make) {
-    let mut client = connect(make).await;
+#[tokio::test]
+async fn a_ping_is_answered() {
+    let mut client = connect().await;
     let reply = client.request(json!({ "action": "ping", "auth_token": Account::fresh().token() })).await;
     assert_eq!(reply["data"], json!({ "response": "pong" }));
 }
 
-async fn the_request_id_is_echoed_and_stands_in_events(make: Make) {
+#[tokio::test]
+async fn the_request_id_is_echoed_and_stands_in_events() {
     let account = Account::fresh();
     let publisher = Stack::shared().publisher().await;
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     let subscribe = |id: Option<Value>| {
         let mut request = json!({ "action": "subscribe", "auth_token": account.token(), "data": { "binding": "call.*.*" } });
         if let Some(id) = id {
@@ -245,9 +220,10 @@ async fn the_request_id_is_echoed_and_stands_in_events(make: Make) {
     }
 }
 
-async fn a_request_is_all_or_nothing(make: Make) {
+#[tokio::test]
+async fn a_request_is_all_or_nothing() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     let data = json!({ "bindings": ["call.*.*", "call.NO_SUCH_EVENT.*"] });
     let reply =
         client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await;
@@ -256,9 +232,10 @@ async fn a_request_is_all_or_nothing(make: Make) {
     assert_eq!(reply["data"]["unsubscribed"], json!([]));
 }
 
-async fn the_token_is_needed_once(make: Make) {
+#[tokio::test]
+async fn the_token_is_needed_once() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     for request in
         [json!({ "action": "ping" }), json!({ "action": "subscribe", "data": { "binding": "call.*.*" } })]
     {
@@ -269,8 +246,9 @@ async fn the_token_is_needed_once(make: Make) {
     assert_eq!(reply["data"]["subscriptions"], json!(["call.*.*", "fax.status.*"]));
 }
 
-async fn bad_tokens_are_refused_with_the_text_that_clients_know(make: Make) {
-    let mut client = connect(make).await;
+#[tokio::test]
+async fn bad_tokens_are_refused_with_the_text_that_clients_know() {
+    let mut client = connect().await;
     let expired = accounts::signed(&json!({ "account_id": accounts::TOP, "exp": 1_000_000_000 }));
     let endless = accounts::signed(&json!({ "account_id": accounts::TOP }));
     let unknown = accounts::token("nobody", Duration::from_secs(60));
@@ -290,23 +268,24 @@ async fn bad_tokens_are_refused_with_the_text_that_clients_know(make: Make) {
     assert_eq!(error(&reply), "authentication token required", "a refused token authenticates nobody");
 }
 
-async fn the_upgrade_may_carry_the_token(make: Make) {
+#[tokio::test]
+async fn the_upgrade_may_carry_the_token() {
     let account = Account::fresh();
     let url = Stack::shared().edge.url("");
     let token = account.token();
     for value in [token.clone(), format!("Bearer {token}"), format!("bearer {token}")] {
-        let mut client = Client::connect_as(make, &url, &[("authorization", &value)]).await.unwrap();
+        let mut client = Client::try_connect(&url, &[("authorization", &value)]).await.unwrap();
         assert_eq!(client.request(json!({ "action": "ping" })).await["status"], "success");
     }
-    // Only tungstenite's client tells the status of a refusal.
-    let refused = Client::connect_as(Make::Tungstenite, &url, &[("authorization", "Bearer nonsense")]).await;
+    let refused = Client::try_connect(&url, &[("authorization", "Bearer nonsense")]).await;
     assert_eq!(refused.err(), Some(403));
 }
 
-async fn a_session_ends_with_its_token_unless_it_is_renewed(make: Make) {
+#[tokio::test]
+async fn a_session_ends_with_its_token_unless_it_is_renewed() {
     let account = Account::fresh();
-    let mut ends = connect(make).await;
-    let mut renewed = connect(make).await;
+    let mut ends = connect().await;
+    let mut renewed = connect().await;
     let short = account.token_for(Duration::from_secs(3));
     for client in [&mut ends, &mut renewed] {
         client.subscribe_with(&short, &account.id, &["call.*.*"]).await;
@@ -318,8 +297,9 @@ async fn a_session_ends_with_its_token_unless_it_is_renewed(make: Make) {
     assert_eq!(renewed.event().await["args"]["Call-ID"], "after");
 }
 
-async fn requests_are_limited_in_rate(make: Make) {
-    let mut client = connect(make).await;
+#[tokio::test]
+async fn requests_are_limited_in_rate() {
+    let mut client = connect().await;
     let token = Account::fresh().token();
     client.request(json!({ "action": "ping", "auth_token": token })).await;
     for number in 0..150 {
@@ -340,9 +320,10 @@ async fn requests_are_limited_in_rate(make: Make) {
     assert_eq!(reply["status"], "success", "the bucket fills again");
 }
 
-async fn bindings_are_limited_in_number(make: Make) {
+#[tokio::test]
+async fn bindings_are_limited_in_number() {
     let account = Account::fresh();
-    let mut client = connect(make).await;
+    let mut client = connect().await;
     let bindings = |range: std::ops::Range<u32>| -> Vec<String> {
         range.map(|number| format!("call.*.{number}")).collect()
     };

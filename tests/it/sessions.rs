@@ -6,7 +6,7 @@ use blackhole_common::wire::{EdgeBeat, SessionsReply, SessionsRequest, Subjects}
 use blackhole_dev::http;
 use blackhole_tests::{
     accounts::Account,
-    client::{Client, Make},
+    client::Client,
     eventually, soon,
     stack::{Edge, Stack},
 };
@@ -58,7 +58,7 @@ async fn every_edge_lists_an_accounts_sessions_with_what_they_bound() {
     }))
     .await;
     let headers = [("authorization", token.as_str())];
-    let _there = Client::connect_as(Make::Tungstenite, &other.url(""), &headers).await.unwrap();
+    let _there = Client::try_connect(&other.url(""), &headers).await.unwrap();
 
     let of_account = SessionsRequest { account_id: Some(account.id.clone()), session_id: None };
     let replies = ask(&of_account, 2).await;

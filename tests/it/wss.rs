@@ -2,13 +2,14 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use blackhole_dev::websocket::upgrade_request;
 use blackhole_tests::{
     accounts::Account,
     browser::Browser,
-    client::{Client, Incoming, Make},
+    client::{Client, Incoming},
     events, eventually,
     haproxy::HaProxy,
-    raw::{Raw, upgrade},
+    raw::RawClient,
     stack::{Edge, Stack},
 };
 
@@ -101,12 +102,12 @@ async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
     for client in &mut alive {
         assert_eq!(client.closed().await, Some(1012), "the edge's own word comes through");
     }
-    let refused = Client::connect_as(Make::Tungstenite, &ws(&proxy), &[]).await;
+    let refused = Client::try_connect(&ws(&proxy), &[]).await;
     assert_eq!(refused.err(), Some(503));
 
     edges[0].service.server().start_again().await.unwrap();
     eventually("an edge that came back gets clients", || async {
-        Client::connect_as(Make::Tungstenite, &ws(&proxy), &[]).await.is_ok()
+        Client::try_connect(&ws(&proxy), &[]).await.is_ok()
     })
     .await;
 }
@@ -118,17 +119,17 @@ async fn the_edge_counts_the_clients_addresses_which_nobody_can_fake() {
     let mut held = Vec::new();
     let mut statuses = Vec::new();
     for number in 0..4 {
-        let mut raw = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 7), proxy.ws).await;
-        raw.send(upgrade("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
-        statuses.push(raw.answer().await.status);
+        let mut raw = RawClient::connect_from(Ipv4Addr::new(127, 0, 0, 7), proxy.ws).await;
+        raw.send(upgrade_request("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
+        statuses.push(raw.response().await.status);
         held.push(raw);
     }
     // One place on each of two edges.
     statuses.sort_unstable();
     assert_eq!(statuses, [101, 101, 429, 429]);
-    let mut other = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 8), proxy.ws).await;
-    other.send(upgrade("/", &[])).await;
-    assert_eq!(other.answer().await.status, 101, "another address has places of its own");
+    let mut other = RawClient::connect_from(Ipv4Addr::new(127, 0, 0, 8), proxy.ws).await;
+    other.send(upgrade_request("/", &[])).await;
+    assert_eq!(other.response().await.status, 101, "another address has places of its own");
 }
 
 #[tokio::test]

@@ -1,23 +1,16 @@
-//! A WebSocket client, of two makes: tungstenite, which the edge is built on, and tokio-websockets, which knows
-//! nothing of it.
+//! The WebSocket client of the functional tests, on tungstenite.
 
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{self, Message, client::IntoClientRequest, http::HeaderName},
+};
 
 use crate::{accounts::Account, soon};
-
-/// Which implementation speaks.
-#[derive(Clone, Copy, Debug)]
-pub enum Make {
-    /// tokio-tungstenite.
-    Tungstenite,
-    /// tokio-websockets.
-    TokioWebsockets,
-}
 
 /// What comes from the edge.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,41 +41,24 @@ pub struct Client {
 const QUEUE: usize = 1 << 20;
 
 impl Client {
-    /// Connects with tungstenite.
+    /// Connects.
     pub async fn connect(url: &str) -> Client {
-        Self::connect_as(Make::Tungstenite, url, &[]).await.unwrap()
+        Self::try_connect(url, &[]).await.unwrap()
     }
 
     /// Connects, with headers; the error is the HTTP status of a refusal.
-    pub async fn connect_as(make: Make, url: &str, headers: &[(&str, &str)]) -> Result<Client, u16> {
+    pub async fn try_connect(url: &str, headers: &[(&str, &str)]) -> Result<Client, u16> {
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
         let (outgoing, to_send) = mpsc::channel(1024);
         let (received, incoming) = mpsc::channel(QUEUE);
-        match make {
-            Make::Tungstenite => {
-                let mut request = url.into_client_request().unwrap();
-                for (name, value) in headers {
-                    request.headers_mut().insert(
-                        tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                        value.parse().unwrap(),
-                    );
-                }
-                match soon("the connection", tokio_tungstenite::connect_async(request)).await {
-                    Ok((socket, _)) => drop(tokio::spawn(run_tungstenite(socket, to_send, received))),
-                    Err(tungstenite::Error::Http(response)) => return Err(response.status().as_u16()),
-                    Err(error) => panic!("cannot connect to {url}: {error}"),
-                }
-            }
-            Make::TokioWebsockets => {
-                let mut builder = tokio_websockets::ClientBuilder::new().uri(url).unwrap();
-                for (name, value) in headers {
-                    let name = tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap();
-                    builder = builder.add_header(name, value.parse().unwrap()).unwrap();
-                }
-                match soon("the connection", builder.connect()).await {
-                    Ok((socket, _)) => drop(tokio::spawn(run_tokio_websockets(socket, to_send, received))),
-                    Err(error) => panic!("cannot connect to {url}: {error}"),
-                }
-            }
+        match soon("the connection", tokio_tungstenite::connect_async(request)).await {
+            Ok((socket, _)) => drop(tokio::spawn(run(socket, to_send, received))),
+            Err(tungstenite::Error::Http(response)) => return Err(response.status().as_u16()),
+            Err(error) => panic!("cannot connect to {url}: {error}"),
         }
         Ok(Client { outgoing, incoming, events: VecDeque::new(), last_request: 0 })
     }
@@ -193,15 +169,9 @@ impl Client {
     }
 }
 
-type TungsteniteSocket =
-    tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn run_tungstenite(
-    socket: TungsteniteSocket,
-    mut to_send: mpsc::Receiver<Outgoing>,
-    received: mpsc::Sender<Incoming>,
-) {
-    use tungstenite::Message;
+async fn run(socket: Socket, mut to_send: mpsc::Receiver<Outgoing>, received: mpsc::Sender<Incoming>) {
     let (mut sink, mut stream) = socket.split();
     let mut sending = true;
     loop {
@@ -221,45 +191,6 @@ async fn run_tungstenite(
                     Some(Ok(Message::Text(text))) => Incoming::Json(serde_json::from_str(&text).expect("a frame that is no JSON")),
                     Some(Ok(Message::Close(frame))) => Incoming::Closed(frame.map(|frame| frame.code.into())),
                     Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => Incoming::Closed(None),
-                };
-                let end = matches!(incoming, Incoming::Closed(_));
-                let _ = received.send(incoming).await;
-                if end {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-type OtherSocket = tokio_websockets::WebSocketStream<tokio_websockets::MaybeTlsStream<tokio::net::TcpStream>>;
-
-async fn run_tokio_websockets(
-    mut socket: OtherSocket,
-    mut to_send: mpsc::Receiver<Outgoing>,
-    received: mpsc::Sender<Incoming>,
-) {
-    use tokio_websockets::Message;
-    let mut sending = true;
-    loop {
-        tokio::select! {
-            outgoing = to_send.recv(), if sending => {
-                let message = match outgoing {
-                    Some(Outgoing::Text(text)) => Message::text(text),
-                    Some(Outgoing::Binary(bytes)) => Message::binary(bytes),
-                    Some(Outgoing::Close) => Message::close(None, ""),
-                    None => return,
-                };
-                sending = socket.send(message).await.is_ok();
-            }
-            message = socket.next() => {
-                let incoming = match message {
-                    Some(Ok(message)) => match (message.as_text(), message.as_close()) {
-                        (Some(text), _) => Incoming::Json(serde_json::from_str(text).expect("a frame that is no JSON")),
-                        (None, Some((code, _))) => Incoming::Closed(Some(code.into())),
-                        _ => continue,
-                    },
                     Some(Err(_)) | None => Incoming::Closed(None),
                 };
                 let end = matches!(incoming, Incoming::Closed(_));

@@ -5,14 +5,14 @@
 //! |---|---|
 //! | [`stack`] | the brokers and services |
 //! | [`accounts`] | accounts and tokens |
-//! | [`client`] | a WebSocket client, of two makes |
-//! | [`raw`] | a client made of a TCP stream and nothing else |
+//! | [`client`] | the WebSocket client of the functional tests |
+//! | [`raw`] | a client that is only a TCP stream, for hostile frames |
 //! | [`crossbar`] | an HTTP server in Crossbar's place |
 //! | [`kazoo`] | a process of KAZOO that asks over AMQP |
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
-//! | [`lean`] | a client that costs next to nothing |
+//! | [`lean`] | a client for thousands of sessions at once |
 //! | [`proxy`] | a bad network |
 //! | [`chaos`] | faults in random order while events flow, and the verdict |
 

@@ -16,4 +16,5 @@ pub mod services;
 pub mod simulator;
 pub mod test;
 pub mod up;
+pub mod websocket;
 pub mod workspace;

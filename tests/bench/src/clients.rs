@@ -2,7 +2,6 @@
 //! frame's length and its stamp, and at nothing else.
 
 mod connection;
-mod frames;
 pub(crate) mod protocol;
 mod subscriber;
 pub(crate) mod tally;
@@ -13,6 +12,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use blackhole_dev::websocket::{Frame, push_client_frame, upgrade_end};
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
@@ -26,8 +26,8 @@ use crate::control::{Answer, Answers, Master, Order};
 use crate::histogram::Histogram;
 use crate::load::Load;
 
-pub(crate) use self::frames::{head as frame_head, push_masked};
-
+/// The bit of a frame's first byte that says that the message ends with it.
+const LAST: u8 = 0x80;
 const WAKE: Token = Token(usize::MAX);
 /// So many connections are begun before those that are there are looked at: a server gives each its time to say what it
 /// wants.
@@ -252,7 +252,7 @@ impl Clients {
         let now = clock::now();
         let mut at = 0;
         if self.connections[index].state == State::Upgrading {
-            match connection::upgraded(bytes) {
+            match upgrade_end(bytes) {
                 Ok(Some(end)) => at = end,
                 Ok(None) => return 0,
                 Err(answer) => {
@@ -262,10 +262,11 @@ impl Clients {
             }
             self.open(index, now);
         }
-        while let Some(frame) = frames::Frame::read(bytes, at) {
+        while let Some(frame) = Frame::parse(bytes, at) {
             at = frame.payload.end;
+            let opcode = frame.opcode();
             let payload = &bytes[frame.payload];
-            match frame.opcode {
+            match opcode {
                 0..=2 => self.message(index, payload, now),
                 8 => {
                     let code = payload.get(..2).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
@@ -359,7 +360,7 @@ impl Clients {
 
     fn say(&mut self, index: usize, opcode: u8, text: &[u8]) {
         let connection = &mut self.connections[index];
-        push_masked(&mut connection.out, opcode, text);
+        push_client_frame(&mut connection.out, LAST | opcode, text);
         if let Err(error) = connection.flush() {
             self.close(index, &format!("cannot write: {error}"));
         }

@@ -8,11 +8,11 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use blackhole_dev::websocket::{ACCEPT, push_server_head};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
-use crate::clients::frame_head;
 use crate::clock;
 use crate::control::{Answer, Answers, Master, Order, Phase};
 use crate::event::{Keys, Message};
@@ -23,7 +23,6 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const BACKLOG: i32 = 4096;
 /// As much goes out in one write when it coalesces.
 const BATCH: usize = 256 * 1024;
-const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Serves the run until it is over.
 pub(crate) fn run(master: Master) -> Result<()> {
@@ -130,7 +129,11 @@ impl Floor {
         }
         let request = String::from_utf8_lossy(&std::mem::take(&mut session.request)).into_owned();
         let lane = request.split(' ').nth(1).and_then(|path| path.trim_start_matches('/').parse().ok());
-        session.send(ANSWER);
+        let response = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        );
+        session.send(response.as_bytes());
         self.lanes.entry(lane.unwrap_or(0)).or_default().push(index);
     }
 
@@ -152,7 +155,7 @@ impl Floor {
             loop {
                 message.write(&load, Keys::Kazoo, phase.first + index, phase.due(index));
                 let batch = batches.entry(message.lane).or_default();
-                batch.extend_from_slice(&frame_head(message.body.len()));
+                push_server_head(batch, message.body.len());
                 batch.extend_from_slice(&message.body);
                 gathered += message.body.len();
                 index += 1;

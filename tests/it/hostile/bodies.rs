@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use blackhole_dev::websocket::TEXT;
 use blackhole_tests::{
     accounts::Account,
     client::Client,
     events::{self, Event},
-    raw::{Raw, TEXT},
+    raw::RawClient,
     soon,
     stack::Stack,
 };
@@ -153,7 +154,7 @@ async fn the_dead_letters_wait_in_a_durable_queue_for_somebody_to_look_at_them()
 async fn a_usable_body_arrives_byte_for_byte_whatever_is_in_it() {
     let stack = Stack::shared();
     let account = Account::fresh();
-    let mut raw = Raw::session(stack.edge.port, "view=args").await;
+    let mut raw = RawClient::session(stack.edge.port, "view=args").await;
     let request =
         json!({ "action": "subscribe", "auth_token": account.token(), "data": { "binding": "call.*.*" } });
     raw.send_frame(TEXT, request.to_string()).await;

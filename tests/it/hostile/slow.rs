@@ -1,11 +1,12 @@
 //! A client that reads too slowly: nobody waits for it, its memory is bounded, and when it reads again it misses
 //! nothing, as far as the history reaches.
 
+use blackhole_dev::websocket::TEXT;
 use blackhole_tests::{
     accounts::Account,
     client::Client,
     events,
-    raw::{Raw, TEXT},
+    raw::RawClient,
     stack::{Edge, Stack},
 };
 use serde_json::{Value, json};
@@ -16,8 +17,8 @@ const EVENTS: u64 = 200;
 const PADDING: usize = 100_000;
 
 /// A subscribed client that will not read.
-async fn slow_client(edge: &Edge, account: &Account) -> Raw {
-    let mut slow = Raw::connect_with_little_room(edge.port).await;
+async fn slow_client(edge: &Edge, account: &Account) -> RawClient {
+    let mut slow = RawClient::connect_with_receive_buffer(4096, edge.port).await;
     slow.begin_session("view=args").await;
     let request =
         json!({ "action": "subscribe", "auth_token": account.token(), "data": { "binding": "call.*.*" } });

@@ -13,7 +13,7 @@ use super::{
     world::World,
 };
 use crate::{
-    lean::{Frame, Lean},
+    lean::{LeanClient, TextFrame},
     stack::Stack,
 };
 
@@ -204,7 +204,7 @@ impl Client {
         rng: &mut impl Rng,
     ) -> io::Result<std::convert::Infallible> {
         let room = (self.kind == Kind::Lagging).then_some(LITTLE_ROOM);
-        let mut lean = timeout(REPLY_WITHIN, Lean::connect(port, "view=args", room)).await??;
+        let mut lean = timeout(REPLY_WITHIN, LeanClient::connect(port, "view=args", room)).await??;
         let account = source.account(self.account);
         let mut data = json!({ "account_id": account.id, "bindings": self.bindings });
         let since = if self.kind == Kind::Plain { None } else { cursor.clone() };
@@ -249,7 +249,7 @@ impl Client {
     }
 
     /// Notes an event, and returns its cursor: all that a client has to remember.
-    fn take(&self, frame: Frame) -> io::Result<String> {
+    fn take(&self, frame: TextFrame) -> io::Result<String> {
         let (Some(cursor), Some(binding), Some(body)) = (frame.cursor, frame.subscribed_key, frame.args)
         else {
             return Err(io::Error::other("a frame that is no event"));
@@ -298,7 +298,7 @@ impl Client {
 }
 
 /// The reply; what comes before it is not owed.
-async fn reply(lean: &mut Lean) -> io::Result<Frame> {
+async fn reply(lean: &mut LeanClient) -> io::Result<TextFrame> {
     loop {
         let frame = lean.next().await?;
         if frame.action == "reply" {

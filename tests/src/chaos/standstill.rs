@@ -9,7 +9,7 @@ use crate::{
     accounts::Account,
     client::Client,
     events,
-    lean::Lean,
+    lean::LeanClient,
     stack::{Edge, Stack},
 };
 
@@ -27,7 +27,7 @@ pub async fn run(bytes: usize, still: Duration) {
     let account = Account::fresh();
     let mut neighbour = Client::connect(&stack.edge.url("view=args")).await;
     neighbour.subscribe(&account, &["call.*.*"]).await;
-    let mut stopped = Lean::connect(stack.edge.port, "view=args", Some(4096)).await.unwrap();
+    let mut stopped = LeanClient::connect(stack.edge.port, "view=args", Some(4096)).await.unwrap();
     let data = json!({ "account_id": account.id, "binding": "call.*.*" });
     let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
     stopped.send(&request.to_string()).await.unwrap();

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use crate::{
     accounts::{Account, Family},
     events,
-    lean::{Frame, Lean},
+    lean::{LeanClient, TextFrame},
     soon_enough,
     stack::Stack,
 };
@@ -185,7 +185,7 @@ impl Session {
 
     async fn visit(&self, storm: &Storm) -> io::Result<()> {
         let at = storm.at.load(Ordering::Relaxed);
-        let mut lean = Lean::connect(storm.ports[at], "view=args", None).await?;
+        let mut lean = LeanClient::connect(storm.ports[at], "view=args", None).await?;
         let account = &storm.accounts[self.number % ACCOUNTS];
         let mut data = json!({ "account_id": account.id, "bindings": self.bindings() });
         let since = self.cursor.lock().clone();
@@ -212,7 +212,7 @@ impl Session {
         }
     }
 
-    fn take(&self, frame: Frame) {
+    fn take(&self, frame: TextFrame) {
         let (Some(binding), Some(body)) = (frame.subscribed_key, frame.args) else { return };
         self.came.lock().entry(binding).or_default().push(body.number);
         *self.cursor.lock() = frame.cursor;

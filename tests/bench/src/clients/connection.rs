@@ -93,15 +93,6 @@ impl Connection {
     }
 }
 
-/// Where the answer to the upgrade ends; the error is its first line, if it is not 101.
-pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
-    let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
-    if bytes.starts_with(b"HTTP/1.1 101 ") {
-        return Ok(Some(end + 4));
-    }
-    Err(String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned())
-}
-
 /// NATS's next message at `at`: its first line, its body if it has one, and where it ends.
 pub(crate) fn nats_message(bytes: &[u8], at: usize) -> Option<(Range<usize>, Option<Range<usize>>, usize)> {
     let line = at..at + memmem::find(bytes.get(at..)?, b"\r\n")?;
@@ -126,12 +117,5 @@ mod tests {
         assert_eq!(nats_message(bytes, 6), Some((6..17, Some(19..24), 26)));
         assert_eq!(nats_message(bytes, 26), None);
         assert_eq!(nats_message(&bytes[..25], 6), None);
-    }
-
-    #[test]
-    fn an_upgrade_is_101() {
-        assert_eq!(upgraded(b"HTTP/1.1 101 Switching\r\nA: b\r\n\r\nx"), Ok(Some(32)));
-        assert_eq!(upgraded(b"HTTP/1.1 101 Switching\r\n"), Ok(None));
-        assert_eq!(upgraded(b"HTTP/1.1 503 Full\r\n\r\n"), Err("HTTP/1.1 503 Full".into()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use blackhole_dev::websocket::upgrade_request;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
@@ -53,20 +54,16 @@ pub(crate) enum Progress {
 impl Protocol {
     /// The upgrade request of a session.
     pub(crate) fn upgrade(&self, load: &Load, session: u32) -> Vec<u8> {
-        let (path, more) = match self {
-            Self::Blackhole(view) => (format!("/?view={view}"), ""),
+        let (path, changes): (_, &[_]) = match self {
+            Self::Blackhole(view) => (format!("/?view={view}"), &[]),
             Self::Path(prefix) => {
                 let lane = load.lanes_of(session).first().copied().unwrap_or_default();
-                (format!("{prefix}{lane}"), "")
+                (format!("{prefix}{lane}"), &[])
             }
-            Self::Nats => ("/".into(), ""),
-            Self::Stomp => ("/ws".into(), "Sec-WebSocket-Protocol: v12.stomp\r\n"),
+            Self::Nats => ("/".into(), &[]),
+            Self::Stomp => ("/ws".into(), &[("Sec-WebSocket-Protocol", Some("v12.stomp"))]),
         };
-        format!(
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
-        )
-        .into_bytes()
+        upgrade_request(&path, changes).into_bytes()
     }
 
     /// What a session says when it is upgraded, and how many confirmations it then waits for.
