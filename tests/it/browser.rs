@@ -153,6 +153,10 @@ async fn our_example_says_what_is_missing() {
     browser
         .until("document.getElementById('state').textContent.startsWith('Connection closed: code 1006')")
         .await;
+    // So a failed connection is among what other tests assert to be empty.
+    let complaints = browser.complaints().await;
+    let expected = format!("WebSocket connection to 'ws://127.0.0.1:{nobody}/");
+    assert!(complaints.iter().any(|complaint| complaint.contains(&expected)), "{complaints:?}");
 
     // A token that is refused: the reason is in the console and on the page.
     let url = Stack::shared().edge.url("");

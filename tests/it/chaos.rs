@@ -6,7 +6,7 @@ use blackhole_tests::chaos::{self, Settings, standstill, storm};
 
 /// What `cargo dev chaos` says, if it does.
 fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().and_then(|text| text.parse().ok())
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
 fn settings(seconds: u64, cluster: bool) -> Settings {

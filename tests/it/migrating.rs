@@ -64,7 +64,9 @@ fn kazoos_accounts_become_an_accounts_file() {
     assert!(of_child.contains("the token is good"), "{of_child}");
     assert!(of_child.contains("Zoë \"Z\" \\ Sons") && of_child.to_lowercase().contains("child.example.com"));
     assert!(!of_child.contains(top), "what is above stays hidden: {of_child}");
-    assert!(!explained(accounts::DISABLED).contains("the token is good"));
+    let of_disabled = explained(accounts::DISABLED);
+    assert!(of_disabled.contains("account is disabled"), "{of_disabled}");
+    assert!(of_disabled.contains("the token is refused"), "{of_disabled}");
     assert!(explained(top).contains("the token is good"));
     dir.remove().unwrap();
 }

@@ -71,10 +71,15 @@ impl Deployment {
 
     /// Requests of a kind that ended so.
     async fn counted(&self, kind: &str, outcome: &str) -> u64 {
-        let start = format!(r#"blackhole_ingest_requests_total{{kind="{kind}",outcome="{outcome}"}} "#);
-        let text = self.ingest.metrics().await.unwrap();
-        text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
+        counted(&self.ingest, kind, outcome).await
     }
+}
+
+/// Requests of a kind that ended so at this ingest.
+async fn counted(ingest: &Service, kind: &str, outcome: &str) -> u64 {
+    let start = format!(r#"blackhole_ingest_requests_total{{kind="{kind}",outcome="{outcome}"}} "#);
+    let text = ingest.metrics().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
 }
 
 async fn ingest(name: &str, rabbitmq: &RabbitMq, nats: &Nats, dir: &RunDir) -> Service {

@@ -1,7 +1,8 @@
 //! Cursors and `since`: a client that remembers one short string misses nothing, on any edge.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use async_nats::jetstream::{ErrorCode, context::GetStreamErrorKind};
 use blackhole_tests::{
     accounts::Account,
     client::{Client, Incoming},
@@ -162,11 +163,13 @@ async fn the_past_is_asked_for_by_time() {
     let reply = subscribe_since(&mut watcher, &account, &["call.*.*"], "-1h").await;
     assert_eq!(reply["data"]["recovered"], false, "the stream is younger than that: {reply}");
     assert_eq!(reply["data"]["reason"], "cursor expired");
-    // All of what is there is asked for by a time at which it was just there.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // `since` reaches back to the middle of a pause between the events.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let pause = Instant::now() - Duration::from_secs(1);
     publish(&stack, &account, 3..5).await;
     assert_eq!(numbers(&mut watcher, 2).await, [3, 4]);
-    let mut client = resumed(&stack.edge, &account, &["call.*.*"], "-1s").await;
+    let since = format!("-{}ms", pause.elapsed().as_millis());
+    let mut client = resumed(&stack.edge, &account, &["call.*.*"], &since).await;
     publish(&stack, &account, 5..6).await;
     assert_eq!(numbers(&mut client, 3).await, [3, 4, 5]);
 }
@@ -254,7 +257,9 @@ async fn without_history_there_are_no_cursors_and_since_is_an_error() {
     publish(&stack, &account, 3..4).await;
     while numbers(&mut client, 1).await != [3] {}
     let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
-    assert!(jetstream.get_stream("BLACKHOLE_V1").await.is_err(), "no stream is made");
+    let missing = jetstream.get_stream("BLACKHOLE_V1").await.unwrap_err();
+    let GetStreamErrorKind::JetStream(missing) = missing.kind() else { panic!("{missing}") };
+    assert_eq!(missing.error_code(), ErrorCode::STREAM_NOT_FOUND, "no stream is made");
 }
 
 #[tokio::test]

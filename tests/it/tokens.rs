@@ -24,6 +24,12 @@ async fn reply(url: &str, token: &str) -> serde_json::Value {
     Client::connect(url).await.request(json!({ "action": "ping", "auth_token": token })).await
 }
 
+/// Why a token was refused; none if it was accepted.
+fn refusal(reply: &serde_json::Value) -> Option<&str> {
+    let text = reply["data"]["errors"][0].as_str()?;
+    Some(text.strip_prefix("failed to authenticate token : ").unwrap_or_else(|| panic!("{text}")))
+}
+
 #[tokio::test]
 async fn keys_are_found_by_their_id_and_may_come_and_go() {
     let shared = Stack::shared();
@@ -57,23 +63,26 @@ async fn keys_are_found_by_their_id_and_may_come_and_go() {
     assert_eq!(reply(&url, &good).await["status"], "success");
 
     let later = signed(Algorithm::EdDSA, "ed", &ed_key, &account);
-    for bad in [
-        later.clone(),
-        signed(Algorithm::EdDSA, "ec", &ed_key, &account),
-        signed(Algorithm::ES256, "../keys/ec", &ec_key, &account),
-        // The public key as an HMAC secret.
-        signed(Algorithm::HS256, "ec", &EncodingKey::from_secret(ec.public_key_pem().as_bytes()), &account),
+    // The public key as an HMAC secret.
+    let public_key = EncodingKey::from_secret(ec.public_key_pem().as_bytes());
+    for (bad, reason) in [
+        (later.clone(), "unknown key id"),
+        (signed(Algorithm::EdDSA, "ec", &ed_key, &account), "algorithm does not fit the key"),
+        (signed(Algorithm::ES256, "../keys/ec", &ec_key, &account), "unknown key id"),
+        (signed(Algorithm::HS256, "ec", &public_key, &account), "algorithm is not accepted"),
         // HS256 is off without a secret.
-        account.token(),
+        (account.token(), "algorithm is not accepted"),
     ] {
-        let text = reply(&url, &bad).await["data"]["errors"][0].to_string();
-        assert!(text.starts_with("\"failed to authenticate token "), "{text}");
+        assert_eq!(refusal(&reply(&url, &bad).await), Some(reason));
     }
 
     std::fs::write(keys.join("ed.pem"), ed.public_key_pem()).unwrap();
     eventually("the new key", || async { reply(&url, &later).await["status"] == "success" }).await;
     std::fs::remove_file(keys.join("ec.pem")).unwrap();
-    eventually("the end of the old key", || async { reply(&url, &good).await["status"] == "error" }).await;
+    eventually("the end of the old key", || async {
+        refusal(&reply(&url, &good).await) == Some("unknown key id")
+    })
+    .await;
 }
 
 /// auth-svc is a NATS micro service like any other: the standard tools find it.
@@ -115,6 +124,8 @@ async fn a_changed_accounts_file_is_in_force_at_once() {
     assert_eq!(reply(&url, &account.token()).await["status"], "success");
     let line = format!("realm = \"{}\"\n", account.realm);
     std::fs::write(&file, accounts::file().replace(&line, &format!("{line}enabled = false\n"))).unwrap();
-    eventually("the disabled account", || async { reply(&url, &account.token()).await["status"] == "error" })
-        .await;
+    eventually("the disabled account", || async {
+        refusal(&reply(&url, &account.token()).await) == Some("account is disabled")
+    })
+    .await;
 }

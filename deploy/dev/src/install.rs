@@ -205,8 +205,12 @@ impl Drop for Uncut {
 
 fn has_candidate(package: &str) -> bool {
     let policy = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
-    let text = policy.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.contains("Candidate:") && !text.contains("Candidate: (none)")
+    policy.is_ok_and(|output| names_candidate(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Whether the output of `apt-cache policy` has a version to install.
+fn names_candidate(policy: &str) -> bool {
+    policy.contains("Candidate:") && !policy.contains("Candidate: (none)")
 }
 
 fn succeeds(program: &str, args: &[&str]) -> bool {
@@ -234,7 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn a_package_without_a_candidate_is_noticed() {
-        assert!(!has_candidate("no-such-package"));
+    fn only_a_package_with_a_candidate_can_be_installed() {
+        assert!(names_candidate("jq:\n  Installed: (none)\n  Candidate: 1.6-2.1\n  Version table:\n"));
+        assert!(!names_candidate("rabbitmq:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n"));
+        assert!(!names_candidate(""));
     }
 }

@@ -1,7 +1,7 @@
 //! The bench's smoke: everything that it publishes arrives, once and in order. `cargo dev bench --smoke` runs it alone.
 
 use blackhole_dev::process::{Process, Spec};
-use blackhole_dev::workspace::RunDir;
+use blackhole_dev::workspace::{self, RunDir};
 
 #[tokio::test]
 async fn the_bench_loses_and_repeats_nothing() {
@@ -13,9 +13,16 @@ async fn the_bench_loses_and_repeats_nothing() {
     let report = std::fs::read_to_string(&log).unwrap();
     println!("{report}");
     assert!(status.success(), "the bench failed ({status}); what it printed is above");
-    // It measured what it should have.
+    // Each shape was measured, with events that had to arrive.
+    let figures = std::fs::read(workspace::target_dir().unwrap().join("bench/results.json")).unwrap();
+    let figures: serde_json::Value = serde_json::from_slice(&figures).unwrap();
     for shape in ["fan-out, ", "sharded, ", "mixed, ", "storm, "] {
-        assert!(report.contains(&format!("\n{shape}")), "there is no `{shape}`");
+        let rows = figures["rows"].as_array().unwrap().iter();
+        let mut rows = rows.filter(|row| row["shape"].as_str().unwrap().starts_with(shape)).peekable();
+        assert!(rows.peek().is_some(), "no row for `{shape}`");
+        for row in rows {
+            assert!(row["expected"].as_u64().unwrap() > 0 && row["delivered"] == row["expected"], "{row}");
+        }
     }
     run.remove().unwrap();
 }

@@ -158,8 +158,10 @@ async fn what_is_no_request_is_dropped_and_each_request_is_answered_once() {
     answered.sort_unstable();
     asked.sort_unstable();
     assert_eq!(answered, asked);
-    assert!(kazoo.is_silent_for(Duration::from_millis(1500)).await, "an answer came twice");
-    assert!(deployment.counted("sessions", "done").await < 41, "the standby has answered some");
+    let done = [&deployment.ingest, &standby].map(|ingest| super::counted(ingest, "sessions", "done"));
+    let done = futures_util::future::join_all(done).await;
+    assert_eq!(done.iter().sum::<u64>(), 41, "each was answered once, by one of the two");
+    assert!(done.iter().all(|count| *count > 0), "{done:?}");
 
     // What a dead ingest was answering, the other answers.
     let silent = Edge::start(&client, "edge-b", Mood::Silent, Vec::new()).await;
@@ -232,7 +234,8 @@ async fn a_list_that_no_broker_would_take_is_cut_and_the_log_says_so() {
     let mut kazoo = deployment.kazoo("crossbar").await;
     let answer = kazoo.sockets(json!({ "Account-ID": "acc" })).await;
     let listed = ids(&answer);
-    assert!((50..63).contains(&listed.len()), "12 MiB of 18 MB: {}", listed.len());
+    // Parts of two sessions, a little over 400 kB each: 31 of them fit in 12 MiB.
+    assert_eq!(listed.len(), 62);
     let partial = deployment.logged("a list of sessions is partial");
     assert!(partial[0].contains("too_many=true"), "{partial:?}");
     let shown = http::get(deployment.ingest.admin(), "/sessions").await.unwrap();

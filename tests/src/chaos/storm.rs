@@ -136,7 +136,8 @@ pub async fn run(sessions: usize) -> Report {
         session.newest() == storm.sent[session.number % ACCOUNTS].load(Ordering::Relaxed)
     };
     soon_enough("the last events", OVER_WITHIN, || has(is_done)).await;
-    all.iter().for_each(|session| session.judge(&storm, sessions));
+    let own: usize = all.iter().map(|session| session.judge(&storm, sessions)).sum();
+    assert!(own > 0, "no session had an event on the binding of its own call");
     Report { sessions, back, caught_up, cpu }
 }
 
@@ -218,7 +219,9 @@ impl Session {
         *self.cursor.lock() = frame.cursor;
     }
 
-    fn judge(&self, storm: &Storm, sessions: usize) {
+    /// Panics unless each binding brought its events, once and in order. Returns how many the binding of the session's
+    /// own call brought.
+    fn judge(&self, storm: &Storm, sessions: usize) -> usize {
         let account = self.number % ACCOUNTS;
         let last = storm.sent[account].load(Ordering::Relaxed);
         let came = self.came.lock();
@@ -230,6 +233,7 @@ impl Session {
         let expected: Vec<u64> =
             (1..=last).filter(|number| call_of(account, *number, sessions) == own).collect();
         assert_eq!(of(&mine), expected, "session {}: {mine}", self.number);
+        expected.len()
     }
 }
 

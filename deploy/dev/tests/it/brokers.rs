@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config as StreamConfig;
 use blackhole_dev::brokers::{Nats, RabbitMq};
 use blackhole_dev::ports;
 use blackhole_dev::process::{Process, Signal, Spec};
@@ -35,10 +36,17 @@ async fn wait_until_none_of(dir: &Path) {
     assert_eq!(processes_of(dir), [""; 0], "left behind");
 }
 
+async fn jetstream(nats: &Nats) -> async_nats::jetstream::Context {
+    async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap())
+}
+
 #[tokio::test]
 async fn nats_keeps_its_port_and_store_over_a_kill() {
     let run = RunDir::create("test-nats").unwrap();
     let nats = Nats::start(&run.subdir("nats").unwrap()).await.unwrap();
+    let config = StreamConfig { name: "kept".into(), ..StreamConfig::default() };
+    let stream = jetstream(&nats).await.create_stream(config).await.unwrap();
+    let created = stream.cached_info().created;
     let first = nats.server().process().unwrap().id();
     nats.server().kill().await.unwrap();
     assert!(ports::is_free(nats.port()));
@@ -46,6 +54,8 @@ async fn nats_keeps_its_port_and_store_over_a_kill() {
     assert_ne!(nats.server().process().unwrap().id(), first);
     let health = blackhole_dev::http::get(&nats.monitor(), "/healthz").await.unwrap();
     assert_eq!(health.status, 200);
+    let kept = jetstream(&nats).await.get_stream("kept").await.unwrap();
+    assert_eq!(kept.cached_info().created, created);
     nats.server().restart().await.unwrap();
     assert!(nats.server().is_ready().await);
     let port = nats.port();
