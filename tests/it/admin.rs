@@ -1,4 +1,4 @@
-//! The admin ports: health, metrics, and that neither they nor the logs hold a secret.
+//! The admin ports: health checks and metrics, and no secrets in metrics and logs.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use blackhole_tests::{
 use serde_json::json;
 
 #[tokio::test]
-async fn readiness_names_what_is_missing() {
+async fn readiness_names_the_missing_connections() {
     let dir = RunDir::create("admin").unwrap();
     let env = [
         ("NATS__URL", format!("nats://127.0.0.1:{}", ports::free().unwrap())),
@@ -25,7 +25,7 @@ async fn readiness_names_what_is_missing() {
     .await;
     let ready = http::get(edge.admin(), "/health/ready").await.unwrap();
     assert_eq!((ready.status, ready.body.as_str()), (503, "waiting for events, nats\n"));
-    // As a container's health check asks.
+    // As the health check of a container does.
     let healthy = |admin: &str| {
         let mut check = std::process::Command::new(stack::binaries().ws_edge);
         check.arg("--check-health").env("BLACKHOLE_ADMIN__LISTEN", admin).output().unwrap()
@@ -43,7 +43,7 @@ async fn readiness_names_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_user_and_password_in_the_url_are_those_of_nats() {
+async fn user_and_password_in_the_nats_url_are_used_and_not_logged() {
     let dir = RunDir::create("login").unwrap();
     let login = "authorization { user: me, password: s3cr3t }";
     let nats = Nats::with_config(&dir.subdir("nats").unwrap(), login).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_user_and_password_in_the_url_are_those_of_nats() {
 }
 
 #[tokio::test]
-async fn every_metric_says_what_it_is() {
+async fn every_metric_has_help_and_type() {
     let stack = Stack::shared();
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("")).await;
@@ -112,8 +112,8 @@ async fn every_metric_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn no_log_and_no_metric_holds_a_token_or_a_secret() {
-    // All that can be logged, by everyone.
+async fn logs_and_metrics_contain_no_token_or_secret() {
+    // Everything that the services can log.
     let stack = Stack::start_with("secrets", &[("LOG__FILTER", "trace"), ("LOG__FORMAT", "json")]).await;
     let account = Account::fresh();
     let token = account.token();
@@ -128,7 +128,7 @@ async fn no_log_and_no_metric_holds_a_token_or_a_secret() {
     events::call(&account, "CHANNEL_CREATE", "x").publish(&stack.publisher().await).await;
     client.event().await;
 
-    // The signature is what makes a token.
+    // Whoever has the signature can restore the token.
     let signature = token.rsplit('.').next().unwrap();
     for (name, service) in
         [("ws-edge", &stack.edge.service), ("auth-svc", &stack.auth_svc), ("amqp-ingest", &stack.amqp_ingest)]
@@ -144,7 +144,7 @@ async fn no_log_and_no_metric_holds_a_token_or_a_secret() {
         }
         for (what, text) in [("log", log), ("metrics", service.metrics().await.unwrap())] {
             for secret in [signature, accounts::SECRET, "guest:guest"] {
-                assert!(!text.contains(secret), "the {what} of {name} holds {secret}");
+                assert!(!text.contains(secret), "the {what} of {name} contains {secret}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The WebSocket port as an HTTP server: the console, the upgrade, and refusals that say why.
+//! HTTP on the WebSocket port: the console, the upgrade, and refusals with their reasons.
 
 use std::net::Ipv4Addr;
 
@@ -32,7 +32,7 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: edge\r\n\r\n")
 }
 
-/// A connection that becomes a session, with the headers of a proxy; it holds its place while it is held.
+/// Connects with the headers of a proxy, and returns the connection with the response status.
 async fn session_from(edge: &Edge, headers: &[(&str, Option<&str>)]) -> (RawClient, u16) {
     let mut raw = RawClient::connect(edge.port).await;
     raw.send(upgrade_request("/", headers)).await;
@@ -41,7 +41,7 @@ async fn session_from(edge: &Edge, headers: &[(&str, Option<&str>)]) -> (RawClie
 }
 
 #[tokio::test]
-async fn the_console_is_at_the_root_and_may_load_nothing_from_elsewhere() {
+async fn the_console_is_served_at_the_root_with_a_strict_content_security_policy() {
     let edge = &Stack::shared().edge;
     let page = answer_of(edge, &get("/")).await;
     assert_eq!(page.status, 200);
@@ -57,17 +57,17 @@ async fn the_console_is_at_the_root_and_may_load_nothing_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn the_client_is_a_file_of_its_own_for_any_page() {
+async fn the_javascript_client_is_served_to_any_origin() {
     let file = answer_of(&Stack::shared().edge, &get("/client.js")).await;
     assert_eq!((file.status, file.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
     assert_eq!(file.header("access-control-allow-origin"), Some("*"));
-    assert_eq!(file.header("cache-control"), Some("no-cache"), "it is that of the edge's release");
+    assert_eq!(file.header("cache-control"), Some("no-cache"), "it must match the release of the edge");
     assert!(file.body.contains("class BlackholeClient"));
 }
 
-/// Also those of the operator's own file.
+/// The list includes the families of the operator's own file.
 #[tokio::test]
-async fn what_may_be_bound_is_told_as_json() {
+async fn the_bindings_of_the_catalogue_are_listed_as_json() {
     let dir = blackhole_dev::workspace::RunDir::create("told").unwrap();
     let file = dir.path().join("own.toml");
     let own = "[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\nkey = \"mine.{id}\"\ntenant = []\n\
@@ -75,19 +75,19 @@ async fn what_may_be_bound_is_told_as_json() {
     std::fs::write(&file, own).unwrap();
     let settings = [("CATALOGUE__FILE", file.to_str().unwrap())];
     let edge = Stack::shared().another_edge("edge-told", &settings).await;
-    let told = answer_of(&edge, &get("/bindings")).await;
-    assert_eq!((told.status, told.header("content-type")), (200, Some("application/json")));
-    assert_eq!(told.header("access-control-allow-origin"), Some("*"));
-    let json: serde_json::Value = serde_json::from_str(&told.body).unwrap();
+    let listed = answer_of(&edge, &get("/bindings")).await;
+    assert_eq!((listed.status, listed.header("content-type")), (200, Some("application/json")));
+    assert_eq!(listed.header("access-control-allow-origin"), Some("*"));
+    let json: serde_json::Value = serde_json::from_str(&listed.body).unwrap();
     let last = json["bindings"].as_array().unwrap().last().unwrap();
     assert_eq!(*last, serde_json::json!({ "family": "mine", "binding": "mine.{id}", "required": ["id"] }));
     assert_eq!(answer_of(&edge, &get("/bindings").replace("GET", "DELETE")).await.status, 405);
-    // A WebSocket opens at any path, this one included.
+    // An upgrade works at any path, including this one.
     assert_eq!(upgraded(&edge, "/bindings", &[]).await.status, 101);
 }
 
 #[tokio::test]
-async fn any_path_and_any_origin_upgrade() {
+async fn an_upgrade_works_with_any_path_and_origin() {
     let edge = &Stack::shared().edge;
     for (target, origin) in
         [("/", "null"), ("/any/path?x=1&view=data", "https://elsewhere.example"), ("/socket", "file://")]
@@ -101,7 +101,7 @@ async fn any_path_and_any_origin_upgrade() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_asks_for_what_there_is_not_is_refused() {
+async fn an_unsupported_handshake_is_refused() {
     let edge = &Stack::shared().edge;
     let sub_protocol = upgraded(edge, "/", &[("Sec-WebSocket-Protocol", Some("mqtt"))]).await;
     assert_eq!((sub_protocol.status, sub_protocol.body.as_str()), (400, "there are no sub-protocols here\n"));
@@ -115,7 +115,7 @@ async fn a_handshake_that_asks_for_what_there_is_not_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_refused_and_counted() {
+async fn bytes_that_are_not_http_are_refused_and_counted() {
     let edge = Stack::shared().another_edge("edge-not-http", &[]).await;
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
@@ -130,7 +130,7 @@ async fn what_is_not_http_is_refused_and_counted() {
 }
 
 #[tokio::test]
-async fn who_dawdles_over_the_handshake_is_let_go() {
+async fn a_slow_handshake_times_out() {
     let edge = Stack::shared().another_edge("edge-slow", &[("WS__HANDSHAKE_TIMEOUT", "300ms")]).await;
     for sent in ["", "GET / HTTP/1.1\r\nHost: ed"] {
         let mut slow = RawClient::connect(edge.port).await;
@@ -141,7 +141,7 @@ async fn who_dawdles_over_the_handshake_is_let_go() {
 }
 
 #[tokio::test]
-async fn an_address_has_so_many_places_and_gets_them_back() {
+async fn connections_per_address_are_limited_and_released() {
     let settings = [("WS__MAX_CONNECTIONS_PER_IP", "2"), ("WS__TRUSTED_PROXIES", "[\"127.0.0.1/32\"]")];
     let edge = Stack::shared().another_edge("edge-places", &settings).await;
     let from = |address: &'static str| [("X-Forwarded-For", Some(address))];
@@ -151,16 +151,16 @@ async fn an_address_has_so_many_places_and_gets_them_back() {
     assert_eq!(
         session_from(&edge, &from("198.51.100.7")).await.1,
         429,
-        "what a client wrote before does not count"
+        "addresses that the client itself added do not count"
     );
     assert_eq!(session_from(&edge, &from("198.51.100.8")).await.1, 101);
     drop(first);
-    eventually("the place is given back", || async {
+    eventually("the release of the connection", || async {
         session_from(&edge, &from("198.51.100.7")).await.1 == 101
     })
     .await;
 
-    // From an address that is no trusted proxy the header says nothing.
+    // The header is ignored unless it comes from a trusted proxy.
     let mut direct = Vec::new();
     for number in 0..3 {
         let mut raw = RawClient::connect_from(Ipv4Addr::new(127, 0, 0, 2), edge.port).await;
@@ -171,7 +171,7 @@ async fn an_address_has_so_many_places_and_gets_them_back() {
 }
 
 #[tokio::test]
-async fn an_edge_has_so_many_places() {
+async fn connections_per_edge_are_limited() {
     let edge = Stack::shared().another_edge("edge-full", &[("WS__MAX_CONNECTIONS", "1")]).await;
     let first = session_from(&edge, &[]).await;
     assert_eq!(first.1, 101);
@@ -180,7 +180,7 @@ async fn an_edge_has_so_many_places() {
 }
 
 #[tokio::test]
-async fn who_answers_no_ping_is_dropped_and_who_does_stays() {
+async fn a_client_that_does_not_answer_pings_is_dropped() {
     let edge = Stack::shared().another_edge("edge-dead", &[("WS__PING_INTERVAL", "200ms")]).await;
     let account = Account::fresh();
     let mut alive = Client::try_connect(&edge.url(""), &[]).await.unwrap();
@@ -188,13 +188,13 @@ async fn who_answers_no_ping_is_dropped_and_who_does_stays() {
     let mut dead = RawClient::session(edge.port, "").await;
     let mut pings = 0;
     while let Some((first, _)) = dead.frame().await {
-        assert_ne!(first, CLOSE, "nobody is there to read it");
+        assert_ne!(first, CLOSE, "a dead client gets no close frame");
         pings += usize::from(first == PING);
     }
-    assert_eq!(pings, 2, "pings without an answer");
-    // Its library answers pings by itself.
+    assert_eq!(pings, 2, "unanswered pings");
+    // The library of this client answers pings by itself.
     alive.subscribe(&account, &["fax.status.*"]).await;
-    eventually("one session is left", || async {
+    eventually("the end of one session", || async {
         Stack::metric(&edge.service, "blackhole_edge_sessions").await == 1.0
     })
     .await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use blackhole_tests::{
-    accounts::{self, Account, Family},
+    accounts::{self, Account, AccountPair},
     client::{Client, Incoming},
     events, soon,
     stack::Stack,
@@ -21,7 +21,7 @@ fn error(reply: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn a_subscriber_gets_the_event_in_both_forms() {
+async fn an_event_frame_has_the_body_as_published_and_normalized() {
     let account = Account::fresh();
     let mut client = connect().await;
     let mut reply = client.subscribe(&account, &["call.CHANNEL_CREATE.*"]).await;
@@ -42,12 +42,12 @@ async fn a_subscriber_gets_the_event_in_both_forms() {
     assert_eq!(frame["args"], event.body, "the body as it was published");
     assert_eq!(frame["data"]["custom_channel_vars"]["account_id"], account.id);
     assert_eq!(frame["data"]["caller_id_name"], "Zoë Ångström");
-    assert_eq!(frame["data"].get("server_id"), None, "transport headers go");
-    assert_eq!(frame["data"].get("media_server"), None, "nulls go");
+    assert_eq!(frame["data"].get("server_id"), None, "transport headers are removed");
+    assert_eq!(frame["data"].get("media_server"), None, "nulls are removed");
 }
 
 #[tokio::test]
-async fn a_view_is_chosen_by_the_query() {
+async fn the_query_chooses_the_view() {
     let account = Account::fresh();
     let stack = Stack::shared();
     let publisher = stack.publisher().await;
@@ -70,7 +70,7 @@ async fn a_view_is_chosen_by_the_query() {
 }
 
 #[tokio::test]
-async fn binding_comes_before_bindings() {
+async fn binding_takes_precedence_over_bindings() {
     let account = Account::fresh();
     let mut client = connect().await;
     let data = json!({ "binding": "fax.status.*", "bindings": ["call.*.*", "object.*.user"] });
@@ -80,7 +80,7 @@ async fn binding_comes_before_bindings() {
 }
 
 #[tokio::test]
-async fn the_account_defaults_to_the_tokens_own() {
+async fn the_account_defaults_to_that_of_the_token() {
     let account = Account::fresh();
     let mut client = connect().await;
     let data = json!({ "binding": "call.*.*" });
@@ -90,8 +90,8 @@ async fn the_account_defaults_to_the_tokens_own() {
 }
 
 #[tokio::test]
-async fn a_parent_sees_its_child_but_not_the_other_way_round() {
-    let Family { parent, child } = Family::fresh();
+async fn a_parent_may_subscribe_to_its_child_but_not_the_reverse() {
+    let AccountPair { parent, child } = AccountPair::fresh();
     let stranger = Account::fresh();
     let mut client = connect().await;
     client.subscribe_with(&parent.token(), &child.id, &["call.*.*"]).await;
@@ -113,7 +113,7 @@ async fn a_parent_sees_its_child_but_not_the_other_way_round() {
 }
 
 #[tokio::test]
-async fn every_account_is_for_superduper_admins_only() {
+async fn only_superduper_admins_may_subscribe_to_all_accounts() {
     let account = Account::fresh();
     let subscribe = |token| {
         let data = json!({ "account_id": "*", "binding": "call.CHANNEL_CREATE.*" });
@@ -128,7 +128,7 @@ async fn every_account_is_for_superduper_admins_only() {
     let call_id = format!("of-{}", account.id);
     events::call(&account, "CHANNEL_CREATE", &call_id).publish(&Stack::shared().publisher().await).await;
     let frame = loop {
-        // Other tests' events come as well.
+        // Events of other tests arrive too.
         let frame = client.event().await;
         if frame["args"]["Call-ID"] == call_id {
             break frame;
@@ -139,7 +139,7 @@ async fn every_account_is_for_superduper_admins_only() {
 }
 
 #[tokio::test]
-async fn unsubscribing_one_several_and_all() {
+async fn one_several_or_all_bindings_can_be_unsubscribed() {
     let account = Account::fresh();
     let mut client = connect().await;
     client.subscribe(&account, &["call.*.*", "fax.status.*", "object.*.user", "doc_edited.*.user.*"]).await;
@@ -167,7 +167,7 @@ async fn unsubscribing_one_several_and_all() {
 }
 
 #[tokio::test]
-async fn what_is_not_bound_is_unsubscribed_successfully() {
+async fn unsubscribing_an_unknown_binding_succeeds() {
     let account = Account::fresh();
     let mut client = connect().await;
     for binding in ["call.*.*", "no.such.family"] {
@@ -188,7 +188,7 @@ async fn a_ping_is_answered() {
 }
 
 #[tokio::test]
-async fn the_request_id_is_echoed_and_stands_in_events() {
+async fn replies_and_events_carry_the_request_id() {
     let account = Account::fresh();
     let publisher = Stack::shared().publisher().await;
     let mut client = connect().await;
@@ -204,7 +204,7 @@ async fn the_request_id_is_echoed_and_stands_in_events() {
     events::call(&account, "CHANNEL_CREATE", "1").publish(&publisher).await;
     assert_eq!(client.event().await.get("request_id"), None);
 
-    // The same binding again: its events carry the newer request's id, and come once.
+    // Subscribing again: events carry the id of the newer request, and arrive once.
     for id in [json!("a \"quoted\" id"), json!(42)] {
         client.send_text(subscribe(Some(id.clone()))).await;
         let reply = client.reply().await;
@@ -219,7 +219,7 @@ async fn the_request_id_is_echoed_and_stands_in_events() {
 }
 
 #[tokio::test]
-async fn a_request_is_all_or_nothing() {
+async fn a_subscribe_request_is_all_or_nothing() {
     let account = Account::fresh();
     let mut client = connect().await;
     let data = json!({ "bindings": ["call.*.*", "call.NO_SUCH_EVENT.*"] });
@@ -231,7 +231,7 @@ async fn a_request_is_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn the_token_is_needed_once() {
+async fn a_session_needs_the_token_only_once() {
     let account = Account::fresh();
     let mut client = connect().await;
     for request in
@@ -245,14 +245,14 @@ async fn the_token_is_needed_once() {
 }
 
 #[tokio::test]
-async fn bad_tokens_are_refused_with_the_text_that_clients_know() {
+async fn bad_tokens_are_refused_with_their_reason() {
     let mut client = connect().await;
     let expired = accounts::signed(&json!({ "account_id": accounts::TOP, "exp": 1_000_000_000 }));
     let endless = accounts::signed(&json!({ "account_id": accounts::TOP }));
     let unknown = accounts::token("nobody", Duration::from_secs(60));
     let disabled = accounts::token(accounts::DISABLED, Duration::from_secs(60));
     let forged = accounts::top_token() + "x";
-    // {"alg":"none"} and no signature.
+    // {"alg":"none"} without a signature.
     let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", accounts::top_token().split('.').nth(1).unwrap());
     for (token, reason) in [
         ("nonsense", "token is malformed"),
@@ -272,7 +272,7 @@ async fn bad_tokens_are_refused_with_the_text_that_clients_know() {
 }
 
 #[tokio::test]
-async fn the_upgrade_may_carry_the_token() {
+async fn the_upgrade_request_may_carry_the_token() {
     let account = Account::fresh();
     let url = Stack::shared().edge.url("");
     let token = account.token();
@@ -285,7 +285,7 @@ async fn the_upgrade_may_carry_the_token() {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_its_token_unless_it_is_renewed() {
+async fn a_session_is_closed_when_its_token_expires_unless_it_is_renewed() {
     let account = Account::fresh();
     let mut ends = connect().await;
     let mut renewed = connect().await;
@@ -301,8 +301,8 @@ async fn a_session_ends_with_its_token_unless_it_is_renewed() {
 }
 
 #[tokio::test]
-async fn requests_are_limited_in_rate() {
-    // The burst is the default. The refill is as slow as it can be, so that it does not blur the count.
+async fn the_rate_of_requests_is_limited() {
+    // The default burst, with the slowest possible refill, so that the count is exact.
     let edge = Stack::shared().another_edge("edge-rate", &[("WS__RATE__PER_SECOND", "1")]).await;
     let mut client = Client::connect(&edge.url("")).await;
     let token = Account::fresh().token();
@@ -333,7 +333,7 @@ async fn requests_are_limited_in_rate() {
 }
 
 #[tokio::test]
-async fn bindings_are_limited_in_number() {
+async fn the_number_of_bindings_is_limited() {
     let account = Account::fresh();
     let mut client = connect().await;
     let bindings = |range: std::ops::Range<u32>| -> Vec<String> {
@@ -352,14 +352,14 @@ async fn bindings_are_limited_in_number() {
 }
 
 #[tokio::test]
-async fn the_client_is_told_when_it_is_idle_too_long() {
+async fn an_idle_session_is_closed_with_4408() {
     let edge = Stack::shared().another_edge("edge-idle", &[("WS__IDLE_TIMEOUT", "300ms")]).await;
     let mut client = Client::connect(&edge.url("")).await;
     assert_eq!(client.incoming().await, Incoming::Closed(Some(4408)));
 }
 
 #[tokio::test]
-async fn a_stopping_edge_says_come_back_and_is_gone_in_time() {
+async fn a_stopping_edge_closes_sessions_with_1012_and_exits_in_time() {
     let edge = Stack::shared().another_edge("edge-stop", &[]).await;
     let account = Account::fresh();
     let mut clients = Vec::new();
@@ -368,12 +368,12 @@ async fn a_stopping_edge_says_come_back_and_is_gone_in_time() {
         client.subscribe(&account, &["call.*.*"]).await;
         clients.push(client);
     }
-    let begun = std::time::Instant::now();
+    let began = std::time::Instant::now();
     let status = edge.service.server().stop().await.unwrap();
     assert!(
-        status.success() && begun.elapsed() < Duration::from_secs(10),
+        status.success() && began.elapsed() < Duration::from_secs(10),
         "{status} after {:?}",
-        begun.elapsed()
+        began.elapsed()
     );
     for client in &mut clients {
         assert_eq!(client.incoming().await, Incoming::Closed(Some(1012)));

@@ -1,4 +1,4 @@
-//! Keys in a directory, as KAZOO's are used, through auth-svc and the edge.
+//! Token keys in a directory, and changes of the accounts file, through auth-svc and the edge.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +31,7 @@ fn refusal(reply: &serde_json::Value) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn keys_are_found_by_their_id_and_may_come_and_go() {
+async fn keys_are_selected_by_id_and_may_be_added_and_removed() {
     let shared = Stack::shared();
     let dir = RunDir::create("keys").unwrap();
     let keys = dir.subdir("keys").unwrap();
@@ -41,7 +41,7 @@ async fn keys_are_found_by_their_id_and_may_come_and_go() {
     );
     std::fs::write(keys.join("ec.pem"), ec.public_key_pem()).unwrap();
     std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
-    // A deployment of its own on the same NATS server.
+    // A separate deployment on the same NATS server.
     let mut env = vec![
         ("NATS__URL", shared.nats.url()),
         ("NATS__PREFIX", "keys.v1".to_owned()),
@@ -70,7 +70,7 @@ async fn keys_are_found_by_their_id_and_may_come_and_go() {
         (signed(Algorithm::EdDSA, "ec", &ed_key, &account), "algorithm does not fit the key"),
         (signed(Algorithm::ES256, "../keys/ec", &ec_key, &account), "unknown key id"),
         (signed(Algorithm::HS256, "ec", &public_key, &account), "algorithm is not accepted"),
-        // HS256 is off without a secret.
+        // HS256 is disabled without a secret.
         (account.token(), "algorithm is not accepted"),
     ] {
         assert_eq!(refusal(&reply(&url, &bad).await), Some(reason));
@@ -85,11 +85,10 @@ async fn keys_are_found_by_their_id_and_may_come_and_go() {
     .await;
 }
 
-/// auth-svc is a NATS micro service like any other: the standard tools find it.
 #[tokio::test]
-async fn the_service_is_found_by_the_standard_discovery() {
+async fn auth_svc_is_a_nats_micro_service() {
     let client = async_nats::connect(Stack::shared().nats.url()).await.unwrap();
-    // Other tests' deployments on this server answer as well, and only the first answer is seen.
+    // Deployments of other tests answer too, and only the first answer is returned.
     eventually("the answer of the shared deployment", || async {
         let answer = client.request("$SRV.INFO.blackhole-auth", "".into()).await.unwrap();
         let info: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
@@ -99,9 +98,8 @@ async fn the_service_is_found_by_the_standard_discovery() {
     .await;
 }
 
-/// An account that is disabled while its sessions are there gets no further binding.
 #[tokio::test]
-async fn a_changed_accounts_file_is_in_force_at_once() {
+async fn a_changed_accounts_file_takes_effect_at_once() {
     let dir = RunDir::create("reload").unwrap();
     let shared = Stack::shared();
     let file = dir.path().join("accounts.toml");

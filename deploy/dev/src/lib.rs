@@ -1,6 +1,6 @@
-//! A whole Blackhole on one machine: brokers, services and a simulated KAZOO, for `cargo dev` and for the tests.
+//! A complete Blackhole on one machine: brokers, services and a simulated KAZOO, for `cargo dev` and for the tests.
 //!
-//! What is started here dies with the process that started it, however that one ends.
+//! Every process started here ends with the process that started it, even if that one is killed.
 
 pub mod bench;
 pub mod brokers;

@@ -1,5 +1,5 @@
-//! The floor: a server that writes one ready-made frame per event and session, with nothing before and nothing beside
-//! it. What costs less than this does less than to deliver.
+//! The floor: a server that only writes one prepared frame per event and session. No server can deliver events for
+//! less.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -14,20 +14,20 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::clock;
-use crate::control::{Answer, Answers, Master, Order, Phase};
+use crate::control::{Answer, Answers, Order, Phase, RunConnection};
 use crate::event::{Keys, Message};
 use crate::load::Load;
 
 const WAKE: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 const BACKLOG: i32 = 4096;
-/// As much goes out in one write when it coalesces.
+/// Maximum size of a write when coalescing, in bytes.
 const BATCH: usize = 256 * 1024;
 
-/// Serves the run until it is over.
-pub(crate) fn run(master: Master) -> Result<()> {
+/// Executes orders until the run is over.
+pub(crate) fn run(run: RunConnection) -> Result<()> {
     let poll = Poll::new()?;
-    let (answers, orders) = (master.answers()?, master.orders(&poll, WAKE)?);
+    let (answers, orders) = (run.answers()?, run.orders(&poll, WAKE)?);
     let (sessions, lanes) = (Vec::new(), HashMap::new());
     Floor { poll, orders, answers, service: None, sessions, lanes }.serve()
 }
@@ -60,12 +60,12 @@ impl Floor {
         loop {
             self.wait(&mut events, None)?;
             while let Ok(order) = self.orders.try_recv() {
-                self.obey(order)?;
+                self.execute(order)?;
             }
         }
     }
 
-    fn obey(&mut self, order: Order) -> Result<()> {
+    fn execute(&mut self, order: Order) -> Result<()> {
         let answer = match order {
             Order::Serve { port, load, coalesce } => {
                 let listener = listen(port).with_context(|| format!("cannot listen on port {port}"))?;
@@ -74,7 +74,7 @@ impl Floor {
                 Answer::Done
             }
             Order::Publish(phase) => self.publish(&phase)?,
-            other => bail!("the floor cannot do {other:?}"),
+            other => bail!("the floor cannot execute {other:?}"),
         };
         self.answers.send(&answer)
     }
@@ -117,7 +117,7 @@ impl Floor {
         }
     }
 
-    /// Reads the upgrade request, whose path is the lane. What comes later is of no interest.
+    /// Reads the upgrade request, whose path is the lane. Ignores everything later.
     fn read(&mut self, index: usize) {
         let session = &mut self.sessions[index];
         let mut buffer = [0; 4096];
@@ -187,7 +187,7 @@ impl Session {
             match self.stream.write(bytes) {
                 Ok(written) => self.pending.extend_from_slice(&bytes[written..]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.pending.extend_from_slice(bytes),
-                // It is gone; the clients' account shows that.
+                // The session has ended; the tally of the clients shows that.
                 Err(_) => {}
             }
         } else {

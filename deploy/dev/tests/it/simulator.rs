@@ -60,7 +60,7 @@ async fn every_planned_event_arrives_in_order_although_connections_are_closed() 
         }
         another_batch(&publisher).await;
     };
-    publisher.run_surely(&mut plan(), disturbance).await;
+    publisher.run_with_retries(&mut plan(), disturbance).await;
     let disturbed = publisher.confirmed() - undisturbed;
     assert!(disturbed >= 4 * BATCH);
 
