@@ -1,5 +1,4 @@
-//! The example clients in a real Chromium, opened from files as a newcomer opens them: what happens in KAZOO
-//! appears in the browser's console.
+//! The example clients in a real Chromium, opened from files: events of KAZOO appear in the browser's console.
 
 use std::path::{Path, PathBuf};
 
@@ -13,11 +12,11 @@ use blackhole_tests::{
 use serde_json::{Value, json};
 
 const CONFERENCE: &str = "conference-of-the-example";
-/// What both examples subscribe to, in this order.
+/// The bindings of both examples, in this order.
 const BINDINGS: [&str; 3] =
     ["call.CHANNEL_CREATE.*", "conference.event.conference-of-the-example.*", "doc_created.*.user.*"];
 
-/// One event for each of the examples' bindings.
+/// One event for each binding.
 fn wanted(account: &Account) -> Vec<Event> {
     vec![
         events::call(account, "CHANNEL_CREATE", "1f3c9a.77e2@10.0.4.17"),
@@ -26,7 +25,7 @@ fn wanted(account: &Account) -> Vec<Event> {
     ]
 }
 
-/// What nobody asked for: other names, another conference, another type, another account.
+/// Events that match no binding: other names, another conference, another type, another account.
 fn unwanted(account: &Account) -> Vec<Event> {
     let mut events = vec![
         events::call(account, "CHANNEL_DESTROY", "unwanted"),
@@ -38,8 +37,8 @@ fn unwanted(account: &Account) -> Vec<Event> {
     events
 }
 
-/// With the page in front, what happens in KAZOO appears in its console: exactly what it asked for, as published.
-async fn sees_what_happens(browser: &Browser, account: &Account, request_id: &str) -> Vec<Value> {
+/// Publishes events and asserts that exactly the wanted ones appear in the console, as published.
+async fn shows_wanted_events(browser: &Browser, account: &Account, request_id: &str) -> Vec<Value> {
     assert_eq!(browser.text("self.origin").await, "null", "the origin of a page from a file");
     let replies = browser.logged_frames("reply", BINDINGS.len()).await;
     for (reply, binding) in replies.iter().zip(BINDINGS) {
@@ -53,7 +52,7 @@ async fn sees_what_happens(browser: &Browser, account: &Account, request_id: &st
 
     let publisher = Stack::shared().publisher().await;
     let wanted = wanted(account);
-    // Events of one queue keep their order, so the unwanted ones would be there before the last wanted one.
+    // Events keep their order, so unwanted ones would appear before the last wanted one.
     for event in unwanted(account).iter().chain(&wanted) {
         event.publish(&publisher).await;
     }
@@ -73,7 +72,7 @@ fn our_example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/example.html").canonicalize().unwrap()
 }
 
-/// A copy of a page with these replacements, each of which has to be there to be made.
+/// A copy of a page with these replacements; panics if a placeholder is missing.
 fn with_placeholders_replaced(dir: &RunDir, page: &str, replacements: &[(&str, &str)]) -> PathBuf {
     let replace = |page: String, (placeholder, value): &(&str, &str)| {
         assert!(page.contains(placeholder), "{placeholder} is not in the page");
@@ -85,7 +84,7 @@ fn with_placeholders_replaced(dir: &RunDir, page: &str, replacements: &[(&str, &
 }
 
 #[tokio::test]
-async fn our_example_takes_its_values_from_its_address() {
+async fn the_example_takes_its_values_from_the_url_fragment() {
     let account = Account::fresh();
     let browser = Browser::open().await;
     browser.record_console().await;
@@ -98,9 +97,9 @@ async fn our_example_takes_its_values_from_its_address() {
     ];
     let fragment = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(values).finish();
     browser.goto_file(&our_example(), Some(&fragment)).await;
-    let seen = sees_what_happens(&browser, &account, "example-1").await;
+    let seen = shows_wanted_events(&browser, &account, "example-1").await;
 
-    // What is in the console is on the page too.
+    // The page shows the same frames as the console.
     browser.until("document.querySelectorAll('#messages li').length === 6").await;
     assert!(
         browser.text("document.getElementById('state').textContent").await.starts_with("Connected to ws://")
@@ -119,7 +118,7 @@ async fn our_example_takes_its_values_from_its_address() {
 }
 
 #[tokio::test]
-async fn our_example_works_with_its_placeholders_replaced() {
+async fn the_example_works_with_its_placeholders_replaced() {
     let account = Account::fresh();
     let dir = RunDir::create("example").unwrap();
     let page = std::fs::read_to_string(our_example()).unwrap();
@@ -133,19 +132,19 @@ async fn our_example_works_with_its_placeholders_replaced() {
     let browser = Browser::open().await;
     browser.record_console().await;
     browser.goto_file(&with_placeholders_replaced(&dir, &page, &replacements), None).await;
-    sees_what_happens(&browser, &account, "example-1").await;
+    shows_wanted_events(&browser, &account, "example-1").await;
     browser.close().await;
     dir.remove().unwrap();
 }
 
 #[tokio::test]
-async fn our_example_says_what_is_missing() {
+async fn the_example_reports_missing_values_and_failed_connections() {
     let browser = Browser::open().await;
     browser.goto_file(&our_example(), None).await;
     let state = browser.text("document.getElementById('state').textContent").await;
     assert_eq!(state, "Replace the constants in this file first, or give them in the address.");
 
-    // A server that is not there: the page says so, and what it knows.
+    // No server: the page shows how the connection ended.
     browser.record_console().await;
     let nobody = blackhole_dev::ports::free().unwrap();
     browser.goto("about:blank").await;
@@ -153,8 +152,12 @@ async fn our_example_says_what_is_missing() {
     browser
         .until("document.getElementById('state').textContent.startsWith('Connection closed: code 1006')")
         .await;
+    // This shows that `complaints`, which other tests assert to be empty, contains such errors.
+    let complaints = browser.complaints().await;
+    let expected = format!("WebSocket connection to 'ws://127.0.0.1:{nobody}/");
+    assert!(complaints.iter().any(|complaint| complaint.contains(&expected)), "{complaints:?}");
 
-    // A token that is refused: the reason is in the console and on the page.
+    // A refused token: the reason appears in the console.
     let url = Stack::shared().edge.url("");
     browser.goto("about:blank").await;
     browser.goto_file(&our_example(), Some(&format!("url={url}&account=a&token=nonsense"))).await;
@@ -165,7 +168,7 @@ async fn our_example_says_what_is_missing() {
     browser.close().await;
 }
 
-/// The example client on KAZOO's own page, which a clone of this project does not have.
+/// The example client of KAZOO's documentation, which this repository does not contain.
 fn the_pages_example() -> Option<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/seed/blackhole.txt");
     let page = std::fs::read_to_string(&file).ok()?;
@@ -176,14 +179,14 @@ fn the_pages_example() -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_pages_own_example_works_unchanged() {
+async fn the_example_of_the_kazoo_documentation_works_unchanged() {
     let Some(page) = the_pages_example() else {
-        println!("skipped: ../shared/seed/blackhole.txt is not there");
+        println!("skipped: ../shared/seed/blackhole.txt is missing");
         return;
     };
     let account = Account::fresh();
     let dir = RunDir::create("seed").unwrap();
-    // The page tells to replace the default 5555 as well.
+    // The documentation says to replace the default port 5555 as well.
     let place = format!("127.0.0.1:{}", Stack::shared().edge.port);
     let replacements = [
         ("{BLACKHOLE_IP_ADDRESS}:5555", place.as_str()),
@@ -196,7 +199,7 @@ async fn the_pages_own_example_works_unchanged() {
     let browser = Browser::open().await;
     browser.record_console().await;
     browser.goto_file(&file, None).await;
-    sees_what_happens(&browser, &account, "any random number").await;
+    shows_wanted_events(&browser, &account, "any random number").await;
     browser.close().await;
     dir.remove().unwrap();
 }

@@ -1,12 +1,12 @@
-//! Whatever dies, nobody misses anything. Longer by `cargo dev chaos`.
+//! Chaos tests. `cargo dev chaos` runs them longer.
 
 use std::{env, time::Duration};
 
 use blackhole_tests::chaos::{self, Settings, standstill, storm};
 
-/// What `cargo dev chaos` says, if it does.
+/// An option of `cargo dev chaos`.
 fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().and_then(|text| text.parse().ok())
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
 fn settings(seconds: u64, cluster: bool) -> Settings {
@@ -18,12 +18,12 @@ fn settings(seconds: u64, cluster: bool) -> Settings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_whatever_dies() {
+async fn no_event_is_lost_when_processes_die() {
     chaos::run(settings(60, false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_while_servers_of_a_cluster_die() {
+async fn no_event_is_lost_when_nats_servers_of_a_cluster_die() {
     chaos::run(settings(40, true)).await;
 }
 
@@ -34,7 +34,7 @@ async fn a_storm_of_sessions_resumes_on_another_edge() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_costs_no_memory_and_misses_nothing() {
-    let still = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(0));
-    standstill::run(100_000_000, still).await;
+async fn a_client_that_stops_reading_costs_no_memory_and_misses_no_event() {
+    let pause = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(0));
+    standstill::run(100_000_000, pause).await;
 }

@@ -1,4 +1,4 @@
-//! The binaries' flags, and every mistake in a configuration: exit code 1 and one line that says what, where, why.
+//! The binaries' flags, and configuration errors: exit code 1 and one line with the key, the value and the reason.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +8,7 @@ use std::{
 use blackhole_dev::workspace::RunDir;
 use blackhole_tests::{accounts, stack};
 
-/// What auth-svc cannot be without.
+/// The settings that auth-svc requires.
 const AUTH: &str =
     "[auth]\naccounts_file = \"ACCOUNTS\"\n[auth.jwt]\nhs256_secret = \"a secret of sixteen bytes\"\n";
 
@@ -21,7 +21,7 @@ impl Files {
         Files(dir)
     }
 
-    /// A file with this text, in which ACCOUNTS stands for the accounts file.
+    /// A file with this text, in which ACCOUNTS is replaced by the path of the accounts file.
     fn file(&self, name: &str, text: &str) -> PathBuf {
         let file = self.0.path().join(name);
         let accounts = self.0.path().join("accounts.toml");
@@ -46,8 +46,8 @@ fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The one line of a failure.
-fn complaint(output: &Output) -> String {
+/// The error of a failed run: exactly one line.
+fn error_of(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(text.lines().count(), 1, "one line: {text}");
@@ -55,7 +55,7 @@ fn complaint(output: &Output) -> String {
 }
 
 #[test]
-fn each_binary_tells_its_version_and_its_flags() {
+fn each_binary_prints_its_version_and_its_flags() {
     for program in programs() {
         let name = program.file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(
@@ -70,7 +70,7 @@ fn each_binary_tells_its_version_and_its_flags() {
 }
 
 #[test]
-fn what_is_printed_is_a_configuration_without_secrets() {
+fn the_printed_configuration_is_valid_and_without_secrets() {
     let files = Files::new();
     let text = format!(
         "{AUTH}[nats]\nurl = \"nats://me:s3cr3t@127.0.0.1:1\"\n[amqp]\nurl = \"amqp://me:s3cr3t@127.0.0.1:1\"\n"
@@ -85,7 +85,7 @@ fn what_is_printed_is_a_configuration_without_secrets() {
         let printed = out(&run(&program, &["--print-config"], &[("BLACKHOLE_CONFIG", file)]));
         assert!(printed.contains("[nats]") && printed.contains("[hidden]"), "{printed}");
         assert!(!printed.contains("s3cr3t") && !printed.contains("sixteen"), "{printed}");
-        // The environment comes after the file.
+        // The environment overrides the file.
         let printed =
             out(&run(&program, &["--print-config", "--config", file], &[("BLACKHOLE_LOG__FILTER", "debug")]));
         assert!(printed.contains("filter = \"debug\""), "{printed}");
@@ -98,7 +98,7 @@ fn what_is_printed_is_a_configuration_without_secrets() {
 }
 
 #[test]
-fn each_mistake_is_told_in_one_line() {
+fn each_configuration_error_is_reported_in_one_line() {
     let files = Files::new();
     let [ingest, auth, edge] = programs();
     for (program, text, expected) in [
@@ -150,29 +150,29 @@ fn each_mistake_is_told_in_one_line() {
     ] {
         let file = files.file("wrong.toml", text);
         let output = run(program, &["--config", file.to_str().unwrap(), "--check-config"], &[]);
-        let line = complaint(&output);
+        let line = error_of(&output);
         assert!(line.contains(expected), "{text}\n gave: {line}\n not: {expected}");
         assert!(!line.contains("s3cr3t"), "{line}");
-        // The same without the flag: the start stops.
-        assert_eq!(complaint(&run(program, &["--config", file.to_str().unwrap()], &[])), line);
+        // Without the flag, the service fails to start with the same error.
+        assert_eq!(error_of(&run(program, &["--config", file.to_str().unwrap()], &[])), line);
     }
 }
 
 #[test]
-fn a_mistake_in_the_environment_names_the_variable() {
+fn an_invalid_environment_variable_is_named() {
     let [_, _, edge] = programs();
-    let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WS__MAX_BINDINGS", "many")]));
+    let line = error_of(&run(&edge, &["--check-config"], &[("BLACKHOLE_WS__MAX_BINDINGS", "many")]));
     assert!(line.contains("BLACKHOLE_WS__MAX_BINDINGS") && line.contains("\"many\""), "{line}");
-    let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WS__MAX_BINDINGS", "0")]));
+    let line = error_of(&run(&edge, &["--check-config"], &[("BLACKHOLE_WS__MAX_BINDINGS", "0")]));
     assert!(line.contains("`ws.max_bindings` = 0 "), "{line}");
-    let line = complaint(&run(&edge, &["--check-config"], &[("BLACKHOLE_WSS__LISTEN", "x")]));
+    let line = error_of(&run(&edge, &["--check-config"], &[("BLACKHOLE_WSS__LISTEN", "x")]));
     assert!(line.contains("`wss`"), "{line}");
-    let line = complaint(&run(&edge, &["--check-config", "--config", "/nonexistent/file.toml"], &[]));
+    let line = error_of(&run(&edge, &["--check-config", "--config", "/nonexistent/file.toml"], &[]));
     assert!(line.contains("/nonexistent/file.toml: No such file"), "{line}");
 }
 
 #[test]
-fn a_mistake_in_the_catalogue_stops_both_who_read_it() {
+fn an_invalid_catalogue_stops_the_ingest_and_the_edge() {
     let files = Files::new();
     let catalogue = files.file(
         "families.toml",
@@ -184,8 +184,8 @@ fn a_mistake_in_the_catalogue_stops_both_who_read_it() {
             ("BLACKHOLE_CATALOGUE__FILE", catalogue.to_str().unwrap()),
             ("BLACKHOLE_ADMIN__LISTEN", "127.0.0.1:0"),
         ];
-        let line = complaint(&run(program, &["--check-config"], &environment));
-        assert_eq!(complaint(&run(program, &[], &environment)), line);
+        let line = error_of(&run(program, &["--check-config"], &environment));
+        assert_eq!(error_of(&run(program, &[], &environment)), line);
         assert!(
             line.contains("family `mine`: event `{x}.y`: the first word `{x}` needs a list of values"),
             "{line}"
@@ -194,14 +194,14 @@ fn a_mistake_in_the_catalogue_stops_both_who_read_it() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told() {
+fn a_port_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let [_, _, edge] = programs();
     for variable in ["BLACKHOLE_WS__LISTEN", "BLACKHOLE_ADMIN__LISTEN"] {
         let other =
             if variable.contains("WS__") { "BLACKHOLE_ADMIN__LISTEN" } else { "BLACKHOLE_WS__LISTEN" };
-        let line = complaint(&run(&edge, &[], &[(variable, address.as_str()), (other, "127.0.0.1:0")]));
+        let line = error_of(&run(&edge, &[], &[(variable, address.as_str()), (other, "127.0.0.1:0")]));
         assert!(line.contains(&address) && line.contains("in use"), "{line}");
     }
 }

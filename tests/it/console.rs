@@ -1,4 +1,4 @@
-//! The console, the page that an edge serves, in a real Chromium and without a mouse.
+//! The console that an edge serves, in a real Chromium, operated by keyboard.
 
 use blackhole_tests::{
     accounts::Account,
@@ -9,7 +9,7 @@ use blackhole_tests::{
 use fantoccini::key::Key;
 use serde_json::{Value, json};
 
-/// The console of the shared edge, in a browser of its own.
+/// The console of the shared edge, in its own browser.
 struct Console {
     browser: Browser,
     account: Account,
@@ -17,7 +17,7 @@ struct Console {
 }
 
 impl Console {
-    /// Opens it as a newcomer finds it.
+    /// Opens it without a token.
     async fn open() -> Console {
         let account = Account::fresh();
         let console = Console { browser: Browser::open().await, token: account.token(), account };
@@ -25,7 +25,7 @@ impl Console {
         console
     }
 
-    /// Opens it with a token and these bindings in its address, and waits until they are subscribed to.
+    /// Opens it with a token and bindings in the URL, and waits until they are subscribed.
     async fn watching(bindings: &[&str]) -> Console {
         let account = Account::fresh();
         let console = Console { browser: Browser::open().await, token: account.token(), account };
@@ -47,17 +47,17 @@ impl Console {
         self.until(&format!("{} !== null", subscription(binding))).await;
     }
 
-    /// What stands in this column of the events, from the newest on.
+    /// The cells of a column of the events, newest first.
     async fn column(&self, name: &str) -> Vec<String> {
         serde_json::from_value(self.browser.script(&format!("return {}", cells(name))).await).unwrap()
     }
 
-    /// Waits until the events shown are those of these calls and documents, the newest first.
+    /// Waits until exactly the events with these ids are shown, newest first.
     async fn until_shown(&self, ids: &[&str]) {
         self.until(&format!("JSON.stringify({}) === {}", cells("id"), json!(json!(ids).to_string()))).await;
     }
 
-    /// Waits until an element's text contains this.
+    /// Waits until the text of an element contains `text`.
     async fn until_says(&self, id: &str, text: &str) {
         self.until(&format!("{}.includes({})", text_of(id), json!(text))).await;
     }
@@ -66,7 +66,7 @@ impl Console {
         event.publish(&Stack::shared().publisher().await).await;
     }
 
-    /// Publishes an event of a call of the console's account.
+    /// Publishes a call event of the console's account.
     async fn call(&self, name: &str, call_id: &str) -> Event {
         let event = events::call(&self.account, name, call_id);
         self.publish(&event).await;
@@ -92,7 +92,7 @@ fn subscription(binding: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_token_in_the_address_is_enough() {
+async fn a_token_in_the_url_fragment_is_enough_to_subscribe() {
     let console = Console::watching(&["call.*.*", "object.*.user"]).await;
     console.until_says("status", "connected").await;
     console.call("CHANNEL_CREATE", "1f3c9a.77e2@10.0.4.17").await;
@@ -106,7 +106,7 @@ async fn a_token_in_the_address_is_enough() {
 }
 
 #[tokio::test]
-async fn the_token_leaves_the_address_and_is_written_down_nowhere() {
+async fn the_token_is_removed_from_the_url_and_stored_nowhere() {
     let console = Console::watching(&["call.*.*"]).await;
     let browser = &console.browser;
     assert_eq!(browser.page.current_url().await.unwrap().as_str(), page());
@@ -122,13 +122,13 @@ async fn the_token_leaves_the_address_and_is_written_down_nowhere() {
 }
 
 #[tokio::test]
-async fn the_page_loads_nothing_from_elsewhere() {
+async fn the_console_loads_nothing_from_other_servers() {
     let console = Console::watching(&["call.*.*"]).await;
     console.call("CHANNEL_CREATE", "a-call").await;
     console.until_shown(&["a-call"]).await;
     let (page, socket) = (page(), page().replacen("http", "ws", 1));
     let mut requests = console.browser.requests().await;
-    // The browser's own first tab is no part of the page.
+    // Ignore the requests of the browser's first tab.
     requests.retain(|url| !url.starts_with("data:") && !url.starts_with("chrome:"));
     requests.sort();
     let parts: Vec<String> =
@@ -136,12 +136,16 @@ async fn the_page_loads_nothing_from_elsewhere() {
     assert_eq!(requests.len(), parts.len() + 1, "{requests:?}");
     assert_eq!(requests[..parts.len()], parts);
     assert!(requests[parts.len()].starts_with(&socket), "{requests:?}");
-    assert_eq!(console.browser.complaints().await, [""; 0], "its policy forbids nothing that it does");
+    assert_eq!(
+        console.browser.complaints().await,
+        [""; 0],
+        "the content security policy allows everything the page does"
+    );
     console.browser.close().await;
 }
 
 #[tokio::test]
-async fn one_connects_and_subscribes_by_keyboard() {
+async fn the_keyboard_is_enough_to_connect_and_subscribe() {
     let console = Console::open().await;
     let browser = &console.browser;
     console.until_says("empty", "Paste a token and connect").await;
@@ -151,7 +155,7 @@ async fn one_connects_and_subscribes_by_keyboard() {
     console.until_says("token-problem", "Paste a token first.").await;
     browser.keys("nonsense\n").await;
     console.until_says("token-problem", "failed to authenticate token").await;
-    // The focus is still there: the refused token is replaced.
+    // The focus is still on the token: replace it.
     for _ in "nonsense".chars() {
         browser.press(Key::Backspace).await;
     }
@@ -179,10 +183,10 @@ async fn one_connects_and_subscribes_by_keyboard() {
 }
 
 #[tokio::test]
-async fn one_fills_in_a_binding_of_the_catalogue_by_keyboard() {
+async fn the_keyboard_is_enough_to_fill_in_a_binding_of_the_catalogue() {
     let console = Console::watching(&["fax.status.*"]).await;
     let browser = &console.browser;
-    // What is offered is what the edge's catalogue has.
+    // The offered bindings are those of the edge's catalogue.
     let catalogue = blackhole_common::catalogue::Catalogue::load(None).unwrap();
     let forms = catalogue.families().iter().flat_map(|family| &family.event).flat_map(|event| &event.form);
     let forms: Vec<&str> = forms.map(|form| form.binding.as_str()).collect();
@@ -200,7 +204,7 @@ async fn one_fills_in_a_binding_of_the_catalogue_by_keyboard() {
         browser.press(Key::Tab).await;
     }
     browser.press(Key::Enter).await;
-    // The place that has to be filled in has the focus.
+    // The input for the required parameter has the focus.
     assert_eq!(browser.text("document.activeElement.labels[0].textContent").await, "conference id");
     assert_eq!(
         browser.text("document.getElementById('binding').value").await,
@@ -208,7 +212,7 @@ async fn one_fills_in_a_binding_of_the_catalogue_by_keyboard() {
     );
     browser.press(Key::Enter).await;
     console.until_says("subscribe-problem", "Fill in the conference id first.").await;
-    // A dot would begin another word; here it is written as it has to be.
+    // A dot would start another word, so the console encodes it.
     browser.keys("room.7@x\n").await;
     console.until_subscribed("conference.event.*.room%2E7@x.*").await;
     console.until("document.getElementById('parameters').childElementCount === 0").await;
@@ -219,7 +223,7 @@ async fn one_fills_in_a_binding_of_the_catalogue_by_keyboard() {
     console.publish(&event).await;
     console.until_shown(&["a-call"]).await;
 
-    // A list of values is offered where the catalogue has one, and a form without one to fill in begins as `*`.
+    // Parameters with a list of values offer it. A form without required parameters starts with `*`.
     browser.keys("s").await;
     browser.keys("stream.*.*").await;
     console.until("document.querySelectorAll('#parameters input').length === 2").await;
@@ -231,7 +235,7 @@ async fn one_fills_in_a_binding_of_the_catalogue_by_keyboard() {
 }
 
 #[tokio::test]
-async fn one_reads_an_event_by_keyboard() {
+async fn the_keyboard_is_enough_to_read_an_event() {
     let console = Console::watching(&["call.*.*"]).await;
     let browser = &console.browser;
     let first = console.call("CHANNEL_CREATE", "first").await;
@@ -244,13 +248,13 @@ async fn one_reads_an_event_by_keyboard() {
     browser.press(Key::Enter).await;
     let shown = "document.activeElement.parentElement.querySelector('.detail pre').textContent";
     assert_eq!(serde_json::from_str::<Value>(&browser.text(shown).await).unwrap(), first.body);
-    // The other views are the next places of Tab.
+    // Tab leads to the other views.
     browser.tab_to("[data-view=data]").await;
     browser.press(Key::Space).await;
     let shown = browser.text("document.querySelector('.detail pre').textContent").await;
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["call_id"], "first");
 
-    // The list keeps still while one reads it; Escape goes back to what is new.
+    // While an event is open, the list does not change; Escape shows new events.
     console.call("CHANNEL_DESTROY", "second").await;
     console.until_says("held", "Held while you read: 1 new.").await;
     assert_eq!(console.column("id").await, ["second", "first"]);
@@ -261,7 +265,7 @@ async fn one_reads_an_event_by_keyboard() {
 }
 
 #[tokio::test]
-async fn single_keys_filter_pause_and_clear() {
+async fn single_keys_filter_pause_and_clear_the_events() {
     let console = Console::watching(&["call.*.*"]).await;
     let browser = &console.browser;
     console.call("CHANNEL_CREATE", "one").await;
@@ -291,19 +295,23 @@ async fn single_keys_filter_pause_and_clear() {
 }
 
 #[tokio::test]
-async fn a_refused_binding_is_explained_and_another_is_unsubscribed() {
+async fn a_refused_binding_shows_its_reason_and_another_can_be_unsubscribed() {
     let console = Console::watching(&["call.*.*", "fax.status.*"]).await;
     let browser = &console.browser;
     browser.keys("scall.NO_SUCH_EVENT.*\n").await;
     console.until_says("subscribe-problem", "event NO_SUCH_EVENT not supported").await;
     console.until_says("replies", "subscribe call.NO_SUCH_EVENT.*: event NO_SUCH_EVENT not supported").await;
-    assert_eq!(browser.text("document.activeElement.id").await, "binding", "where it is corrected");
+    assert_eq!(
+        browser.text("document.activeElement.id").await,
+        "binding",
+        "the focus is where the binding can be corrected"
+    );
     assert_eq!(browser.text("document.activeElement.getAttribute('aria-invalid')").await, "true");
 
     browser.tab_to("[data-binding='call.*.*'] button").await;
     browser.press(Key::Enter).await;
     console.until(&format!("{} === null", subscription("call.*.*"))).await;
-    // The call would be there before the fax.
+    // The call event would appear before the fax event.
     console.call("CHANNEL_CREATE", "a-call").await;
     console.publish(&events::fax(&console.account, "a-fax")).await;
     console.until_shown(&["a-fax"]).await;
@@ -311,7 +319,7 @@ async fn a_refused_binding_is_explained_and_another_is_unsubscribed() {
 }
 
 #[tokio::test]
-async fn what_strangers_write_stays_text() {
+async fn markup_in_events_is_shown_as_text() {
     let console = Console::watching(&["call.*.*"]).await;
     let browser = &console.browser;
     let hostile = "\"><img src=x onerror='window.hacked = 1'><script>window.hacked = 1</script>";
@@ -326,7 +334,7 @@ async fn what_strangers_write_stays_text() {
     browser.press(Key::Enter).await;
     let shown = browser.text("document.querySelector('.detail pre').textContent").await;
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), event.body);
-    // An error reply tells what was asked, word for word.
+    // The error reply contains the binding word for word.
     browser.tab_to("#pause").await;
     browser.keys(&format!("scall.{hostile}\n")).await;
     console.until_says("subscribe-problem", "<img src=x").await;
@@ -343,7 +351,7 @@ async fn what_strangers_write_stays_text() {
 }
 
 #[tokio::test]
-async fn it_is_light_or_dark_as_the_reader_prefers() {
+async fn the_console_follows_the_preferred_colour_scheme() {
     let console = Console::watching(&["call.*.*", "object.*.user", "doc_created.*.user.*"]).await;
     let browser = &console.browser;
     for (name, id) in

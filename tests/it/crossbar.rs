@@ -1,13 +1,14 @@
-//! The action `api`: what reaches Crossbar, what does not, and what the client is answered.
+//! The action `api`: which requests reach Crossbar, and what the client gets back.
 
 use std::time::{Duration, Instant};
 
+use blackhole_dev::websocket::TEXT;
 use blackhole_tests::{
     accounts::Account,
     client::Client,
     crossbar::Crossbar,
     eventually,
-    raw::Raw,
+    raw::RawClient,
     soon,
     stack::{Edge, Setting, Stack},
 };
@@ -37,7 +38,7 @@ async fn error(client: &mut Client, endpoint: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_request_reaches_crossbar_with_the_sessions_token_and_its_id() {
+async fn a_request_reaches_crossbar_with_the_sessions_token_and_the_request_id() {
     let crossbar = Crossbar::start().await;
     let edge = edge("api", &format!("{}/kazoo/", crossbar.url()), &[]).await;
     let account = Account::fresh();
@@ -54,7 +55,7 @@ async fn a_request_reaches_crossbar_with_the_sessions_token_and_its_id() {
         .await;
     let reply = client.reply().await;
     assert_eq!((&reply["status"], &reply["request_id"]), (&json!("success"), &json!("q \"1\" ü")));
-    let asked = crossbar.asked();
+    let asked = crossbar.take_requests();
     let [asked] = asked.as_slice() else { panic!("{asked:?}") };
     assert_eq!((asked.method.as_str(), asked.target.as_str()), ("POST", "/kazoo/v2/accounts/a%40b?x=y"));
     assert_eq!(asked.body, r#"{"data":{"n":null}}"#);
@@ -64,12 +65,12 @@ async fn a_request_reaches_crossbar_with_the_sessions_token_and_its_id() {
     assert_eq!(asked.header("content-type"), Some("application/json"));
     assert_eq!(asked.header("host"), crossbar.url().strip_prefix("http://"));
 
-    // KAZOO's defaults: get, no body; and every method that there is.
+    // KAZOO's defaults (get, no body), and all methods.
     api(&mut client, json!({ "endpoint": "/v2/about" })).await;
     for verb in ["get", "PUT", "patch", "delete"] {
         api(&mut client, json!({ "endpoint": "/v2/about", "verb": verb, "body": "text" })).await;
     }
-    let asked = crossbar.asked();
+    let asked = crossbar.take_requests();
     let methods: Vec<(&str, &str)> =
         asked.iter().map(|asked| (asked.method.as_str(), asked.body.as_str())).collect();
     assert_eq!(
@@ -80,7 +81,7 @@ async fn a_request_reaches_crossbar_with_the_sessions_token_and_its_id() {
 }
 
 #[tokio::test]
-async fn what_crossbar_answers_in_json_is_the_reply_to_the_letter() {
+async fn crossbars_json_is_returned_unchanged() {
     let crossbar = Crossbar::start().await;
     let edge = edge("api-answers", &crossbar.url(), &[("WS__CROSSBAR_MAX_ANSWER", "64 KiB")]).await;
     let account = Account::fresh();
@@ -94,7 +95,7 @@ async fn what_crossbar_answers_in_json_is_the_reply_to_the_letter() {
     let reply = api(&mut client, json!({ "endpoint": "/v2/bytes/65536" })).await;
     assert_eq!(reply["data"].as_str().unwrap().len(), 65534);
 
-    crossbar.asked();
+    crossbar.take_requests();
     for (endpoint, expected) in [
         ("/v2/page", "Crossbar answered with status 502 and no JSON"),
         ("/v2/redirect", "Crossbar answered with a redirect, which is not followed"),
@@ -104,23 +105,25 @@ async fn what_crossbar_answers_in_json_is_the_reply_to_the_letter() {
     ] {
         assert_eq!(error(&mut client, endpoint).await, expected, "{endpoint}");
     }
-    assert!(crossbar.asked().iter().all(|asked| asked.target != "/v2/secret"), "the redirect was followed");
+    let targets: Vec<String> = crossbar.take_requests().into_iter().map(|asked| asked.target).collect();
+    let expected = ["/v2/page", "/v2/redirect", "/v2/bytes/65537", "/v2/endless", "/v2/broken"];
+    assert_eq!(targets, expected, "the redirect to /v2/secret is not followed");
 
-    // Numbers, order and white space are Crossbar's.
-    let mut raw = Raw::session(edge.port, "").await;
+    // Numbers, order and white space are unchanged.
+    let mut raw = RawClient::session(edge.port, "").await;
     let request = json!({
         "action": "api", "auth_token": account.token(), "request_id": 1, "data": { "endpoint": "/v2/odd" },
     });
-    raw.send_frame(0x81, request.to_string()).await;
+    raw.send_frame(TEXT, request.to_string()).await;
     let expected = format!(
         r#"{{"action":"reply","request_id":1,"status":"success","data":{}}}"#,
-        blackhole_tests::crossbar::ODD
+        blackhole_tests::crossbar::ODD_JSON
     );
     assert_eq!(raw.text().await, expected);
 }
 
 #[tokio::test]
-async fn nothing_else_reaches_crossbar() {
+async fn invalid_endpoints_reach_neither_crossbar_nor_other_servers() {
     let crossbar = Crossbar::start().await;
     let elsewhere = Crossbar::start().await;
     let host = elsewhere.url().strip_prefix("http://").unwrap().to_owned();
@@ -171,42 +174,46 @@ async fn nothing_else_reaches_crossbar() {
     );
     let mut stranger = Client::connect(&edge.url("")).await;
     assert_eq!(error(&mut stranger, "/v2/about").await, "authentication token required");
-    assert!(crossbar.asked().is_empty() && elsewhere.asked().is_empty());
+    // A valid request at the end is the only one that reaches Crossbar.
+    assert_eq!(api(&mut client, json!({ "endpoint": "/v2/about" })).await["status"], "success");
+    let targets: Vec<String> = crossbar.take_requests().into_iter().map(|asked| asked.target).collect();
+    assert_eq!(targets, ["/base/v2/about"]);
+    assert!(elsewhere.take_requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_slow_crossbar_costs_its_own_askers_time_and_nobody_elses() {
+async fn a_slow_crossbar_delays_only_the_sessions_that_wait_for_it() {
     let crossbar = Crossbar::start().await;
     let limits = [("WS__CROSSBAR_CONCURRENCY", "2"), ("WS__REQUEST_TIMEOUT", "3s")];
     let edge = edge("api-slow", &crossbar.url(), &limits).await;
     let account = Account::fresh();
     let mut client = login(&edge, &account.token()).await;
-    let begun = Instant::now();
+    let began = Instant::now();
     assert_eq!(error(&mut client, "/v2/silence").await, "Crossbar did not answer in time");
-    assert!((Duration::from_secs(3)..Duration::from_secs(20)).contains(&begun.elapsed()));
+    assert!((Duration::from_secs(3)..Duration::from_secs(20)).contains(&began.elapsed()));
 
     let mut holders = [login(&edge, &account.token()).await, login(&edge, &account.token()).await];
     let request = |endpoint: &str| json!({ "action": "api", "data": { "endpoint": endpoint } }).to_string();
-    crossbar.asked();
+    crossbar.take_requests();
     for holder in &holders {
         holder.send_text(request("/v2/hold")).await;
     }
     eventually("two held requests", || async { crossbar.held() == 2 }).await;
     client.send_text(request("/v2/about")).await;
-    // The edge goes on meanwhile.
+    // Meanwhile the edge serves other requests.
     let mut other = login(&edge, &account.token()).await;
     assert_eq!(other.request(json!({ "action": "ping" })).await["status"], "success");
-    assert_eq!(crossbar.asked().len(), 2, "more than ws.crossbar_concurrency at once");
-    crossbar.let_go();
+    assert_eq!(crossbar.take_requests().len(), 2, "more than ws.crossbar_concurrency at once");
+    crossbar.release_one();
     assert_eq!(client.reply().await["status"], "success");
-    crossbar.let_go();
+    crossbar.release_one();
     for holder in &mut holders {
         assert_eq!(holder.reply().await["data"], json!({ "data": "held" }));
     }
 }
 
 #[tokio::test]
-async fn without_crossbar_or_with_a_token_that_has_ended_there_is_an_error() {
+async fn requests_fail_without_crossbar_and_with_an_expired_token() {
     let account = Account::fresh();
     let mut client = login(&Stack::shared().edge, &account.token()).await;
     let expected = "api is not available here : the operator has not set ws.crossbar_url";
@@ -226,13 +233,13 @@ async fn without_crossbar_or_with_a_token_that_has_ended_there_is_an_error() {
         }
     };
     assert_eq!(soon("the token's end", ended).await, "failed to authenticate token : token is expired");
-    crossbar.asked();
-    // A renewed session may again.
+    crossbar.take_requests();
+    // After a renewal it works again.
     let renewal =
         json!({ "action": "api", "auth_token": account.token(), "data": { "endpoint": "/v2/about" } });
     let token = renewal["auth_token"].clone();
     assert_eq!(client.request(renewal).await["status"], "success");
-    assert_eq!(crossbar.asked()[0].header("x-auth-token"), token.as_str());
+    assert_eq!(crossbar.take_requests()[0].header("x-auth-token"), token.as_str());
 
     let nobody = format!("http://127.0.0.1:{}", blackhole_dev::ports::free().unwrap());
     let edge = self::edge("api-away", &nobody, &[]).await;

@@ -1,4 +1,4 @@
-//! `cargo dev up` as a newcomer uses it, and that it leaves nothing behind, however it ends.
+//! `cargo dev up`: its output, and that it leaves no process behind however it ends.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -20,10 +20,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// Two brokers and three services have to start first, and cargo looks whether they are built.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+/// Time for cargo to check the build, and for two brokers and three services to start.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// `cargo dev up` with this WebSocket port, which also marks all processes of the run.
+/// `cargo dev up` with this WebSocket port, and a variable that marks the processes of the run.
 fn up(port: u16, arguments: &[&str]) -> Command {
     let mut command = Command::new(stack::program_directory().join("blackhole-dev"));
     command.args(["up", "--port", &port.to_string()]).args(arguments);
@@ -33,12 +33,12 @@ fn up(port: u16, arguments: &[&str]) -> Command {
     command
 }
 
-/// A variable of the environment, which every child inherits.
+/// An environment variable, which all child processes inherit.
 fn mark(port: u16) -> (&'static str, String) {
     ("TESTED_UP", format!("{}-of-{}", port, std::process::id()))
 }
 
-/// The command lines of the run's processes.
+/// The command lines of the processes of a run.
 fn processes(port: u16) -> Vec<String> {
     let (name, value) = mark(port);
     let mark = format!("{name}={value}");
@@ -50,23 +50,23 @@ fn processes(port: u16) -> Vec<String> {
         .collect()
 }
 
-async fn nothing_is_left(port: u16) {
+async fn no_process_is_left(port: u16) {
     eventually("the end of all processes", || async { processes(port).is_empty() }).await;
     assert!(ports::is_free(port), "port {port} is still taken");
 }
 
-/// The lines up to the first that has this word.
+/// The lines up to the first one that contains this word.
 async fn lines_until(word: &str, output: &mut (impl AsyncBufReadExt + Unpin)) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let read = async {
         while lines.last().is_none_or(|line| !line.contains(word)) {
             let mut line = String::new();
             let length = output.read_line(&mut line).await.unwrap();
-            assert!(length > 0, "it ended without {word}: {lines:#?}");
+            assert!(length > 0, "the output ended without {word}: {lines:#?}");
             lines.push(line.trim_end().to_owned());
         }
     };
-    assert!(tokio::time::timeout(START_PATIENCE, read).await.is_ok(), "no {word}: {lines:#?}");
+    assert!(tokio::time::timeout(START_TIMEOUT, read).await.is_ok(), "no {word}: {lines:#?}");
     lines
 }
 
@@ -85,13 +85,13 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 #[tokio::test]
-async fn it_shows_events_and_ends_by_itself() {
+async fn it_prints_events_and_stops_after_the_given_time() {
     let port = ports::free().unwrap();
     let mut child = up(port, &["--for", "5s", "--calls-per-second", "4"]).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let head = lines_until("token    ", &mut output).await.join("\n");
 
-    // The console is where it says, and the token opens it.
+    // The console is at the printed URL, and the token is valid.
     let (_, token) = head.rsplit_once(' ').unwrap();
     assert!(head.contains(&format!("http://127.0.0.1:{port}/#token={token}&account=*\n")), "{head}");
     let console = http::get(&format!("127.0.0.1:{port}"), "/").await.unwrap();
@@ -100,7 +100,7 @@ async fn it_shows_events_and_ends_by_itself() {
     let reply = client.request(json!({ "action": "ping", "auth_token": token })).await;
     assert_eq!(reply["status"], "success", "{reply}");
 
-    // One line for each event, and their number in the end.
+    // One line for each event, and their number at the end.
     let mut events = rest_of(output).await;
     let count = events.pop().unwrap();
     assert_eq!(count, format!("{} events received", events.len()));
@@ -116,28 +116,28 @@ async fn it_shows_events_and_ends_by_itself() {
         assert!(events.iter().any(|event| event.contains(name)), "no {name}: {events:#?}");
     }
     assert!(soon("its end", child.wait()).await.unwrap().success());
-    nothing_is_left(port).await;
+    no_process_is_left(port).await;
 }
 
 #[tokio::test]
-async fn it_uses_the_brokers_that_it_is_given_and_leaves_them_running() {
-    // Not the shared stack's: its services would carry the events too.
+async fn it_uses_external_brokers_and_leaves_them_running_and_clean() {
+    // Not those of the shared stack, whose services would also process the events.
     let dir = workspace::RunDir::create("given").unwrap();
     let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
     let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::start(&nats_dir));
     let (rabbitmq, nats) = (rabbitmq.unwrap(), nats.unwrap());
     let port = ports::free().unwrap();
     let given = ["--amqp", &rabbitmq.url(), "--nats", &nats.url(), "--for", "3s", "--calls-per-second", "4"];
-    let output = tokio::time::timeout(START_PATIENCE, up(port, &given).output()).await.unwrap().unwrap();
+    let output = tokio::time::timeout(START_TIMEOUT, up(port, &given).output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("CHANNEL_CREATE"));
-    nothing_is_left(port).await;
+    no_process_is_left(port).await;
     assert!(rabbitmq.server().is_ready().await && nats.server().is_ready().await);
-    assert_eq!(rabbitmq.queues().await.unwrap(), [], "what was made there is removed");
+    assert_eq!(rabbitmq.queues().await.unwrap(), [], "the created queues are removed");
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_said_in_one_line_and_starts_nothing() {
+async fn an_unreachable_broker_is_reported_in_one_line_and_nothing_starts() {
     let port = ports::free().unwrap();
     let nobody = format!("127.0.0.1:{}", ports::free().unwrap());
     let (nats, amqp) = (format!("nats://{nobody}"), format!("amqp://guest:guest@{nobody}/%2f"));
@@ -149,12 +149,12 @@ async fn what_cannot_be_is_said_in_one_line_and_starts_nothing() {
         assert_eq!(output.status.code(), Some(1), "{expected}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.lines().count() == 1 && said.starts_with(&expected), "{said}");
-        nothing_is_left(port).await;
+        no_process_is_left(port).await;
     }
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_not_replaced() {
+async fn a_requested_port_that_is_taken_is_an_error() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let output = soon("the error", up(port, &["--for", "5s"]).output()).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_port_that_is_taken_is_not_replaced() {
 }
 
 #[tokio::test]
-async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
+async fn ctrl_c_during_the_start_leaves_no_process_behind() {
     let port = ports::free().unwrap();
     let mut child = up(port, &[]).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
@@ -175,11 +175,11 @@ async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
     .await;
     signal(&child, Signal::SIGINT);
     assert_eq!(soon("its end", child.wait()).await.unwrap().code(), Some(130));
-    nothing_is_left(port).await;
+    no_process_is_left(port).await;
 }
 
 #[tokio::test]
-async fn ctrl_c_a_closed_terminal_and_a_sudden_death_leave_nothing_behind() {
+async fn ctrl_c_a_closed_terminal_and_sigkill_leave_no_process_behind() {
     for (number, code) in [(Signal::SIGINT, Some(0)), (Signal::SIGHUP, Some(129)), (Signal::SIGKILL, None)] {
         let port = ports::free().unwrap();
         let mut child = up(port, &["--calls-per-second", "5"]).spawn().unwrap();
@@ -191,10 +191,10 @@ async fn ctrl_c_a_closed_terminal_and_a_sudden_death_leave_nothing_behind() {
         }
         signal(&child, number);
         if number == Signal::SIGHUP {
-            // A terminal that is gone takes no more lines.
+            // A closed terminal accepts no more output.
             drop(output);
         }
         assert_eq!(soon("its end", child.wait()).await.unwrap().code(), code, "{number}");
-        nothing_is_left(port).await;
+        no_process_is_left(port).await;
     }
 }

@@ -1,11 +1,10 @@
-//! Every family in both directions: its events reach their subscribers, and nobody else's do. The judges are the
-//! real RabbitMQ and a sentinel that is published last.
+//! The binding families: subscribers get exactly the events that match, up to a sentinel that is published last.
 //!
-//! Here is what is peculiar to a family; `everything` asks the same of all of them.
+//! These tests cover what is specific to a family; `everything` covers all families, compared with a real RabbitMQ.
 
 use blackhole_dev::simulator::{account_database, encode_word, month_database};
 use blackhole_tests::{
-    accounts::{Account, Family},
+    accounts::{Account, AccountPair},
     client::Client,
     events::{self, Event},
     stack::Stack,
@@ -19,12 +18,12 @@ mod refused;
 mod relay;
 mod routing;
 
-/// The numbers that [`numbered`] gave.
+/// The numbers of [`numbered`] events.
 fn numbers(events: &[serde_json::Value]) -> Vec<u64> {
     events.iter().map(|event| event["args"]["Number"].as_u64().unwrap()).collect()
 }
 
-/// The event with a number, published anew: what is equal to the letter is taken for a redelivery.
+/// The event with a number and a new `Msg-ID`: an identical body would count as a redelivery.
 fn numbered(event: &Event, number: usize) -> Event {
     let mut event = event.clone();
     event.body["Number"] = number.into();
@@ -32,7 +31,7 @@ fn numbered(event: &Event, number: usize) -> Event {
     event
 }
 
-/// Subscribes `account` to a binding, publishes everything, and expects exactly `wanted`, in order.
+/// Subscribes `account` to a binding, publishes the events, and expects exactly the `wanted` ones, in order.
 async fn expect(account: &Account, binding: &str, published: &[Event], wanted: &[&Event]) {
     let stack = Stack::shared();
     let mut client = Client::connect(&stack.edge.url("")).await;
@@ -53,7 +52,7 @@ async fn expect(account: &Account, binding: &str, published: &[Event], wanted: &
 }
 
 #[tokio::test]
-async fn call_events_by_name_and_by_call() {
+async fn call_events_are_selected_by_name_and_by_call() {
     let (mine, other) = (Account::fresh(), Account::fresh());
     let published = [
         events::call(&mine, "CHANNEL_CREATE", "a.b@c"),
@@ -70,7 +69,7 @@ async fn call_events_by_name_and_by_call() {
 }
 
 #[tokio::test]
-async fn the_first_events_of_an_inbound_call_are_found_by_its_realm() {
+async fn call_events_that_name_only_a_realm_are_delivered() {
     let (mine, other) = (Account::fresh(), Account::fresh());
     let published = [
         events::call_of_realm(&mine.realm.to_uppercase(), "CHANNEL_CREATE", "in"),
@@ -83,7 +82,7 @@ async fn the_first_events_of_an_inbound_call_are_found_by_its_realm() {
 }
 
 #[tokio::test]
-async fn conference_events_in_both_forms_and_commands() {
+async fn conference_events_and_commands_are_selected_by_conference() {
     let (mine, other) = (Account::fresh(), Account::fresh());
     let published = [
         events::conference(&mine, "add-member", "C", "a.b"),
@@ -101,7 +100,7 @@ async fn conference_events_in_both_forms_and_commands() {
 }
 
 #[tokio::test]
-async fn document_changes_also_in_the_month_that_comes() {
+async fn document_changes_are_selected_by_action_and_type_including_future_month_databases() {
     let (mine, other) = (Account::fresh(), Account::fresh());
     let next_month = account_database(&mine.id) + "-209912";
     let this_month = month_database(&mine.id, std::time::SystemTime::now());
@@ -124,14 +123,14 @@ async fn document_changes_also_in_the_month_that_comes() {
 }
 
 #[tokio::test]
-async fn fax_status_by_fax() {
-    let Family { parent, child } = Family::fresh();
+async fn fax_status_is_selected_by_fax() {
+    let AccountPair { parent, child } = AccountPair::fresh();
     let published = [events::fax(&parent, "1"), events::fax(&child, "1"), events::fax(&parent, "2")];
     expect(&parent, "fax.status.1", &published, &[&published[0]]).await;
 }
 
 #[tokio::test]
-async fn faxes_as_documents() {
+async fn fax_documents_are_selected_by_action() {
     let (mine, other) = (Account::fresh(), Account::fresh());
     let next_month = account_database(&mine.id) + "-209912";
     let published = [
@@ -146,7 +145,7 @@ async fn faxes_as_documents() {
 }
 
 #[tokio::test]
-async fn presence_is_found_by_the_realm_whatever_its_case() {
+async fn presence_is_matched_by_realm_ignoring_case() {
     let (mine, other) = (Account::fresh(), Account::fresh());
     let presence = |account: &Account, kind: &str, id: &str| {
         let key = format!("{kind}.{}.{}", encode_word(&account.realm), encode_word(id));
@@ -169,9 +168,9 @@ async fn presence_is_found_by_the_realm_whatever_its_case() {
     expect(&mine, "presence.mwi_updates.1001", &published, &[mwi]).await;
 }
 
-/// Sessions of one account on one edge share subscriptions, and each gets its own.
+/// Sessions of an account on the same edge share NATS subscriptions.
 #[tokio::test]
-async fn many_sessions_get_every_event_once() {
+async fn many_sessions_of_an_account_get_every_event_once() {
     let stack = Stack::shared();
     let account = Account::fresh();
     let mut clients = Vec::new();
@@ -187,7 +186,7 @@ async fn many_sessions_get_every_event_once() {
     for (number, event) in published.iter().enumerate() {
         numbered(event, number).publish(&publisher).await;
     }
-    // One leaves: the others must not notice.
+    // One disconnects; the others must not be affected.
     clients.pop().unwrap().close().await;
     events::fax(&account, "sentinel").publish(&publisher).await;
     for client in &mut clients {

@@ -1,5 +1,5 @@
-//! What bad input gets: an error reply, a documented close code or the dead-letter queue; never another account's
-//! event, and the sessions beside it go on.
+//! Hostile input: it leads to an error reply, a documented close code or the dead-letter queue, never to events of
+//! another account, and other sessions are not affected.
 
 mod bindings;
 mod bodies;
@@ -16,7 +16,7 @@ use blackhole_tests::{
     stack::{Edge, Stack},
 };
 
-/// A well-behaved session on the edge that is mistreated.
+/// A well-behaved session on the edge under attack.
 struct Neighbour {
     account: Account,
     client: Client,
@@ -32,7 +32,7 @@ impl Neighbour {
         Neighbour { account, client, publisher: Stack::shared().publisher().await, published: 0 }
     }
 
-    /// Publishes an event of the neighbour's and waits for it.
+    /// Asserts that the neighbour still gets its events.
     async fn still_gets_events(&mut self) {
         self.published += 1;
         let call_id = format!("neighbour-{}", self.published);

@@ -1,4 +1,4 @@
-//! The end-to-end tests, as one program.
+//! The end-to-end tests: one program.
 
 // Tests fail by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

@@ -1,4 +1,4 @@
-//! The steps of docs/migrating.md that are texts to copy: what becomes of the accounts, and the proxy's configuration.
+//! The commands and configuration of docs/migrating.md: converting the accounts, and HAProxy.
 
 use std::{
     path::Path,
@@ -25,7 +25,7 @@ fn out(output: &Output) -> String {
 }
 
 #[test]
-fn kazoos_accounts_become_an_accounts_file() {
+fn the_documented_jq_program_converts_kazoos_accounts() {
     let dir = RunDir::create("migrating").unwrap();
     let file = |name: &str| dir.path().join(name);
     let (top, child) = (accounts::TOP, "4b31dd1d32ce6d249897c06332375d65");
@@ -63,20 +63,22 @@ fn kazoos_accounts_become_an_accounts_file() {
     let of_child = explained(child);
     assert!(of_child.contains("the token is good"), "{of_child}");
     assert!(of_child.contains("Zoë \"Z\" \\ Sons") && of_child.to_lowercase().contains("child.example.com"));
-    assert!(!of_child.contains(top), "what is above stays hidden: {of_child}");
-    assert!(!explained(accounts::DISABLED).contains("the token is good"));
+    assert!(!of_child.contains(top), "the parent account is not shown: {of_child}");
+    let of_disabled = explained(accounts::DISABLED);
+    assert!(of_disabled.contains("account is disabled"), "{of_disabled}");
+    assert!(of_disabled.contains("the token is refused"), "{of_disabled}");
     assert!(explained(top).contains("the token is good"));
     dir.remove().unwrap();
 }
 
 #[test]
-fn the_proxys_configuration_is_one() {
+fn the_documented_haproxy_configuration_is_valid() {
     let dir = RunDir::create("migrating-proxy").unwrap();
     let file = dir.path().join("haproxy.cfg");
     let head = "global\n    maxconn 1000\ndefaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    \
                 timeout server 30s\n    timeout tunnel 2h\n";
     let block = block("haproxy");
-    // The certificate is a matter of the site.
+    // The test has no certificate at that path.
     let tls = " ssl crt /etc/kazoo/haproxy/cert_key.pem alpn http/1.1";
     assert!(block.contains(tls));
     std::fs::write(&file, format!("{head}{}", block.replace(tls, ""))).unwrap();

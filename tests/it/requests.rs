@@ -1,4 +1,4 @@
-//! What KAZOO asks of a Blackhole over AMQP: the list of sockets, starting and stopping modules; and messages to it.
+//! Requests of KAZOO over AMQP: listing sockets, starting and stopping modules; and messages to KAZOO processes.
 
 mod edge;
 mod listing;
@@ -15,7 +15,7 @@ use blackhole_dev::{
 use blackhole_tests::{kazoo::Kazoo, stack};
 use serde_json::{Value, json};
 
-/// Two brokers and an ingest. Whoever asks is answered by every deployment on the broker, so each test has its own.
+/// Two brokers and an ingest. Every ingest on a broker answers its requests, so each test has its own deployment.
 struct Deployment {
     rabbitmq: RabbitMq,
     nats: Nats,
@@ -45,7 +45,7 @@ impl Deployment {
         until_counted(ingest, r#"connection_up{side="requests",zone=""} 1"#).await;
     }
 
-    /// Waits until an edge that does not answer in full is known to the ingest.
+    /// Waits until the ingest reports that the answer of an edge is missing.
     async fn until_missing(&self, edge: &str) {
         blackhole_tests::eventually(edge, || async {
             let shown = http::get(self.ingest.admin(), "/sessions").await.unwrap();
@@ -63,18 +63,23 @@ impl Deployment {
         Kazoo::start(&self.rabbitmq, server_id).await
     }
 
-    /// The ingest's log lines that have this text.
+    /// The log lines of the ingest that contain this text.
     fn logged(&self, text: &str) -> Vec<String> {
         let log = std::fs::read_to_string(self.dir.path().join("amqp-ingest.log")).unwrap();
         log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
-    /// Requests of a kind that ended so.
+    /// The number of requests of a kind with this outcome.
     async fn counted(&self, kind: &str, outcome: &str) -> u64 {
-        let start = format!(r#"blackhole_ingest_requests_total{{kind="{kind}",outcome="{outcome}"}} "#);
-        let text = self.ingest.metrics().await.unwrap();
-        text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
+        counted(&self.ingest, kind, outcome).await
     }
+}
+
+/// The number of requests of a kind with this outcome, at this ingest.
+async fn counted(ingest: &Service, kind: &str, outcome: &str) -> u64 {
+    let start = format!(r#"blackhole_ingest_requests_total{{kind="{kind}",outcome="{outcome}"}} "#);
+    let text = ingest.metrics().await.unwrap();
+    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).unwrap_or(0)
 }
 
 async fn ingest(name: &str, rabbitmq: &RabbitMq, nats: &Nats, dir: &RunDir) -> Service {

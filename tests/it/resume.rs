@@ -1,7 +1,8 @@
-//! Cursors and `since`: a client that remembers one short string misses nothing, on any edge.
+//! Cursors and `since`: with the last cursor, a client resumes on any edge without missing an event.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use async_nats::jetstream::{ErrorCode, context::GetStreamErrorKind};
 use blackhole_tests::{
     accounts::Account,
     client::{Client, Incoming},
@@ -15,7 +16,7 @@ async fn subscribe_since(client: &mut Client, account: &Account, bindings: &[&st
     client.request(json!({ "action": "subscribe", "auth_token": account.token(), "data": data })).await
 }
 
-/// A new client of an edge that resumes, successfully.
+/// A new client of an edge that has resumed; panics unless the history was recovered.
 async fn resumed(edge: &Edge, account: &Account, bindings: &[&str], since: &str) -> Client {
     let mut client = Client::connect(&edge.url("view=args")).await;
     let reply = subscribe_since(&mut client, account, bindings, since).await;
@@ -46,7 +47,7 @@ fn cursor(event: &Value) -> String {
 }
 
 #[tokio::test]
-async fn what_was_missed_comes_first_then_it_goes_on_live_on_any_edge() {
+async fn missed_events_are_replayed_before_live_events_on_any_edge() {
     let stack = Stack::shared();
     let other = stack.another_edge("edge-resume", &[]).await;
     let account = Account::fresh();
@@ -66,7 +67,7 @@ async fn what_was_missed_comes_first_then_it_goes_on_live_on_any_edge() {
 }
 
 #[tokio::test]
-async fn each_binding_gets_its_own_past_once() {
+async fn history_is_replayed_once_for_each_binding() {
     let stack = Stack::shared();
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -91,7 +92,7 @@ async fn each_binding_gets_its_own_past_once() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_live_may_ask_for_the_past_of_a_further_binding() {
+async fn a_live_session_may_replay_history_for_a_further_binding() {
     let stack = Stack::shared();
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -106,19 +107,19 @@ async fn a_session_that_is_live_may_ask_for_the_past_of_a_further_binding() {
     assert_eq!(
         numbers(&mut client, 5).await,
         [1, 3, 5, 6, 7],
-        "the past of the one, nothing twice of the other"
+        "the missed events of the new binding, and no duplicates for the other one"
     );
 }
 
 #[tokio::test]
-async fn who_had_no_event_for_long_resumes_with_the_cursor_of_a_reply() {
+async fn a_session_without_events_resumes_from_the_cursor_of_a_reply() {
     let stack = Stack::shared();
     let (account, busy) = (Account::fresh(), Account::fresh());
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
     let reply = client.subscribe(&account, &["call.*.*"]).await;
     let subscribed = cursor(&reply["data"]);
     publish(stack, &busy, 0..3).await;
-    // Others' events move on where it stands.
+    // Events of other accounts advance its position.
     let moved = async {
         while cursor(&client.request(json!({ "action": "ping" })).await["data"]) == subscribed {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -128,11 +129,11 @@ async fn who_had_no_event_for_long_resumes_with_the_cursor_of_a_reply() {
     publish(stack, &account, 0..2).await;
     assert_eq!(numbers(&mut client, 2).await, [0, 1]);
     let mut client = resumed(&stack.edge, &account, &["call.*.*"], &subscribed).await;
-    assert_eq!(numbers(&mut client, 2).await, [0, 1], "what came after the reply");
+    assert_eq!(numbers(&mut client, 2).await, [0, 1], "the events since the reply");
 }
 
 #[tokio::test]
-async fn bindings_with_odd_characters_and_of_realms_have_a_past_too() {
+async fn history_is_replayed_for_bindings_with_unusual_characters_and_for_realms() {
     let stack = Stack::shared();
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -154,25 +155,27 @@ async fn bindings_with_odd_characters_and_of_realms_have_a_past_too() {
 }
 
 #[tokio::test]
-async fn the_past_is_asked_for_by_time() {
+async fn since_may_be_a_time() {
     let stack = Stack::start_with("since-time", &[]).await;
     let account = Account::fresh();
     publish(&stack, &account, 0..3).await;
     let mut watcher = Client::connect(&stack.edge.url("view=args")).await;
     let reply = subscribe_since(&mut watcher, &account, &["call.*.*"], "-1h").await;
-    assert_eq!(reply["data"]["recovered"], false, "the stream is younger than that: {reply}");
+    assert_eq!(reply["data"]["recovered"], false, "the stream is newer than that: {reply}");
     assert_eq!(reply["data"]["reason"], "cursor expired");
-    // All of what is there is asked for by a time at which it was just there.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // `since` reaches back to the middle of a pause between the events.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let pause = Instant::now() - Duration::from_secs(1);
     publish(&stack, &account, 3..5).await;
     assert_eq!(numbers(&mut watcher, 2).await, [3, 4]);
-    let mut client = resumed(&stack.edge, &account, &["call.*.*"], "-1s").await;
+    let since = format!("-{}ms", pause.elapsed().as_millis());
+    let mut client = resumed(&stack.edge, &account, &["call.*.*"], &since).await;
     publish(&stack, &account, 5..6).await;
     assert_eq!(numbers(&mut client, 3).await, [3, 4, 5]);
 }
 
 #[tokio::test]
-async fn a_cursor_that_is_none_is_an_error_and_one_of_another_stream_is_unknown() {
+async fn a_malformed_cursor_is_an_error_and_a_cursor_of_another_stream_is_unknown() {
     let stack = Stack::start_with("since-unknown", &[]).await;
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -188,9 +191,9 @@ async fn a_cursor_that_is_none_is_an_error_and_one_of_another_stream_is_unknown(
     let nats = async_nats::connect(stack.nats.url()).await.unwrap();
     let jetstream = async_nats::jetstream::new(nats);
     jetstream.delete_stream("BLACKHOLE_V1").await.unwrap();
-    // The ingest makes it anew with the first event that nobody takes.
+    // The ingest creates the stream again for the first event that is not stored.
     publish(&stack, &account, 1..3).await;
-    assert_eq!(numbers(&mut client, 2).await, [1, 2], "a session that is there goes on");
+    assert_eq!(numbers(&mut client, 2).await, [1, 2], "an existing session continues");
     for binding in ["call.*.*", "call.#"] {
         let mut client = Client::connect(&stack.edge.url("view=args")).await;
         let reply = subscribe_since(&mut client, &account, &[binding], &since).await;
@@ -200,12 +203,12 @@ async fn a_cursor_that_is_none_is_an_error_and_one_of_another_stream_is_unknown(
             "{reply}"
         );
         publish(&stack, &account, 9..10).await;
-        assert_eq!(numbers(&mut client, 1).await, [9], "only what comes");
+        assert_eq!(numbers(&mut client, 1).await, [9], "only new events");
     }
 }
 
 #[tokio::test]
-async fn a_cursor_that_has_left_the_history_is_expired_and_nothing_is_half_recovered() {
+async fn an_expired_cursor_recovers_nothing() {
     let stack = Stack::start_with("since-expired", &[("HISTORY__MAX_AGE", "1s")]).await;
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -230,7 +233,7 @@ async fn a_cursor_that_has_left_the_history_is_expired_and_nothing_is_half_recov
 }
 
 #[tokio::test]
-async fn without_history_there_are_no_cursors_and_since_is_an_error() {
+async fn without_history_there_are_no_cursors_and_since_is_refused() {
     let stack = Stack::start_with("no-history", &[("HISTORY__MAX_AGE", "0s")]).await;
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -241,7 +244,7 @@ async fn without_history_there_are_no_cursors_and_since_is_an_error() {
     let event = client.event().await;
     assert_eq!(event.get("cursor"), None, "{event}");
     assert_eq!(numbers(&mut client, 2).await, [0, 1]);
-    // It goes on through the loss of either broker; what waits at RabbitMQ waits for NATS.
+    // It recovers from the loss of either broker. Meanwhile events wait in RabbitMQ's queue.
     stack.nats.server().kill().await.unwrap();
     Stack::until_ready(&stack.amqp_ingest, false).await;
     publish(&stack, &account, 2..3).await;
@@ -250,15 +253,17 @@ async fn without_history_there_are_no_cursors_and_since_is_an_error() {
     Stack::until_ready(&stack.edge.service, true).await;
     stack.rabbitmq.close_all_connections().await.unwrap();
     Stack::until_ready(&stack.amqp_ingest, true).await;
-    // What the ingest had before the edge was back has gone to nobody; from now on all comes.
+    // Events published before the edge had reconnected are lost without history; later ones arrive.
     publish(&stack, &account, 3..4).await;
     while numbers(&mut client, 1).await != [3] {}
     let jetstream = async_nats::jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
-    assert!(jetstream.get_stream("BLACKHOLE_V1").await.is_err(), "no stream is made");
+    let missing = jetstream.get_stream("BLACKHOLE_V1").await.unwrap_err();
+    let GetStreamErrorKind::JetStream(missing) = missing.kind() else { panic!("{missing}") };
+    assert_eq!(missing.error_code(), ErrorCode::STREAM_NOT_FOUND, "no stream is created");
 }
 
 #[tokio::test]
-async fn history_that_is_turned_off_takes_the_stream_away_and_comes_back_as_another() {
+async fn turning_history_off_deletes_the_stream_and_turning_it_on_creates_a_new_one() {
     let stack = Stack::start_with("history-off", &[]).await;
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -276,7 +281,7 @@ async fn history_that_is_turned_off_takes_the_stream_away_and_comes_back_as_anot
         let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
         client.send_text(request.to_string()).await;
         let expected = json!(["there is no history here : since is not possible"]);
-        // Before it knows, it may promise the past, and close the session when it notices.
+        // Until the edge knows, it may accept `since`, and close the session later.
         matches!({ client }.incoming().await, Incoming::Json(reply) if reply["data"]["errors"] == expected)
     })
     .await;

@@ -1,4 +1,4 @@
-//! The edges' sessions as they are listed: on the admin port, and over NATS from all edges at once.
+//! Lists of sessions: on the admin port of an edge, and from all edges over NATS.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use blackhole_common::wire::{EdgeHeartbeat, SessionsReply, SessionsRequest, Subj
 use blackhole_dev::http;
 use blackhole_tests::{
     accounts::Account,
-    client::{Client, Make},
+    client::Client,
     eventually, soon,
     stack::{Edge, Stack},
 };
@@ -21,7 +21,7 @@ fn subjects() -> Subjects {
     Subjects::new("blackhole.v1")
 }
 
-/// Asks all edges, and waits for the last part of so many.
+/// Asks all edges and waits for complete answers from this many.
 async fn ask(request: &SessionsRequest, edges: usize) -> Vec<SessionsReply> {
     let nats = nats().await;
     let inbox = nats.new_inbox();
@@ -43,7 +43,7 @@ async fn page(edge: &Edge, query: &str) -> Value {
 }
 
 #[tokio::test]
-async fn every_edge_lists_an_accounts_sessions_with_what_they_bound() {
+async fn every_edge_lists_the_sessions_of_an_account_with_their_bindings() {
     let stack = Stack::shared();
     let other = stack.another_edge("listed", &[("WS__HOST", "edge2.example.com")]).await;
     let account = Account::fresh();
@@ -58,7 +58,7 @@ async fn every_edge_lists_an_accounts_sessions_with_what_they_bound() {
     }))
     .await;
     let headers = [("authorization", token.as_str())];
-    let _there = Client::connect_as(Make::Tungstenite, &other.url(""), &headers).await.unwrap();
+    let _there = Client::try_connect(&other.url(""), &headers).await.unwrap();
 
     let of_account = SessionsRequest { account_id: Some(account.id.clone()), session_id: None };
     let replies = ask(&of_account, 2).await;
@@ -72,7 +72,7 @@ async fn every_edge_lists_an_accounts_sessions_with_what_they_bound() {
     assert_eq!(desk.name.as_deref(), Some("Front \"desk\""));
     assert_eq!(desk.metadata, Some(json!({ "room": [4, null] })));
 
-    // The same for people, of one edge; and one session by its id, wherever it is.
+    // The same on the admin port of one edge; and a single session by its id, on any edge.
     let shown = page(&stack.edge, &format!("account_id={}", account.id)).await;
     assert_eq!(shown["sessions"], json!([desk]));
     let one = SessionsRequest { account_id: None, session_id: Some(idle.session_id.clone()) };
@@ -91,7 +91,7 @@ async fn every_edge_lists_an_accounts_sessions_with_what_they_bound() {
 }
 
 #[tokio::test]
-async fn a_list_too_long_for_a_message_comes_in_several() {
+async fn a_list_too_long_for_one_message_is_split() {
     let stack = Stack::shared();
     let account = Account::fresh();
     let mut clients = Vec::new();
@@ -121,7 +121,7 @@ async fn a_list_too_long_for_a_message_comes_in_several() {
 }
 
 #[tokio::test]
-async fn an_edge_tells_that_it_is_there_and_that_it_leaves() {
+async fn an_edge_announces_that_it_runs_and_that_it_leaves() {
     let nats = nats().await;
     let mut beats = nats.subscribe(subjects().edges()).await.unwrap();
     nats.flush().await.unwrap();
@@ -136,15 +136,15 @@ async fn an_edge_tells_that_it_is_there_and_that_it_leaves() {
     let first = beat(&|beat| beat.edge.starts_with("beating.host-")).await;
     assert!(!first.leaving);
     let second = beat(&|beat| beat.edge == first.edge).await;
-    assert!(!second.leaving, "it goes on");
+    assert!(!second.leaving, "heartbeats continue");
     edge.service.server().stop().await.unwrap();
     let last = beat(&|beat| beat.edge == first.edge && beat.leaving).await;
     assert_eq!(last, EdgeHeartbeat { edge: first.edge, leaving: true });
 }
 
 #[tokio::test]
-async fn edges_are_a_nats_micro_service() {
-    let _ = Stack::shared();
+async fn the_edge_is_a_nats_micro_service() {
+    let stack = Stack::shared();
     let nats = nats().await;
     let answer =
         soon("the service's answer", nats.request("$SRV.INFO.blackhole-edge", "".into())).await.unwrap();
@@ -160,10 +160,25 @@ async fn edges_are_a_nats_micro_service() {
     let edge = info["metadata"]["edge"].as_str().unwrap();
     assert!(!edge.is_empty());
 
-    // What cannot be read is answered, and an empty request asks for all.
+    // A malformed request gets an error, and an empty one lists all sessions.
     let answer =
         soon("an answer", nats.request("blackhole.v1.sessions", r#"{"account_id":5}"#.into())).await.unwrap();
     assert_eq!(answer.headers.unwrap().get("Nats-Service-Error-Code").unwrap().as_str(), "400");
-    let answer = soon("an answer", nats.request("blackhole.v1.sessions", "".into())).await.unwrap();
-    assert!(serde_json::from_slice::<SessionsReply>(&answer.payload).is_ok());
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    let inbox = nats.new_inbox();
+    let mut answers = nats.subscribe(inbox.clone()).await.unwrap();
+    nats.publish_with_reply("blackhole.v1.sessions", inbox, "".into()).await.unwrap();
+    // Other tests' sessions are listed too.
+    let listed = async {
+        loop {
+            let answer = answers.next().await.unwrap();
+            let reply: SessionsReply = serde_json::from_slice(&answer.payload).unwrap();
+            if reply.sessions.iter().any(|session| session.account_id.as_ref() == Some(&account.id)) {
+                return;
+            }
+        }
+    };
+    soon("the session in the list of all", listed).await;
 }

@@ -1,4 +1,4 @@
-//! Binding families that are stopped and started while the edges run, over NATS and from the bucket.
+//! Binding families are stopped and started while edges run: by request over NATS, and from the bucket.
 
 use async_nats::jetstream::{self, kv};
 use blackhole_common::wire::{FamilyReply, FamilyRequest, Subjects};
@@ -13,7 +13,7 @@ fn subjects() -> Subjects {
     Subjects::new("blackhole.v1")
 }
 
-/// Asks all edges, and waits for the answers of so many.
+/// Asks all edges and waits for this many answers.
 async fn switch(nats: &async_nats::Client, family: &str, running: bool, edges: usize) -> Vec<FamilyReply> {
     let inbox = nats.new_inbox();
     let answers = nats.subscribe(inbox.clone()).await.unwrap();
@@ -32,7 +32,7 @@ async fn call(publisher: &Publisher, account: &Account, id: &str) {
     events::call(account, "CHANNEL_CREATE", id).publish(publisher).await;
 }
 
-/// Makes the bucket. `create_key_value` asks for the account first, whose answer of nats-server 2.9 it cannot read.
+/// Creates the bucket. `create_key_value` does not work: it cannot parse the account information of nats-server 2.9.
 async fn bucket(nats: &async_nats::Client) -> kv::Store {
     let jetstream = jetstream::new(nats.clone());
     let name = subjects().stopped_families();
@@ -49,7 +49,7 @@ async fn bucket(nats: &async_nats::Client) -> kv::Store {
 }
 
 #[tokio::test]
-async fn a_family_is_stopped_and_started_on_all_edges_and_those_that_start_later() {
+async fn a_family_is_stopped_and_started_on_running_edges_and_on_those_that_start_later() {
     let stack = Stack::start("stopped").await;
     let other = stack.another_edge("other", &[]).await;
     let nats = async_nats::connect(stack.nats.url()).await.unwrap();
@@ -81,14 +81,14 @@ async fn a_family_is_stopped_and_started_on_all_edges_and_those_that_start_later
     call(&publisher, &account, "owed").await;
     for client in &mut clients {
         let event = client.event().await;
-        assert_eq!(event["args"]["Call-ID"], "owed", "what passed meanwhile does not come later");
+        assert_eq!(event["args"]["Call-ID"], "owed", "events from while it was stopped do not arrive later");
         assert_eq!(try_subscribe(client, &account, "call.CHANNEL_ANSWER.*").await["status"], "success");
     }
     let replies = switch(&nats, "calls", false, 2).await;
     let error = replies[0].error.as_deref().unwrap();
     assert!(error.starts_with("there is no family calls; there are call, "), "{error}");
 
-    // What is stored holds for edges that start later, and for those that run.
+    // A stored stop applies to running edges and to those that start later.
     let store = bucket(&nats).await;
     store.put("fax", "".into()).await.unwrap();
     let refused = async |client: &mut Client| {
@@ -106,12 +106,12 @@ async fn a_family_is_stopped_and_started_on_all_edges_and_those_that_start_later
         Stack::metric(&third.service, "blackhole_edge_families_stopped").await == 1.0
     })
     .await;
-    // Started without being stored, it goes on through a loss of NATS.
+    // A start that is not stored survives the loss of NATS.
     switch(&nats, "fax", true, 3).await;
     stack.nats.server().restart().await.unwrap();
     Stack::until_ready(&third.service, true).await;
     store.put("conference", "".into()).await.unwrap();
-    eventually("what is stored later", || async {
+    eventually("the later stored stop", || async {
         let mut client = Client::connect(&third.url("")).await;
         let reply = try_subscribe(&mut client, &account, "conference.command.c1").await;
         reply["data"]["errors"] == json!([REFUSAL])

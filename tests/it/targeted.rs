@@ -1,11 +1,11 @@
-//! The actions `relay.publish` and `dialog.push`: what reaches NATS, for whom, and what the client is answered.
+//! The actions `relay.publish` and `dialog.push`: the messages on NATS, and the replies to the client.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blackhole_common::wire::{Subjects, TargetedRequest};
 use blackhole_dev::{services::Service, workspace::RunDir};
 use blackhole_tests::{
-    accounts::{self, Account, Family},
+    accounts::{self, Account, AccountPair},
     client::Client,
     soon,
     stack::{self, Edge, Stack},
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 const PREFIX: &str = "targeted.v1";
 
-/// A deployment of its own on the shared NATS server, without an ingest: the test stands in for it.
+/// A separate deployment on the shared NATS server without an ingest, which the test stands in for.
 async fn deployment() -> (RunDir, Service, Edge) {
     let shared = Stack::shared();
     let dir = RunDir::create("targeted").unwrap();
@@ -45,7 +45,7 @@ async fn error(client: &mut Client, action: &str, data: Value) -> Value {
 #[tokio::test]
 async fn messages_reach_the_ingest_with_the_account_that_was_granted() {
     let (_dir, _auth_svc, edge) = deployment().await;
-    let family = Family::fresh();
+    let family = AccountPair::fresh();
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(600);
     let token = accounts::signed(&json!({
         "iss": "kazoo", "account_id": family.parent.id, "id": "token-1", "exp": expires.as_secs(),
@@ -59,12 +59,12 @@ async fn messages_reach_the_ingest_with_the_account_that_was_granted() {
         data
     };
     let unsent = "the message could not be sent, try again";
-    assert_eq!(error(&mut client, "relay.publish", relay(json!({}))).await, unsent, "no ingest is there");
+    assert_eq!(error(&mut client, "relay.publish", relay(json!({}))).await, unsent, "there is no ingest");
 
     let nats = async_nats::connect(Stack::shared().nats.url()).await.unwrap();
     let mut messages = nats.subscribe(Subjects::new(PREFIX).targeted()).await.unwrap();
     nats.flush().await.unwrap();
-    // What the ingest gets, and what the client gets when the ingest answers so.
+    // What the ingest receives, and the reply to the client when the ingest gives this answer.
     let mut exchange = async |action: &str, data: Value, answer: &str| {
         let ingest = async {
             let message = soon("the message", messages.next()).await.unwrap();
@@ -95,12 +95,12 @@ async fn messages_reach_the_ingest_with_the_account_that_was_granted() {
 
     let (_, reply) =
         exchange("relay.publish", relay(json!({})), r#"{"error":"the broker at 10.0.0.1 is away"}"#).await;
-    assert_eq!(reply["data"]["errors"], json!([unsent]), "what the ingest says is for the log");
+    assert_eq!(reply["data"]["errors"], json!([unsent]), "the error of the ingest is only logged");
     let silent = "nobody confirmed the message in time, it may have been sent";
     assert_eq!(error(&mut client, "relay.publish", relay(json!({}))).await, silent);
     soon("the message that was not answered", messages.next()).await.unwrap();
 
-    // Nothing of these is sent.
+    // None of these is sent.
     let stranger = Account::fresh();
     for (data, expected) in [
         (relay(json!({ "account_id": stranger.id })), "unauthorized account id"),

@@ -1,4 +1,4 @@
-//! Encrypted connections to both brokers, whose certificate the services have to trust.
+//! TLS connections to both brokers.
 
 use std::{path::Path, time::Duration};
 
@@ -16,9 +16,9 @@ use blackhole_tests::{
     events, eventually, stack,
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Brokers that take encrypted connections, too, with a certificate that no system trusts.
+/// Brokers with TLS listeners and a self-signed certificate.
 struct Brokers {
     dir: RunDir,
     rabbitmq: RabbitMq,
@@ -51,7 +51,7 @@ impl Brokers {
         Brokers { rabbitmq: rabbitmq.unwrap(), nats: nats.unwrap(), amqps, dir }
     }
 
-    /// A service that trusts what stands in `roots`; with where its admin port is.
+    /// Starts a service that trusts the certificates in the file `roots`; returns it with its admin address.
     fn service(&self, name: &str, program: &Path, roots: &str, env: &[(&str, String)]) -> (Server, String) {
         let admin = format!("127.0.0.1:{}", ports::free().unwrap());
         let spec = Spec::new(program)
@@ -64,14 +64,14 @@ impl Brokers {
             .log(self.dir.path().join(format!("{name}.log")));
         let spec = env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         let server =
-            Server::new(name, spec, Ready::Http(admin.clone(), "/health/ready".into()), READY_WITHIN);
+            Server::new(name, spec, Ready::Http(admin.clone(), "/health/ready".into()), READY_TIMEOUT);
         server.start_unready().unwrap();
         (server, admin)
     }
 }
 
 #[tokio::test]
-async fn events_pass_from_amqps_over_encrypted_nats() {
+async fn events_pass_over_amqps_and_encrypted_nats() {
     let brokers = Brokers::start("tls").await;
     let binaries = stack::binaries();
     let port = ports::free().unwrap();
@@ -101,7 +101,7 @@ async fn events_pass_from_amqps_over_encrypted_nats() {
 }
 
 #[tokio::test]
-async fn brokers_that_nobody_vouches_for_are_not_spoken_to() {
+async fn brokers_with_an_untrusted_certificate_are_not_used() {
     let brokers = Brokers::start("untrusted").await;
     let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(brokers.dir.path().join("stranger.pem"), stranger.cert.pem()).unwrap();
@@ -116,6 +116,6 @@ async fn brokers_that_nobody_vouches_for_are_not_spoken_to() {
     })
     .await;
     assert_eq!(http::get(&admin, "/health/ready").await.unwrap().status, 503);
-    // Not a word was said to them.
+    // Nothing was sent to them.
     assert_eq!(brokers.rabbitmq.queues().await.unwrap(), []);
 }

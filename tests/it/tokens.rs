@@ -1,4 +1,4 @@
-//! Keys in a directory, as KAZOO's are used, through auth-svc and the edge.
+//! Token keys in a directory, and changes of the accounts file, through auth-svc and the edge.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,8 +24,14 @@ async fn reply(url: &str, token: &str) -> serde_json::Value {
     Client::connect(url).await.request(json!({ "action": "ping", "auth_token": token })).await
 }
 
+/// Why a token was refused; none if it was accepted.
+fn refusal(reply: &serde_json::Value) -> Option<&str> {
+    let text = reply["data"]["errors"][0].as_str()?;
+    Some(text.strip_prefix("failed to authenticate token : ").unwrap_or_else(|| panic!("{text}")))
+}
+
 #[tokio::test]
-async fn keys_are_found_by_their_id_and_may_come_and_go() {
+async fn keys_are_selected_by_id_and_may_be_added_and_removed() {
     let shared = Stack::shared();
     let dir = RunDir::create("keys").unwrap();
     let keys = dir.subdir("keys").unwrap();
@@ -35,7 +41,7 @@ async fn keys_are_found_by_their_id_and_may_come_and_go() {
     );
     std::fs::write(keys.join("ec.pem"), ec.public_key_pem()).unwrap();
     std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
-    // A deployment of its own on the same NATS server.
+    // A separate deployment on the same NATS server.
     let mut env = vec![
         ("NATS__URL", shared.nats.url()),
         ("NATS__PREFIX", "keys.v1".to_owned()),
@@ -57,30 +63,32 @@ async fn keys_are_found_by_their_id_and_may_come_and_go() {
     assert_eq!(reply(&url, &good).await["status"], "success");
 
     let later = signed(Algorithm::EdDSA, "ed", &ed_key, &account);
-    for bad in [
-        later.clone(),
-        signed(Algorithm::EdDSA, "ec", &ed_key, &account),
-        signed(Algorithm::ES256, "../keys/ec", &ec_key, &account),
-        // The public key as an HMAC secret.
-        signed(Algorithm::HS256, "ec", &EncodingKey::from_secret(ec.public_key_pem().as_bytes()), &account),
-        // HS256 is off without a secret.
-        account.token(),
+    // The public key as an HMAC secret.
+    let public_key = EncodingKey::from_secret(ec.public_key_pem().as_bytes());
+    for (bad, reason) in [
+        (later.clone(), "unknown key id"),
+        (signed(Algorithm::EdDSA, "ec", &ed_key, &account), "algorithm does not fit the key"),
+        (signed(Algorithm::ES256, "../keys/ec", &ec_key, &account), "unknown key id"),
+        (signed(Algorithm::HS256, "ec", &public_key, &account), "algorithm is not accepted"),
+        // HS256 is disabled without a secret.
+        (account.token(), "algorithm is not accepted"),
     ] {
-        let text = reply(&url, &bad).await["data"]["errors"][0].to_string();
-        assert!(text.starts_with("\"failed to authenticate token "), "{text}");
+        assert_eq!(refusal(&reply(&url, &bad).await), Some(reason));
     }
 
     std::fs::write(keys.join("ed.pem"), ed.public_key_pem()).unwrap();
     eventually("the new key", || async { reply(&url, &later).await["status"] == "success" }).await;
     std::fs::remove_file(keys.join("ec.pem")).unwrap();
-    eventually("the end of the old key", || async { reply(&url, &good).await["status"] == "error" }).await;
+    eventually("the end of the old key", || async {
+        refusal(&reply(&url, &good).await) == Some("unknown key id")
+    })
+    .await;
 }
 
-/// auth-svc is a NATS micro service like any other: the standard tools find it.
 #[tokio::test]
-async fn the_service_is_found_by_the_standard_discovery() {
+async fn auth_svc_is_a_nats_micro_service() {
     let client = async_nats::connect(Stack::shared().nats.url()).await.unwrap();
-    // Other tests' deployments on this server answer as well, and only the first answer is seen.
+    // Deployments of other tests answer too, and only the first answer is returned.
     eventually("the answer of the shared deployment", || async {
         let answer = client.request("$SRV.INFO.blackhole-auth", "".into()).await.unwrap();
         let info: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
@@ -90,9 +98,8 @@ async fn the_service_is_found_by_the_standard_discovery() {
     .await;
 }
 
-/// An account that is disabled while its sessions are there gets no further binding.
 #[tokio::test]
-async fn a_changed_accounts_file_is_in_force_at_once() {
+async fn a_changed_accounts_file_takes_effect_at_once() {
     let dir = RunDir::create("reload").unwrap();
     let shared = Stack::shared();
     let file = dir.path().join("accounts.toml");
@@ -115,6 +122,8 @@ async fn a_changed_accounts_file_is_in_force_at_once() {
     assert_eq!(reply(&url, &account.token()).await["status"], "success");
     let line = format!("realm = \"{}\"\n", account.realm);
     std::fs::write(&file, accounts::file().replace(&line, &format!("{line}enabled = false\n"))).unwrap();
-    eventually("the disabled account", || async { reply(&url, &account.token()).await["status"] == "error" })
-        .await;
+    eventually("the disabled account", || async {
+        refusal(&reply(&url, &account.token()).await) == Some("account is disabled")
+    })
+    .await;
 }

@@ -1,18 +1,19 @@
-//! TLS by HAProxy in front of two edges, with the project's own configuration.
+//! HAProxy with TLS in front of two edges, with the project's configuration.
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use blackhole_dev::websocket::upgrade_request;
 use blackhole_tests::{
     accounts::Account,
     browser::Browser,
-    client::{Client, Incoming, Make},
+    client::{Client, Incoming},
     events, eventually,
     haproxy::HaProxy,
-    raw::{Raw, upgrade},
+    raw::RawClient,
     stack::{Edge, Stack},
 };
 
-/// HAProxy connects from there.
+/// HAProxy connects from this address.
 const PROXY: (&str, &str) = ("WS__TRUSTED_PROXIES", "[\"127.0.0.1/32\"]");
 
 async fn two_edges(name: &str, settings: &[(&str, &str)]) -> [Edge; 2] {
@@ -33,7 +34,7 @@ fn ws(proxy: &HaProxy) -> String {
 }
 
 #[tokio::test]
-async fn the_example_works_over_wss() {
+async fn the_console_and_the_example_work_over_wss() {
     let edges = two_edges("edge-wss", &[]).await;
     let proxy = HaProxy::start([&edges[0], &edges[1]], &[]).await;
     let account = Account::fresh();
@@ -58,7 +59,7 @@ async fn the_example_works_over_wss() {
 }
 
 #[tokio::test]
-async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
+async fn clients_are_spread_over_the_edges_and_an_edge_that_died_gets_none() {
     let edges = two_edges("edge-spread", &[]).await;
     let proxy = HaProxy::start([&edges[0], &edges[1]], &[]).await;
     let publisher = Stack::shared().publisher().await;
@@ -76,8 +77,8 @@ async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
         assert_eq!(client.event().await["args"]["Call-ID"], "everywhere");
     }
 
-    // One dies: its clients see their end, the others go on, and who comes is served, at once and before any health
-    // check has noticed.
+    // One edge dies: its clients are disconnected, the others continue, and new clients are served at once, before a
+    // health check has noticed.
     edges[0].service.server().kill().await.unwrap();
     for _ in 0..4 {
         let mut client = Client::connect(&ws(&proxy)).await;
@@ -96,43 +97,43 @@ async fn clients_spread_over_the_edges_and_leave_one_that_is_gone() {
     }
     assert_eq!(ended, spread[0]);
 
-    // The other is stopped: its clients are told to come back, and whoever does is told to wait.
+    // The other edge is stopped: its sessions are closed with 1012, and new clients are refused with 503.
     edges[1].service.server().stop().await.unwrap();
     for client in &mut alive {
-        assert_eq!(client.closed().await, Some(1012), "the edge's own word comes through");
+        assert_eq!(client.closed().await, Some(1012), "the close code of the edge is passed on");
     }
-    let refused = Client::connect_as(Make::Tungstenite, &ws(&proxy), &[]).await;
+    let refused = Client::try_connect(&ws(&proxy), &[]).await;
     assert_eq!(refused.err(), Some(503));
 
     edges[0].service.server().start_again().await.unwrap();
-    eventually("an edge that came back gets clients", || async {
-        Client::connect_as(Make::Tungstenite, &ws(&proxy), &[]).await.is_ok()
+    eventually("clients on the restarted edge", || async {
+        Client::try_connect(&ws(&proxy), &[]).await.is_ok()
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_edge_counts_the_clients_addresses_which_nobody_can_fake() {
+async fn connection_limits_use_the_clients_real_address() {
     let edges = two_edges("edge-addresses", &[("WS__MAX_CONNECTIONS_PER_IP", "1")]).await;
     let proxy = HaProxy::start([&edges[0], &edges[1]], &[]).await;
     let mut held = Vec::new();
     let mut statuses = Vec::new();
     for number in 0..4 {
-        let mut raw = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 7), proxy.ws).await;
-        raw.send(upgrade("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
-        statuses.push(raw.answer().await.status);
+        let mut raw = RawClient::connect_from(Ipv4Addr::new(127, 0, 0, 7), proxy.ws).await;
+        raw.send(upgrade_request("/", &[("X-Forwarded-For", Some(&format!("203.0.113.{number}")))])).await;
+        statuses.push(raw.response().await.status);
         held.push(raw);
     }
-    // One place on each of two edges.
+    // Each of the two edges accepts one connection per address.
     statuses.sort_unstable();
     assert_eq!(statuses, [101, 101, 429, 429]);
-    let mut other = Raw::connect_from(Ipv4Addr::new(127, 0, 0, 8), proxy.ws).await;
-    other.send(upgrade("/", &[])).await;
-    assert_eq!(other.answer().await.status, 101, "another address has places of its own");
+    let mut other = RawClient::connect_from(Ipv4Addr::new(127, 0, 0, 8), proxy.ws).await;
+    other.send(upgrade_request("/", &[])).await;
+    assert_eq!(other.response().await.status, 101, "another address is counted separately");
 }
 
 #[tokio::test]
-async fn a_quiet_session_lives_on_pings_alone() {
+async fn pings_keep_a_quiet_session_alive_through_the_proxy() {
     let edges = two_edges("edge-quiet", &[("WS__PING_INTERVAL", "300ms")]).await;
     let timeouts = [("BH_HTTP_TIMEOUT", "1s"), ("BH_TUNNEL_TIMEOUT", "1500ms")];
     let proxy = HaProxy::start([&edges[0], &edges[1]], &timeouts).await;
@@ -144,7 +145,7 @@ async fn a_quiet_session_lives_on_pings_alone() {
     events::call(&account, "CHANNEL_CREATE", "still-here").publish(&Stack::shared().publisher().await).await;
     assert_eq!(client.event().await["args"]["Call-ID"], "still-here");
     drop(client);
-    eventually("its end on the edge", || async {
+    eventually("the end of the session", || async {
         sessions(&edges[0]).await + sessions(&edges[1]).await == 0.0
     })
     .await;

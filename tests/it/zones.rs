@@ -1,4 +1,4 @@
-//! One ingest for the brokers of two zones: each is supervised on its own, and an event tells where it came from.
+//! One ingest with the brokers of two zones. Each connection is independent, and events carry the zone they came from.
 
 use async_nats::Subscriber;
 use blackhole_common::wire;
@@ -54,7 +54,7 @@ impl Zones {
     }
 }
 
-/// The next event's call and zone.
+/// Call id and zone of the next event.
 async fn next(subscriber: &mut Subscriber) -> (String, String) {
     let message = soon("an event", subscriber.next()).await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
@@ -67,19 +67,19 @@ async fn call(broker: &RabbitMq, account: &Account, id: &str) {
     events::call(account, "CHANNEL_CREATE", id).publish(&publisher).await;
 }
 
-fn came(id: &str, zone: &str) -> (String, String) {
+fn event_of(id: &str, zone: &str) -> (String, String) {
     (id.to_owned(), zone.to_owned())
 }
 
 #[tokio::test]
-async fn one_zones_loss_does_not_touch_the_others() {
+async fn losing_the_broker_of_one_zone_does_not_affect_the_other() {
     let zones = Zones::start("zones").await;
     let account = Account::fresh();
     let mut events = zones.subscribe(&account).await;
     call(&zones.east, &account, "one").await;
-    assert_eq!(next(&mut events).await, came("one", "east"));
+    assert_eq!(next(&mut events).await, event_of("one", "east"));
     call(&zones.west, &account, "two").await;
-    assert_eq!(next(&mut events).await, came("two", "west"));
+    assert_eq!(next(&mut events).await, event_of("two", "west"));
 
     zones.west.server().kill().await.unwrap();
     zones.until_health(200, "without amqp west\nready\n").await;
@@ -100,7 +100,7 @@ async fn one_zones_loss_does_not_touch_the_others() {
     }
     for number in 0..100 {
         call(&zones.east, &account, &number.to_string()).await;
-        assert_eq!(next(&mut events).await, came(&number.to_string(), "east"));
+        assert_eq!(next(&mut events).await, event_of(&number.to_string(), "east"));
     }
 
     zones.east.server().kill().await.unwrap();
@@ -108,7 +108,7 @@ async fn one_zones_loss_does_not_touch_the_others() {
     zones.west.server().start_again().await.unwrap();
     zones.until_health(200, "without amqp east\nready\n").await;
     call(&zones.west, &account, "three").await;
-    assert_eq!(next(&mut events).await, came("three", "west"));
+    assert_eq!(next(&mut events).await, event_of("three", "west"));
 
     let log = std::fs::read_to_string(zones.dir.path().join("amqp-ingest.log")).unwrap();
     assert!(log.contains("east=amqp://[hidden]@") && !log.contains("guest:guest"), "{log}");
@@ -116,7 +116,7 @@ async fn one_zones_loss_does_not_touch_the_others() {
 }
 
 #[tokio::test]
-async fn what_is_federated_from_one_zone_to_another_is_one_event() {
+async fn an_event_federated_between_zones_is_delivered_once() {
     let zones = Zones::start("federated").await;
     let account = Account::fresh();
     let mut arriving = zones.subscribe(&account).await;
@@ -127,9 +127,9 @@ async fn what_is_federated_from_one_zone_to_another_is_one_event() {
     for id in ["one", "two"] {
         let event = events::call(&account, "CHANNEL_CREATE", id);
         event.publish(&east).await;
-        assert_eq!(next(&mut arriving).await, came(id, "east"));
+        assert_eq!(next(&mut arriving).await, event_of(id, "east"));
         event.publish(&west).await;
     }
     call(&zones.west, &account, "last").await;
-    assert_eq!(next(&mut arriving).await, came("last", "west"));
+    assert_eq!(next(&mut arriving).await, event_of("last", "west"));
 }

@@ -1,5 +1,5 @@
-// A bridge from RabbitMQ to WebSocket as one would write it by hand: one process, one queue, a map of who wants what.
-// It speaks Blackhole's protocol as far as the bench does. It resumes nothing and bounds nothing.
+// A simple bridge from RabbitMQ to WebSocket: one process, one queue, a map of bindings. It speaks the part of Blackhole's
+// protocol that the benchmarks use. It has no history and no limits.
 'use strict';
 
 const crypto = require('node:crypto');
@@ -9,7 +9,7 @@ const { WebSocketServer } = require('ws');
 
 const { PORT, AMQP_URL, SECRET } = process.env;
 
-/** Who wants what: bindings by account, each with its sockets. */
+/** The bindings of each account, each with its sockets. */
 const accounts = new Map();
 let ready = false;
 
@@ -50,7 +50,7 @@ function deliver(message) {
   const account = words[0] === 'fax' ? words[2] : body['Custom-Channel-Vars']?.['Account-ID'];
   const wanted = accounts.get(account);
   if (!wanted) return;
-  // The client's form of a fax's key has no account.
+  // In a client's binding, the key of a fax event has no account.
   const key = words[0] === 'fax' ? [words[0], words[1], words[3]] : words;
   for (const [text, { words: pattern, sockets }] of wanted) {
     if (!matches(pattern, key)) continue;

@@ -1,4 +1,4 @@
-//! Accounts and tokens. All accounts stand in the file from the start; each test takes fresh ones.
+//! Accounts and tokens. The accounts file contains all accounts from the start; each test takes unused ones.
 
 use std::{
     fmt::Write as _,
@@ -9,15 +9,15 @@ use std::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
-/// The HS256 secret of the tests.
+/// The HS256 secret that signs the tokens.
 pub const SECRET: &str = "a secret for the tests only, long enough";
-/// The superduper admin's account, above all others.
+/// The superduper admin's account, the ancestor of all others.
 pub const TOP: &str = "ffffffffffffffffffffffffffffffff";
-/// An account that is disabled.
+/// A disabled account.
 pub const DISABLED: &str = "d15ab1edd15ab1edd15ab1edd15ab1ed";
 
-/// How many families there are: more than tests.
-const FAMILIES: usize = 600;
+/// Pairs of accounts in the file: more than the tests use.
+const PAIRS: usize = 600;
 
 /// An account.
 #[derive(Clone, Debug)]
@@ -28,45 +28,45 @@ pub struct Account {
     pub realm: String,
 }
 
-/// A reseller and its child, and nobody else's.
+/// A reseller and its child account.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub struct AccountPair {
     /// The reseller.
     pub parent: Account,
     /// Its child.
     pub child: Account,
 }
 
-impl Family {
-    fn number(number: usize) -> Family {
+impl AccountPair {
+    fn number(number: usize) -> AccountPair {
         let account = |kind: char, name: &str| Account {
             id: format!("{kind}{number:031x}"),
             realm: format!("{name}{number}.example.com"),
         };
-        Family { parent: account('a', "parent"), child: account('c', "child") }
+        AccountPair { parent: account('a', "parent"), child: account('c', "child") }
     }
 
-    /// One that no other test has.
-    pub fn fresh() -> Family {
+    /// A pair that no other test uses.
+    pub fn fresh() -> AccountPair {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(number < FAMILIES, "there are more tests than accounts: raise FAMILIES");
-        Family::number(number)
+        assert!(number < PAIRS, "the tests use more accounts than there are: raise PAIRS");
+        AccountPair::number(number)
     }
 }
 
 impl Account {
-    /// One that no other test has.
+    /// An account that no other test uses.
     pub fn fresh() -> Account {
-        Family::fresh().parent
+        AccountPair::fresh().parent
     }
 
-    /// A token of this account, good for an hour.
+    /// A token of this account, valid for an hour.
     pub fn token(&self) -> String {
         token(&self.id, Duration::from_secs(3600))
     }
 
-    /// A token of this account, good for `time`.
+    /// A token of this account, valid for `time`.
     pub fn token_for(&self, time: Duration) -> String {
         token(&self.id, time)
     }
@@ -77,7 +77,7 @@ pub fn top_token() -> String {
     token(TOP, Duration::from_secs(3600))
 }
 
-/// A token of an account, good for `time`.
+/// A token of an account, valid for `time`.
 pub fn token(account_id: &str, time: Duration) -> String {
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + time;
     signed(&json!({ "iss": "kazoo", "account_id": account_id, "exp": expires.as_secs() }))
@@ -95,12 +95,12 @@ pub fn file() -> String {
         "[[account]]\nid = \"{TOP}\"\nname = \"top\"\nrealm = \"top.example.com\"\nsuperduper_admin = true\n\
          [[account]]\nid = \"{DISABLED}\"\nname = \"disabled\"\nrealm = \"off.example.com\"\nparent = \"{TOP}\"\nenabled = false\n"
     );
-    for number in 0..FAMILIES {
-        let Family { parent, child } = Family::number(number);
-        for (account, above) in [(&parent, TOP), (&child, &parent.id)] {
+    for number in 0..PAIRS {
+        let AccountPair { parent, child } = AccountPair::number(number);
+        for (account, parent_id) in [(&parent, TOP), (&child, &parent.id)] {
             write!(
                 text,
-                "[[account]]\nid = \"{}\"\nname = \"test\"\nrealm = \"{}\"\nparent = \"{above}\"\n",
+                "[[account]]\nid = \"{}\"\nname = \"test\"\nrealm = \"{}\"\nparent = \"{parent_id}\"\n",
                 account.id, account.realm
             )
             .unwrap();

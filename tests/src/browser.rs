@@ -1,4 +1,4 @@
-//! A real Chromium, driven through its driver.
+//! A real Chromium, controlled through ChromeDriver.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -23,27 +23,27 @@ use serde_json::{Value, json};
 
 use crate::{eventually, soon};
 
-const DRIVER_READY_WITHIN: Duration = Duration::from_secs(30);
-/// More than any of the pages has places for the focus.
-const MOST_TABS: usize = 60;
+const DRIVER_READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// More than any of the pages has focusable elements.
+const MAX_TABS: usize = 60;
 
 struct Driver {
-    /// Ends with this process.
+    /// It ends with this process.
     _server: Server,
     authority: String,
-    /// Starts Chromium so that it ends with its driver.
+    /// A script that starts Chromium so that it ends with its driver.
     chromium: PathBuf,
     dir: RunDir,
 }
 
-/// A browser of its own, closed by [`Browser::close`]. It writes down what it asks the network for.
+/// A browser with its own profile, closed by [`Browser::close`]. It logs its network requests.
 pub struct Browser {
-    /// Everything that WebDriver can do.
+    /// The WebDriver session.
     pub page: fantoccini::Client,
 }
 
 impl Browser {
-    /// Opens one. Certificates are not checked: tests make their own.
+    /// Opens a browser. It accepts any certificate, as tests create their own.
     pub async fn open() -> Browser {
         let driver = driver();
         let profile = driver.dir.subdir(&format!("profile-{:x}", rand::random::<u64>())).unwrap();
@@ -80,21 +80,21 @@ impl Browser {
         soon("the page", self.page.goto(url)).await.unwrap();
     }
 
-    /// Opens a file, with this after the `#` of its address.
+    /// Opens a file, with a fragment (the part of a URL after `#`).
     pub async fn goto_file(&self, file: &Path, fragment: Option<&str>) {
         let mut url = url::Url::from_file_path(file).unwrap();
         url.set_fragment(fragment);
         self.goto(url.as_str()).await;
     }
 
-    /// Keeps every argument of the page's `console.log` in `window.logged`, from the next page on.
+    /// From the next page on, keeps every argument of `console.log` in `window.logged`.
     pub async fn record_console(&self) {
         let source = "window.logged = []; const log = console.log; \
                       console.log = (...all) => { window.logged.push(...all); log(...all); };";
         self.dev_tools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source })).await;
     }
 
-    /// What [`Browser::record_console`] has kept.
+    /// The values that [`Browser::record_console`] has kept.
     pub async fn logged(&self) -> Vec<Value> {
         match self.script("return window.logged || []").await {
             Value::Array(logged) => logged,
@@ -102,7 +102,7 @@ impl Browser {
         }
     }
 
-    /// Waits until [`Browser::record_console`] has kept `count` frames of this action, and returns them.
+    /// Waits until [`Browser::record_console`] has kept `count` frames with this action, and returns them.
     pub async fn logged_frames(&self, action: &str, count: usize) -> Vec<Value> {
         let is = move |frame: &Value| frame["action"] == action;
         let enough = async || self.logged().await.iter().filter(|frame| is(frame)).count() >= count;
@@ -115,7 +115,7 @@ impl Browser {
         self.page.execute(script, Vec::new()).await.unwrap()
     }
 
-    /// The text that an expression of a script has.
+    /// The text that an expression evaluates to.
     pub async fn text(&self, expression: &str) -> String {
         match self.script(&format!("return {expression}")).await {
             Value::String(text) => text,
@@ -123,7 +123,7 @@ impl Browser {
         }
     }
 
-    /// Waits until an expression of a script is true.
+    /// Waits until an expression is true.
     pub async fn until(&self, expression: &str) {
         let script = format!("return ({expression}) === true");
         eventually(expression, async || self.script(&script).await == json!(true)).await;
@@ -134,7 +134,7 @@ impl Browser {
         self.keys(&char::from(key).to_string()).await;
     }
 
-    /// Types a text, key by key, wherever the focus is.
+    /// Types a text, key by key, into the focused element.
     pub async fn keys(&self, text: &str) {
         let keys = text.chars().fold(KeyActions::new("keyboard".into()), |keys, value| {
             keys.then(KeyAction::Down { value }).then(KeyAction::Up { value })
@@ -142,10 +142,10 @@ impl Browser {
         self.page.perform_actions(keys).await.unwrap();
     }
 
-    /// Presses Tab until what this selector names has the focus, as a person does who cannot use a mouse.
+    /// Presses Tab until an element that matches the selector has the focus.
     pub async fn tab_to(&self, selector: &str) {
         let script = format!("return document.activeElement.matches({})", json!(selector));
-        for _ in 0..MOST_TABS {
+        for _ in 0..MAX_TABS {
             self.press(Key::Tab).await;
             if self.script(&script).await == json!(true) {
                 return;
@@ -154,7 +154,7 @@ impl Browser {
         panic!("Tab does not lead to {selector}");
     }
 
-    /// What the page has asked the network for since this was called last, WebSockets included.
+    /// The URLs that the browser has requested since the last call, including WebSockets.
     pub async fn requests(&self) -> Vec<String> {
         let log = self.log("performance").await;
         let events = log.iter().map(|entry| serde_json::from_str::<Value>(&message(entry)).unwrap());
@@ -170,19 +170,19 @@ impl Browser {
         events.filter_map(url).collect()
     }
 
-    /// What the browser has complained about since this was called last: scripts, policies, failed requests.
+    /// Errors and warnings of the browser since the last call: scripts, policies, failed requests.
     pub async fn complaints(&self) -> Vec<String> {
         let log = self.log("browser").await;
         log.iter().filter(|entry| entry["source"] != "console-api").map(message).collect()
     }
 
-    /// Prefers `light` or `dark` from now on.
+    /// Sets the preferred colour scheme: `light` or `dark`.
     pub async fn prefer_colours(&self, scheme: &str) {
         let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
         self.dev_tools("Emulation.setEmulatedMedia", json!({ "features": [feature] })).await;
     }
 
-    /// Saves what the page looks like beside the driver's log, for who looks at a failure.
+    /// Saves a screenshot next to the driver's log, for debugging.
     pub async fn screenshot(&self, name: &str) {
         let png = self.page.screenshot().await.unwrap();
         std::fs::write(driver().dir.path().join(format!("{name}.png")), png).unwrap();
@@ -193,12 +193,12 @@ impl Browser {
         self.page.close().await.unwrap();
     }
 
-    /// A command of Chromium's own protocol.
+    /// Sends a command of the Chrome DevTools protocol.
     async fn dev_tools(&self, command: &str, parameters: Value) {
         self.vendor("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await;
     }
 
-    /// The new entries of one of the driver's logs.
+    /// The new entries of a log of the driver.
     async fn log(&self, kind: &str) -> Vec<Value> {
         match self.vendor("se/log", json!({ "type": kind })).await {
             Value::Array(entries) => entries,
@@ -211,7 +211,7 @@ impl Browser {
     }
 }
 
-/// What an entry of the driver's log says.
+/// The message of a log entry.
 fn message(entry: &Value) -> String {
     entry["message"].as_str().unwrap().to_owned()
 }
@@ -232,8 +232,8 @@ async fn start_driver() -> Driver {
         .arg(format!("--port={port}"))
         .log(dir.path().join("chromedriver.log"));
     let ready = Ready::Port(authority.parse().unwrap());
-    let server = Server::start("chromedriver", spec, ready, DRIVER_READY_WITHIN).await.unwrap();
-    // A driver that is killed leaves its browsers behind.
+    let server = Server::start("chromedriver", spec, ready, DRIVER_READY_TIMEOUT).await.unwrap();
+    // A driver that is killed does not end its browsers.
     let chromium = dir.path().join("chromium");
     let real = install::find(install::CHROMIUM).unwrap();
     let script = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", real.display());
@@ -242,7 +242,7 @@ async fn start_driver() -> Driver {
     Driver { _server: server, authority, chromium, dir }
 }
 
-/// A command that only Chromium's driver knows.
+/// A command that is specific to ChromeDriver.
 #[derive(Debug)]
 struct VendorCommand {
     path: &'static str,

@@ -1,95 +1,71 @@
-//! A WebSocket client, of two makes: tungstenite, which the edge is built on, and tokio-websockets, which knows
-//! nothing of it.
+//! The WebSocket client of the functional tests, based on tungstenite.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{self, Message, client::IntoClientRequest, http::HeaderName},
+};
 
 use crate::{accounts::Account, soon};
 
-/// Which implementation speaks.
-#[derive(Clone, Copy, Debug)]
-pub enum Make {
-    /// tokio-tungstenite.
-    Tungstenite,
-    /// tokio-websockets.
-    TokioWebsockets,
-}
-
-/// What comes from the edge.
+/// A frame from the edge, or the end of the connection.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Incoming {
     /// A text frame.
     Json(Value),
-    /// A close frame's code, or none where the connection just ended.
+    /// The code of a close frame; none if the connection ended without one.
     Closed(Option<u16>),
 }
 
-/// What goes to the edge.
+/// A frame for the edge.
 enum Outgoing {
     Text(String),
     Binary(Vec<u8>),
     Close,
 }
 
-/// A connected client. Frames are taken in by a task of its own, so an idle test does not look like a slow client.
+/// A connected client. A task reads its frames, so that a test that does not read is not a slow consumer.
 pub struct Client {
     outgoing: mpsc::Sender<Outgoing>,
     incoming: mpsc::Receiver<Incoming>,
-    /// Events that came while a reply was waited for.
+    /// Events that arrived while the test waited for a reply.
     events: VecDeque<Value>,
     last_request: u64,
 }
 
-/// Many: tests wait for events long after they came.
+/// Large, because tests may read events long after they arrived.
 const QUEUE: usize = 1 << 20;
 
 impl Client {
-    /// Connects with tungstenite.
+    /// Connects.
     pub async fn connect(url: &str) -> Client {
-        Self::connect_as(Make::Tungstenite, url, &[]).await.unwrap()
+        Self::try_connect(url, &[]).await.unwrap()
     }
 
-    /// Connects, with headers; the error is the HTTP status of a refusal.
-    pub async fn connect_as(make: Make, url: &str, headers: &[(&str, &str)]) -> Result<Client, u16> {
+    /// Connects with additional headers. The error is the HTTP status of a refusal.
+    pub async fn try_connect(url: &str, headers: &[(&str, &str)]) -> Result<Client, u16> {
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
         let (outgoing, to_send) = mpsc::channel(1024);
         let (received, incoming) = mpsc::channel(QUEUE);
-        match make {
-            Make::Tungstenite => {
-                let mut request = url.into_client_request().unwrap();
-                for (name, value) in headers {
-                    request.headers_mut().insert(
-                        tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                        value.parse().unwrap(),
-                    );
-                }
-                match soon("the connection", tokio_tungstenite::connect_async(request)).await {
-                    Ok((socket, _)) => drop(tokio::spawn(run_tungstenite(socket, to_send, received))),
-                    Err(tungstenite::Error::Http(response)) => return Err(response.status().as_u16()),
-                    Err(error) => panic!("cannot connect to {url}: {error}"),
-                }
-            }
-            Make::TokioWebsockets => {
-                let mut builder = tokio_websockets::ClientBuilder::new().uri(url).unwrap();
-                for (name, value) in headers {
-                    let name = tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap();
-                    builder = builder.add_header(name, value.parse().unwrap()).unwrap();
-                }
-                match soon("the connection", builder.connect()).await {
-                    Ok((socket, _)) => drop(tokio::spawn(run_tokio_websockets(socket, to_send, received))),
-                    Err(error) => panic!("cannot connect to {url}: {error}"),
-                }
-            }
+        match soon("the connection", tokio_tungstenite::connect_async(request)).await {
+            Ok((socket, _)) => drop(tokio::spawn(run(socket, to_send, received))),
+            Err(tungstenite::Error::Http(response)) => return Err(response.status().as_u16()),
+            Err(error) => panic!("cannot connect to {url}: {error}"),
         }
         Ok(Client { outgoing, incoming, events: VecDeque::new(), last_request: 0 })
     }
 
     /// Sends a text frame.
     pub async fn send_text(&self, text: impl Into<String>) {
-        // A closed connection shows when something is waited for.
+        // A closed connection shows at the next read.
         let _ = self.outgoing.send(Outgoing::Text(text.into())).await;
     }
 
@@ -98,12 +74,12 @@ impl Client {
         let _ = self.outgoing.send(Outgoing::Binary(bytes)).await;
     }
 
-    /// Closes the connection in order.
+    /// Closes the connection with a close frame.
     pub async fn close(&self) {
         let _ = self.outgoing.send(Outgoing::Close).await;
     }
 
-    /// Sends a request, with a request id unless it has one, and waits for its reply.
+    /// Sends a request and waits for its reply. Adds a request id if there is none.
     pub async fn request(&mut self, mut request: Value) -> Value {
         if request.get("request_id").is_none() {
             self.last_request += 1;
@@ -116,7 +92,7 @@ impl Client {
         reply
     }
 
-    /// The next reply; events that come before it are kept.
+    /// The next reply. Events before it are kept for [`Client::event`].
     pub async fn reply(&mut self) -> Value {
         loop {
             let frame = self.frame().await;
@@ -127,12 +103,12 @@ impl Client {
         }
     }
 
-    /// Subscribes, successfully.
+    /// Subscribes; panics if that is refused.
     pub async fn subscribe(&mut self, account: &Account, bindings: &[&str]) -> Value {
         self.subscribe_with(&account.token(), &account.id, bindings).await
     }
 
-    /// Subscribes with a token to an account, successfully.
+    /// Subscribes to an account with a token; panics if that is refused.
     pub async fn subscribe_with(&mut self, token: &str, account_id: &str, bindings: &[&str]) -> Value {
         let data = json!({ "account_id": account_id, "bindings": bindings });
         let reply = self.request(json!({ "action": "subscribe", "auth_token": token, "data": data })).await;
@@ -150,13 +126,7 @@ impl Client {
         frame
     }
 
-    /// The next event, if one comes within `time`.
-    pub async fn event_within(&mut self, time: Duration) -> Option<Value> {
-        tokio::time::timeout(time, self.event()).await.ok()
-    }
-
-    /// The events until the one whose routing key contains `last`, without that one: everything that was published
-    /// before it, in this session's order.
+    /// The events before the first one whose routing key contains `last`.
     pub async fn events_until(&mut self, last: &str) -> Vec<Value> {
         let mut events = Vec::new();
         loop {
@@ -173,17 +143,17 @@ impl Client {
         match self.incoming().await {
             Incoming::Json(frame) => frame,
             Incoming::Closed(code) => {
-                panic!("the connection was closed with {code:?} while a frame was waited for")
+                panic!("the connection was closed with {code:?} instead of another frame")
             }
         }
     }
 
-    /// The next frame or the end.
+    /// The next frame, or the end of the connection.
     pub async fn incoming(&mut self) -> Incoming {
         soon("a frame", self.incoming.recv()).await.unwrap_or(Incoming::Closed(None))
     }
 
-    /// Waits for the end, whatever comes before it, and tells the close code.
+    /// Skips frames until the connection ends, and returns the close code.
     pub async fn closed(&mut self) -> Option<u16> {
         loop {
             if let Incoming::Closed(code) = self.incoming().await {
@@ -193,15 +163,9 @@ impl Client {
     }
 }
 
-type TungsteniteSocket =
-    tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn run_tungstenite(
-    socket: TungsteniteSocket,
-    mut to_send: mpsc::Receiver<Outgoing>,
-    received: mpsc::Sender<Incoming>,
-) {
-    use tungstenite::Message;
+async fn run(socket: Socket, mut to_send: mpsc::Receiver<Outgoing>, received: mpsc::Sender<Incoming>) {
     let (mut sink, mut stream) = socket.split();
     let mut sending = true;
     loop {
@@ -211,55 +175,16 @@ async fn run_tungstenite(
                     Some(Outgoing::Text(text)) => Message::text(text),
                     Some(Outgoing::Binary(bytes)) => Message::binary(bytes),
                     Some(Outgoing::Close) => Message::Close(None),
-                    // The test is done with it.
+                    // The test has dropped the client.
                     None => return,
                 };
                 sending = sink.send(message).await.is_ok();
             }
             message = stream.next() => {
                 let incoming = match message {
-                    Some(Ok(Message::Text(text))) => Incoming::Json(serde_json::from_str(&text).expect("a frame that is no JSON")),
+                    Some(Ok(Message::Text(text))) => Incoming::Json(serde_json::from_str(&text).expect("a frame that is not JSON")),
                     Some(Ok(Message::Close(frame))) => Incoming::Closed(frame.map(|frame| frame.code.into())),
                     Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => Incoming::Closed(None),
-                };
-                let end = matches!(incoming, Incoming::Closed(_));
-                let _ = received.send(incoming).await;
-                if end {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-type OtherSocket = tokio_websockets::WebSocketStream<tokio_websockets::MaybeTlsStream<tokio::net::TcpStream>>;
-
-async fn run_tokio_websockets(
-    mut socket: OtherSocket,
-    mut to_send: mpsc::Receiver<Outgoing>,
-    received: mpsc::Sender<Incoming>,
-) {
-    use tokio_websockets::Message;
-    let mut sending = true;
-    loop {
-        tokio::select! {
-            outgoing = to_send.recv(), if sending => {
-                let message = match outgoing {
-                    Some(Outgoing::Text(text)) => Message::text(text),
-                    Some(Outgoing::Binary(bytes)) => Message::binary(bytes),
-                    Some(Outgoing::Close) => Message::close(None, ""),
-                    None => return,
-                };
-                sending = socket.send(message).await.is_ok();
-            }
-            message = socket.next() => {
-                let incoming = match message {
-                    Some(Ok(message)) => match (message.as_text(), message.as_close()) {
-                        (Some(text), _) => Incoming::Json(serde_json::from_str(text).expect("a frame that is no JSON")),
-                        (None, Some((code, _))) => Incoming::Closed(Some(code.into())),
-                        _ => continue,
-                    },
                     Some(Err(_)) | None => Incoming::Closed(None),
                 };
                 let end = matches!(incoming, Incoming::Closed(_));

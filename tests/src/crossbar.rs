@@ -1,4 +1,4 @@
-//! An HTTP server in Crossbar's place, which records what it is asked.
+//! An HTTP server that stands in for Crossbar and records its requests.
 
 use std::{
     convert::Infallible,
@@ -22,12 +22,12 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::Notify};
 
-/// What was asked.
+/// A recorded request.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct RecordedRequest {
     /// The method.
     pub method: String,
-    /// Path and query as they came.
+    /// Path and query, unchanged.
     pub target: String,
     /// All headers.
     pub headers: http::HeaderMap,
@@ -35,8 +35,8 @@ pub struct Asked {
     pub body: String,
 }
 
-impl Asked {
-    /// A header's text, if it is there once.
+impl RecordedRequest {
+    /// The value of a header that occurs exactly once.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
         let value = values.next()?.to_str().ok()?;
@@ -44,20 +44,20 @@ impl Asked {
     }
 }
 
-/// The server. What it answers is told by the path:
+/// The server. The path determines its response:
 ///
-/// | path ends with | answer |
+/// | path ends with | response |
 /// |---|---|
-/// | `/status/N` | status N, and JSON that says so |
+/// | `/status/N` | status N, and JSON that contains it |
 /// | `/page` | status 502 and HTML |
 /// | `/empty` | status 204 |
-/// | `/redirect` | status 302 to `/v2/secret` of the same server |
+/// | `/redirect` | status 302 to `/v2/secret` on the same server |
 /// | `/bytes/N` | a JSON text of N bytes |
-/// | `/endless` | JSON that does not end |
-/// | `/silence` | nothing |
-/// | `/broken` | the connection's end |
-/// | `/hold` | 200 when [`Crossbar::let_go`] is called |
-/// | `/odd` | JSON that readers of JSON change |
+/// | `/endless` | JSON without an end |
+/// | `/silence` | none |
+/// | `/broken` | the connection is closed |
+/// | `/hold` | 200 after a call of [`Crossbar::release_one`] |
+/// | `/odd` | JSON that most parsers would not reproduce |
 /// | anything else | 200 |
 #[derive(Clone)]
 pub struct Crossbar {
@@ -67,18 +67,18 @@ pub struct Crossbar {
 
 #[derive(Default)]
 struct Shared {
-    asked: Mutex<Vec<Asked>>,
+    requests: Mutex<Vec<RecordedRequest>>,
     held: AtomicUsize,
-    go: Notify,
+    released: Notify,
 }
 
-/// What `/odd` is answered with.
-pub const ODD: &str = r#"{ "b": 1.10, "a": 1e400, "n": null, "a": "\u00fc" }"#;
+/// The response to `/odd`.
+pub const ODD_JSON: &str = r#"{ "b": 1.10, "a": 1e400, "n": null, "a": "\u00fc" }"#;
 
 type Body = BoxBody<Bytes, Infallible>;
 
 impl Crossbar {
-    /// Starts one, which ends with the test's runtime.
+    /// Starts a server, which ends with the test's runtime.
     pub async fn start() -> Crossbar {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -89,7 +89,7 @@ impl Crossbar {
             while let Ok((stream, _)) = listener.accept().await {
                 let serving = serving.clone();
                 tokio::spawn(async move {
-                    let service = service_fn(|request| serving.answer(request));
+                    let service = service_fn(|request| serving.respond(request));
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -102,25 +102,25 @@ impl Crossbar {
         format!("http://{}", self.address)
     }
 
-    /// What was asked since this was called last.
-    pub fn asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut self.shared.asked.lock())
+    /// The requests since the last call.
+    pub fn take_requests(&self) -> Vec<RecordedRequest> {
+        std::mem::take(&mut self.shared.requests.lock())
     }
 
-    /// How many requests are held.
+    /// The number of requests to `/hold` that wait for their response.
     pub fn held(&self) -> usize {
         self.shared.held.load(Ordering::SeqCst)
     }
 
-    /// Lets one held request go.
-    pub fn let_go(&self) {
-        self.shared.go.notify_one();
+    /// Responds to one request to `/hold`.
+    pub fn release_one(&self) {
+        self.shared.released.notify_one();
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
+    async fn respond(&self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-        self.shared.asked.lock().push(Asked {
+        self.shared.requests.lock().push(RecordedRequest {
             method: parts.method.to_string(),
             target: parts.uri.to_string(),
             headers: parts.headers,
@@ -128,41 +128,41 @@ impl Crossbar {
         });
         let path = parts.uri.path().to_owned();
         let words: Vec<&str> = path.rsplit('/').collect();
-        let whole = |status: u16, body: String| {
+        let complete = |status: u16, body: String| {
             let body = Full::new(Bytes::from(body)).boxed();
             Response::builder().status(status).body(body).map_err(std::io::Error::other)
         };
         match words.as_slice() {
             [number, "status", ..] => {
-                whole(number.parse().unwrap(), format!("{{\"status\":\"error\",\"error\":\"{number}\"}}"))
+                complete(number.parse().unwrap(), format!("{{\"status\":\"error\",\"error\":\"{number}\"}}"))
             }
-            ["page", ..] => whole(502, "<html>bad gateway</html>".into()),
-            ["empty", ..] => whole(204, String::new()),
+            ["page", ..] => complete(502, "<html>bad gateway</html>".into()),
+            ["empty", ..] => complete(204, String::new()),
             ["redirect", ..] => {
-                let mut response = whole(302, "{}".into())?;
+                let mut response = complete(302, "{}".into())?;
                 let location = format!("{}/v2/secret", self.url()).parse().unwrap();
                 response.headers_mut().insert("location", location);
                 Ok(response)
             }
             [number, "bytes", ..] => {
                 let number: usize = number.parse().unwrap();
-                whole(200, format!("\"{}\"", "x".repeat(number - 2)))
+                complete(200, format!("\"{}\"", "x".repeat(number - 2)))
             }
             ["endless", ..] => {
-                let piece = || Ok(Frame::data(Bytes::from_static(&[b'1'; 8192])));
-                let body = StreamBody::new(stream::repeat_with(piece));
+                let chunk = || Ok(Frame::data(Bytes::from_static(&[b'1'; 8192])));
+                let body = StreamBody::new(stream::repeat_with(chunk));
                 Ok(Response::new(BodyExt::boxed(body)))
             }
             ["silence", ..] => std::future::pending().await,
-            ["broken", ..] => Err(std::io::Error::other("broken off")),
+            ["broken", ..] => Err(std::io::Error::other("connection broken off")),
             ["hold", ..] => {
                 self.shared.held.fetch_add(1, Ordering::SeqCst);
-                self.shared.go.notified().await;
+                self.shared.released.notified().await;
                 self.shared.held.fetch_sub(1, Ordering::SeqCst);
-                whole(200, "{\"data\":\"held\"}".into())
+                complete(200, "{\"data\":\"held\"}".into())
             }
-            ["odd", ..] => whole(200, ODD.into()),
-            _ => whole(200, "{\"data\":{},\"status\":\"success\"}".into()),
+            ["odd", ..] => complete(200, ODD_JSON.into()),
+            _ => complete(200, "{\"data\":{},\"status\":\"success\"}".into()),
         }
     }
 }

@@ -17,13 +17,13 @@ pub struct Event {
 }
 
 impl Event {
-    /// Publishes it; the broker has it when this returns.
+    /// Publishes it and waits for the confirm.
     pub async fn publish(&self, publisher: &Publisher) {
         publisher.publish(self.exchange, &self.key, self.body.to_string().as_bytes()).await.unwrap();
     }
 }
 
-/// `name` of a call.
+/// A call event with this name.
 pub fn call(account: &Account, name: &str, call_id: &str) -> Event {
     Event {
         exchange: "callevt",
@@ -44,14 +44,14 @@ pub fn call(account: &Account, name: &str, call_id: &str) -> Event {
     }
 }
 
-/// The first event of an inbound call: no account yet, only the realm.
+/// An event that names only a realm, as the first ones of an inbound call do.
 pub fn call_of_realm(realm: &str, name: &str, call_id: &str) -> Event {
     let mut event = call(&Account { id: String::new(), realm: realm.to_owned() }, name, call_id);
     event.body["Custom-Channel-Vars"] = json!({ "Realm": realm });
     event
 }
 
-/// An event of a conference.
+/// A conference event.
 pub fn conference(account: &Account, name: &str, conference_id: &str, call_id: &str) -> Event {
     Event {
         exchange: "conference",
@@ -106,7 +106,7 @@ pub fn document_in(database: &str, action: &str, kind: &str, id: &str) -> Event 
     }
 }
 
-/// The status of a fax.
+/// A fax status event.
 pub fn fax(account: &Account, id: &str) -> Event {
     Event {
         exchange: "faxes",
@@ -121,7 +121,7 @@ pub fn fax(account: &Account, id: &str) -> Event {
     }
 }
 
-/// An event of any kind: its exchange, its routing key with words encoded already, and what its body says besides.
+/// An event of any kind. The words of `key` are encoded already; `members` are added to the body.
 pub fn any(exchange: &'static str, key: String, name: &str, members: Value) -> Event {
     let mut body = json!({
         "Event-Category": exchange,

@@ -1,4 +1,4 @@
-//! A real HAProxy with the project's own configuration, and a certificate made for the test.
+//! A real HAProxy with the project's configuration and a certificate created for the test.
 
 use std::time::Duration;
 
@@ -11,20 +11,21 @@ use blackhole_dev::{
 
 use crate::stack::Edge;
 
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// HAProxy in front of two edges.
 pub struct HaProxy {
     _server: Server,
     _dir: RunDir,
-    /// The port of wss://.
+    /// The port for `wss://`.
     pub wss: u16,
-    /// The port of ws://.
+    /// The port for `ws://`.
     pub ws: u16,
 }
 
 impl HaProxy {
-    /// Starts it, ready when the edges are known to be. `settings` are further variables of its configuration.
+    /// Starts it and waits until its health checks find the edges up. `settings` are further variables of its
+    /// configuration.
     pub async fn start(edges: [&Edge; 2], settings: &[(&str, &str)]) -> HaProxy {
         let dir = RunDir::create("haproxy").unwrap();
         let (wss, ws, stats) = (ports::free().unwrap(), ports::free().unwrap(), ports::free().unwrap());
@@ -43,7 +44,7 @@ impl HaProxy {
             .env("BH_STATS_LISTEN", format!("127.0.0.1:{stats}"))
             .env("BH_CHECK_INTERVAL", "100ms")
             .env("BH_MAXCONN", "500")
-            // Only root can become somebody else, and a test need not be root.
+            // Only root can switch the user, and a test may not run as root.
             .env("BH_USER", "")
             .log(dir.path().join("haproxy.log"));
         for (number, edge) in edges.iter().enumerate() {
@@ -55,7 +56,7 @@ impl HaProxy {
         }
         spec = settings.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         let ready = Ready::Http(format!("127.0.0.1:{stats}"), "/health".into());
-        let server = Server::start("haproxy", spec, ready, READY_WITHIN).await.unwrap();
+        let server = Server::start("haproxy", spec, ready, READY_TIMEOUT).await.unwrap();
         HaProxy { _server: server, _dir: dir, wss, ws }
     }
 }

@@ -1,4 +1,4 @@
-//! A process of KAZOO that asks over AMQP, as Crossbar does, and gets answers by its `Server-ID`.
+//! A KAZOO process that sends requests over AMQP, as Crossbar does, and receives the answers by its `Server-ID`.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 
 use crate::soon;
 
-/// The process. Its queue ends with it.
+/// The process. The broker deletes its queue when it is dropped.
 pub struct Kazoo {
-    /// Where answers to it go.
+    /// The routing key of answers to this process.
     pub server_id: String,
     channel: Channel,
     answers: Consumer,
@@ -27,7 +27,7 @@ pub struct Kazoo {
 }
 
 impl Kazoo {
-    /// Connects, declares the exchanges as KAZOO does, and waits at `targeted`.
+    /// Connects, declares the exchanges as KAZOO does, and consumes from `targeted`.
     pub async fn start(broker: &RabbitMq, server_id: &str) -> Kazoo {
         let connection = Connection::connect(&broker.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -54,7 +54,7 @@ impl Kazoo {
         Kazoo { server_id: server_id.to_owned(), channel, answers, next: 0, _connection: connection }
     }
 
-    /// Publishes a request as it is given.
+    /// Publishes a request body unchanged.
     pub async fn publish(&self, exchange: &str, key: &str, body: &[u8]) {
         let properties = BasicProperties::default().with_content_type("application/json".into());
         let options = BasicPublishOptions::default();
@@ -62,7 +62,7 @@ impl Kazoo {
         assert!(sent.await.unwrap().await.unwrap().is_ack());
     }
 
-    /// Asks with the members that every request has, and returns the `Msg-ID`.
+    /// Sends a request with the members that all requests have, and returns its `Msg-ID`.
     pub async fn ask(&mut self, exchange: &str, key: &str, name: &str, members: Value) -> String {
         self.next += 1;
         let id = format!("{}-{}", self.server_id, self.next);
@@ -75,13 +75,13 @@ impl Kazoo {
         id
     }
 
-    /// Asks for sockets, as Crossbar's `GET /v2/accounts/{account}/websockets`, and waits for the answer.
+    /// Lists sockets, as Crossbar does for `GET /v2/accounts/{account}/websockets`, and waits for the answer.
     pub async fn sockets(&mut self, members: Value) -> Value {
         let id = self.ask("sysconf", "websockets.get", "get_req", members).await;
         self.answer_to(&id).await
     }
 
-    /// Starts or stops a module, and waits for the answer.
+    /// Starts or stops a module and waits for the answer.
     pub async fn module(&mut self, members: Value) -> Value {
         let id = self.ask("kapps", "ws.module_req", "module_req", members).await;
         self.answer_to(&id).await
@@ -93,7 +93,7 @@ impl Kazoo {
         answer
     }
 
-    /// The next message for this process.
+    /// The next message to this process.
     pub async fn message(&mut self) -> Value {
         let delivery = soon("a message to KAZOO", self.answers.next()).await.unwrap().unwrap();
         let content_type = delivery.properties.content_type().clone();
@@ -101,7 +101,7 @@ impl Kazoo {
         serde_json::from_slice(&delivery.data).unwrap()
     }
 
-    /// Whether nothing comes in this time.
+    /// Whether no message arrives within `time`.
     pub async fn is_silent_for(&mut self, time: Duration) -> bool {
         tokio::time::timeout(time, self.answers.next()).await.is_err()
     }

@@ -1,32 +1,27 @@
-//! A client that costs next to nothing, for thousands at once: one socket, one buffer, and no patience but its user's.
+//! A client for thousands of sessions at once: one socket, one buffer, no task and no time limit of its own.
 
 use std::io::{self, ErrorKind};
 
-use bytes::{Buf, Bytes, BytesMut};
+use blackhole_dev::websocket::{CLOSE, PING, PONG, TEXT, client_frame, upgrade_end, upgrade_request};
+use bytes::Buf;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
-};
+use tokio::net::TcpSocket;
 
-use crate::raw::{CLOSE, PING, PONG, TEXT, frame, upgrade};
+use crate::raw::RawClient;
 
-/// A connection.
+/// A session.
 #[derive(Debug)]
-pub struct Lean {
-    stream: TcpStream,
-    read: BytesMut,
-}
+pub struct LeanClient(RawClient);
 
-/// A text frame from the edge, as far as the tests read it.
+/// A text frame from the edge; only the members that the tests read.
 #[derive(Debug, Deserialize)]
-pub struct Frame {
+pub struct TextFrame {
     /// `event` or `reply`.
     pub action: String,
     /// Of an event.
     pub cursor: Option<String>,
-    /// Of an event: the binding that it is for.
+    /// Of an event: the binding that it was delivered for.
     pub subscribed_key: Option<String>,
     /// Of an event: its body.
     pub args: Option<Body>,
@@ -39,16 +34,16 @@ pub struct Frame {
 /// The body of a numbered event.
 #[derive(Debug, Deserialize)]
 pub struct Body {
-    /// The call.
+    /// The call's id.
     #[serde(rename = "Call-ID")]
     pub call: String,
-    /// Its place among the call's events.
+    /// The event's number within the call.
     #[serde(rename = "Number")]
     pub number: u64,
 }
 
-impl Frame {
-    /// Whether it is a reply that says yes.
+impl TextFrame {
+    /// Whether it is a successful reply.
     pub fn is_success(&self) -> bool {
         self.status.as_deref() == Some("success")
     }
@@ -59,30 +54,27 @@ impl Frame {
     }
 }
 
-impl Lean {
-    /// Connects to an edge of this machine; `room` limits what the system keeps of what is not read yet.
+impl LeanClient {
+    /// Connects to an edge of this machine, with a receive buffer of this many bytes instead of the system's default.
     ///
     /// # Errors
-    /// When there is no connection, or the edge answers anything else than an upgrade.
-    pub async fn connect(port: u16, query: &str, room: Option<u32>) -> io::Result<Lean> {
+    /// When there is no connection, or the edge does not upgrade it.
+    pub async fn connect(port: u16, query: &str, receive_buffer: Option<u32>) -> io::Result<LeanClient> {
         let socket = TcpSocket::new_v4()?;
-        if let Some(room) = room {
-            socket.set_recv_buffer_size(room)?;
+        if let Some(bytes) = receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
         }
-        let stream = socket.connect(([127, 0, 0, 1], port).into()).await?;
-        let mut lean = Lean { stream, read: BytesMut::new() };
-        lean.stream.write_all(upgrade(&format!("/?{query}"), &[]).as_bytes()).await?;
+        let mut raw = RawClient::connect_socket(socket, port).await?;
+        raw.write(upgrade_request(&format!("/?{query}"), &[]).as_bytes()).await?;
         loop {
-            if let Some(end) = lean.read.windows(4).position(|window| window == b"\r\n\r\n") {
-                let head = lean.read.split_to(end + 4);
-                let is_upgrade = head.starts_with(b"HTTP/1.1 101");
-                return if is_upgrade {
-                    Ok(lean)
-                } else {
-                    Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()))
-                };
+            match upgrade_end(&raw.received) {
+                Ok(Some(end)) => {
+                    raw.received.advance(end);
+                    return Ok(LeanClient(raw));
+                }
+                Ok(None) => raw.fill().await?,
+                Err(status) => return Err(io::Error::other(status)),
             }
-            lean.fill().await?;
         }
     }
 
@@ -91,55 +83,25 @@ impl Lean {
     /// # Errors
     /// When the connection has ended.
     pub async fn send(&mut self, text: &str) -> io::Result<()> {
-        self.stream.write_all(&frame(TEXT, text.as_bytes())).await
+        self.0.write(&client_frame(TEXT, text.as_bytes())).await
     }
 
-    /// The next text frame. Nothing is lost when the wait for it is broken off.
+    /// The next text frame. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// When the connection has ended; a close frame's code stands in the text.
-    pub async fn next(&mut self) -> io::Result<Frame> {
+    /// When the connection has ended; the error's text contains the close code.
+    pub async fn next(&mut self) -> io::Result<TextFrame> {
         loop {
-            match self.take_frame() {
+            match self.0.take_frame() {
                 Some((TEXT, payload)) => return Ok(serde_json::from_slice(&payload)?),
-                Some((PING, payload)) => self.stream.write_all(&frame(PONG, &payload)).await?,
+                Some((PING, payload)) => self.0.write(&client_frame(PONG, &payload)).await?,
                 Some((CLOSE, payload)) => {
                     let code = payload.get(..2).map_or(0, |mut code| code.get_u16());
                     return Err(io::Error::new(ErrorKind::ConnectionAborted, format!("closed with {code}")));
                 }
                 Some(_) => {}
-                None => self.fill().await?,
+                None => self.0.fill().await?,
             }
-        }
-    }
-
-    /// Whether a whole frame has been read already.
-    fn take_frame(&mut self) -> Option<(u8, Bytes)> {
-        let mut head = &self.read[..];
-        if head.len() < 2 {
-            return None;
-        }
-        let (first, length) = (head.get_u8(), head.get_u8());
-        let length = match length {
-            126 if head.len() >= 2 => u64::from(head.get_u16()),
-            127 if head.len() >= 8 => head.get_u64(),
-            126 | 127 => return None,
-            length => u64::from(length),
-        };
-        let length = usize::try_from(length).unwrap();
-        if head.len() < length {
-            return None;
-        }
-        let skip = self.read.len() - head.len();
-        self.read.advance(skip);
-        Some((first, self.read.split_to(length).freeze()))
-    }
-
-    async fn fill(&mut self) -> io::Result<()> {
-        self.read.reserve(4096);
-        match self.stream.read_buf(&mut self.read).await? {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
         }
     }
 }

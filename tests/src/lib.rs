@@ -1,22 +1,22 @@
-//! The harness of the end-to-end tests: real brokers and services, shared by all tests of a run, which keep out of
-//! each other's way by using accounts of their own.
+//! The harness of the end-to-end tests. All tests of a run share real brokers and services; each test uses its own
+//! accounts, so that tests do not affect each other.
 //!
-//! | module | idea |
+//! | module | contents |
 //! |---|---|
 //! | [`stack`] | the brokers and services |
 //! | [`accounts`] | accounts and tokens |
-//! | [`client`] | a WebSocket client, of two makes |
-//! | [`raw`] | a client made of a TCP stream and nothing else |
-//! | [`crossbar`] | an HTTP server in Crossbar's place |
-//! | [`kazoo`] | a process of KAZOO that asks over AMQP |
+//! | [`client`] | the WebSocket client of the functional tests |
+//! | [`raw`] | a client that is only a TCP stream, for hostile frames |
+//! | [`crossbar`] | an HTTP server that stands in for Crossbar |
+//! | [`kazoo`] | a KAZOO process that sends requests over AMQP |
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
-//! | [`lean`] | a client that costs next to nothing |
-//! | [`proxy`] | a bad network |
-//! | [`chaos`] | faults in random order while events flow, and the verdict |
+//! | [`lean`] | a client for thousands of sessions at once |
+//! | [`proxy`] | a TCP proxy that simulates network faults |
+//! | [`chaos`] | random faults while events flow, and the verdict |
 
-// A test harness fails by panicking, as the tests do.
+// The harness panics on failures, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod accounts;
@@ -34,28 +34,28 @@ pub mod stack;
 
 use std::{future::Future, time::Duration};
 
-/// More than enough for anything that is going to happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything that these tests wait for should take.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Waits for what has to happen; a panic says what did not.
+/// Waits for a future; panics with `what` did not happen if it takes too long.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(TIMEOUT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+        Err(_) => panic!("{what} did not happen within {TIMEOUT:?}"),
     }
 }
 
-/// Looks again and again until `condition` holds, for at most `patience`.
-pub async fn soon_enough(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(patience, async {
+/// Polls `condition` until it holds; panics if that takes longer than `timeout`.
+pub async fn eventually_within(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(timeout, async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    assert!(waited.await.is_ok(), "{what} did not happen within {patience:?}");
+    assert!(waited.await.is_ok(), "{what} did not happen within {timeout:?}");
 }
 
-/// Looks again and again until `condition` holds.
+/// Polls `condition` until it holds; panics if that takes too long.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     soon(what, async {
         while !condition().await {

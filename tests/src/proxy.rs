@@ -1,4 +1,4 @@
-//! A TCP proxy that can be told to be a bad network.
+//! A TCP proxy that simulates network faults.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -10,20 +10,20 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What becomes of bytes.
+/// The state of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// They arrive.
-    Fine,
-    /// Connections are cut, and new ones too.
+    /// Bytes arrive.
+    Up,
+    /// Connections are closed, new ones too.
     Cut,
-    /// Nothing arrives and nobody is told; those that were open at that time never move again.
-    Swallows,
-    /// Nothing moves for a while; afterwards everything arrives.
-    Stalls,
+    /// Bytes get lost without an error. Connections that were open meanwhile stay dead.
+    Dropping,
+    /// Bytes are delayed until the state changes.
+    Stalled,
 }
 
-/// A proxy in front of one port of this machine.
+/// A proxy for a port of this machine.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -32,11 +32,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a port of its own and passes on to `upstream`.
+    /// Listens on a free port and forwards to the port `upstream`.
     pub async fn start(upstream: u16) -> Proxy {
         let port = ports::free().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-        let network = Arc::new(watch::Sender::new(Network::Fine));
+        let network = Arc::new(watch::Sender::new(Network::Up));
         let mut serving = JoinSet::new();
         let own = Arc::clone(&network);
         serving.spawn(async move {
@@ -45,7 +45,7 @@ impl Proxy {
                 tokio::select! {
                     accepted = listener.accept() => {
                         let Ok((client, _)) = accepted else { continue };
-                        connections.spawn(carry(client, upstream, own.subscribe()));
+                        connections.spawn(forward_connection(client, upstream, own.subscribe()));
                     }
                     Some(_) = connections.join_next() => {}
                 }
@@ -54,40 +54,40 @@ impl Proxy {
         Proxy { port, network, _serving: serving }
     }
 
-    /// Where it listens.
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Changes the network.
+    /// Changes the state of the network.
     pub fn set(&self, network: Network) {
         self.network.send_replace(network);
     }
 }
 
-async fn carry(client: TcpStream, upstream: u16, mut network: watch::Receiver<Network>) {
+async fn forward_connection(client: TcpStream, upstream: u16, mut network: watch::Receiver<Network>) {
     if *network.borrow_and_update() == Network::Cut {
         return;
     }
-    let there = network.clone();
-    let carried = async {
-        // What was connected into the void stays there.
-        pass(there.clone()).await;
+    let both_ways = network.clone();
+    let forwarded = async {
+        // A connection that was accepted while bytes were dropped stays dead.
+        until_bytes_pass(both_ways.clone()).await;
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, upstream)).await else { return };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         tokio::select! {
-            () = one_way(from_client, to_server, there.clone()) => {}
-            () = one_way(from_server, to_client, there) => {}
+            () = forward(from_client, to_server, both_ways.clone()) => {}
+            () = forward(from_server, to_client, both_ways) => {}
         }
     };
     tokio::select! {
-        () = carried => {}
+        () = forwarded => {}
         _ = network.wait_for(|network| *network == Network::Cut) => {}
     }
 }
 
-async fn one_way(
+async fn forward(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
     network: watch::Receiver<Network>,
@@ -95,21 +95,21 @@ async fn one_way(
     let mut bytes = vec![0; 64 * 1024];
     loop {
         let Ok(count @ 1..) = from.read(&mut bytes).await else { return };
-        pass(network.clone()).await;
+        until_bytes_pass(network.clone()).await;
         if to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }
 }
 
-/// Waits until bytes may pass; for ever, once they were swallowed.
-async fn pass(mut network: watch::Receiver<Network>) {
+/// Waits until bytes may pass: forever if they get lost.
+async fn until_bytes_pass(mut network: watch::Receiver<Network>) {
     loop {
         let now = *network.borrow_and_update();
         match now {
-            Network::Fine | Network::Cut => return,
-            Network::Swallows => std::future::pending().await,
-            Network::Stalls => drop(network.changed().await),
+            Network::Up | Network::Cut => return,
+            Network::Dropping => std::future::pending().await,
+            Network::Stalled => drop(network.changed().await),
         }
     }
 }

@@ -1,5 +1,9 @@
-//! A client made of a TCP stream and nothing else: it says what no library would, and shows what came word by word.
+//! A client that is only a TCP stream: it sends what no library would send, and shows the bytes that come back.
 
+use std::{io, io::ErrorKind, net::Ipv4Addr};
+
+use blackhole_dev::websocket::{ACCEPT, CLOSE, Frame, TEXT, client_frame, upgrade_request};
+use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -7,40 +11,26 @@ use tokio::{
 
 use crate::soon;
 
-/// The first byte of a frame: the last of its message, and its kind.
-pub const TEXT: u8 = 0x81;
-/// A text that goes on in further frames.
-pub const TEXT_BEGINS: u8 = 0x01;
-/// A further frame, not the last.
-pub const GOES_ON: u8 = 0x00;
-/// The last of several frames.
-pub const ENDS: u8 = 0x80;
-/// A close frame.
-pub const CLOSE: u8 = 0x88;
-/// A ping.
-pub const PING: u8 = 0x89;
-/// A pong.
-pub const PONG: u8 = 0x8A;
-
 /// A connection.
-pub struct Raw {
+#[derive(Debug)]
+pub struct RawClient {
     stream: TcpStream,
-    /// What was read and not taken.
-    read: Vec<u8>,
+    /// Bytes that were received and not taken yet.
+    pub(crate) received: BytesMut,
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// The status code.
     pub status: u16,
-    /// The status line and headers, as they came.
+    /// The status line and headers, unchanged.
     pub head: String,
-    /// The body, as long as the header says.
+    /// The body, as long as `Content-Length` says.
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
@@ -48,83 +38,87 @@ impl Answer {
     }
 }
 
-impl Raw {
+impl RawClient {
     /// Connects to a port of this machine.
-    pub async fn connect(port: u16) -> Raw {
-        let stream = soon("the connection", TcpStream::connect(("127.0.0.1", port))).await.unwrap();
-        Raw { stream, read: Vec::new() }
+    pub async fn connect(port: u16) -> RawClient {
+        let socket = TcpSocket::new_v4().unwrap();
+        soon("the connection", Self::connect_socket(socket, port)).await.unwrap()
     }
 
-    /// Connects from another address of this machine than the usual one, such as 127.0.0.2.
-    pub async fn connect_from(address: std::net::Ipv4Addr, port: u16) -> Raw {
+    /// Connects from another loopback address than 127.0.0.1, such as 127.0.0.2.
+    pub async fn connect_from(address: Ipv4Addr, port: u16) -> RawClient {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((address, 0).into()).unwrap();
-        let connection = socket.connect(([127, 0, 0, 1], port).into());
-        Raw { stream: soon("the connection", connection).await.unwrap(), read: Vec::new() }
+        soon("the connection", Self::connect_socket(socket, port)).await.unwrap()
     }
 
-    /// Connects with hardly any room for what it does not read.
-    pub async fn connect_with_little_room(port: u16) -> Raw {
+    /// Connects with a receive buffer of this many bytes, so that a client that stops reading soon blocks the server.
+    pub async fn connect_with_receive_buffer(bytes: u32, port: u16) -> RawClient {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        let connection = socket.connect(([127, 0, 0, 1], port).into());
-        Raw { stream: soon("the connection", connection).await.unwrap(), read: Vec::new() }
+        socket.set_recv_buffer_size(bytes).unwrap();
+        soon("the connection", Self::connect_socket(socket, port)).await.unwrap()
+    }
+
+    /// Connects a socket to a port of this machine.
+    pub(crate) async fn connect_socket(socket: TcpSocket, port: u16) -> io::Result<RawClient> {
+        let stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await?;
+        Ok(RawClient { stream, received: BytesMut::new() })
     }
 
     /// Connects and begins a session.
-    pub async fn session(port: u16, query: &str) -> Raw {
-        let mut raw = Raw::connect(port).await;
-        raw.begin_session(query).await;
-        raw
+    pub async fn session(port: u16, query: &str) -> RawClient {
+        let mut client = RawClient::connect(port).await;
+        client.begin_session(query).await;
+        client
     }
 
     /// Begins a session on this connection.
     pub async fn begin_session(&mut self, query: &str) {
-        self.send(upgrade(&format!("/?{query}"), &[])).await;
-        let answer = self.answer().await;
-        assert_eq!(answer.status, 101, "{answer:?}");
-        assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        self.send(upgrade_request(&format!("/?{query}"), &[])).await;
+        let response = self.response().await;
+        assert_eq!(response.status, 101, "{response:?}");
+        assert_eq!(response.header("sec-websocket-accept"), Some(ACCEPT));
     }
 
-    /// Sends bytes. A closed connection shows when something is waited for.
+    /// Sends bytes. A closed connection shows at the next read.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = self.stream.write_all(bytes.as_ref()).await;
+        let _ = self.write(bytes.as_ref()).await;
     }
 
-    /// Sends a masked frame.
+    /// Sends a masked frame. A closed connection shows at the next read.
     pub async fn send_frame(&mut self, first: u8, payload: impl AsRef<[u8]>) {
-        self.send(frame(first, payload.as_ref())).await;
+        self.send(client_frame(first, payload.as_ref())).await;
     }
 
-    /// Reads an HTTP answer.
-    pub async fn answer(&mut self) -> Answer {
+    /// Reads an HTTP response.
+    pub async fn response(&mut self) -> Response {
         let end = loop {
-            if let Some(end) = self.read.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
             }
-            assert!(
-                self.fill().await,
-                "the connection ended before an answer: {:?}",
-                String::from_utf8_lossy(&self.read)
-            );
+            assert!(self.receive().await, "the connection ended before a response: {:?}", self.received);
         };
-        let head = String::from_utf8(self.read.drain(..end).collect()).unwrap();
+        let head = String::from_utf8(self.received.split_to(end).to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut answer = Answer { status, head, body: String::new() };
-        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
-        answer.body = String::from_utf8(self.take(length).await.unwrap()).unwrap();
-        answer
+        let mut response = Response { status, head, body: String::new() };
+        let length = response.header("content-length").map_or(0, |length| length.parse().unwrap());
+        while self.received.len() < length {
+            assert!(self.receive().await, "the connection ended inside a body: {response:?}");
+        }
+        response.body = String::from_utf8(self.received.split_to(length).to_vec()).unwrap();
+        response
     }
 
-    /// The next frame's first byte and payload; none when the connection has ended.
+    /// The next frame's first byte and payload; none once the connection has ended.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let head = self.take(2).await?;
-        let length = match head[1] {
-            126 => u64::from(u16::from_be_bytes(self.take(2).await?.try_into().unwrap())),
-            127 => u64::from_be_bytes(self.take(8).await?.try_into().unwrap()),
-            length => u64::from(length),
-        };
-        Some((head[0], self.take(usize::try_from(length).unwrap()).await?))
+        loop {
+            if let Some((first, payload)) = self.take_frame() {
+                return Some((first, payload.into()));
+            }
+            if !self.receive().await {
+                return None;
+            }
+        }
     }
 
     /// The next text frame.
@@ -134,12 +128,12 @@ impl Raw {
                 Some((TEXT, payload)) => return String::from_utf8(payload).unwrap(),
                 Some((CLOSE, payload)) => panic!("closed: {}", String::from_utf8_lossy(&payload)),
                 Some(_) => {}
-                None => panic!("the connection ended while a text frame was waited for"),
+                None => panic!("the connection ended before a text frame"),
             }
         }
     }
 
-    /// Waits for the end, whatever comes before it, and tells the close code if there was one.
+    /// Skips frames until the connection ends; returns the close code if there was a close frame.
     pub async fn closed(&mut self) -> Option<u16> {
         let mut code = None;
         while let Some((first, payload)) = self.frame().await {
@@ -150,67 +144,35 @@ impl Raw {
         code
     }
 
-    /// Everything until the other side ends the connection.
+    /// Everything until the server ends the connection.
     pub async fn rest(&mut self) -> Vec<u8> {
-        while self.fill().await {}
-        std::mem::take(&mut self.read)
+        while self.receive().await {}
+        self.received.split().to_vec()
     }
 
-    async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
-        while self.read.len() < length {
-            if !self.fill().await {
-                return None;
-            }
-        }
-        Some(self.read.drain(..length).collect())
+    /// Sends bytes.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
     }
 
-    /// Reads some; false at the end, or where the connection was reset.
-    async fn fill(&mut self) -> bool {
-        let mut bytes = [0; 16 * 1024];
-        match soon("something from the edge", self.stream.read(&mut bytes)).await {
-            Ok(0) | Err(_) => false,
-            Ok(count) => {
-                self.read.extend_from_slice(&bytes[..count]);
-                true
-            }
-        }
+    /// Takes a frame that has been received completely.
+    pub(crate) fn take_frame(&mut self) -> Option<(u8, Bytes)> {
+        let Frame { first, payload } = Frame::parse(&self.received, 0)?;
+        let mut frame = self.received.split_to(payload.end);
+        Some((first, frame.split_off(payload.start).freeze()))
     }
-}
 
-/// A frame as a client has to send it: masked.
-pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
-    let mut frame = vec![first];
-    match payload.len() {
-        length @ 0..=125 => frame.push(0x80 | u8::try_from(length).unwrap()),
-        length @ 126..=0xFFFF => {
-            frame.push(0x80 | 126);
-            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
-        }
-        length => {
-            frame.push(0x80 | 127);
-            frame.extend(u64::try_from(length).unwrap().to_be_bytes());
+    /// Receives more bytes. Dropping the future loses none of them.
+    pub(crate) async fn fill(&mut self) -> io::Result<()> {
+        self.received.reserve(4096);
+        match self.stream.read_buf(&mut self.received).await? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
         }
     }
-    frame.extend(MASK);
-    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    frame
-}
 
-/// An upgrade request, correct but for `changes`: a header with another value, with none, or a further one.
-pub fn upgrade(target: &str, changes: &[(&str, Option<&str>)]) -> String {
-    let mut headers = vec![
-        ("Host", "localhost"),
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ];
-    for &(name, value) in changes {
-        headers.retain(|(own, _)| *own != name);
-        headers.extend(value.map(|value| (name, value)));
+    /// Receives more bytes; false at the end, or where the connection was reset.
+    async fn receive(&mut self) -> bool {
+        soon("something from the server", self.fill()).await.is_ok()
     }
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("GET {target} HTTP/1.1\r\n{headers}\r\n")
 }

@@ -14,7 +14,7 @@ use crate::{accounts, eventually};
 
 /// Two brokers and the three services.
 pub struct Stack {
-    /// Where logs and data are.
+    /// The directory of logs and data.
     pub dir: RunDir,
     /// The AMQP broker.
     pub rabbitmq: RabbitMq,
@@ -24,11 +24,11 @@ pub struct Stack {
     pub auth_svc: Service,
     /// amqp-ingest.
     pub amqp_ingest: Service,
-    /// An edge with the default configuration.
+    /// An edge with the default settings.
     pub edge: Edge,
 }
 
-/// An edge and where it listens.
+/// An edge and its port.
 pub struct Edge {
     /// The process.
     pub service: Service,
@@ -36,26 +36,26 @@ pub struct Edge {
     pub port: u16,
 }
 
-/// What is set for a service: the name of the variable after `BLACKHOLE_`, and its value.
+/// A setting of a service: the name of an environment variable without `BLACKHOLE_`, and its value.
 pub type Setting<'a> = (&'a str, &'a str);
 
 impl Stack {
-    /// The one that all tests share. Who breaks it starts one of his own.
+    /// The stack that all tests share. A test that breaks things starts its own.
     pub fn shared() -> &'static Stack {
         static SHARED: LazyLock<Stack> = LazyLock::new(|| {
-            // The first test's runtime ends with that test.
+            // Not on the runtime of the first test, which ends with that test.
             let start = || tokio::runtime::Runtime::new().unwrap().block_on(Stack::start("shared"));
             std::thread::scope(|scope| scope.spawn(start).join().unwrap())
         });
         &SHARED
     }
 
-    /// Starts one, with everything ready.
+    /// Starts a stack and waits until everything is ready.
     pub async fn start(name: &str) -> Stack {
         Self::start_with(name, &[]).await
     }
 
-    /// Starts one with further settings for all services.
+    /// As [`Stack::start`], with additional settings for all services.
     pub async fn start_with(name: &str, settings: &[Setting<'_>]) -> Stack {
         let dir = RunDir::create(name).unwrap();
         let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
@@ -79,7 +79,7 @@ impl Stack {
         Stack { rabbitmq, nats, auth_svc: auth_svc.unwrap(), amqp_ingest: amqp_ingest.unwrap(), edge, dir }
     }
 
-    /// One more edge on the same brokers, with settings of its own.
+    /// Starts another edge on the same brokers, with its own settings.
     pub async fn another_edge(&self, name: &str, settings: &[Setting<'_>]) -> Edge {
         let mut env = vec![
             ("NATS__URL", self.nats.url()),
@@ -89,7 +89,7 @@ impl Stack {
         Edge::start(name, &self.dir, &env).await
     }
 
-    /// One more ingest on the same brokers, with settings of its own; the first one may have to go before it works.
+    /// Starts another ingest on the same brokers, with its own settings. It may stand by until the first one stops.
     pub async fn another_ingest(&self, name: &str, settings: &[Setting<'_>]) -> Service {
         let mut env = vec![
             ("NATS__URL", self.nats.url()),
@@ -100,17 +100,17 @@ impl Stack {
         Service::start(name, &binaries().amqp_ingest, self.dir.path(), &env).await.unwrap()
     }
 
-    /// A simulated KAZOO's connection to the broker.
+    /// A connection of the simulated KAZOO to the broker.
     pub async fn publisher(&self) -> Publisher {
         Publisher::connect(&self.rabbitmq.url()).await.unwrap()
     }
 
-    /// What a service has counted so far under this name, over all labels.
+    /// The current value of a metric of a service, summed over all labels.
     pub async fn metric(service: &Service, name: &str) -> f64 {
         Self::sum(&service.metrics().await.unwrap(), name)
     }
 
-    /// What metrics as text say under this name, over all labels.
+    /// The value of a metric in the text format, summed over all labels.
     pub fn sum(metrics: &str, name: &str) -> f64 {
         metrics
             .lines()
@@ -119,7 +119,7 @@ impl Stack {
             .sum()
     }
 
-    /// Waits until a service is ready, or is not.
+    /// Waits until a service is ready (or not ready).
     pub async fn until_ready(service: &Service, ready: bool) {
         eventually("the change of readiness", || async { service.server().is_ready().await == ready }).await;
     }
@@ -134,18 +134,18 @@ impl Edge {
         Edge { service, port }
     }
 
-    /// Where clients connect, with a query such as `view=args`.
+    /// The URL for clients, with a query such as `view=args`.
     pub fn url(&self, query: &str) -> String {
         format!("ws://127.0.0.1:{}/?{query}", self.port)
     }
 }
 
-/// The services' programs, which `cargo dev test` built beside this one.
+/// The services' programs, which `cargo dev test` builds.
 pub fn binaries() -> Binaries {
     let directory = program_directory();
     let program = |name: &str| {
         let program = directory.join(name);
-        assert!(program.is_file(), "{} is not there: run the tests by `cargo dev test`", program.display());
+        assert!(program.is_file(), "{} is missing: run the tests with `cargo dev test`", program.display());
         program
     };
     Binaries {
@@ -155,7 +155,7 @@ pub fn binaries() -> Binaries {
     }
 }
 
-/// Where cargo puts programs: above the `deps` directory that this one is in.
+/// The directory of the programs: the parent of `deps`, which contains the test program.
 pub fn program_directory() -> PathBuf {
     let own = std::env::current_exe().unwrap();
     own.ancestors().nth(2).unwrap().to_owned()

@@ -1,4 +1,4 @@
-//! `cargo dev bench`: installs what the bench needs, builds it and the services, and runs it.
+//! `cargo dev bench`: installs what the benchmarks need, builds them and the services, and runs them.
 
 use std::process::ExitCode;
 
@@ -13,94 +13,94 @@ use crate::services::Binaries;
 use crate::workspace::RunDir;
 use crate::{install, workspace};
 
-/// The bench's own program, a member of the workspace.
+/// The workspace member that measures.
 const PROGRAM: &str = "blackhole-bench";
 
-/// The member that counts instructions, and the profile that it is built in.
+/// The workspace member that counts instructions, and the profile to build it in.
 const COUNTED: &str = "blackhole-instructions";
 const COUNTED_PROFILE: &str = "instructions";
 
-/// The options of `cargo dev bench`, which the bench itself reads too.
+/// The options of `cargo dev bench`. The measuring program parses the same ones.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Fewer sessions, shorter, once: under 5 minutes in all
+    /// Fewer sessions, shorter, no repetitions: under 5 minutes in total
     #[arg(long)]
     pub quick: bool,
-    /// Only these shapes [default: all; with --quick those that are short]
+    /// Measure only these shapes [default: all; with --quick the short ones]
     #[arg(long, value_name = "SHAPE", value_delimiter = ',', value_enum)]
     pub only: Vec<Shape>,
-    /// Beside ours, only these servers [default: all]
+    /// Compare Blackhole with these servers only [default: all]
     #[arg(long, value_name = "SERVER", value_delimiter = ',', value_enum)]
     pub against: Vec<Rival>,
-    /// How often each measurement is repeated [default: 3, with --quick 1]
+    /// How often to take each measurement [default: 3, with --quick 1]
     #[arg(long, value_name = "N")]
     pub repeat: Option<u32>,
-    /// How long each measurement lasts, in seconds [default: 10, with --quick 2.5]
+    /// Seconds that each measurement lasts [default: 10, with --quick 2.5]
     #[arg(long, value_name = "S")]
     pub seconds: Option<f64>,
-    /// Sessions of the shapes that have one size [default: each shape's own]
+    /// Number of sessions, for shapes with a single size [default: depends on the shape]
     #[arg(long, value_name = "N")]
     pub sessions: Option<u32>,
-    /// The rate of the shapes that have one: deliveries per second for fan-out and mixed, events for the others
+    /// Rate, for shapes with a fixed rate: deliveries per second for fan-out and mixed, events for the others
     #[arg(long, value_name = "N")]
     pub rate: Option<f64>,
-    /// The view that our clients ask for
+    /// The view that Blackhole's clients ask for
     #[arg(long, default_value = "args", value_parser = ["args", "data", "both"])]
     pub view: String,
-    /// Ours with the history on, off, or both in turn
+    /// Run Blackhole with the history on, off, or one after the other
     #[arg(long, default_value = "both", value_enum)]
     pub history: History,
-    /// Publish with publisher confirms, which KAZOO does not use for events
+    /// Publish with publisher confirms; KAZOO publishes events without
     #[arg(long)]
     pub confirms: bool,
-    /// Ours alone, a few seconds: does it lose or repeat anything
+    /// Blackhole alone, for a few seconds: fails if an event is lost or duplicated
     #[arg(long)]
     pub smoke: bool,
-    /// Count the instructions of the hot functions instead, and compare with the counts that are kept
+    /// Instead: count the instructions of the hot functions and compare them with the recorded counts
     #[arg(long)]
     pub instructions: bool,
-    /// With --instructions: keep the new counts
+    /// With --instructions: record the new counts
     #[arg(long, requires = "instructions")]
     pub record: bool,
 }
 
-/// What is measured.
+/// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
-    /// Many sessions, one binding
+    /// Many sessions with the same binding
     Fanout,
-    /// Many sessions, each with an account of its own; each event to one
+    /// Many sessions, each with its own account: each event goes to one session
     Sharded,
-    /// Sessions that are connected and subscribed, and nothing happens
+    /// Connected, subscribed sessions without events
     Idle,
-    /// Sessions that connect, authenticate and subscribe at once
+    /// Sessions that all connect, authenticate and subscribe at once
     Storm,
-    /// Three bindings each, half of them wildcards
+    /// Sessions with three bindings each, half of them wildcards
     Mixed,
-    /// Fan-out to more and more sessions, sharded over more and more subjects
+    /// Fan-out to increasing numbers of sessions, and sharding over increasing numbers of subjects
     Growth,
-    /// The highest fan-out rate that is sustained
+    /// The highest sustained fan-out rate
     MaxFanout,
-    /// The highest sharded rate that is sustained
+    /// The highest sustained sharded rate
     MaxSharded,
     /// Subscriptions per second
     Subscribe,
-    /// Latency beside that of a plain AMQP consumer
+    /// Latency compared with that of a plain AMQP consumer
     Latency,
-    /// As many sessions as one edge can have, and three
+    /// As many sessions as one edge can hold, then as many as three can
     Edges,
 }
 
-/// What is measured beside ours.
+/// A server to compare Blackhole with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rival {
-    /// Nothing: ours alone
+    /// None: Blackhole alone
     None,
-    /// One ready-made frame per event and session, one write each
+    /// A server that only writes one prepared frame per event and session, each in its own write
     Floor,
-    /// The same, with as many frames in a write as are due
+    /// The same, with all frames that are due in one write
     FloorCoalescing,
     /// NATS's own WebSocket listener
     Nats,
@@ -108,22 +108,22 @@ pub enum Rival {
     WebStomp,
     /// nginx with nchan
     Nchan,
-    /// A bridge in Node, as one would write by hand
+    /// A simple bridge in Node.js
     Node,
 }
 
-/// Whether events are stored on their way.
+/// Whether the stream stores events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum History {
-    /// They are
+    /// It does
     On,
-    /// They are not
+    /// It does not
     Off,
-    /// First the one, then the other
+    /// First on, then off
     Both,
 }
 
-/// Runs the bench with our own arguments; the exit code is its.
+/// Runs the measuring program with our own arguments. The exit code is that of the program.
 pub async fn run(options: Options) -> Result<ExitCode> {
     let mut endings = Endings::listen()?;
     let run = RunDir::create("bench")?;
@@ -143,15 +143,15 @@ async fn bench(options: &Options, run: &RunDir) -> Result<ExitCode> {
     if !options.smoke {
         for tool in install::FOR_RIVALS {
             if let Err(error) = install::ensure(&[*tool], run.path()).await {
-                say(format_args!("going on without {}: {error:#}", tool.program));
+                say(format_args!("continuing without {}: {error:#}", tool.program));
             }
         }
     }
-    // A smoke tells no times: what the tests have built is good enough for it.
+    // A smoke run measures no times, so the debug build of the tests is good enough.
     let release = !options.smoke || !cfg!(debug_assertions);
-    say(if release { "building for release" } else { "building" });
+    say(if release { "building in release mode" } else { "building" });
     let program = Binaries::build_with(run.path(), PROGRAM, release).await?;
-    // The words after `bench`, as they are.
+    // The arguments after `bench`, unchanged.
     let given = std::env::args_os().skip_while(|word| word != "bench").skip(1);
     exit_code_of(&Spec::new(program).arg("run").args(given)).await
 }
@@ -159,7 +159,7 @@ async fn bench(options: &Options, run: &RunDir) -> Result<ExitCode> {
 /// Counts instructions.
 async fn count(record: bool, run: &RunDir) -> Result<ExitCode> {
     install::ensure(install::FOR_INSTRUCTIONS, run.path()).await?;
-    say("building what is counted");
+    say("building the functions to count");
     let cargo = ["run", "--quiet", "--profile", COUNTED_PROFILE, "--package", COUNTED, "--"];
     exit_code_of(&Spec::new(workspace::cargo()).args(cargo).args(record.then_some("--record"))).await
 }

@@ -1,4 +1,4 @@
-//! Real brokers on free loopback ports, with all that they write below a given directory.
+//! Real brokers on free loopback ports. Everything they write is below a given directory.
 
 mod cluster;
 mod nats;

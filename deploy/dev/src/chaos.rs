@@ -1,4 +1,4 @@
-//! `cargo dev chaos`: the chaos of the tests, for longer or larger than `cargo dev test` has the time for.
+//! `cargo dev chaos`: the chaos tests, longer or larger than `cargo dev test` runs them.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -9,31 +9,31 @@ use crate::test;
 /// The options of `cargo dev chaos`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// How long parts die (as "10m"), or how long the client of --standstill does not read
+    /// How long to inject faults (such as "10m"); with --standstill, how long the client does not read
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     pub time: Duration,
-    /// What decides which part dies, when and for how long: that of a run before, to see it again
+    /// Repeat the faults of an earlier run: the seed that it printed
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Three NATS servers instead of one
+    /// Run a cluster of three NATS servers instead of one server
     #[arg(long)]
     pub cluster: bool,
-    /// Instead: so many sessions lose their edge at once, and resume on another
+    /// Instead: kill the edge of this many sessions, which resume on another edge
     #[arg(long, value_name = "SESSIONS", conflicts_with_all = ["cluster", "seed", "standstill"])]
     pub storm: Option<u64>,
-    /// Instead: a client stops reading while 100 MB are sent to it
+    /// Instead: send 100 MB to a client that has stopped reading
     #[arg(long, conflicts_with_all = ["cluster", "seed"])]
     pub standstill: bool,
 }
 
-/// Runs it; the exit code is the verdict.
+/// Runs it. The exit code is that of the test.
 pub async fn run(options: Options) -> Result<ExitCode> {
     let Options { time, seed, cluster, storm, standstill } = options;
     let name = match (storm, standstill, cluster) {
         (Some(_), ..) => "chaos::a_storm_of_sessions_resumes_on_another_edge",
-        (None, true, _) => "chaos::a_client_that_stops_reading_costs_no_memory_and_misses_nothing",
-        (None, false, true) => "chaos::nothing_is_lost_while_servers_of_a_cluster_die",
-        (None, false, false) => "chaos::nothing_is_lost_whatever_dies",
+        (None, true, _) => "chaos::a_client_that_stops_reading_costs_no_memory_and_misses_no_event",
+        (None, false, true) => "chaos::no_event_is_lost_when_nats_servers_of_a_cluster_die",
+        (None, false, false) => "chaos::no_event_is_lost_when_processes_die",
     };
     let numbers = [("CHAOS_SECONDS", Some(time.as_secs())), ("CHAOS_SEED", seed), ("CHAOS_SESSIONS", storm)];
     let env = numbers.into_iter().filter_map(|(name, number)| Some((name, number?.to_string())));

@@ -1,25 +1,25 @@
-//! The ways in which somebody ends what runs here, without a failure of its own.
+//! Why a run ends without a failure of its own: a signal, or a closed output.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What happened.
+/// Why a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// Ctrl-C.
     Interrupt,
     /// SIGTERM.
     Terminate,
-    /// The terminal is gone.
+    /// SIGHUP: the terminal was closed.
     HangUp,
-    /// The reader of the standard output is gone.
+    /// Nobody reads the standard output any more.
     NobodyReads,
 }
 
 impl Ending {
-    /// The exit code that a shell would show if the signal had killed us.
+    /// The exit code that a shell reports for a process killed by this signal.
     pub(crate) fn exit_code(self) -> ExitCode {
         ExitCode::from(match self {
             Self::HangUp => 129,
@@ -30,7 +30,7 @@ impl Ending {
     }
 }
 
-/// Listens for the signals among them.
+/// A listener for the signals.
 pub(crate) struct Endings {
     interrupt: Signal,
     terminate: Signal,
@@ -38,7 +38,7 @@ pub(crate) struct Endings {
 }
 
 impl Endings {
-    /// Begins to listen; from now on these signals no longer kill us.
+    /// Starts to listen. From now on these signals do not kill this process.
     pub(crate) fn listen() -> Result<Self> {
         let on = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
@@ -48,7 +48,7 @@ impl Endings {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) -> Ending {
         tokio::select! {
             _ = self.interrupt.recv() => Ending::Interrupt,

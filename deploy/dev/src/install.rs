@@ -1,4 +1,4 @@
-//! Finds the programs that this crate starts, and installs Debian's packages of those that are missing.
+//! Finds the programs that this crate starts, and installs the Debian packages of missing ones.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,16 +11,16 @@ use crate::progress::{say, step};
 
 mod units;
 
-/// A program, and the Debian package that has it.
+/// A program and the Debian package that contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tool {
     /// The program's file name.
     pub program: &'static str,
-    /// Debian's package.
+    /// The Debian package.
     pub package: &'static str,
-    /// Where it may lie besides the directories of `PATH`; these are looked at first.
+    /// Directories to search before those of `PATH`.
     dirs: &'static [&'static str],
-    /// The services that installing the package would start.
+    /// systemd units that installing the package would start.
     units: &'static [&'static str],
 }
 
@@ -30,7 +30,7 @@ const SBIN: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
 pub const NATS_SERVER: Tool =
     Tool { program: "nats-server", package: "nats-server", dirs: SBIN, units: &["nats-server.service"] };
 
-/// The RabbitMQ server itself: the script of the same name in `/usr/sbin` would change the user.
+/// The RabbitMQ server. The script of the same name in `/usr/sbin` would switch the user.
 pub const RABBITMQ_SERVER: Tool = Tool {
     program: "rabbitmq-server",
     package: "rabbitmq-server",
@@ -42,23 +42,24 @@ pub const RABBITMQ_SERVER: Tool = Tool {
 pub const EPMD: Tool =
     Tool { program: "epmd", package: "erlang-base", dirs: &[], units: &["epmd.service", "epmd.socket"] };
 
-/// The browser of the tests.
+/// The browser for the tests.
 pub const CHROMIUM: Tool = Tool { program: "chromium", package: "chromium", dirs: &[], units: &[] };
 
-/// Its WebDriver.
+/// Chromium's WebDriver.
 pub const CHROMEDRIVER: Tool =
     Tool { program: "chromedriver", package: "chromium-driver", dirs: &[], units: &[] };
 
-/// The proxy of the tests.
+/// The proxy for the tests.
 pub const HAPROXY: Tool =
     Tool { program: "haproxy", package: "haproxy", dirs: SBIN, units: &["haproxy.service"] };
 
-/// Makes the certificates of the tests.
+/// Creates certificates for the tests.
 pub const OPENSSL: Tool = Tool { program: "openssl", package: "openssl", dirs: &[], units: &[] };
 
-/// Tries what the documentation tells to do with it.
+/// For the commands of the documentation that use it.
 pub const JQ: Tool = Tool { program: "jq", package: "jq", dirs: &[], units: &[] };
-/// nginx, for the bench; its module nchan is a file beside it.
+
+/// nginx, for the benchmarks.
 pub const NGINX: Tool = Tool { program: "nginx", package: "nginx", dirs: SBIN, units: &["nginx.service"] };
 
 /// nchan, a module of nginx.
@@ -69,29 +70,29 @@ pub const NCHAN: Tool = Tool {
     units: &["nginx.service"],
 };
 
-/// Runs the bench's bridge, and the client of `ws-edge/src/client.js`.
+/// Runs the Node bridge of the benchmarks, and the JavaScript client in its tests.
 pub const NODE: Tool = Tool { program: "node", package: "nodejs", dirs: &[], units: &[] };
 
-/// Installs the bridge's libraries. Where Node does not come from Debian, npm usually comes with it.
+/// Installs the libraries of the Node bridge. Node from elsewhere than Debian usually includes npm.
 pub const NPM: Tool = Tool { program: "npm", package: "npm", dirs: &[], units: &[] };
 
-/// Counts instructions.
+/// Counts the instructions of the hot functions.
 pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", dirs: &[], units: &[] };
 
-/// What `cargo dev bench` starts besides brokers, for comparison; it does without those that cannot be installed.
+/// What `cargo dev bench` needs for other servers. It skips those that cannot be installed.
 pub const FOR_RIVALS: &[Tool] = &[NGINX, NCHAN, NODE, NPM];
 
-/// What counting instructions takes.
+/// What `cargo dev bench --instructions` needs.
 pub const FOR_INSTRUCTIONS: &[Tool] = &[VALGRIND];
 
-/// What `cargo dev up` starts.
+/// What `cargo dev up` needs.
 pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];
 
-/// What the tests start.
+/// What the tests need.
 pub const FOR_TESTS: &[Tool] =
     &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, OPENSSL, JQ, NODE];
 
-/// Where the program is; if it is missing, the error says what to install.
+/// The path of a program. If it is missing, the error says what to install.
 pub fn find(tool: Tool) -> Result<PathBuf> {
     locate(tool).with_context(|| format!("{} is missing; {}", tool.program, advice(&[tool])))
 }
@@ -112,7 +113,7 @@ fn advice(tools: &[Tool]) -> String {
     format!("on Debian: apt-get install {}", packages(tools).join(" "))
 }
 
-/// Installs those that are missing, as root or through a sudo that asks for no password. `log_dir` gets apt's output.
+/// Installs the missing ones, as root or with a passwordless sudo. The output of apt goes to `log_dir`.
 pub async fn ensure(tools: &[Tool], log_dir: &Path) -> Result<()> {
     let missing: Vec<Tool> = tools.iter().copied().filter(|tool| locate(*tool).is_none()).collect();
     if missing.is_empty() {
@@ -122,21 +123,21 @@ pub async fn ensure(tools: &[Tool], log_dir: &Path) -> Result<()> {
     say(format_args!("missing: {}", names.join(", ")));
     let Some(apt) = Apt::new(log_dir) else {
         bail!(
-            "cannot install {} here (neither root nor sudo with apt); {}",
+            "cannot install {} (needs apt-get, and root or passwordless sudo); {}",
             names.join(", "),
             advice(&missing)
         );
     };
     apt.install(&missing)
         .await
-        .with_context(|| format!("cannot install what is missing; {}", advice(&missing)))?;
+        .with_context(|| format!("cannot install {}; {}", names.join(", "), advice(&missing)))?;
     for tool in missing {
         find(tool)?;
     }
     Ok(())
 }
 
-/// apt-get, run with the rights that it needs.
+/// apt-get, run as root or through sudo.
 struct Apt {
     sudo: bool,
     log: PathBuf,
@@ -153,9 +154,9 @@ impl Apt {
 
     async fn install(&self, tools: &[Tool]) -> Result<()> {
         let units: Vec<_> = tools.iter().flat_map(|tool| tool.units).copied().collect();
-        let quiet = units::KeptQuiet::new(&units, self.sudo);
+        let masked = units::MaskedUnits::new(&units, self.sudo);
         let result = self.install_packages(&packages(tools)).await;
-        quiet.release(result.is_ok());
+        masked.release(result.is_ok());
         result
     }
 
@@ -164,7 +165,7 @@ impl Apt {
         let args: Vec<&str> = install.iter().chain(packages).copied().collect();
         let known = packages.iter().all(|package| has_candidate(package));
         let what = format!("installing {}", packages.join(", "));
-        // Package lists that are old name files that are gone, so a failure is worth one update too.
+        // Outdated package lists may name files that no longer exist, so retry a failed install after an update.
         if known && step(&what, self.run(&args)).await.is_ok() {
             return Ok(());
         }
@@ -176,8 +177,8 @@ impl Apt {
         let settings =
             ["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-o", "DPkg::Lock::Timeout=300"];
         let spec = if self.sudo { Spec::new("sudo").args(["-n", "env"]) } else { Spec::new("env") };
-        let spec = spec.args(settings).args(args).log(&self.log).interrupted_by_our_death();
-        let apt = Uncut(Process::start(&spec)?);
+        let spec = spec.args(settings).args(args).log(&self.log).interrupt_on_parent_death();
+        let apt = RunningApt(Process::start(&spec)?);
         let status = apt.0.exited().await?;
         if !status.success() {
             bail!("apt-get {} failed ({status}):\n{}", args.join(" "), tail(&self.log, 15)?);
@@ -186,17 +187,18 @@ impl Apt {
     }
 }
 
-/// Cutting apt off would leave packages half configured: it is asked to end, and finishes the package it is at.
-struct Uncut(Process);
+/// apt-get while it runs. Killing it would leave packages half configured: dropping this interrupts it and waits until
+/// it has finished the current package.
+struct RunningApt(Process);
 
-impl Drop for Uncut {
+impl Drop for RunningApt {
     fn drop(&mut self) {
         if self.0.status().is_some() {
             return;
         }
-        // Under sudo it is not ours to signal; then it is waited for all the same.
+        // Under sudo the signal may not be permitted; wait all the same.
         let _ = self.0.signal(Signal::SIGINT);
-        say("waiting for apt-get to end");
+        say("waiting for apt-get to finish");
         while self.0.status().is_none() {
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -205,8 +207,12 @@ impl Drop for Uncut {
 
 fn has_candidate(package: &str) -> bool {
     let policy = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
-    let text = policy.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.contains("Candidate:") && !text.contains("Candidate: (none)")
+    policy.is_ok_and(|output| names_candidate(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Whether the output of `apt-cache policy` has a version to install.
+fn names_candidate(policy: &str) -> bool {
+    policy.contains("Candidate:") && !policy.contains("Candidate: (none)")
 }
 
 fn succeeds(program: &str, args: &[&str]) -> bool {
@@ -221,20 +227,22 @@ mod tests {
         Tool { program: "no-such-program", package: "no-such-package", dirs: SBIN, units: &[] };
 
     #[test]
-    fn a_program_is_found_outside_the_path_too() {
+    fn a_program_is_found_outside_of_path() {
         let setpriv = Tool { program: "setpriv", package: "util-linux", dirs: &["/usr/bin"], units: &[] };
         assert_eq!(find(setpriv).unwrap(), Path::new("/usr/bin/setpriv"));
     }
 
     #[test]
-    fn what_is_missing_is_named_with_its_package() {
+    fn the_error_for_a_missing_program_names_its_package() {
         let error = find(ABSENT).unwrap_err();
         let text = "no-such-program is missing; on Debian: apt-get install no-such-package";
         assert_eq!(error.to_string(), text);
     }
 
     #[test]
-    fn a_package_without_a_candidate_is_noticed() {
-        assert!(!has_candidate("no-such-package"));
+    fn only_a_package_with_a_candidate_can_be_installed() {
+        assert!(names_candidate("jq:\n  Installed: (none)\n  Candidate: 1.6-2.1\n  Version table:\n"));
+        assert!(!names_candidate("rabbitmq:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n"));
+        assert!(!names_candidate(""));
     }
 }

@@ -1,6 +1,6 @@
-//! A whole Blackhole on one machine: brokers, services and a simulated KAZOO, for `cargo dev` and for the tests.
+//! A complete Blackhole on one machine: brokers, services and a simulated KAZOO, for `cargo dev` and for the tests.
 //!
-//! What is started here dies with the process that started it, however that one ends.
+//! Every process started here ends with the process that started it, even if that one is killed.
 
 pub mod bench;
 pub mod brokers;
@@ -16,4 +16,5 @@ pub mod services;
 pub mod simulator;
 pub mod test;
 pub mod up;
+pub mod websocket;
 pub mod workspace;

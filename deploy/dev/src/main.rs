@@ -1,11 +1,11 @@
-//! `cargo dev`: everything on this machine, all tests, or the bench.
+//! `cargo dev`: runs Blackhole on this machine, its tests, or its benchmarks.
 
 use std::process::ExitCode;
 
 use blackhole_dev::{bench, chaos, progress, test, up};
 use clap::{Parser, Subcommand};
 
-/// Runs a whole Blackhole on this machine, its tests, or its bench
+/// Runs a complete Blackhole on this machine, its tests, or its benchmarks
 #[derive(Parser)]
 #[command(name = "cargo dev", bin_name = "cargo dev")]
 struct Arguments {
@@ -15,13 +15,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Starts brokers, services and a simulated KAZOO, and prints the events that a client receives
+    /// Starts brokers, services and a simulated KAZOO, and prints the events a client receives
     Up(up::Options),
-    /// Installs what the tests need, and runs them all
+    /// Installs what the tests need and runs all tests
     Test(test::Options),
-    /// Kills everything while events flow, and judges what came by number
+    /// Kills and freezes processes while numbered events flow, and checks that no client misses one
     Chaos(chaos::Options),
-    /// Measures it, beside other servers
+    /// Measures Blackhole and other servers under the same load
     Bench(bench::Options),
 }
 

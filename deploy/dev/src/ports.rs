@@ -1,7 +1,7 @@
 //! Free ports on the loopback address.
 //!
-//! They are taken from below the range that the kernel uses for outgoing connections: a client that keeps trying to
-//! reach a stopped server on a port of that range may one day connect to itself, and the server can no longer bind.
+//! They come from below the kernel's range for outgoing connections. In that range, a client that keeps reconnecting to
+//! a stopped server can end up connected to itself, and then the server cannot bind its port again.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +15,7 @@ const TRIES: usize = 1_000;
 
 static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
-/// A port that nobody listens on and that this process has not given out before.
+/// A free port that this process has not returned before.
 pub fn free() -> Result<u16> {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let given = given.get_or_insert_default();
@@ -29,7 +29,7 @@ pub fn free() -> Result<u16> {
     bail!("no free port between {} and {}", RANGE.start(), RANGE.end())
 }
 
-/// Whether a server could listen on this port of 127.0.0.1 now.
+/// Whether a server could bind this port of 127.0.0.1 now.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
@@ -39,13 +39,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_port_is_given_twice() {
+    fn no_port_is_returned_twice() {
         let ports: HashSet<u16> = (0..50).map(|_| free().unwrap()).collect();
         assert_eq!(ports.len(), 50);
     }
 
     #[test]
-    fn a_taken_port_is_seen() {
+    fn a_port_in_use_is_not_free() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         assert!(!is_free(taken.local_addr().unwrap().port()));
     }

@@ -1,11 +1,10 @@
-//! A supervised child process: its output in a log file, ended in order, and never left behind.
+//! A supervised child process: its output goes to a log file, and it never outlives this process.
 //!
-//! - It runs under `setpriv --pdeathsig KILL`, so the kernel ends it when this process ends, even by `kill -9`.
-//!   That signal is bound to the *thread* that forked, so all children are forked by one thread that lives as long
-//!   as the process.
-//! - It leads a process group of its own. Ctrl-C in a terminal goes to the foreground group, and would otherwise end
-//!   the brokers before the services that still need them.
-//! - Whatever else is in its group is killed when it ends, before it is reaped, while its id cannot be anyone else's.
+//! - It runs under `setpriv --pdeathsig KILL`: the kernel kills it when this process ends, even by `kill -9`. The death
+//!   signal is tied to the *thread* that forked, so one thread that lives as long as the process forks all children.
+//! - It leads its own process group. A Ctrl-C in a terminal goes to the foreground group and would otherwise end the
+//!   brokers before the services that still need them.
+//! - When it ends, the rest of its group is killed before it is reaped, while nobody else can have its process id.
 
 mod spec;
 
@@ -25,10 +24,10 @@ use nix::unistd::Pid;
 pub use spec::Spec;
 use tokio::sync::watch;
 
-/// How much of a log's end is read to be shown in an error.
+/// How much of the end of a log is read for an error message.
 const TAIL_BYTES: u64 = 16 * 1024;
 
-/// A running child. Dropping it kills it and its group.
+/// A running child. Dropping it kills the child and its process group.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -37,10 +36,10 @@ pub struct Process {
     life: Arc<Life>,
 }
 
-/// What the thread that waits for the child shares with its owner.
+/// State shared by a [`Process`] and the thread that waits for the child.
 #[derive(Debug)]
 struct Life {
-    /// True until the child is reaped; held while signalling, so that no signal reaches a reused id.
+    /// True until the child is reaped. Locked while signalling, so that no signal goes to a reused process id.
     unreaped: Mutex<bool>,
     ended: watch::Sender<Option<ExitStatus>>,
 }
@@ -50,8 +49,8 @@ impl Process {
     pub fn start(spec: &Spec) -> Result<Self> {
         let name = spec.name();
         let child = spawn(spec.command()?)
-            .with_context(|| format!("cannot start {name}, which takes setpriv of util-linux"))?;
-        let pid = Pid::from_raw(i32::try_from(child.id()).context("a process id beyond i32")?);
+            .with_context(|| format!("cannot start {name} (this needs setpriv from util-linux)"))?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).context("a process id that does not fit i32")?);
         let life = Arc::new(Life { unreaped: Mutex::new(true), ended: watch::Sender::new(None) });
         let theirs = life.clone();
         std::thread::Builder::new()
@@ -71,7 +70,7 @@ impl Process {
         &self.name
     }
 
-    /// How it ended, or nothing while it runs.
+    /// Its exit status; none while it runs.
     pub fn status(&self) -> Option<ExitStatus> {
         *self.life.ended.borrow()
     }
@@ -80,10 +79,10 @@ impl Process {
     pub async fn exited(&self) -> Result<ExitStatus> {
         let mut ended = self.life.ended.subscribe();
         let status = ended.wait_for(Option::is_some).await.map(|status| *status);
-        status.ok().flatten().ok_or_else(|| anyhow!("{} was lost", self.name))
+        status.ok().flatten().ok_or_else(|| anyhow!("the exit status of {} is unknown", self.name))
     }
 
-    /// Sends a signal to it alone; nothing happens if it has ended.
+    /// Sends a signal to the child, not to its group. Does nothing if the child has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let unreaped = lock(&self.life.unreaped);
         if *unreaped {
@@ -92,28 +91,28 @@ impl Process {
         Ok(())
     }
 
-    /// Freezes it (SIGSTOP): it keeps its ports and connections and answers nothing.
+    /// Freezes it (SIGSTOP): it keeps its ports and connections, but does not answer.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on after [`Process::pause`].
+    /// Continues it after [`Process::pause`].
     pub fn resume(&self) -> Result<()> {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Kills it and its group (SIGKILL) and waits until it is gone.
+    /// Kills it and its group (SIGKILL) and waits for its end.
     pub async fn kill(&self) -> Result<ExitStatus> {
         self.kill_group();
         self.exited().await
     }
 
-    /// Asks it to end (SIGTERM), kills it after `grace`, and waits until it is gone.
+    /// Asks it to end (SIGTERM), kills it after `grace`, and waits for its end.
     pub async fn stop(&self, grace: Duration) -> Result<ExitStatus> {
         self.end_by(Signal::SIGTERM, grace).await
     }
 
-    /// As [`Process::stop`], asking by another signal.
+    /// As [`Process::stop`], with another signal than SIGTERM.
     pub async fn end_by(&self, signal: Signal, grace: Duration) -> Result<ExitStatus> {
         self.signal(signal)?;
         self.resume()?;
@@ -123,7 +122,7 @@ impl Process {
         }
     }
 
-    /// The last lines of its log, for an error text.
+    /// The last lines of its log, for an error message.
     pub fn log_tail(&self, lines: usize) -> String {
         let Some(path) = &self.log else { return String::new() };
         let tail = tail(path, lines).unwrap_or_default();
@@ -133,7 +132,7 @@ impl Process {
     fn kill_group(&self) {
         let unreaped = lock(&self.life.unreaped);
         if *unreaped {
-            // The group exists from the fork on, so this cannot miss the child.
+            // The group exists since the fork, so this always reaches the child.
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
     }
@@ -142,7 +141,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill_group();
-        // Ports and data directories are free only when it is gone; a SIGKILL takes milliseconds.
+        // Its ports and data directories are free only after its end, which takes milliseconds.
         let until = Instant::now() + Duration::from_secs(2);
         while *lock(&self.life.unreaped) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
@@ -154,7 +153,7 @@ fn lock(unreaped: &Mutex<bool>) -> MutexGuard<'_, bool> {
     unreaped.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for the child's end without reaping it, so that its group still has its name while the rest is killed.
+/// Waits for the child's end without reaping it, so that its group id stays valid while the rest is killed.
 fn reap(pid: Pid, mut child: Child, life: &Life) {
     while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     let mut unreaped = lock(&life.unreaped);
@@ -167,7 +166,7 @@ fn reap(pid: Pid, mut child: Child, life: &Life) {
 
 type Order = (Command, SyncSender<std::io::Result<Child>>);
 
-/// Forks on the one thread that lives as long as this process.
+/// Forks on the thread that lives as long as this process.
 fn spawn(command: Command) -> Result<Child> {
     static SPAWNER: OnceLock<std::io::Result<SyncSender<Order>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -182,8 +181,8 @@ fn spawn(command: Command) -> Result<Child> {
     });
     let spawner = spawner.as_ref().map_err(|error| anyhow!("cannot start a thread: {error}"))?;
     let (reply, child) = sync_channel(1);
-    spawner.send((command, reply)).map_err(|_| anyhow!("the spawning thread is gone"))?;
-    Ok(child.recv().context("the spawning thread is gone")??)
+    spawner.send((command, reply)).map_err(|_| anyhow!("the spawning thread has ended"))?;
+    Ok(child.recv().context("the spawning thread has ended")??)
 }
 
 /// The last `lines` lines of a file.

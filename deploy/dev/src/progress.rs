@@ -1,7 +1,7 @@
-//! What the person in front of the screen sees while something takes its time.
+//! Progress messages for the user, on standard error; results go to standard output.
 //!
-//! It goes to the standard error output (results go to the standard one): one line that counts seconds on a terminal,
-//! plain lines elsewhere. Nobody may be reading any more, so failures to write are ignored here.
+//! On a terminal, a step is one line that counts seconds; elsewhere it prints plain lines. Write errors are ignored:
+//! the reader may have gone.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -11,22 +11,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// How often a step that goes on is mentioned where lines cannot be rewritten.
-const PLAIN_EVERY: u64 = 10;
+/// Seconds between two lines about a running step where lines cannot be rewritten.
+const PLAIN_INTERVAL: u64 = 10;
 
-/// Prints one line.
+/// Prints a line of progress.
 pub fn say(line: impl Display) {
     let _ = writeln!(stderr(), "{line}");
 }
 
-/// Prints one line of what was asked for, on the standard output; its reader may be gone.
+/// Prints a line of the result on standard output; an error means that nobody reads it any more.
 pub fn print(line: impl Display) -> std::io::Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
-/// Runs `work` while showing what is done and for how long.
+/// Runs `work` while showing `what` it does and for how long.
 pub async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let terminal = stderr().is_terminal();
     let started = Instant::now();
@@ -39,7 +39,7 @@ pub async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Resul
             Ok(result) => break result,
             Err(_) => seconds += 1,
         }
-        if terminal || seconds % PLAIN_EVERY == 0 {
+        if terminal || seconds % PLAIN_INTERVAL == 0 {
             line.show(what, &format!("... {seconds} s"));
         }
     };
@@ -48,7 +48,7 @@ pub async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Resul
     result
 }
 
-/// The line being shown; an interrupted step leaves the cursor on a new one.
+/// The line of the running step. When it is dropped, the cursor moves to a new line.
 struct Line {
     terminal: bool,
     open: bool,

@@ -1,4 +1,4 @@
-//! A child process that others connect to: started, known to be ready, stopped, and started again at the same address.
+//! A child process that serves connections: it can be started, awaited, stopped, and restarted at the same address.
 
 use std::net::SocketAddr;
 use std::process::ExitStatus;
@@ -13,29 +13,29 @@ use crate::http;
 use crate::process::{Process, Spec};
 
 const POLL: Duration = Duration::from_millis(50);
-/// A frozen server accepts connections and says nothing.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// The services promise to be gone within 10 s.
-const GRACE: Duration = Duration::from_secs(15);
+/// A frozen server accepts connections but does not answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The services stop within 10 s.
+const STOP_GRACE: Duration = Duration::from_secs(15);
 const LOG_LINES: usize = 25;
 
-/// What tells that a server serves.
+/// How to check that a server is ready.
 #[derive(Clone, Debug)]
 pub enum Ready {
     /// It accepts connections.
     Port(SocketAddr),
-    /// It greets as a NATS server does, which it does only when JetStream is up too.
+    /// It sends the greeting of a NATS server, which comes only once JetStream is up.
     Nats(String),
-    /// It opens an AMQP connection.
+    /// It accepts an AMQP connection.
     Amqp(String),
-    /// It answers a GET with 200: `host:port` and path.
+    /// It answers a GET request with status 200: `host:port` and path.
     Http(String, String),
 }
 
 impl Ready {
-    /// Whether it is so now.
+    /// Checks once.
     pub async fn check(&self) -> Result<()> {
-        tokio::time::timeout(ANSWER_WITHIN, self.ask()).await.context("no answer in time")?
+        tokio::time::timeout(ANSWER_TIMEOUT, self.ask()).await.context("no answer within the timeout")?
     }
 
     async fn ask(&self) -> Result<()> {
@@ -54,9 +54,9 @@ impl Ready {
                 connection.close(200, "ready".into()).await?;
             }
             Self::Http(authority, path) => {
-                let answer = http::get(authority, path).await?;
-                if answer.status != 200 {
-                    bail!("http://{authority}{path} answers {}: {}", answer.status, answer.body.trim());
+                let response = http::get(authority, path).await?;
+                if response.status != 200 {
+                    bail!("http://{authority}{path} answers {}: {}", response.status, response.body.trim());
                 }
             }
         }
@@ -64,25 +64,25 @@ impl Ready {
     }
 }
 
-/// The server. All methods take `&self`, so that tests may share one and still kill it.
+/// A server. All methods take `&self`, so that tests can share it and still kill it.
 #[derive(Debug)]
 pub struct Server {
     name: String,
     spec: Spec,
     ready: Ready,
-    within: Duration,
+    ready_timeout: Duration,
     current: Mutex<Option<Arc<Process>>>,
 }
 
 impl Server {
-    /// A server that is not started yet; it may take `within` to become ready.
-    pub fn new(name: &str, spec: Spec, ready: Ready, within: Duration) -> Self {
-        Self { name: name.to_owned(), spec, ready, within, current: Mutex::new(None) }
+    /// A server that is not started yet and has `ready_timeout` to become ready.
+    pub fn new(name: &str, spec: Spec, ready: Ready, ready_timeout: Duration) -> Self {
+        Self { name: name.to_owned(), spec, ready, ready_timeout, current: Mutex::new(None) }
     }
 
     /// Starts it and waits until it is ready.
-    pub async fn start(name: &str, spec: Spec, ready: Ready, within: Duration) -> Result<Self> {
-        let server = Self::new(name, spec, ready, within);
+    pub async fn start(name: &str, spec: Spec, ready: Ready, ready_timeout: Duration) -> Result<Self> {
+        let server = Self::new(name, spec, ready, ready_timeout);
         server.start_again().await?;
         Ok(server)
     }
@@ -92,28 +92,28 @@ impl Server {
         &self.name
     }
 
-    /// The running process, if there is one.
+    /// The process; an error while it is stopped.
     pub fn process(&self) -> Result<Arc<Process>> {
         self.current().clone().ok_or_else(|| anyhow!("{} is stopped", self.name))
     }
 
-    /// Starts it after [`Server::stop`] or [`Server::kill`], at the same address with the same data.
+    /// Starts it after [`Server::stop`] or [`Server::kill`], with the same address and data.
     pub async fn start_again(&self) -> Result<()> {
         self.start_unready()?;
         self.wait_ready().await
     }
 
-    /// As [`Server::start_again`], without waiting until it is ready.
+    /// As [`Server::start_again`], without waiting for readiness.
     pub fn start_unready(&self) -> Result<()> {
         let mut current = self.current();
         if current.as_ref().is_some_and(|process| process.status().is_none()) {
-            bail!("{} is running already", self.name);
+            bail!("{} is already running", self.name);
         }
         *current = Some(Arc::new(Process::start(&self.spec)?));
         Ok(())
     }
 
-    /// Waits until it is ready; if it ends instead, or takes too long, the error shows the end of its log.
+    /// Waits until it is ready. If it ends or takes too long, the error contains the end of its log.
     pub async fn wait_ready(&self) -> Result<()> {
         let process = self.process()?;
         let poll = async {
@@ -129,9 +129,9 @@ impl Server {
             status = process.exited() => {
                 bail!("{} ended before it was ready ({}); {}", self.name, status?, process.log_tail(LOG_LINES))
             }
-            () = tokio::time::sleep(self.within) => {
+            () = tokio::time::sleep(self.ready_timeout) => {
                 let last = self.ready.check().await.err().map_or_else(String::new, |error| format!(" ({error:#})"));
-                bail!("{} is not ready after {:?}{last}; {}", self.name, self.within, process.log_tail(LOG_LINES))
+                bail!("{} is not ready after {:?}{last}; {}", self.name, self.ready_timeout, process.log_tail(LOG_LINES))
             }
         }
     }
@@ -141,7 +141,7 @@ impl Server {
         self.ready.check().await.is_ok()
     }
 
-    /// Waits for its end, which nobody asked for, and tells it as an error.
+    /// Waits for an unexpected end and returns it as an error.
     pub async fn died(&self) -> anyhow::Error {
         match self.process() {
             Ok(process) => match process.exited().await {
@@ -152,10 +152,10 @@ impl Server {
         }
     }
 
-    /// Ends it in order: SIGTERM, and SIGKILL after a while.
+    /// Stops it gracefully: SIGTERM, then SIGKILL if it takes too long.
     pub async fn stop(&self) -> Result<ExitStatus> {
         let process = self.take()?;
-        process.stop(GRACE).await.with_context(|| format!("cannot stop {}", self.name))
+        process.stop(STOP_GRACE).await.with_context(|| format!("cannot stop {}", self.name))
     }
 
     /// Kills it (SIGKILL).
@@ -164,7 +164,7 @@ impl Server {
         process.kill().await.with_context(|| format!("cannot kill {}", self.name))
     }
 
-    /// Stops it in order and starts it again.
+    /// Stops it gracefully and starts it again.
     pub async fn restart(&self) -> Result<()> {
         self.stop().await?;
         self.start_again().await
@@ -175,7 +175,7 @@ impl Server {
         self.process()?.pause()
     }
 
-    /// Lets it go on (SIGCONT).
+    /// Continues it (SIGCONT).
     pub fn resume(&self) -> Result<()> {
         self.process()?.resume()
     }

@@ -1,4 +1,4 @@
-//! The three services: built by cargo, and started as children with their configuration in the environment.
+//! The three services: built by cargo, and started as child processes with their configuration in the environment.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use crate::process::{Process, Spec, tail};
 use crate::server::{Ready, Server};
 use crate::{http, ports, workspace};
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the services' programs are.
+/// The paths of the services' programs.
 #[derive(Clone, Debug)]
 pub struct Binaries {
     /// `amqp-ingest`.
@@ -23,7 +23,7 @@ pub struct Binaries {
     pub ws_edge: PathBuf,
 }
 
-/// What cargo tells about each thing that it built; only that of programs matters.
+/// A line of cargo's JSON output. Only the lines about programs matter.
 #[derive(Deserialize)]
 struct Artifact {
     target: Option<Target>,
@@ -36,9 +36,9 @@ struct Target {
 }
 
 impl Binaries {
-    /// Builds them in the profile that this program was built in, with cargo's own progress on the terminal.
+    /// Builds them in the profile of this program, showing cargo's progress on the terminal.
     ///
-    /// `dir` is for cargo's list of what it built.
+    /// cargo's JSON output goes to a file in `dir`.
     pub async fn build(dir: &Path) -> Result<Self> {
         let list = build(dir, &SERVICES, !cfg!(debug_assertions)).await?;
         let built = |name: &str| executable(&list, name).with_context(|| format!("cargo built no {name}"));
@@ -49,18 +49,18 @@ impl Binaries {
         })
     }
 
-    /// Builds them and one more of our programs, beside each other; returns where that one is.
+    /// Builds them and another program of the workspace into the same directory. Returns the path of that program.
     pub async fn build_with(dir: &Path, program: &str, release: bool) -> Result<PathBuf> {
         let list = build(dir, &[&SERVICES[..], &[program]].concat(), release).await?;
         executable(&list, program).with_context(|| format!("cargo built no {program}"))
     }
 
-    /// Those that lie in a directory, as cargo leaves them.
+    /// The programs in a directory, as cargo builds them.
     pub fn in_dir(dir: &Path) -> Result<Self> {
         let program = |name: &str| {
             let file = dir.join(name);
             if !file.is_file() {
-                bail!("{} is not there: run this by `cargo dev`", file.display());
+                bail!("{} is missing: start this with `cargo dev`", file.display());
             }
             Ok(file)
         };
@@ -74,13 +74,13 @@ impl Binaries {
 
 const SERVICES: [&str; 3] = ["amqp-ingest", "auth-svc", "ws-edge"];
 
-/// Has cargo build programs; returns its list of what it built.
+/// Builds programs with cargo and returns its JSON output.
 async fn build(dir: &Path, programs: &[&str], release: bool) -> Result<String> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let list = dir.join("artifacts.json");
     let _ = std::fs::remove_file(&list);
-    // Chosen as programs of the whole workspace and not as packages, so that libraries are built with the features
-    // that the tests build them with, and not once more.
+    // Selecting programs instead of packages builds libraries with the same features as the tests do, so they are not
+    // built twice.
     let spec = Spec::new(workspace::cargo())
         .args(["build", "--message-format=json-render-diagnostics"])
         .args(programs.iter().flat_map(|program| ["--bin", program]))
@@ -91,7 +91,7 @@ async fn build(dir: &Path, programs: &[&str], release: bool) -> Result<String> {
     if !status.success() {
         bail!("cargo could not build {} ({status})", programs.join(", "));
     }
-    std::fs::read_to_string(&list).context("cargo told nothing")
+    std::fs::read_to_string(&list).context("cargo wrote no list of programs")
 }
 
 fn executable(artifacts: &str, name: &str) -> Option<PathBuf> {
@@ -108,17 +108,17 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts `program` and waits until it says that it is ready.
+    /// Starts `program` and waits until it reports that it is ready.
     ///
-    /// `env` holds the part of variable names after `BLACKHOLE_`, as `NATS__URL`. The admin port is chosen here; the
-    /// log goes to `dir`, named after `name`.
+    /// `env` has variable names without `BLACKHOLE_`, such as `NATS__URL`. A free admin port is chosen. The log is
+    /// `<name>.log` in `dir`.
     pub async fn start(name: &str, program: &Path, dir: &Path, env: &[(&str, String)]) -> Result<Self> {
         let service = Self::start_unready(name, program, dir, env).await?;
         service.server.wait_ready().await?;
         Ok(service)
     }
 
-    /// As [`Service::start`], without waiting: what it needs may not be there yet.
+    /// As [`Service::start`], without waiting for readiness: the brokers may not run yet.
     pub async fn start_unready(
         name: &str,
         program: &Path,
@@ -131,17 +131,17 @@ impl Service {
             .env("BLACKHOLE_ADMIN__LISTEN", &admin)
             .log(dir.join(format!("{name}.log")));
         let ready = Ready::Http(admin.clone(), "/health/ready".into());
-        let server = Server::new(name, spec, ready, READY_WITHIN);
+        let server = Server::new(name, spec, ready, READY_TIMEOUT);
         server.start_unready()?;
         Ok(Self { server, admin })
     }
 
-    /// The process, to kill, freeze, stop and start.
+    /// The process, to be killed, frozen, stopped and started.
     pub fn server(&self) -> &Server {
         &self.server
     }
 
-    /// `host:port` of its health checks and metrics.
+    /// `host:port` of its admin port: health checks and metrics.
     pub fn admin(&self) -> &str {
         &self.admin
     }
@@ -152,7 +152,7 @@ impl Service {
     }
 }
 
-/// Runs one of the services' other commands, as `auth-svc token`, and returns what it printed.
+/// Runs a subcommand of a service, such as `auth-svc token`, and returns its output.
 pub async fn run_command(
     program: &Path,
     args: &[&str],
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_found_in_what_cargo_tells() {
+    fn the_path_of_a_program_is_found_in_cargos_output() {
         let text = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"ws-edge\"},\"executable\":null}\n\
                     no json\n\
                     {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"ws-edge\"},\"executable\":\"/t/ws-edge\"}\n\

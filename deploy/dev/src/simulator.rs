@@ -1,7 +1,8 @@
-//! A simulated KAZOO: what a cluster publishes while people call, meet, fax and change their settings.
+//! A simulated KAZOO: what a cluster publishes while people make calls, join conferences, send faxes and change
+//! settings.
 //!
-//! [`Plan`] is the pure part: from a seed it yields what is published when. [`Publisher`] puts it on a broker, on the
-//! exchanges that KAZOO uses, declared as KAZOO declares them.
+//! [`Plan`] generates events and their times from a seed, without I/O. [`Publisher`] publishes them to KAZOO's
+//! exchanges, declared exactly as KAZOO declares them.
 
 mod accounts;
 mod calls;

@@ -1,4 +1,4 @@
-//! `cargo dev test`: installs what the tests need, builds what they start, and runs them.
+//! `cargo dev test`: installs what the tests need, builds the programs they start, and runs them.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
@@ -12,23 +12,23 @@ use crate::services::Binaries;
 use crate::workspace::RunDir;
 use crate::{install, workspace};
 
-/// A test program ends with the cargo that runs it, as that one ends with us; and what the test started, with the test.
+/// Makes each test program end with its cargo, as cargo ends with us. What a test started ends with the test program.
 const RUNNER: &str = "target.'cfg(unix)'.runner = ['setpriv', '--pdeathsig', 'KILL', '--']";
 
 /// The options of `cargo dev test`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Passed on to `cargo test --workspace`
+    /// Arguments for `cargo test --workspace`, such as `-p ws-edge`, or `-- NAME` to run only some tests
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub args: Vec<String>,
 }
 
-/// Runs the tests; the exit code is theirs.
+/// Runs the tests. The exit code is that of `cargo test`.
 pub async fn run(options: Options) -> Result<ExitCode> {
     run_with(options.args, Vec::new()).await
 }
 
-/// The same with further variables for the tests.
+/// As [`run`], with environment variables for the tests.
 pub(crate) async fn run_with(args: Vec<String>, env: Vec<(&str, String)>) -> Result<ExitCode> {
     let mut endings = Endings::listen()?;
     let run = RunDir::create("test")?;

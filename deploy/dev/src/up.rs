@@ -1,6 +1,6 @@
-//! `cargo dev up`: everything on this machine, from the brokers to a client that prints what it receives.
+//! `cargo dev up`: runs everything on this machine, from the brokers to a client that prints the events it receives.
 
-mod given;
+mod external;
 mod stack;
 mod watcher;
 
@@ -16,27 +16,27 @@ use crate::progress::{print, say, step};
 use crate::services::Binaries;
 use crate::simulator::{Account, Plan, Publisher, Settings, sample, top_account};
 use crate::workspace::RunDir;
-use given::Given;
+use external::ExternalBrokers;
 use stack::Stack;
 use watcher::Watcher;
 
 /// The options of `cargo dev up`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// End after this time (as "20s", "5m"), counted from when everything is ready; fails if no event arrived
+    /// Stop this long after everything is ready (such as "20s" or "5m"); fails if no event arrived
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub time: Option<Duration>,
-    /// How many calls begin each second in the simulated KAZOO; 0 simulates nothing
+    /// Calls that begin per second in the simulated KAZOO; 0 turns the simulation off
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = rate)]
     pub calls_per_second: f64,
-    /// Use this AMQP broker instead of starting one. The simulated KAZOO publishes there, unless it is told to begin
-    /// 0 calls per second
+    /// Use this AMQP broker instead of starting one. The simulated KAZOO publishes there, unless --calls-per-second is
+    /// 0
     #[arg(long, value_name = "URL")]
     pub amqp: Option<String>,
     /// Use this NATS server (with JetStream) instead of starting one
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
-    /// The WebSocket port [default: 5555, or another where that is taken]
+    /// The WebSocket port [default: 5555, or a free one if that is taken]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
 }
@@ -48,21 +48,21 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// How far a run has come.
+/// The state of a run.
 #[derive(Default)]
 struct Run {
-    given: Option<Given>,
+    external: Option<ExternalBrokers>,
     ready: bool,
     received: u64,
 }
 
-/// Runs it to its end.
+/// Runs until the time is up, a signal arrives, or something fails.
 pub async fn run(options: Options) -> Result<ExitCode> {
     let mut endings = Endings::listen()?;
     let dir = RunDir::create("up")?;
     let mut stack = Stack::default();
     let mut run = Run::default();
-    // `None` is the time of `--for`.
+    // `None`: the time of `--for` is up.
     let ended = tokio::select! {
         ended = session(&options, &dir, &mut stack, &mut run) => ended,
         ending = endings.next() => Ok(Some(ending)),
@@ -72,16 +72,16 @@ pub async fn run(options: Options) -> Result<ExitCode> {
     }
     let stop = async {
         stack.stop().await;
-        if let Some(given) = &run.given
+        if let Some(external) = &run.external
             && stack.is_started()
         {
-            given.clean().await;
+            external.clean_up().await;
         }
     };
     tokio::select! {
         () = stop => {}
-        // Whoever asks twice does not want to wait; dropping kills.
-        _ = endings.next() => say("killing what still runs"),
+        // A second signal: do not wait. Dropping the processes kills them.
+        _ = endings.next() => say("killing the remaining processes"),
     }
     let stack_was_started = stack.is_started();
     drop(stack);
@@ -91,14 +91,14 @@ pub async fn run(options: Options) -> Result<ExitCode> {
     let code = match ended {
         Err(_) => {
             if stack_was_started {
-                say(format_args!("the logs stay in {} until the next run", dir.path().display()));
+                say(format_args!("the logs are in {} until the next run", dir.path().display()));
                 return Ok(ExitCode::FAILURE);
             }
             ExitCode::FAILURE
         }
         Ok(None) if run.received == 0 => ExitCode::FAILURE,
         Ok(None) => ExitCode::SUCCESS,
-        // Without `--for`, this is how one ends it.
+        // Without `--for`, this is the normal way to end it.
         Ok(Some(Ending::Interrupt | Ending::NobodyReads)) if run.ready && options.time.is_none() => {
             ExitCode::SUCCESS
         }
@@ -115,13 +115,13 @@ async fn session(
     run: &mut Run,
 ) -> Result<Option<Ending>> {
     let port = stack::websocket_port(options.port)?;
-    let given = run.given.insert(Given::look(options).await?);
+    let external = run.external.insert(ExternalBrokers::inspect(options).await?);
     install::ensure(&needed(options), dir.path()).await?;
     say("building the services");
     let binaries = Binaries::build(dir.path()).await?;
     let accounts = sample()?;
     let top = top_account(&accounts)?.id.clone();
-    let amqp = stack.start(options, given, dir, &binaries, port).await?;
+    let amqp = stack.start(options, external, dir, &binaries, port).await?;
     let token = stack.token(&binaries, dir.path(), &top).await?;
     let publisher = step("connecting the simulated KAZOO", Publisher::connect(&amqp)).await?;
     let named =
@@ -137,7 +137,7 @@ async fn session(
         accounts,
     };
     let mut plan = Plan::new(settings);
-    let simulation = publisher.run_surely(&mut plan, std::future::pending());
+    let simulation = publisher.run_with_retries(&mut plan, std::future::pending());
     let ended = tokio::select! {
         ended = watch(options, port, &token, &mut watcher, run) => match ended {
             Ok(ended) => ended,
@@ -151,7 +151,7 @@ async fn session(
     Ok(ended)
 }
 
-/// Prints what the client receives, until the time is up or nobody reads it.
+/// Prints the events that the client receives, until the time is up or nobody reads the output.
 async fn watch(
     options: &Options,
     port: u16,
@@ -160,7 +160,7 @@ async fn watch(
     run: &mut Run,
 ) -> Result<Option<Ending>> {
     let how_to_end =
-        options.time.map_or("Ctrl-C ends it".to_owned(), |time| format!("it ends after {time:?}"));
+        options.time.map_or("press Ctrl-C to stop".to_owned(), |time| format!("stopping after {time:?}"));
     say(format_args!("everything is ready; {how_to_end}"));
     let head = format!(
         "console  http://127.0.0.1:{port}/#token={token}&account=*\n\
@@ -190,21 +190,21 @@ async fn watch(
     }
 }
 
-/// A client that loses its connection may only be the first to notice that something has died.
+/// The reason why the client lost its connection: the end of a process, if there was one.
 async fn cause(error: anyhow::Error, stack: &Stack) -> anyhow::Error {
     tokio::time::timeout(Duration::from_secs(1), stack.death()).await.unwrap_or(error)
 }
 
-/// A plan without calls is over at once, which ends nothing.
+/// Never completes: a plan without calls is over at once, which must not end the run.
 async fn forever<T>(work: impl Future<Output = ()>) -> T {
     work.await;
     std::future::pending().await
 }
 
 fn needed(options: &Options) -> Vec<install::Tool> {
-    let given = |tool: &install::Tool| match *tool {
+    let external = |tool: &install::Tool| match *tool {
         install::NATS_SERVER => options.nats.is_some(),
         _ => options.amqp.is_some(),
     };
-    install::FOR_UP.iter().filter(|tool| !given(tool)).copied().collect()
+    install::FOR_UP.iter().filter(|tool| !external(tool)).copied().collect()
 }

@@ -1,11 +1,11 @@
-//! Where this workspace lies, and directories for the data of one run.
+//! The directories of this workspace, and those for the data of one run.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's top directory: above the crate that cargo runs, else above the working directory.
+/// The root of the workspace that contains the crate cargo runs, or else the working directory.
 pub fn root() -> Result<PathBuf> {
     let start = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let start = start.map_or_else(std::env::current_dir, Ok)?;
@@ -15,7 +15,7 @@ pub fn root() -> Result<PathBuf> {
     }
 }
 
-/// Where cargo puts what it builds.
+/// cargo's target directory.
 pub fn target_dir() -> Result<PathBuf> {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => Ok(std::path::absolute(dir)?),
@@ -23,14 +23,15 @@ pub fn target_dir() -> Result<PathBuf> {
     }
 }
 
-/// The cargo that runs us, else the one in the path.
+/// The cargo that started this program, or else the one in `PATH`.
 pub fn cargo() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
 }
 
 /// A directory below `target/dev` for one run of one process.
 ///
-/// It stays when it is dropped, for its logs; the next run removes it, as the lock tells that its owner is gone.
+/// Dropping it keeps the directory, for its logs. The next run sees by the lock that the owner has ended, and removes
+/// it.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -38,7 +39,7 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Creates one whose name begins with `name`, and removes those that dead processes left.
+    /// Creates a directory whose name begins with `name`, and removes those of ended processes.
     pub fn create(name: &str) -> Result<Self> {
         let parent = target_dir()?.join("dev");
         Self::create_in(&parent, name).with_context(|| format!("cannot use {}", parent.display()))
@@ -46,7 +47,7 @@ impl RunDir {
 
     fn create_in(parent: &Path, name: &str) -> Result<Self> {
         std::fs::create_dir_all(parent)?;
-        // Held while creating and removing, so that no one removes what another has created but not locked yet.
+        // Locked while creating and removing, so that nobody removes a directory that is created but not locked yet.
         let gate = File::create(parent.join("lock"))?;
         gate.lock()?;
         for entry in std::fs::read_dir(parent)? {
@@ -65,14 +66,14 @@ impl RunDir {
         &self.path
     }
 
-    /// Creates a directory below it.
+    /// Creates a subdirectory.
     pub fn subdir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.path.join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         Ok(dir)
     }
 
-    /// Removes it with all that is in it.
+    /// Removes the directory and its contents.
     pub fn remove(self) -> Result<()> {
         std::fs::remove_dir_all(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))
     }
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_directory_lives_as_long_as_its_owner() {
+    fn a_run_directory_is_removed_once_its_owner_has_ended() {
         let parent = std::env::temp_dir().join(format!("blackhole-dev-runs-{}", std::process::id()));
         let first = RunDir::create_in(&parent, "a").unwrap();
         let second = RunDir::create_in(&parent, "a").unwrap();

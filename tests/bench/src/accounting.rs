@@ -1,4 +1,4 @@
-//! What the operating system says: processor time and memory of processes, the kernel's socket memory, stolen time.
+//! Figures from the operating system: CPU time and memory of processes, the kernel's socket memory, steal time.
 
 use std::fs;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use nix::unistd::Pid;
 const TICKS: f64 = 100.0;
 const PAGE_KIB: f64 = 4.0;
 
-/// Seconds of processor time that the processes of a group have used, all their threads together.
+/// CPU seconds that the processes of a group have used, all threads together.
 ///
-/// Every program that is started here leads a group of its own, and nginx's workers, for example, are in it. Read from
-/// each process's own clock, which counts nanoseconds: `/proc` counts in steps of 10 ms, too coarse for short runs.
+/// Every program started here leads its own process group, which includes for example nginx's workers. The CPU clock of
+/// a process counts nanoseconds; `/proc` counts in steps of 10 ms, too coarse for short runs.
 pub(crate) fn cpu_seconds(group: i32) -> f64 {
     let used = |pid| {
         let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid)).ok()?;
@@ -23,9 +23,9 @@ pub(crate) fn cpu_seconds(group: i32) -> f64 {
     pids_of(group).filter_map(used).sum()
 }
 
-/// Resident memory of a group in KiB (Rss), and of it the anonymous part.
+/// Resident memory of a group in KiB (Rss), and the anonymous part of it.
 ///
-/// Not the share of it (Pss): that of a program's own pages falls whenever another process of the same program starts.
+/// Not Pss: a process's share of its program's pages shrinks whenever another process of the same program starts.
 pub(crate) fn memory_kib(group: i32) -> (f64, f64) {
     let mut memory = (0.0, 0.0);
     for pid in pids_of(group) {
@@ -36,8 +36,8 @@ pub(crate) fn memory_kib(group: i32) -> (f64, f64) {
     memory
 }
 
-/// The kernel's memory in KiB that grows with TCP sockets, of both ends, as all of them are on this machine: what is in
-/// their buffers, and its small objects (sockets, files, entries of epoll), though those of everything that runs.
+/// Kernel memory in KiB that grows with TCP sockets, of both ends of each connection: socket buffers, and small objects
+/// (sockets, files, epoll entries), which include those of all other processes.
 pub(crate) fn socket_memory_kib() -> f64 {
     let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let tcp = text.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
@@ -46,46 +46,46 @@ pub(crate) fn socket_memory_kib() -> f64 {
     pages.unwrap_or(0.0) * PAGE_KIB + small
 }
 
-/// What the machine's processors did since it started, in seconds.
+/// CPU time of the machine since it started, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
-    /// The host took them away.
+    /// Time that the host gave to other guests.
     pub(crate) stolen: f64,
-    /// They worked.
+    /// Time spent working.
     pub(crate) busy: f64,
-    /// All of their time.
-    pub(crate) whole: f64,
+    /// Total time.
+    pub(crate) total: f64,
 }
 
 impl Machine {
-    /// Until now.
+    /// The current values.
     pub(crate) fn now() -> Self {
         let text = fs::read_to_string("/proc/stat").unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
         let fields = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse::<f64>().ok());
         let seconds: Vec<f64> = fields.map(|ticks| ticks / TICKS).collect();
-        let whole: f64 = seconds.iter().sum();
+        let total: f64 = seconds.iter().sum();
         let of = |place: usize| seconds.get(place).copied().unwrap_or(0.0);
         // user nice system idle iowait irq softirq steal
-        Self { stolen: of(7), busy: whole - of(3) - of(4) - of(7), whole }
+        Self { stolen: of(7), busy: total - of(3) - of(4) - of(7), total }
     }
 
-    /// Since then.
-    pub(crate) fn since(self, then: Self) -> Self {
-        let (stolen, busy) = (self.stolen - then.stolen, self.busy - then.busy);
-        Self { stolen, busy, whole: (self.whole - then.whole).max(f64::MIN_POSITIVE) }
+    /// The difference to earlier values.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        let (stolen, busy) = (self.stolen - earlier.stolen, self.busy - earlier.busy);
+        Self { stolen, busy, total: (self.total - earlier.total).max(f64::MIN_POSITIVE) }
     }
 }
 
-/// Raises the number of files that this process and those that it starts may open as far as it goes.
+/// Raises the limit of open files for this process and its children to the maximum.
 pub(crate) fn raise_file_limit() -> Result<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the number of open files")?;
-    Ok(most)
+    let (_, max) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, max, max).context("cannot raise the limit of open files")?;
+    Ok(max)
 }
 
-/// The processes of a group, the one that leads it among them.
+/// The processes of a group, including its leader.
 fn pids_of(group: i32) -> impl Iterator<Item = i32> {
     pids().filter(move |pid| group_of(*pid) == Some(group))
 }
@@ -95,7 +95,7 @@ fn pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The fields of `/proc/PID/stat` after the process's name: state, the parent's id, the group's id, ...
+/// The fields of `/proc/PID/stat` after the name of the process are state, parent id, group id, ...
 fn group_of(pid: i32) -> Option<i32> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
@@ -112,13 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_is_seen() {
+    fn the_cpu_time_and_memory_of_this_process_are_counted() {
         let group = nix::unistd::getpgrp().as_raw();
-        let before = cpu_seconds(group);
-        let until = std::time::Instant::now() + std::time::Duration::from_millis(200);
-        while std::time::Instant::now() < until {}
-        assert!(cpu_seconds(group) > before + 0.05);
-        assert!(memory_kib(group).0 > 100.0);
-        assert!(Machine::now().busy > 0.1);
+        let own = || Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap()).as_secs_f64();
+        let (machine, before, began) = (Machine::now(), cpu_seconds(group), own());
+        while own() < began + 0.2 {}
+        assert!(cpu_seconds(group) >= before + 0.2);
+        // The kernel counts the machine's time in ticks.
+        assert!(Machine::now().since(machine).busy > 0.1);
+        let (resident, anonymous) = memory_kib(group);
+        assert!(anonymous > 100.0 && resident > anonymous, "{resident} {anonymous}");
     }
 }

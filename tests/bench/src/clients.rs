@@ -1,8 +1,7 @@
-//! The load generator: thousands of WebSocket clients in one thread, on epoll and nothing above it. They look at a
-//! frame's length and its stamp, and at nothing else.
+//! The load generator: thousands of WebSocket clients in one thread, directly on epoll. Of a frame they parse only the
+//! length and the stamp.
 
 mod connection;
-mod frames;
 pub(crate) mod protocol;
 mod subscriber;
 pub(crate) mod tally;
@@ -13,6 +12,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use blackhole_dev::websocket::{Frame, push_client_frame, upgrade_end};
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
@@ -20,29 +20,28 @@ use socket2::{Domain, Socket, Type};
 use self::connection::{Connection, State};
 use self::protocol::{Progress, Target};
 use self::subscriber::Subscriber;
-use self::tally::{Books, owed};
+use self::tally::{Ledger, expected_lanes};
 use crate::clock;
-use crate::control::{Answer, Answers, Master, Order};
+use crate::control::{Answer, Answers, Order, RunConnection};
 use crate::histogram::Histogram;
 use crate::load::Load;
 
-pub(crate) use self::frames::{head as frame_head, push_masked};
-
+/// The bit of a frame's first byte that marks the last frame of a message.
+const LAST: u8 = 0x80;
 const WAKE: Token = Token(usize::MAX);
-/// So many connections are begun before those that are there are looked at: a server gives each its time to say what it
-/// wants.
-const CONNECTS_IN_A_ROW: u32 = 256;
-/// What is read at once, for whichever connection.
+/// Connections started before existing ones are served again: servers limit the time for a handshake.
+const CONNECT_BATCH: u32 = 256;
+/// Size of the read buffer that all connections share.
 const BUFFER: usize = 256 * 1024;
-/// Sessions per source address: far fewer than it has ports.
-const PER_SOURCE: u32 = 5_000;
-/// A session that is not bound by then will not be.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(120);
+/// Sessions per source address: far fewer than there are ports.
+const SESSIONS_PER_ADDRESS: u32 = 5_000;
+/// How long all sessions together may take to subscribe.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Serves the run until it is over.
-pub(crate) fn run(master: Master) -> Result<()> {
+/// Executes orders until the run is over.
+pub(crate) fn run(run: RunConnection) -> Result<()> {
     let poll = Poll::new()?;
-    let (answers, orders) = (master.answers()?, master.orders(&poll, WAKE)?);
+    let (answers, orders) = (run.answers()?, run.orders(&poll, WAKE)?);
     Clients::new(poll, orders, answers).serve()
 }
 
@@ -51,10 +50,10 @@ struct Clients {
     orders: Receiver<Order>,
     answers: Answers,
     buffer: Vec<u8>,
-    /// Where the last stamp was.
-    place: usize,
+    /// Position of the last stamp in its frame.
+    stamp_position: usize,
     connections: Vec<Connection>,
-    books: Books,
+    ledger: Ledger,
     plan: Option<Plan>,
     connecting: Option<Connecting>,
     collecting: Option<Collecting>,
@@ -62,7 +61,7 @@ struct Clients {
     reason: Option<String>,
 }
 
-/// What [`Order::Connect`] said.
+/// The content of [`Order::Connect`].
 struct Plan {
     target: Target,
     load: Load,
@@ -93,9 +92,9 @@ impl Clients {
             orders,
             answers,
             buffer: vec![0; BUFFER],
-            place: 0,
+            stamp_position: 0,
             connections: Vec::new(),
-            books: Books::default(),
+            ledger: Ledger::default(),
             plan: None,
             connecting: None,
             collecting: None,
@@ -107,7 +106,7 @@ impl Clients {
     fn serve(mut self) -> Result<()> {
         let mut events = Events::with_capacity(4096);
         loop {
-            // Only while something has a time limit is there anything to do without an event.
+            // Poll with a timeout only while something has a time limit.
             let busy = self.connecting.is_some() || self.collecting.is_some() || self.subscriber.is_some();
             match self.poll.poll(&mut events, busy.then_some(Duration::from_millis(20))) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -126,13 +125,13 @@ impl Clients {
                 }
             }
             while let Ok(order) = self.orders.try_recv() {
-                self.obey(order)?;
+                self.execute(order)?;
             }
-            self.go_on()?;
+            self.tick()?;
         }
     }
 
-    fn obey(&mut self, order: Order) -> Result<()> {
+    fn execute(&mut self, order: Order) -> Result<()> {
         match order {
             Order::Connect { target, load, first, count, window, sources, from_event } => {
                 self.connections.reserve(count as usize);
@@ -141,27 +140,27 @@ impl Clients {
                 self.connecting = Some(Connecting { began, bound: 0, failed: 0, each: Histogram::default() });
             }
             Order::Measure { from, to } => {
-                self.books.measure(from..to);
+                self.ledger.measure(from..to);
                 self.answers.send(&Answer::Done)?;
             }
-            Order::Collect { events, patience } => {
-                let until = clock::now() + patience.as_nanos() as u64;
+            Order::Collect { events, timeout } => {
+                let until = clock::now() + timeout.as_nanos() as u64;
                 let expected = self.tally(events)?.expected;
                 self.collecting = Some(Collecting { events, expected, until });
             }
             Order::Subscribe { time, fresh } => self.subscribe(time, fresh)?,
-            other => bail!("clients cannot do {other:?}"),
+            other => bail!("clients cannot execute {other:?}"),
         }
         Ok(())
     }
 
-    /// What has a time limit, or waits for all that has arrived to be looked at.
-    fn go_on(&mut self) -> Result<()> {
+    /// Work that has a time limit, or has to wait until all received data is processed.
+    fn tick(&mut self) -> Result<()> {
         if self.connecting.is_some() {
             self.connect_more()?;
         }
         if let Some(collecting) = &self.collecting {
-            let done = self.books.delivered >= collecting.expected;
+            let done = self.ledger.delivered >= collecting.expected;
             if done || clock::now() > collecting.until {
                 let events = collecting.events;
                 self.collecting = None;
@@ -178,9 +177,9 @@ impl Clients {
     }
 
     fn tally(&self, events: u64) -> Result<tally::Tally> {
-        let plan = self.plan.as_ref().context("nobody is connected")?;
+        let plan = self.plan.as_ref().context("no session is connected")?;
         let sessions = self.connections.iter().map(|one| (&*one.lanes, one.state != State::Closed));
-        let mut tally = self.books.close(&plan.load, events, sessions);
+        let mut tally = self.ledger.close(&plan.load, events, sessions);
         tally.reason.clone_from(&self.reason);
         Ok(tally)
     }
@@ -188,23 +187,27 @@ impl Clients {
     fn connect_more(&mut self) -> Result<()> {
         let (Some(plan), Some(connecting)) = (&self.plan, &mut self.connecting) else { return Ok(()) };
         let ended = connecting.bound + connecting.failed;
-        let begun = self.connections.len() as u32;
-        let late = clock::now() > connecting.began + CONNECT_PATIENCE.as_nanos() as u64;
+        let started = self.connections.len() as u32;
+        let late = clock::now() > connecting.began + CONNECT_TIMEOUT.as_nanos() as u64;
         if ended >= plan.count || late {
             let answer = Answer::Connected {
                 bound: connecting.bound,
-                failure: self.reason.clone().or_else(|| late.then(|| "not bound in time".into())),
+                failure: self
+                    .reason
+                    .clone()
+                    .or_else(|| late.then(|| "not subscribed within the timeout".into())),
                 seconds: (clock::now() - connecting.began) as f64 / 1e9,
                 each: std::mem::take(&mut connecting.each),
             };
             self.connecting = None;
             return self.answers.send(&answer);
         }
-        for number in begun..plan.count.min(ended + plan.window).min(begun + CONNECTS_IN_A_ROW) {
+        for number in started..plan.count.min(ended + plan.window).min(started + CONNECT_BATCH) {
             let index = self.connections.len();
             let stream = connect(plan, number)?;
             let session = plan.first + number;
-            let mut connection = Connection::new(stream, session, owed(&plan.load, session, plan.from_event));
+            let mut connection =
+                Connection::new(stream, session, expected_lanes(&plan.load, session, plan.from_event));
             connection.out = plan.target.protocol.upgrade(&plan.load, session);
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut connection.stream, Token(index), both)?;
@@ -229,7 +232,7 @@ impl Clients {
             }
             match connection.read(&mut buffer) {
                 Ok(Some((length, drained))) => {
-                    let used = self.take(index, &buffer[..length]);
+                    let used = self.process(index, &buffer[..length]);
                     if let Some(connection) = self.connections.get_mut(index) {
                         connection.rest.extend_from_slice(&buffer[used..length]);
                     }
@@ -247,12 +250,12 @@ impl Clients {
         self.buffer = buffer;
     }
 
-    /// Takes all that is complete, and tells where the rest begins.
-    fn take(&mut self, index: usize, bytes: &[u8]) -> usize {
+    /// Processes all complete frames, and returns the position after them.
+    fn process(&mut self, index: usize, bytes: &[u8]) -> usize {
         let now = clock::now();
         let mut at = 0;
         if self.connections[index].state == State::Upgrading {
-            match connection::upgraded(bytes) {
+            match upgrade_end(bytes) {
                 Ok(Some(end)) => at = end,
                 Ok(None) => return 0,
                 Err(answer) => {
@@ -262,17 +265,18 @@ impl Clients {
             }
             self.open(index, now);
         }
-        while let Some(frame) = frames::Frame::read(bytes, at) {
+        while let Some(frame) = Frame::parse(bytes, at) {
             at = frame.payload.end;
+            let opcode = frame.opcode();
             let payload = &bytes[frame.payload];
-            match frame.opcode {
+            match opcode {
                 0..=2 => self.message(index, payload, now),
                 8 => {
                     let code = payload.get(..2).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
                     self.close(index, &format!("closed by the server with {code}"));
                     return bytes.len();
                 }
-                9 => self.say(index, 10, payload),
+                9 => self.send(index, 10, payload),
                 _ => {}
             }
         }
@@ -294,7 +298,7 @@ impl Clients {
                 at = end;
                 match body {
                     Some(body) => self.event(index, &joined[body], now),
-                    None => self.heard(index, &joined[line], now),
+                    None => self.handle_reply(index, &joined[line], now),
                 }
             }
             self.connections[index].stream_rest = joined[at..].to_vec();
@@ -304,32 +308,32 @@ impl Clients {
     }
 
     fn event(&mut self, index: usize, payload: &[u8], now: u64) {
-        match crate::stamp::Stamp::find(payload, &mut self.place) {
+        match crate::stamp::Stamp::find(payload, &mut self.stamp_position) {
             Some(stamp) => {
                 let connection = &mut self.connections[index];
-                self.books.arrived(connection.session, &mut connection.lanes, stamp, now);
+                self.ledger.arrived(connection.session, &mut connection.lanes, stamp, now);
             }
-            None => self.heard(index, payload, now),
+            None => self.handle_reply(index, payload, now),
         }
     }
 
-    fn heard(&mut self, index: usize, text: &[u8], now: u64) {
+    fn handle_reply(&mut self, index: usize, text: &[u8], now: u64) {
         let (Some(plan), session) = (&self.plan, self.connections[index].session) else { return };
         if let Some(subscriber) = &mut self.subscriber {
-            if let Some(request) = subscriber.heard(session, text) {
-                self.say(index, 1, &request);
+            if let Some(request) = subscriber.handle_reply(session, text) {
+                self.send(index, 1, &request);
             }
             return;
         }
-        match plan.target.protocol.heard(&plan.load, session, text) {
+        match plan.target.protocol.interpret(&plan.load, session, text) {
             Progress::None => {}
-            Progress::Say(text) => self.say(index, 1, &text),
+            Progress::Send(text) => self.send(index, 1, &text),
             Progress::Refused(reason) => self.close(index, &reason),
             Progress::Confirmed => {
                 if let State::Binding(missing) = &mut self.connections[index].state {
                     *missing -= 1;
                     if *missing == 0 {
-                        self.bound(index, now);
+                        self.mark_bound(index, now);
                     }
                 }
             }
@@ -338,17 +342,18 @@ impl Clients {
 
     fn open(&mut self, index: usize, now: u64) {
         let Some(plan) = &self.plan else { return };
-        let (says, confirmations) = plan.target.protocol.opening(&plan.load, self.connections[index].session);
+        let (messages, confirmations) =
+            plan.target.protocol.opening(&plan.load, self.connections[index].session);
         self.connections[index].state = State::Binding(confirmations);
         if confirmations == 0 {
-            self.bound(index, now);
+            self.mark_bound(index, now);
         }
-        for text in says {
-            self.say(index, 1, &text);
+        for text in messages {
+            self.send(index, 1, &text);
         }
     }
 
-    fn bound(&mut self, index: usize, now: u64) {
+    fn mark_bound(&mut self, index: usize, now: u64) {
         let connection = &mut self.connections[index];
         connection.state = State::Bound;
         if let Some(connecting) = &mut self.connecting {
@@ -357,9 +362,9 @@ impl Clients {
         }
     }
 
-    fn say(&mut self, index: usize, opcode: u8, text: &[u8]) {
+    fn send(&mut self, index: usize, opcode: u8, text: &[u8]) {
         let connection = &mut self.connections[index];
-        push_masked(&mut connection.out, opcode, text);
+        push_client_frame(&mut connection.out, LAST | opcode, text);
         if let Err(error) = connection.flush() {
             self.close(index, &format!("cannot write: {error}"));
         }
@@ -380,27 +385,34 @@ impl Clients {
     }
 
     fn subscribe(&mut self, time: Duration, fresh: bool) -> Result<()> {
-        let load = self.plan.as_ref().context("nobody is connected")?.load;
+        let load = self.plan.as_ref().context("no session is connected")?.load;
         let mut subscriber = Subscriber::new(load, time, fresh);
         let first: Vec<_> = self.connections.iter().map(|one| subscriber.request(one.session)).collect();
         self.subscriber = Some(subscriber);
         for (index, request) in first.into_iter().enumerate() {
-            self.say(index, 1, &request);
+            self.send(index, 1, &request);
         }
         Ok(())
     }
 }
 
-/// Begins to connect from an address that has ports to spare.
+/// Starts to connect, from an address with free ports.
 fn connect(plan: &Plan, number: u32) -> Result<mio::net::TcpStream> {
-    let source = Ipv4Addr::new(127, plan.sources, (plan.first / PER_SOURCE + number / PER_SOURCE) as u8, 1);
+    let source = Ipv4Addr::new(
+        127,
+        plan.sources,
+        (plan.first / SESSIONS_PER_ADDRESS + number / SESSIONS_PER_ADDRESS) as u8,
+        1,
+    );
     let port = plan.target.ports[number as usize % plan.target.ports.len()];
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("cannot open a socket")?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    // The port is chosen with both ends known; to find one that is free for any other end takes long after a storm.
+    // Choose the port once the remote address is known: after a storm, finding a completely free port takes long.
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(&SocketAddr::from((source, 0)).into()).with_context(|| format!("no port at {source}"))?;
+    socket
+        .bind(&SocketAddr::from((source, 0)).into())
+        .with_context(|| format!("no free port at {source}"))?;
     match socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()) {
         Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => {
             Err(error).context("cannot connect")

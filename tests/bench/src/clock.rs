@@ -1,4 +1,4 @@
-//! The machine's monotonic clock, which means the same in every process.
+//! The machine's monotonic clock, which is the same in every process.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ pub(crate) fn now() -> u64 {
     time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// How long it is until then; nothing if that is past.
-pub(crate) fn until(then: u64) -> Duration {
-    Duration::from_nanos(then.saturating_sub(now()))
+/// The time until an instant; zero if it is past.
+pub(crate) fn until(instant: u64) -> Duration {
+    Duration::from_nanos(instant.saturating_sub(now()))
 }
 
 /// Seconds as nanoseconds.

@@ -1,4 +1,4 @@
-//! A plain AMQP consumer: what a delivery takes without us, for comparison.
+//! A plain AMQP consumer: the latency of a delivery without Blackhole, for comparison.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,53 +10,53 @@ use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties, Consumer};
 
-use crate::clients::tally::{Books, Owed, owed};
+use crate::clients::tally::{ExpectedLane, Ledger, expected_lanes};
 use crate::clock;
-use crate::control::{Answer, Master, Order, Sink};
+use crate::control::{Answer, Order, RunConnection, Sink};
 use crate::load::{Load, Pattern};
 use crate::stamp::Stamp;
 
 const EXCHANGE: &str = "callevt";
 
-/// One session for each lane, as in the load that is published.
+/// One session per lane of the published load.
 struct State {
     load: Load,
-    books: Books,
-    lanes: Vec<Box<[Owed]>>,
+    ledger: Ledger,
+    lanes: Vec<Box<[ExpectedLane]>>,
 }
 
-/// Serves the run until it is over.
-pub(crate) fn run(mut master: Master) -> Result<()> {
+/// Executes orders until the run is over.
+pub(crate) fn run(mut run: RunConnection) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut state: Option<Arc<Mutex<State>>> = None;
     let mut connection = None;
-    while let Some(order) = master.order()? {
+    while let Some(order) = run.order()? {
         let answer = match (order, &state) {
             (Order::Attach { sink: Sink::Amqp { url, .. }, load }, _) if load.pattern == Pattern::Sharded => {
                 let (opened, consumer) = runtime.block_on(attach(&url))?;
                 connection = Some(opened);
-                let lanes = (0..load.sessions).map(|session| owed(&load, session, 0)).collect();
-                let shared = Arc::new(Mutex::new(State { load, books: Books::default(), lanes }));
+                let lanes = (0..load.sessions).map(|session| expected_lanes(&load, session, 0)).collect();
+                let shared = Arc::new(Mutex::new(State { load, ledger: Ledger::default(), lanes }));
                 runtime.spawn(consume(consumer, shared.clone()));
                 state = Some(shared);
                 Answer::Done
             }
             (Order::Measure { from, to }, Some(state)) => {
-                lock(state).books.measure(from..to);
+                lock(state).ledger.measure(from..to);
                 Answer::Done
             }
-            (Order::Collect { events, patience }, Some(state)) => {
-                let until = clock::now() + patience.as_nanos() as u64;
-                while lock(state).books.delivered < events && clock::now() < until {
+            (Order::Collect { events, timeout }, Some(state)) => {
+                let until = clock::now() + timeout.as_nanos() as u64;
+                while lock(state).ledger.delivered < events && clock::now() < until {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 let state = lock(state);
                 let sessions = state.lanes.iter().map(|lanes| (&**lanes, true));
-                Answer::Collected(state.books.close(&state.load, events, sessions))
+                Answer::Collected(state.ledger.close(&state.load, events, sessions))
             }
-            (other, _) => bail!("a consumer cannot do {other:?} now"),
+            (other, _) => bail!("a consumer cannot execute {other:?} now"),
         };
-        master.answer(&answer)?;
+        run.answer(&answer)?;
     }
     drop(connection);
     Ok(())
@@ -89,7 +89,7 @@ async fn consume(mut consumer: Consumer, state: Arc<Mutex<State>>) {
         let Some(stamp) = Stamp::find(&delivery.data, &mut place) else { continue };
         let state = &mut *lock(&state);
         if let Some(lanes) = state.lanes.get_mut(stamp.lane as usize) {
-            state.books.arrived(stamp.lane, lanes, stamp, now);
+            state.ledger.arrived(stamp.lane, lanes, stamp, now);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The servers that are measured, each started on free ports of the loopback address and ended by the run.
+//! The measured servers. Each is started on free ports of the loopback address.
 
 mod nchan;
 mod node;
@@ -19,20 +19,20 @@ use crate::load::{Load, Pattern};
 
 pub(crate) use ours::Ours;
 
-/// Which one.
+/// A measured server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
-    /// Ours, with the history on or off.
+    /// Blackhole, with the history on or off.
     Ours {
         /// Whether the stream stores events.
         history: bool,
     },
-    /// Another.
+    /// Another server.
     Rival(Rival),
 }
 
 impl Name {
-    /// The name in tables.
+    /// Its name in tables.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Ours { history: true } => "blackhole",
@@ -47,7 +47,7 @@ impl Name {
         }
     }
 
-    /// Whether it can serve such a load: where the path is all that a session says, it has one lane.
+    /// Whether it can serve a pattern. Where a session is determined by its path alone, it has one lane.
     pub(crate) fn serves(self, pattern: Pattern) -> bool {
         let one_lane = matches!(pattern, Pattern::Fanout | Pattern::Sharded | Pattern::Single);
         let path_only = matches!(self, Self::Rival(Rival::Floor | Rival::FloorCoalescing | Rival::Nchan));
@@ -55,16 +55,16 @@ impl Name {
     }
 }
 
-/// A server, running. Dropping it kills its processes: nothing that they hold is of use to anyone.
+/// A running server. Dropping it kills its processes.
 pub(crate) struct Contender {
-    /// Which one.
+    /// Which server it is.
     pub(crate) name: Name,
     confirms: bool,
     dir: PathBuf,
     server: Server,
 }
 
-// One at a time.
+// Only one exists at a time.
 #[allow(clippy::large_enum_variant)]
 enum Server {
     Ours(Box<Ours>),
@@ -76,7 +76,7 @@ enum Server {
 }
 
 impl Contender {
-    /// Starts one. `accounts` is how many ours has to know.
+    /// Starts a server. `accounts` is the number of accounts that Blackhole has to know.
     pub(crate) async fn start(
         name: Name,
         dir: &Path,
@@ -111,13 +111,13 @@ impl Contender {
         Ok(Self { name, confirms: options.confirms, dir: dir.to_owned(), server })
     }
 
-    /// Starts what serves the sessions anew, so that nothing of the last measurement is left in it.
+    /// Restarts the processes that serve the sessions, so that no state of the last measurement is left.
     pub(crate) async fn renew(&mut self, load: Load, edges: usize, settings: &[(&str, &str)]) -> Result<()> {
         let renewed = self.is_renewed(load);
         match &mut self.server {
             Server::Ours(ours) => ours.renew(edges, settings).await,
             Server::Floor { worker, port, coalesce } => {
-                // The old one's port is free only when it is gone.
+                // The port of the old worker is free only once it has ended.
                 worker.take();
                 let new = worker.insert(Worker::start("floor", &self.dir).await?);
                 new.ask(&Order::Serve { port: *port, load, coalesce: *coalesce }).await.map(drop)
@@ -130,18 +130,18 @@ impl Contender {
         }
     }
 
-    /// Whether [`Contender::renew`] leaves nothing of before in what serves the sessions, so that their memory can be
-    /// told. RabbitMQ takes seconds to start: it is renewed only where memory is what is measured.
+    /// Whether [`Contender::renew`] restarts the process that holds the sessions, so that their memory can be measured.
+    /// RabbitMQ takes seconds to start, so it is restarted only for shapes that measure memory.
     pub(crate) fn is_renewed(&self, load: Load) -> bool {
         !matches!(self.server, Server::WebStomp { .. }) || load.pattern == Pattern::Single
     }
 
-    /// Where its logs are.
+    /// The directory of its logs.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Where clients connect.
+    /// Address and protocol for clients.
     pub(crate) fn target(&self) -> Target {
         let (ports, protocol) = match &self.server {
             Server::Ours(ours) => (ours.ports(), Protocol::Blackhole(ours.view.clone())),
@@ -154,7 +154,7 @@ impl Contender {
         Target { ports, protocol }
     }
 
-    /// Where events are published; none for the floor, which has its own.
+    /// Where events are published; none for the floor, which generates them.
     pub(crate) fn sink(&self) -> Option<Sink> {
         let amqp = |url, keys| Some(Sink::Amqp { url, keys, confirms: self.confirms });
         match &self.server {
@@ -167,15 +167,15 @@ impl Contender {
         }
     }
 
-    /// Has the floor publish.
+    /// Makes the floor publish.
     pub(crate) async fn publish(&mut self, phase: Phase) -> Result<Answer> {
         match &mut self.server {
             Server::Floor { worker: Some(worker), .. } => worker.ask(&Order::Publish(phase)).await,
-            _ => bail!("{} does not publish by itself", self.name.text()),
+            _ => bail!("{} does not generate events", self.name.text()),
         }
     }
 
-    /// The process groups that it consists of, and what they are called. The first is the one that holds sessions.
+    /// Its process groups and their names. The first one holds the sessions.
     pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
         let id = |server: &blackhole_dev::server::Server| Ok::<_, anyhow::Error>(server.process()?.id());
         Ok(match &self.server {
@@ -189,11 +189,12 @@ impl Contender {
     }
 }
 
-/// How long a server that is not ours may take to start.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a server other than Blackhole may take to start.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Web STOMP alone: its plugin brings STOMP's own listener as well, which gets a port that nobody uses. Each session
-/// takes some 200 KiB, so that it gets more memory than the tests' brokers; with less it would stop the publisher.
+/// Configures Web STOMP. The plugin also opens a plain STOMP listener, which gets an unused port. Each session takes
+/// some 200 KiB, so the broker gets more memory than in the tests; otherwise its memory alarm would block the
+/// publisher.
 fn web_stomp(port: u16) -> Result<String> {
     let stomp = ports::free()?;
     Ok(format!(

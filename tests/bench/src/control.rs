@@ -1,5 +1,6 @@
-//! What the run says to its workers (clients, publisher, floor, consumer), each a process of its own so that its
-//! processor time is told apart: one line of JSON each way, over a connection that ends a worker when it ends.
+//! The protocol between the run and its workers (clients, publisher, floor, consumer), which are separate processes so
+//! that their CPU time can be measured separately: one line of JSON per order and per answer. A worker ends with its
+//! connection.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -20,77 +21,77 @@ use crate::event::Keys;
 use crate::histogram::Histogram;
 use crate::load::Load;
 
-/// What a worker is told to do.
+/// An order to a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Clients: connect and bind. They are owed events from `from_event` on.
+    /// Clients: connect and subscribe. Events are expected from `from_event` on.
     Connect {
-        /// Where to, and how to speak.
+        /// Address and protocol.
         target: Target,
-        /// What to bind.
+        /// The load, which determines the bindings.
         load: Load,
-        /// The first session of this worker.
+        /// Number of the first session of this worker.
         first: u32,
-        /// How many sessions it has.
+        /// Number of sessions of this worker.
         count: u32,
-        /// How many may be under way at once.
+        /// Maximum number of sessions that are connecting at a time.
         window: u32,
-        /// The third byte pair of the source addresses, so that runs do not get into each other's ports.
+        /// The second byte of the source addresses, so that measurements do not share ports.
         sources: u8,
-        /// Events before this one have been published already.
+        /// The number of events published before.
         from_event: u64,
     },
-    /// Clients, consumer: record the latency of events that are due in this time.
+    /// Clients, consumer: record the latency of events that are due in this period.
     Measure {
-        /// From then,
+        /// Start of the period.
         from: u64,
-        /// to then.
+        /// End of the period.
         to: u64,
     },
-    /// Clients, consumer: wait until the first `events` events have arrived, or for so long, and tell.
+    /// Clients, consumer: wait until the first `events` events have arrived, and answer with the tally.
     Collect {
-        /// How many events have been published in all.
+        /// Total number of events published.
         events: u64,
-        /// How long to wait for them.
-        patience: Duration,
+        /// Maximum time to wait.
+        timeout: Duration,
     },
-    /// Clients: subscribe again and again, for so long, each time to a new subject or to the one that is there.
+    /// Clients: subscribe repeatedly, to a new subject each time or always to the same one.
     Subscribe {
-        /// How long.
+        /// For how long.
         time: Duration,
-        /// To a new subject each time.
+        /// Whether to a new subject each time.
         fresh: bool,
     },
     /// Publisher, floor: publish.
     Publish(Phase),
-    /// Publisher: connect. Consumer: connect, and take in all events.
+    /// Publisher: connect. Consumer: connect and consume all events.
     Attach {
-        /// Where to.
+        /// The server.
         sink: Sink,
-        /// What is published.
+        /// The published load.
         load: Load,
     },
-    /// Floor: serve on this port.
+    /// Floor: start serving.
     Serve {
         /// The port of 127.0.0.1.
         port: u16,
-        /// What is bound.
+        /// The load, which determines the lanes.
         load: Load,
-        /// Whether several events go out in one write.
+        /// Whether to combine several events in one write.
         coalesce: bool,
     },
 }
 
-/// Where a publisher publishes to.
+/// A server to publish to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Sink {
     /// An AMQP broker's topic exchanges.
     Amqp {
         /// Its URL.
         url: String,
-        /// How keys are.
+        /// The form of the routing keys.
         keys: Keys,
-        /// Whether each event is confirmed.
+        /// Whether to use publisher confirms.
         confirms: bool,
     },
     /// A NATS server: `host:port`.
@@ -99,65 +100,65 @@ pub(crate) enum Sink {
     Nchan(String),
 }
 
-/// A stretch of publishing at one rate.
+/// A period of publishing at a constant rate.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Phase {
-    /// The first event's number.
+    /// The number of the first event.
     pub(crate) first: u64,
-    /// How many.
+    /// The number of events.
     pub(crate) events: u64,
-    /// Per second.
+    /// Events per second.
     pub(crate) rate: f64,
-    /// When the first one is due.
+    /// When the first event is due.
     pub(crate) start: u64,
 }
 
 impl Phase {
-    /// When its event number `index` (from 0) is due.
+    /// When the event at `index` (from 0) is due.
     pub(crate) fn due(&self, index: u64) -> u64 {
         self.start + (index as f64 * 1e9 / self.rate) as u64
     }
 }
 
-/// What a worker answers.
+/// A worker's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// It is done.
+    /// Done.
     Done,
-    /// It could not be done.
+    /// The order failed.
     Failed(String),
-    /// The sessions are bound, or as many as could be.
+    /// The sessions are subscribed, or as many of them as possible.
     Connected {
-        /// How many are.
+        /// The number of subscribed sessions.
         bound: u32,
-        /// Why others are not: the first one's reason.
+        /// Why the first of the other sessions failed.
         failure: Option<String>,
         /// From the first connection to the last reply.
         seconds: f64,
-        /// From a session's connecting to its last reply.
+        /// From the start of each session's connection to its last reply.
         each: Histogram,
     },
-    /// What has arrived.
+    /// The events that have arrived.
     Collected(Tally),
-    /// How many subscriptions were confirmed, and how long it took.
+    /// The result of subscribing.
     Subscribed {
-        /// Successful replies.
+        /// Number of successful replies.
         count: u64,
-        /// Other replies.
+        /// Number of other replies.
         refused: u64,
-        /// How long it took.
+        /// Seconds that it took.
         seconds: f64,
     },
-    /// All was published, or as much as could be.
+    /// All events were published, or as many as possible.
     Published {
-        /// How many events.
+        /// The number of events.
         events: u64,
-        /// The longest that an event was published after it was due, in ms.
+        /// Maximum time by which an event was published late, in ms.
         late_ms: f64,
     },
 }
 
-/// A worker, as the run sees it.
+/// A worker, on the side of the run.
 pub(crate) struct Worker {
     process: Process,
     lines: tokio::io::Lines<tokio::io::BufReader<tokio::net::tcp::OwnedReadHalf>>,
@@ -165,7 +166,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts this program once more, in another role.
+    /// Starts this program again as a worker.
     pub(crate) async fn start(role: &str, dir: &Path) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let own = std::env::current_exe().context("cannot find this program")?;
@@ -175,7 +176,7 @@ impl Worker {
         let process = Process::start(&spec)?;
         let (stream, _) = tokio::select! {
             accepted = listener.accept() => accepted?,
-            status = process.exited() => bail!("the worker `{role}` ended ({}); {}", status?, process.log_tail(5)),
+            status = process.exited() => bail!("worker `{role}` ended ({}); {}", status?, process.log_tail(5)),
         };
         let (reader, writer) = stream.into_split();
         Ok(Self { process, lines: tokio::io::BufReader::new(reader).lines(), writer })
@@ -186,7 +187,7 @@ impl Worker {
         self.process.id()
     }
 
-    /// Tells it to do something and waits until it has.
+    /// Sends an order and waits for the answer.
     pub(crate) async fn ask(&mut self, order: &Order) -> Result<Answer> {
         let mut line = serde_json::to_vec(order)?;
         line.push(b'\n');
@@ -201,16 +202,16 @@ impl Worker {
     }
 }
 
-/// A worker's own end.
-pub(crate) struct Master {
+/// The connection to the run, on the side of the worker.
+pub(crate) struct RunConnection {
     reader: BufReader<TcpStream>,
     writer: TcpStream,
 }
 
-impl Master {
+impl RunConnection {
     /// Connects to the run.
     pub(crate) fn connect(address: &str) -> Result<Self> {
-        let writer = TcpStream::connect(address).context("the run is gone")?;
+        let writer = TcpStream::connect(address).context("the run has ended")?;
         writer.set_nodelay(true)?;
         Ok(Self { reader: BufReader::new(writer.try_clone()?), writer })
     }
@@ -222,21 +223,21 @@ impl Master {
         if read == 0 {
             return Ok(None);
         }
-        serde_json::from_str(&line).context("an order that is not understood").map(Some)
+        serde_json::from_str(&line).context("an invalid order").map(Some)
     }
 
-    /// Answers.
+    /// Sends an answer.
     pub(crate) fn answer(&mut self, answer: &Answer) -> Result<()> {
         send(&mut self.writer, answer)
     }
 
-    /// A second writer, for a worker that reads orders in a thread of its own.
+    /// A second writer, for a worker that reads orders in a separate thread.
     pub(crate) fn answers(&self) -> Result<Answers> {
         Ok(Answers(self.writer.try_clone()?))
     }
 
-    /// For workers that wait for sockets: brings each order and wakes `poll` with `token`. The process ends with the run,
-    /// and its sockets with it.
+    /// For workers that poll sockets: sends orders to a channel and wakes `poll` with `token` for each. The process
+    /// exits when the run ends.
     pub(crate) fn orders(mut self, poll: &Poll, token: Token) -> Result<Receiver<Order>> {
         let waker = Waker::new(poll.registry(), token)?;
         let (sender, orders) = sync_channel(1);
@@ -252,11 +253,11 @@ impl Master {
     }
 }
 
-/// Where a worker answers.
+/// A writer for answers.
 pub(crate) struct Answers(TcpStream);
 
 impl Answers {
-    /// Answers.
+    /// Sends an answer.
     pub(crate) fn send(&mut self, answer: &Answer) -> Result<()> {
         send(&mut self.0, answer)
     }

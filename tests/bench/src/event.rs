@@ -1,27 +1,27 @@
-//! The events: routing keys and bodies as KAZOO publishes them, of 1.3 to 1.7 KB.
+//! The events: routing keys and bodies like those of KAZOO, 1.3 to 1.7 KB.
 
 use std::fmt::Write as _;
 
 use crate::load::{Kind, Lane, Load, account_id, realm};
 use crate::stamp::Stamp;
 
-/// The smallest body, and how much larger they get, in bytes.
-const SMALLEST: usize = 1300;
+/// The minimum size of a body, and the range of sizes above it, in bytes.
+const MIN_SIZE: usize = 1300;
 const SPREAD: u64 = 400;
-/// Fills a body up to its size: KAZOO's events carry the phone's SDP and headers.
+/// Fills a body up to its size, as the phone's SDP and headers do in KAZOO's events.
 const FILLER: &str = "v=0 o=- 1795431692 1795431692 IN IP4 192.0.2.17 s=- c=IN IP4 192.0.2.17 t=0 0 m=audio 11780 RTP/AVP 9 0 8 18 101 a=rtpmap:9 G722/8000 a=rtpmap:0 PCMU/8000 a=rtpmap:8 PCMA/8000 a=rtpmap:18 G729/8000 a=fmtp:18 annexb=no a=rtpmap:101 telephone-event/8000 a=fmtp:101 0-16 a=ptime:20 a=sendrecv ";
 
-/// How a key shows whose the event is.
+/// Whether routing keys contain the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Keys {
-    /// As KAZOO's: a call's account is in the body alone.
+    /// As in KAZOO: the account of a call is only in the body.
     Kazoo,
-    /// With the account in every key, for servers that look at keys only.
+    /// Every key contains the account, for servers that route by key only.
     WithAccount,
 }
 
-/// A message: where to and what.
+/// A message to publish.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Message {
     /// The AMQP exchange.
@@ -37,7 +37,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Writes event `event` of a load over the former one.
+    /// Overwrites it with event number `event` of a load.
     pub(crate) fn write(&mut self, load: &Load, keys: Keys, event: u64, due: u64) {
         let lanes = u64::from(load.lanes());
         let (lane, number) = ((event % lanes) as u32, (event / lanes) as u32);
@@ -48,12 +48,12 @@ impl Message {
         self.key.clear();
         push_key(&mut self.key, keys, &of, &id);
         self.body.clear();
-        let size = SMALLEST + (event.wrapping_mul(37) % SPREAD) as usize;
+        let size = MIN_SIZE + (event.wrapping_mul(37) % SPREAD) as usize;
         write_body(&mut self.body, &of, &id, Stamp { lane, number, due }, size);
     }
 }
 
-/// The exchange of a kind of events.
+/// The exchange for a kind of event.
 pub(crate) fn exchange(kind: Kind) -> &'static str {
     match kind {
         Kind::Call(_) => "callevt",
@@ -61,7 +61,7 @@ pub(crate) fn exchange(kind: Kind) -> &'static str {
     }
 }
 
-/// The key that a binding asks for, with `*` for what it leaves open.
+/// The routing-key pattern of a binding, with `*` for a missing id.
 pub(crate) fn pattern(keys: Keys, binding: &Lane) -> String {
     let mut key = String::new();
     let id = binding.id.map_or_else(|| "*".into(), shared_id);
@@ -69,7 +69,7 @@ pub(crate) fn pattern(keys: Keys, binding: &Lane) -> String {
     key
 }
 
-/// The client's binding, as Blackhole's clients write it.
+/// The binding as a client of Blackhole writes it.
 pub(crate) fn binding(binding: &Lane) -> String {
     let id = binding.id.map_or_else(|| "*".into(), shared_id);
     match binding.kind {
@@ -140,7 +140,7 @@ mod tests {
     use crate::load::Pattern;
 
     #[test]
-    fn bodies_are_json_of_the_promised_size_with_their_stamp() {
+    fn bodies_are_json_of_the_documented_size_and_contain_their_stamp() {
         let load = Load { pattern: Pattern::Sharded, sessions: 3 };
         let mut message = Message::default();
         for event in 0..500 {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_their_lanes_keys() {
+    fn a_pattern_equals_the_routing_key_of_its_lane() {
         let load = Load { pattern: Pattern::Mixed, sessions: 10 };
         let mut message = Message::default();
         message.write(&load, Keys::WithAccount, 5, 0);

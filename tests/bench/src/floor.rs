@@ -1,5 +1,5 @@
-//! The floor: a server that writes one ready-made frame per event and session, with nothing before and nothing beside
-//! it. What costs less than this does less than to deliver.
+//! The floor: a server that only writes one prepared frame per event and session. No server can deliver events for
+//! less.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -8,27 +8,26 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use blackhole_dev::websocket::{ACCEPT, push_server_head};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
-use crate::clients::frame_head;
 use crate::clock;
-use crate::control::{Answer, Answers, Master, Order, Phase};
+use crate::control::{Answer, Answers, Order, Phase, RunConnection};
 use crate::event::{Keys, Message};
 use crate::load::Load;
 
 const WAKE: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 const BACKLOG: i32 = 4096;
-/// As much goes out in one write when it coalesces.
+/// Maximum size of a write when coalescing, in bytes.
 const BATCH: usize = 256 * 1024;
-const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// Serves the run until it is over.
-pub(crate) fn run(master: Master) -> Result<()> {
+/// Executes orders until the run is over.
+pub(crate) fn run(run: RunConnection) -> Result<()> {
     let poll = Poll::new()?;
-    let (answers, orders) = (master.answers()?, master.orders(&poll, WAKE)?);
+    let (answers, orders) = (run.answers()?, run.orders(&poll, WAKE)?);
     let (sessions, lanes) = (Vec::new(), HashMap::new());
     Floor { poll, orders, answers, service: None, sessions, lanes }.serve()
 }
@@ -61,12 +60,12 @@ impl Floor {
         loop {
             self.wait(&mut events, None)?;
             while let Ok(order) = self.orders.try_recv() {
-                self.obey(order)?;
+                self.execute(order)?;
             }
         }
     }
 
-    fn obey(&mut self, order: Order) -> Result<()> {
+    fn execute(&mut self, order: Order) -> Result<()> {
         let answer = match order {
             Order::Serve { port, load, coalesce } => {
                 let listener = listen(port).with_context(|| format!("cannot listen on port {port}"))?;
@@ -75,7 +74,7 @@ impl Floor {
                 Answer::Done
             }
             Order::Publish(phase) => self.publish(&phase)?,
-            other => bail!("the floor cannot do {other:?}"),
+            other => bail!("the floor cannot execute {other:?}"),
         };
         self.answers.send(&answer)
     }
@@ -118,7 +117,7 @@ impl Floor {
         }
     }
 
-    /// Reads the upgrade request, whose path is the lane. What comes later is of no interest.
+    /// Reads the upgrade request, whose path is the lane. Ignores everything later.
     fn read(&mut self, index: usize) {
         let session = &mut self.sessions[index];
         let mut buffer = [0; 4096];
@@ -130,7 +129,11 @@ impl Floor {
         }
         let request = String::from_utf8_lossy(&std::mem::take(&mut session.request)).into_owned();
         let lane = request.split(' ').nth(1).and_then(|path| path.trim_start_matches('/').parse().ok());
-        session.send(ANSWER);
+        let response = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        );
+        session.send(response.as_bytes());
         self.lanes.entry(lane.unwrap_or(0)).or_default().push(index);
     }
 
@@ -152,7 +155,7 @@ impl Floor {
             loop {
                 message.write(&load, Keys::Kazoo, phase.first + index, phase.due(index));
                 let batch = batches.entry(message.lane).or_default();
-                batch.extend_from_slice(&frame_head(message.body.len()));
+                push_server_head(batch, message.body.len());
                 batch.extend_from_slice(&message.body);
                 gathered += message.body.len();
                 index += 1;
@@ -184,7 +187,7 @@ impl Session {
             match self.stream.write(bytes) {
                 Ok(written) => self.pending.extend_from_slice(&bytes[written..]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.pending.extend_from_slice(bytes),
-                // It is gone; the clients' account shows that.
+                // The session has ended; the tally of the clients shows that.
                 Err(_) => {}
             }
         } else {

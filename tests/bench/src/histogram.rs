@@ -1,4 +1,4 @@
-//! Durations counted in buckets that are 3 % wide or narrower: cheap to record, small to send, exact at the top.
+//! A histogram of durations with buckets of at most 3 % width, and the exact maximum.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Adds a duration.
     pub(crate) fn record(&mut self, nanos: u64) {
         let index = bucket(nanos);
         if index >= self.counts.len() {
@@ -28,7 +28,7 @@ impl Histogram {
         self.max = self.max.max(nanos);
     }
 
-    /// Adds another's counts.
+    /// Adds the counts of another histogram.
     pub(crate) fn add(&mut self, other: &Histogram) {
         if other.counts.len() > self.counts.len() {
             self.counts.resize(other.counts.len(), 0);
@@ -40,17 +40,17 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// How many were counted.
+    /// The number of durations.
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    /// The longest, in milliseconds.
+    /// The longest duration in milliseconds.
     pub(crate) fn max_ms(&self) -> f64 {
         self.max as f64 / 1e6
     }
 
-    /// The quantile (0 to 1) in milliseconds, rounded up to its bucket's end; 0 if nothing was counted.
+    /// A quantile (0 to 1) in milliseconds, rounded up to the end of its bucket; 0 if the histogram is empty.
     pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
         let rank = ((self.total as f64 * quantile).ceil() as u64).max(1);
         let mut seen = 0;
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_holds_what_lies_up_to_its_end() {
+    fn every_duration_falls_into_the_bucket_that_ends_at_or_after_it() {
         for nanos in (0..5_000_u64).chain([1_000_000, 123_456_789, u64::from(u32::MAX)]) {
             let end = end_of(bucket(nanos));
             assert!(end >= nanos && end - nanos <= nanos / STEPS, "{nanos} ends at {end}");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_come_from_all_that_was_added() {
+    fn quantiles_cover_added_histograms() {
         let (mut fast, mut slow) = (Histogram::default(), Histogram::default());
         (0..99).for_each(|_| fast.record(1_000_000));
         slow.record(80_000_000);

@@ -1,65 +1,65 @@
-//! Which sessions there are, what they bind, and which of them an event is for.
+//! The sessions, their bindings, and the events each of them has to receive.
 //!
-//! Events go round over *lanes*: event `k` is number `k / lanes` of lane `k % lanes`. A session binds whole lanes, so
-//! what it is owed is known exactly, without keeping anything about single events.
+//! Events are distributed round-robin over *lanes*: event `k` is number `k / lanes` of lane `k % lanes`. A session
+//! binds whole lanes, so the events it has to receive are known exactly without any record of single events.
 
 use serde::{Deserialize, Serialize};
 
-/// How sessions and lanes belong together.
+/// How sessions bind lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Pattern {
-    /// All sessions bind the one lane.
+    /// There is one lane, which all sessions bind.
     Fanout,
-    /// Each session has an account and a lane of its own.
+    /// Each session has its own account and lane.
     Sharded,
-    /// As sharded, with a binding that is one single subject.
+    /// As sharded, with a binding for a single subject.
     Single,
-    /// Each session binds so many lanes of its account, each by a subject of its own.
+    /// Each session binds this many lanes of its account, each by its own subject.
     Subjects(u32),
-    /// Ten sessions to an account, three bindings each, half of them wildcards.
+    /// Ten sessions per account with three bindings each, half of them wildcards.
     Mixed,
 }
 
-/// A load: its pattern and size.
+/// A load: pattern and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Load {
-    /// How sessions and lanes belong together.
+    /// How sessions bind lanes.
     pub(crate) pattern: Pattern,
-    /// How many sessions.
+    /// The number of sessions.
     pub(crate) sessions: u32,
 }
 
-/// What the events of a lane have in common.
+/// What all events of a lane have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lane {
     /// The number of its account.
     pub(crate) account: u32,
-    /// What kind of event.
+    /// The kind of the events.
     pub(crate) kind: Kind,
-    /// The one id that they have; without it each event has its own.
+    /// The id of all events; if there is none, each event has its own.
     pub(crate) id: Option<u32>,
 }
 
 /// Kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A call's; its key does not tell the account, its body does.
+    /// A call event: the account is in the body, not in the key.
     Call(&'static str),
-    /// A fax's; its key tells the account.
+    /// A fax event: the account is in the key.
     Fax,
 }
 
-/// The calls' event names, one for each of a mixed session's bindings.
+/// The names of call events, one for each binding of a mixed session.
 const CALLS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
-/// Sessions per account, where sessions share one.
+/// Sessions per account in a mixed load.
 const SHARING: u32 = 10;
-/// Ids per event name of a mixed account.
+/// Ids per event name and account in a mixed load.
 const IDS: u32 = 2;
 const MIXED_LANES: u32 = CALLS.len() as u32 * IDS;
 
 impl Load {
-    /// How many lanes there are.
+    /// The number of lanes.
     pub(crate) fn lanes(&self) -> u32 {
         match self.pattern {
             Pattern::Fanout => 1,
@@ -69,7 +69,7 @@ impl Load {
         }
     }
 
-    /// How many accounts are needed, numbered from 0.
+    /// The number of accounts, which are numbered from 0.
     pub(crate) fn accounts(&self) -> u32 {
         match self.pattern {
             Pattern::Fanout => 1,
@@ -78,7 +78,7 @@ impl Load {
         }
     }
 
-    /// What a lane's events are.
+    /// The properties of a lane.
     pub(crate) fn lane(&self, lane: u32) -> Lane {
         match self.pattern {
             Pattern::Fanout | Pattern::Sharded => {
@@ -93,7 +93,7 @@ impl Load {
         }
     }
 
-    /// The account that a session is of.
+    /// The account of a session.
     pub(crate) fn account_of(&self, session: u32) -> u32 {
         match self.pattern {
             Pattern::Fanout => 0,
@@ -102,7 +102,7 @@ impl Load {
         }
     }
 
-    /// What a session binds: each binding's lane, with the id only where it is a part of the binding.
+    /// The bindings of a session, each as a lane. The id is set only where the binding contains it.
     pub(crate) fn bindings(&self, session: u32) -> Vec<Lane> {
         let account = self.account_of(session);
         match self.pattern {
@@ -120,7 +120,7 @@ impl Load {
         }
     }
 
-    /// The lanes whose events a session is owed, in ascending order.
+    /// The lanes whose events a session has to receive, in ascending order.
     pub(crate) fn lanes_of(&self, session: u32) -> Vec<u32> {
         match self.pattern {
             Pattern::Fanout => vec![0],
@@ -138,26 +138,26 @@ impl Load {
         }
     }
 
-    /// How many deliveries an event causes on average.
+    /// Average number of deliveries per event.
     pub(crate) fn deliveries_per_event(&self) -> f64 {
         match self.pattern {
             Pattern::Fanout => f64::from(self.sessions),
             Pattern::Sharded | Pattern::Single | Pattern::Subjects(_) => 1.0,
             Pattern::Mixed => {
-                let owed: usize = (0..self.sessions).map(|session| self.lanes_of(session).len()).sum();
-                owed as f64 / f64::from(self.lanes())
+                let lanes: usize = (0..self.sessions).map(|session| self.lanes_of(session).len()).sum();
+                lanes as f64 / f64::from(self.lanes())
             }
         }
     }
 
-    /// How many of the first `events` events are in a lane.
+    /// How many of the first `events` events belong to a lane.
     pub(crate) fn in_lane(&self, lane: u32, events: u64) -> u64 {
         let lanes = u64::from(self.lanes());
         (events + lanes - 1 - u64::from(lane)) / lanes
     }
 }
 
-/// Of a mixed session's three bindings, so many are wildcards: two and one in turn.
+/// The number of wildcards among the three bindings of a mixed session: two and one alternately.
 fn wildcards(session: u32) -> usize {
     if session.is_multiple_of(2) { 2 } else { 1 }
 }
@@ -180,7 +180,7 @@ mod tests {
         [Pattern::Fanout, Pattern::Sharded, Pattern::Single, Pattern::Subjects(7), Pattern::Mixed];
 
     #[test]
-    fn every_event_is_in_one_lane() {
+    fn every_event_belongs_to_one_lane() {
         for pattern in ALL {
             let load = Load { pattern, sessions: 40 };
             for events in [0, 1, 39, 40, 1_001] {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mixed_session_is_owed_what_its_bindings_match() {
+    fn a_mixed_session_expects_the_lanes_that_its_bindings_match() {
         let load = Load { pattern: Pattern::Mixed, sessions: 40 };
         assert_eq!(load.bindings(10).iter().filter(|lane| lane.id.is_none()).count(), 2);
         assert_eq!(load.bindings(11).iter().filter(|lane| lane.id.is_none()).count(), 1);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_and_accounts_fit() {
+    fn lanes_belong_to_the_account_of_their_session() {
         for pattern in ALL {
             let load = Load { pattern, sessions: 40 };
             for session in 0..40 {

@@ -1,18 +1,18 @@
-//! The bench: drives the whole path from an AMQP publisher to WebSocket clients, and other servers on the same work,
-//! and reports what each costs. `cargo dev bench` builds and runs it; docs/benchmarks.md tells how to read it.
+//! Benchmarks: measure what the whole path from an AMQP publisher to WebSocket clients costs, and what other servers
+//! cost under the same load. `cargo dev bench` builds and runs this; docs/benchmarks.md explains the results.
 //!
-//! | module | idea |
+//! | module | contents |
 //! |---|---|
-//! | [`run`] | one measurement after the other |
-//! | [`contender`] | the servers that are measured |
-//! | [`load`], [`event`], [`stamp`] | who binds what, and what is published |
+//! | [`run`] | the sequence of measurements |
+//! | [`contender`] | the measured servers |
+//! | [`load`], [`event`], [`stamp`] | sessions, their bindings, and the published events |
 //! | [`clients`] | the load generator |
-//! | [`publisher`], [`consumer`], [`floor`] | the other workers, each a process of its own |
-//! | [`control`] | what the run says to its workers |
-//! | [`accounting`], [`clock`], [`histogram`] | how is measured |
+//! | [`publisher`], [`consumer`], [`floor`] | the other workers, each in its own process |
+//! | [`control`] | the protocol between the run and its workers |
+//! | [`accounting`], [`clock`], [`histogram`] | measuring |
 //! | [`report`] | tables, ratios, targets |
 
-// No service: whoever is out of bounds here ends a measurement, not a session.
+// Not a service: a panic ends a measurement, not a session.
 #![allow(clippy::indexing_slicing)]
 
 mod accounting;
@@ -37,7 +37,7 @@ use blackhole_dev::bench::Options;
 use blackhole_dev::progress::say;
 use clap::{Parser, Subcommand};
 
-use crate::control::Master;
+use crate::control::RunConnection;
 
 /// Measures Blackhole; run by `cargo dev bench`
 #[derive(Parser)]
@@ -67,11 +67,11 @@ fn main() -> ExitCode {
 }
 
 fn work(role: &str, address: &str) -> Result<()> {
-    let master = Master::connect(address)?;
+    let connection = RunConnection::connect(address)?;
     match role {
-        "publisher" => publisher::run(master),
-        "consumer" => consumer::run(master),
-        "floor" => floor::run(master),
-        _ => clients::run(master),
+        "publisher" => publisher::run(connection),
+        "consumer" => consumer::run(connection),
+        "floor" => floor::run(connection),
+        _ => clients::run(connection),
     }
 }

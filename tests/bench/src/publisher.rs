@@ -1,4 +1,4 @@
-//! Publishes events when they are due, whatever becomes of them: an open loop.
+//! Publishes events when they are due, regardless of their delivery: an open loop.
 
 mod amqp;
 mod nats;
@@ -7,11 +7,11 @@ mod nchan;
 use anyhow::{Result, bail};
 
 use crate::clock;
-use crate::control::{Answer, Master, Order, Phase, Sink};
+use crate::control::{Answer, Order, Phase, RunConnection, Sink};
 use crate::event::{Keys, Message};
 use crate::load::Load;
 
-// One for each process.
+// Only one exists per process.
 #[allow(clippy::large_enum_variant)]
 enum Link {
     Amqp(amqp::Publisher, Keys),
@@ -45,7 +45,7 @@ impl Link {
         }
     }
 
-    /// Waits until the server has taken all.
+    /// Waits until the server has accepted all events.
     fn finish(&mut self) -> Result<()> {
         match self {
             Self::Amqp(publisher, _) => publisher.finish(),
@@ -55,31 +55,30 @@ impl Link {
     }
 }
 
-/// Serves the run until it is over.
-pub(crate) fn run(mut master: Master) -> Result<()> {
+/// Executes orders until the run is over.
+pub(crate) fn run(mut run: RunConnection) -> Result<()> {
     let mut link = None;
-    while let Some(order) = master.order()? {
+    while let Some(order) = run.order()? {
         let answer = match (order, &mut link) {
             (Order::Attach { sink, load }, _) => Link::open(&sink).map(|opened| {
                 link = Some((opened, load));
                 Answer::Done
             }),
             (Order::Publish(phase), Some((link, load))) => publish(link, load, &phase),
-            (other, _) => bail!("a publisher cannot do {other:?} now"),
+            (other, _) => bail!("a publisher cannot execute {other:?} now"),
         };
-        master.answer(&answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))))?;
+        run.answer(&answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))))?;
     }
     Ok(())
 }
 
-/// A server that keeps the publisher back for so long does not keep up: the rest is not published, as the rate is not
-/// reached anyway.
-const LATEST: u64 = 10_000_000_000;
+/// A server that delays the publisher by this many nanoseconds does not keep up: give up, as the rate is not reached.
+const MAX_LATENESS: u64 = 10_000_000_000;
 
 fn publish(link: &mut Link, load: &Load, phase: &Phase) -> Result<Answer> {
     let mut message = Message::default();
     let (mut index, mut late) = (0, 0);
-    while index < phase.events && late < LATEST {
+    while index < phase.events && late < MAX_LATENESS {
         let due = phase.due(index);
         message.write(load, link.keys(), phase.first + index, due);
         let now = clock::now();

@@ -1,4 +1,4 @@
-//! What came of a run: figures with their spread, as a table, as ratios, beside the targets, and as JSON.
+//! The results of a run: figures with their spread, compared with the targets, as tables and as JSON.
 
 mod targets;
 
@@ -15,55 +15,55 @@ use crate::clients::tally::Tally;
 use crate::contender::Name;
 use crate::run::Plan;
 
-/// Shares of the processors' time, in percent, above which a measurement is not one of a quiet machine.
-const MOST_OTHERS: f64 = 10.0;
-const MOST_STOLEN: f64 = 5.0;
+/// Percentages of CPU time above which the machine was too busy with other things for a meaningful measurement.
+const MAX_OTHERS_PERCENT: f64 = 10.0;
+const MAX_STEAL_PERCENT: f64 = 5.0;
 
-/// The figures of one measurement, in the order in which they are shown.
+/// The figures of one measurement, in display order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured(Vec<(String, f64)>);
 
 impl Measured {
-    /// Adds one.
+    /// Adds a figure.
     pub(crate) fn add(&mut self, name: &str, value: f64) {
         self.0.push((name.to_owned(), value));
     }
 }
 
-/// All measurements of one thing.
+/// All measurements of a shape with a server.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
     /// The shape and its size.
     pub(crate) shape: String,
     /// The server.
     pub(crate) server: &'static str,
-    /// What was measured, each time.
+    /// The figures, with the values of all repetitions.
     pub(crate) figures: Vec<Figure>,
-    /// Deliveries that were owed, over all repetitions.
+    /// Expected deliveries, over all repetitions.
     pub(crate) expected: u64,
-    /// Those that arrived.
+    /// Deliveries that arrived.
     pub(crate) delivered: u64,
-    /// Those that did not.
+    /// Deliveries that did not arrive.
     pub(crate) lost: u64,
-    /// Those that did not because the server closed the session.
+    /// Deliveries that did not arrive because the server closed the session.
     pub(crate) cut_off: u64,
-    /// Those that came twice.
+    /// Deliveries that arrived more than once.
     pub(crate) duplicated: u64,
-    /// Those that came after something newer.
+    /// Deliveries that arrived after a newer one.
     pub(crate) out_of_order: u64,
 }
 
-/// One figure, each time it was measured.
+/// A figure with the values of all repetitions.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
-    /// What it is, with its unit.
+    /// Its name with the unit.
     pub(crate) name: String,
     /// Its values, sorted.
     pub(crate) values: Vec<f64>,
 }
 
 impl Figure {
-    /// The middle one; of two, the mean.
+    /// The median.
     pub(crate) fn median(&self) -> f64 {
         let (low, high) = (self.values.len().saturating_sub(1) / 2, self.values.len() / 2);
         (self.values[low] + self.values[high]) / 2.0
@@ -80,21 +80,21 @@ impl Row {
 /// The whole report.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
-    /// How it was run.
+    /// The settings of the run.
     pub(crate) how: BTreeMap<&'static str, String>,
-    /// What was measured.
+    /// The measurements.
     pub(crate) rows: Vec<Row>,
-    /// What has to be said about it.
+    /// Notes.
     pub(crate) notes: Vec<String>,
-    /// What must not be.
+    /// Failures.
     pub(crate) failures: Vec<String>,
 }
 
 impl Report {
-    /// An empty one.
+    /// An empty report.
     pub(crate) fn new(plan: &Plan) -> Self {
         let processors = std::thread::available_parallelism().map_or(0, usize::from);
-        let build = if cfg!(debug_assertions) { "debug: figures mean nothing" } else { "release" };
+        let build = if cfg!(debug_assertions) { "debug: the figures are meaningless" } else { "release" };
         let how = BTreeMap::from([
             ("build", build.to_owned()),
             ("processors", processors.to_string()),
@@ -105,12 +105,12 @@ impl Report {
         Self { how, ..Self::default() }
     }
 
-    /// Says something.
+    /// Adds a note.
     pub(crate) fn note(&mut self, note: String) {
         self.notes.push(note);
     }
 
-    /// Enters a measurement; ours must neither lose nor repeat.
+    /// Adds a measurement. It is a failure if Blackhole lost, duplicated or reordered an event.
     pub(crate) fn enter(&mut self, shape: &str, name: Name, measured: Measured, tally: Option<&Tally>) {
         let server = name.text();
         let place = self.rows.iter().position(|row| row.shape == shape && row.server == server);
@@ -145,22 +145,22 @@ impl Report {
         row.cut_off += tally.cut_off;
         row.duplicated += tally.duplicated;
         row.out_of_order += tally.out_of_order;
-        let wrong = tally.lost + tally.cut_off + tally.duplicated + tally.out_of_order + tally.foreign;
+        let wrong = tally.lost + tally.cut_off + tally.duplicated + tally.out_of_order + tally.unexpected;
         if matches!(name, Name::Ours { .. }) && wrong > 0 {
             self.failures.push(format!(
-                "{shape}, {server}: of {} owed, {} lost, {} cut off, {} duplicated, {} out of order, {} not asked for{}",
+                "{shape}, {server}: of {} expected, {} lost, {} cut off, {} duplicated, {} out of order; {} unexpected{}",
                 tally.expected,
                 tally.lost,
                 tally.cut_off,
                 tally.duplicated,
                 tally.out_of_order,
-                tally.foreign,
+                tally.unexpected,
                 tally.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})")),
             ));
         }
     }
 
-    /// Prints it.
+    /// Prints the report.
     pub(crate) fn print(&self) -> std::io::Result<()> {
         let how: Vec<String> = self.how.iter().map(|(name, value)| format!("{name} {value}")).collect();
         print(how.join(", "))?;
@@ -179,13 +179,13 @@ impl Report {
             print(format_args!("note: {note}"))?;
         }
         let disturbed = |row: &&Row| {
-            let above = |name: &str, most: f64| row.median(name).is_some_and(|share| share > most);
-            above("others %", MOST_OTHERS) || above("steal %", MOST_STOLEN)
+            let above = |name: &str, max: f64| row.median(name).is_some_and(|share| share > max);
+            above("others %", MAX_OTHERS_PERCENT) || above("steal %", MAX_STEAL_PERCENT)
         };
         match self.rows.iter().filter(disturbed).count() {
             0 => {}
             count => print(format_args!(
-                "note: something else ran during {count} of {} measurements (steal, others): ratios mean nothing",
+                "note: the machine was busy with something else during {count} of {} measurements (steal, others): their ratios are meaningless",
                 self.rows.len()
             ))?,
         }
@@ -195,7 +195,7 @@ impl Report {
         Ok(())
     }
 
-    /// Writes all of it as JSON.
+    /// Writes the report as JSON.
     pub(crate) fn write(&self, file: &Path) -> Result<()> {
         if let Some(dir) = file.parent() {
             std::fs::create_dir_all(dir)?;
@@ -206,7 +206,7 @@ impl Report {
     }
 }
 
-/// A shape as it is written.
+/// The name of a shape in tables.
 pub(crate) fn shape_name(shape: Shape) -> &'static str {
     match shape {
         Shape::Fanout => "fan-out",
@@ -223,7 +223,7 @@ pub(crate) fn shape_name(shape: Shape) -> &'static str {
     }
 }
 
-/// One shape's rows. Figures by process stand in one column; all others have one each.
+/// The table of a shape. Figures by process share a column; all others have their own.
 fn table(shape: &str, rows: &[&Row]) -> String {
     let mut columns: Vec<&str> = Vec::new();
     for figure in rows.iter().flat_map(|row| &row.figures).filter(|figure| !figure.name.contains(": ")) {
@@ -257,7 +257,7 @@ fn table(shape: &str, rows: &[&Row]) -> String {
     format!("\n{shape}\n{}", aligned(&lines))
 }
 
-/// The median, and in brackets the lowest and the highest where there are several.
+/// The median, and with several values minimum and maximum in brackets.
 fn spread(figure: &Figure) -> String {
     match figure.values.as_slice() {
         [low, .., high] => format!("{} ({}-{})", number(figure.median()), number(*low), number(*high)),
@@ -265,7 +265,7 @@ fn spread(figure: &Figure) -> String {
     }
 }
 
-/// Three digits that count.
+/// A number with three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
@@ -285,7 +285,7 @@ fn aligned(lines: &[Vec<String>]) -> String {
     for line in lines {
         let cells = line.iter().enumerate().map(|(column, cell)| {
             let gap = " ".repeat(widths[column] - cell.chars().count());
-            // Names and the last column stand at the left, numbers at the right.
+            // Names and the last column are left-aligned, numbers right-aligned.
             if column == 0 || column + 1 == count { format!("{cell}{gap}") } else { format!("{gap}{cell}") }
         });
         let line = cells.collect::<Vec<_>>().join("  ");

@@ -1,4 +1,4 @@
-//! A run: one server after the other, one shape after the other.
+//! A run: each server in turn, with each shape in turn.
 
 mod measure;
 mod search;
@@ -43,21 +43,21 @@ const SMOKE: [Shape; 4] = [Shape::Fanout, Shape::Sharded, Shape::Mixed, Shape::S
 const RIVALS: [Rival; 6] =
     [Rival::Floor, Rival::FloorCoalescing, Rival::Nats, Rival::WebStomp, Rival::Nchan, Rival::Node];
 
-/// How large and how long everything is.
+/// The sizes and durations of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// What was asked for.
+    /// The options.
     pub(crate) options: Options,
-    /// What is measured.
+    /// The shapes to measure.
     pub(crate) shapes: Vec<Shape>,
-    /// How often.
+    /// The number of repetitions.
     pub(crate) repeat: u32,
-    /// How long events flow before it is measured.
+    /// Seconds of events before the measurement.
     pub(crate) warm_up: f64,
-    /// How long is measured.
+    /// Seconds of the measurement.
     pub(crate) seconds: f64,
-    /// How long what is owed may take to arrive after the last event.
-    pub(crate) patience: Duration,
+    /// How long events may take to arrive after the last one was published.
+    pub(crate) timeout: Duration,
 }
 
 impl Plan {
@@ -82,13 +82,13 @@ impl Plan {
                 (_, true) => 2.5,
                 _ => 10.0,
             }),
-            // A smoke asks whether it arrives, on whatever machine; elsewhere a backlog of that length is a loss.
-            patience: Duration::from_secs(if options.smoke { 60 } else { 15 }),
+            // A smoke run only checks that everything arrives, even on a slow machine.
+            timeout: Duration::from_secs(if options.smoke { 60 } else { 15 }),
             options,
         }
     }
 
-    /// The size for a full run, for a quick one, or for a smoke; `--sessions` goes before.
+    /// The size for a full, quick or smoke run, unless `--sessions` is set.
     pub(crate) fn sessions(&self, full: u32, quick: u32, smoke: u32) -> u32 {
         self.options.sessions.unwrap_or(self.size(full, quick, smoke))
     }
@@ -108,13 +108,13 @@ impl Plan {
     fn includes(&self, shape: Shape, name: Name) -> bool {
         let own = [Shape::Growth, Shape::Subscribe, Shape::Latency, Shape::Edges];
         let rival = matches!(name, Name::Rival(_));
-        // The second start of all takes half of a smoke's time.
+        // Starting everything a second time takes half the time of a smoke run.
         let skipped = self.options.smoke && name == Name::Ours { history: false } && shape != Shape::Sharded;
         self.shapes.contains(&shape) && !(rival && own.contains(&shape)) && !skipped
     }
 }
 
-/// Runs it; failure is told by the exit code where ours lost or repeated anything.
+/// Runs it. The exit code is a failure if Blackhole lost, duplicated or reordered an event.
 pub(crate) fn run(options: Options) -> Result<ExitCode> {
     let files = accounting::raise_file_limit()?;
     let plan = Plan::new(options);
@@ -130,7 +130,7 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
         }
     })?;
     if !ended {
-        report.note("interrupted: this is what was measured until then".into());
+        report.note("interrupted: the results are incomplete".into());
     }
     report.print()?;
     let file = workspace::target_dir()?.join("bench/results.json");
@@ -143,13 +143,14 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
         dir.remove()?;
         return Ok(ExitCode::SUCCESS);
     }
-    say(format_args!("failed; the logs are below {}", dir.path().display()));
+    say(format_args!("failed; the logs are in {}", dir.path().display()));
     Ok(ExitCode::FAILURE)
 }
 
 async fn everything(plan: &Plan, dir: &RunDir, files: u64, report: &mut Report) -> Result<()> {
     if files < 20_000 {
-        report.note(format!("a process may open only {files} files here: fewer sessions than that will do"));
+        report
+            .note(format!("a process may open only {files} files here, which limits the number of sessions"));
     }
     let names = names(plan, dir.path(), report).await?;
     for (number, name) in names.into_iter().enumerate() {
@@ -157,7 +158,7 @@ async fn everything(plan: &Plan, dir: &RunDir, files: u64, report: &mut Report) 
         if let Err(error) = one(plan, name, &own, report).await {
             let text = format!("not measured: {}: {error:#}", name.text());
             say(&text);
-            // The others go on; ours has to work.
+            // Continue with the other servers; Blackhole has to work.
             match name {
                 Name::Ours { .. } => report.failures.push(text),
                 Name::Rival(_) => report.note(text),
@@ -177,7 +178,7 @@ async fn names(plan: &Plan, dir: &Path, report: &mut Report) -> Result<Vec<Name>
         if Ours::has_history_off(dir).await? {
             names.push(Name::Ours { history: false });
         } else {
-            report.note("this release cannot do without the history: that is not measured".into());
+            report.note("this release does not support running without the history: not measured".into());
         }
     }
     let rivals = match options.against.as_slice() {
@@ -207,7 +208,7 @@ async fn one(plan: &Plan, name: Name, dir: &Path, report: &mut Report) -> Result
                 Name::Rival(_) => report.note(text),
             }
         }
-        // Sockets of the last one are gone then.
+        // Let the sockets of the last measurement close.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     Ok(())

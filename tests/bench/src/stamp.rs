@@ -1,8 +1,8 @@
-//! What tells an event on its way: lane, number and the time it was due, inside the body's `Msg-ID`.
+//! The stamp of an event: lane, number and due time, inside the body's `Msg-ID`.
 
 use memchr::memmem;
 
-/// What it begins with; nothing else in a frame does.
+/// The start of a stamp; it occurs nowhere else in a frame.
 const MARK: &[u8] = b"~bh~";
 /// Digits: 8 for the lane, 8 for the number, 16 for the time.
 const DIGITS: usize = 32;
@@ -10,16 +10,16 @@ const DIGITS: usize = 32;
 /// The stamp of one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// The lane that the event is in.
+    /// The lane of the event.
     pub(crate) lane: u32,
-    /// Its number in the lane, from 0.
+    /// Its number within the lane, from 0.
     pub(crate) number: u32,
     /// When it was due, by [`crate::clock::now`].
     pub(crate) due: u64,
 }
 
 impl Stamp {
-    /// Appends the text.
+    /// Appends it as text.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(MARK);
         push_hex(out, u64::from(self.lane), 8);
@@ -27,13 +27,14 @@ impl Stamp {
         push_hex(out, self.due, 16);
     }
 
-    /// The first one in `frame`. `place` is where one was found last: frames that are alike have it there again.
-    pub(crate) fn find(frame: &[u8], place: &mut usize) -> Option<Stamp> {
-        if let Some(stamp) = frame.get(*place..).and_then(Self::read) {
+    /// The first stamp in `frame`. `position` is where the last one was found: similar frames have it at the same
+    /// position.
+    pub(crate) fn find(frame: &[u8], position: &mut usize) -> Option<Stamp> {
+        if let Some(stamp) = frame.get(*position..).and_then(Self::read) {
             return Some(stamp);
         }
-        *place = memmem::find(frame, MARK)?;
-        frame.get(*place..).and_then(Self::read)
+        *position = memmem::find(frame, MARK)?;
+        frame.get(*position..).and_then(Self::read)
     }
 
     fn read(text: &[u8]) -> Option<Stamp> {
@@ -68,17 +69,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_is_found_wherever_it_is() {
+    fn a_stamp_is_found_at_any_position() {
         let stamp = Stamp { lane: 14_999, number: 77, due: 123_456_789_012 };
-        let mut place = 3;
+        let mut position = 3;
         for before in ["", "{\"action\":\"event\",\"args\":{\"Msg-ID\":\"", "~bh~ ~b"] {
             let mut frame = before.as_bytes().to_vec();
             stamp.write(&mut frame);
             assert_eq!(frame.len(), before.len() + MARK.len() + DIGITS);
             frame.extend_from_slice(b"\"}");
             let expected = (!before.starts_with('~')).then_some(stamp);
-            assert_eq!(Stamp::find(&frame, &mut place), expected);
+            assert_eq!(Stamp::find(&frame, &mut position), expected);
         }
-        assert_eq!(Stamp::find(b"{\"action\":\"reply\"}", &mut place), None);
+        assert_eq!(Stamp::find(b"{\"action\":\"reply\"}", &mut position), None);
     }
 }

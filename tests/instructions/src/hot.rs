@@ -1,4 +1,4 @@
-//! The hot functions, each on what it meets in production.
+//! The hot functions, each with input as in production.
 
 use std::{hint::black_box, io, io::IoSlice, sync::Arc, time::Duration};
 
@@ -23,10 +23,10 @@ use ws_edge::{
     },
 };
 
-/// Runs something so many times.
+/// Runs a function this many times.
 type Run = fn(u64);
 
-/// What is counted: the names are those in `counts.toml`.
+/// The counted functions, by their names in `counts.toml`.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
     ("routing key to subject", key_to_subject),
     ("binding to subjects", binding_to_subjects),
@@ -65,7 +65,7 @@ fn normalized(times: u64) {
     }
 }
 
-#[allow(clippy::unwrap_used)] // It is the built-in one.
+#[allow(clippy::unwrap_used)] // The built-in catalogue is valid.
 fn binding_to_subjects(times: u64) {
     let catalogue = Catalogue::load(None).unwrap();
     let families = Families::new(&catalogue, Arc::default());
@@ -99,7 +99,7 @@ fn frames(times: u64, view: View) {
     }
 }
 
-/// A connection that takes everything.
+/// A connection that accepts all bytes.
 struct Nowhere;
 
 impl OutboundSocket for Nowhere {
@@ -108,7 +108,7 @@ impl OutboundSocket for Nowhere {
     }
 }
 
-/// Gives events to the sessions of one of so many accounts, and writes their frames.
+/// Delivers events to the sessions of one of `accounts` accounts, and writes their frames.
 fn deliver(times: u64, accounts: u64, sessions: u64) {
     let flusher = Arc::new(Flusher::new(Arc::default()));
     let dispatcher = Arc::new(Dispatcher::new(ROOT, Duration::from_secs(5), flusher, Arc::default()));

@@ -1,6 +1,6 @@
-//! Counts the instructions of the hot functions under valgrind and compares them with the counts that are kept in
-//! `counts.toml`. A count says nothing about caches and system calls, but it hardly depends on the machine and not at
-//! all on what else runs there. `cargo dev bench --instructions` builds and runs it.
+//! Counts the instructions of the hot functions under valgrind and compares them with the counts recorded in
+//! `counts.toml`. Counts do not include the effects of caches and system calls, but they hardly depend on the machine
+//! and not at all on its load. `cargo dev bench --instructions` builds and runs this.
 
 mod hot;
 
@@ -16,23 +16,23 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-/// How often a function runs in the two runs whose difference is taken: what a process does before and after falls out.
+/// Calls in each of two runs. Their difference excludes the instructions before and after the calls.
 const TIMES: [u64; 2] = [100, 600];
-/// By how much a count may grow before that is an error. Another compiler or C library moves counts too.
+/// The relative growth above which a count is an error. Another compiler or C library also changes counts.
 const TOLERANCE: f64 = 0.10;
 
 /// Counts the instructions of the hot functions; run by `cargo dev bench --instructions`
 #[derive(Parser)]
 struct Arguments {
-    /// Keep the new counts
+    /// Record the new counts
     #[arg(long)]
     record: bool,
-    /// Run one of them so many times, which is what is counted
+    /// Run a function this many times (used internally, under valgrind)
     #[arg(long, num_args = 2, value_names = ["FUNCTION", "TIMES"], hide = true)]
     run: Vec<String>,
 }
 
-/// Instructions for each call, by function.
+/// Instructions per call, by function.
 #[derive(Default, Serialize, Deserialize)]
 struct Counts(BTreeMap<String, u64>);
 
@@ -51,7 +51,7 @@ fn main() -> Result<ExitCode> {
     };
     let mut counts = Counts::default();
     let mut slower = Vec::new();
-    println!("{:<42}{:>12}{:>12}{:>9}", "instructions", "kept", "now", "change");
+    println!("{:<42}{:>12}{:>12}{:>9}", "instructions", "recorded", "now", "change");
     for (name, _) in hot::FUNCTIONS {
         let now = count(name)?;
         match kept.0.get(*name) {
@@ -68,17 +68,17 @@ fn main() -> Result<ExitCode> {
     }
     if arguments.record {
         fs::write(&file, toml::to_string(&counts)?)?;
-        println!("kept in {}", file.display());
+        println!("recorded in {}", file.display());
         return Ok(ExitCode::SUCCESS);
     }
     if kept.0.keys().ne(counts.0.keys()) {
-        bail!("{} has other functions than are counted: run with --record", file.display());
+        bail!("{} does not contain exactly the counted functions: run with --record", file.display());
     }
     if slower.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     println!(
-        "more than {:.0} % slower: {}; where that is right, run with --record",
+        "more than {:.0} % slower: {}; if that is intended, run with --record",
         TOLERANCE * 100.0,
         slower.join(", ")
     );
@@ -101,11 +101,11 @@ fn instructions(function: &str, times: u64) -> Result<u64> {
         .stderr(File::create(&log)?)
         .status()
         .context("cannot run valgrind")?;
-    let told = fs::read_to_string(&log)?;
+    let output = fs::read_to_string(&log)?;
     fs::remove_file(&log)?;
-    let collected = told.lines().find_map(|line| line.split_once("Collected :"));
+    let collected = output.lines().find_map(|line| line.split_once("Collected :"));
     match collected {
         Some((_, count)) if status.success() => Ok(count.trim().parse()?),
-        _ => bail!("valgrind could not count {function}: {told}"),
+        _ => bail!("valgrind could not count {function}: {output}"),
     }
 }

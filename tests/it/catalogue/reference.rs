@@ -1,11 +1,11 @@
-//! KAZOO's rules for who gets which event, told once more and independently: the tables of its exchanges and of the
-//! bindings that clients use. Random bytes ("dice") choose from what may be, awkward things among it.
+//! An independent implementation of KAZOO's rules for who gets which event: its exchanges, and the bindings that
+//! clients use. Random bytes ("dice") select from valid and unusual values.
 
 use blackhole_dev::simulator::{account_database, encode_word};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// Account ids: KAZOO's, and what looks like something else.
+/// Account ids: valid ones, and ones that look like something else.
 pub(super) const IDS: &[&str] = &[
     "3f7a90d2c6b84e15a1f4e8b05d2c7961",
     "4b31dd1d32ce6d249897c06332375d65",
@@ -16,7 +16,7 @@ pub(super) const IDS: &[&str] = &[
     "-",
 ];
 
-/// SIP realms: names, other cases of them, and what is somebody's id.
+/// SIP realms: names, the same in other case, and ids of accounts.
 const REALMS: &[&str] = &[
     "harbour.example.net",
     "Harbour.Example.NET",
@@ -27,7 +27,7 @@ const REALMS: &[&str] = &[
     "_",
 ];
 
-/// Ids of calls, documents, rooms, events.
+/// Ids of calls, documents, conferences and events.
 const WORDS: &[&str] = &[
     "plain",
     "1f3c9a.77e2@10.0.4.17",
@@ -43,10 +43,10 @@ const WORDS: &[&str] = &[
     "\"\\",
 ];
 
-/// Who has a session.
+/// The owner of a session.
 #[derive(Clone, Debug)]
 pub(super) enum Who {
-    /// With the events of one account.
+    /// Gets the events of one account.
     Account {
         /// Its id.
         id: String,
@@ -55,7 +55,7 @@ pub(super) enum Who {
         /// The id of the session's token.
         token_id: String,
     },
-    /// A superduper admin, with all events.
+    /// A superduper admin, who gets all events.
     All {
         /// The id of the session's token.
         token_id: String,
@@ -71,18 +71,18 @@ impl Who {
     }
 }
 
-/// Whose an event is.
+/// The owner of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// An account's, by its id.
+    /// An account, by its id.
     Account(String),
-    /// The account's that has this realm.
+    /// An account, by its realm.
     Realm(String),
-    /// Nobody's.
+    /// Nobody.
     Nobody,
 }
 
-/// An event, and what is to be known of it.
+/// An event and what the rules say about it.
 #[derive(Clone, Debug)]
 pub(super) struct Happening {
     /// The exchange.
@@ -91,26 +91,26 @@ pub(super) struct Happening {
     pub key: String,
     /// The body.
     pub body: Value,
-    /// Whose it is.
+    /// Its owner.
     pub owner: Owner,
-    /// Whether it is one of those that clients can ask for.
+    /// Whether clients can subscribe to it.
     pub known: bool,
 }
 
-/// A binding as a client asks for it, and what Blackhole binds on AMQP's side for it.
+/// A client's binding, and the AMQP patterns that KAZOO's Blackhole binds for it.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    /// The client's text.
+    /// The binding as the client writes it.
     pub binding: String,
     /// The exchange.
     pub exchange: &'static str,
     /// The patterns.
     pub patterns: Vec<String>,
-    /// Whether this client may ask for it.
+    /// Whether this client may use it.
     pub allowed: bool,
 }
 
-/// Whether an event reaches the session for this binding.
+/// Whether the session gets the event for this binding.
 pub(super) fn gets(who: &Who, asked: &Asked, event: &Happening) -> bool {
     let own = match (who, &event.owner) {
         (Who::All { .. }, _) => true,
@@ -125,7 +125,7 @@ pub(super) fn gets(who: &Who, asked: &Asked, event: &Happening) -> bool {
         && asked.patterns.iter().any(|pattern| amqp_matches(pattern, &event.key))
 }
 
-/// AMQP's rules: `*` is one word, `#` any number of them.
+/// AMQP matching: `*` is one word, `#` any number of words.
 pub(super) fn amqp_matches(pattern: &str, key: &str) -> bool {
     fn matches(pattern: &[&str], key: &[&str]) -> bool {
         match (pattern.split_first(), key.split_first()) {
@@ -145,7 +145,7 @@ fn one_of<'a>(all: &[&'a str], dice: u8) -> &'a str {
     all[usize::from(dice) % all.len()]
 }
 
-/// Somebody. Two accounts may have one id or one realm here: each gets its events.
+/// An owner of a session. Two of them may have the same id or realm; then both get its events.
 pub(super) fn who() -> impl Strategy<Value = Who> {
     let text = |all: &'static [&'static str]| prop::sample::select(all).prop_map(str::to_owned);
     prop_oneof![
@@ -155,7 +155,7 @@ pub(super) fn who() -> impl Strategy<Value = Who> {
     ]
 }
 
-/// A word of a key: encoded as KAZOO does, or raw, as it should not be.
+/// A word of a routing key: encoded as by KAZOO, or invalid because it is not encoded.
 fn key_word(dice: u8) -> String {
     match dice {
         250 => String::new(),
@@ -166,7 +166,7 @@ fn key_word(dice: u8) -> String {
     }
 }
 
-/// An event of somebody among these, or of somebody else, or of nobody.
+/// An event of one of these owners, of somebody else, or of nobody.
 pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
     let [kind, whose, one, two, variant, more] = dice;
     let (mut id, mut realm, mut token_id) = (one_of(IDS, whose), one_of(REALMS, more), one_of(WORDS, more));
@@ -183,7 +183,7 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
     let is_kazoo_id = id.len() == 32;
     let by_account = |owner: &str| Owner::Account(owner.to_owned());
     let by_realm = |owner: &str| Owner::Realm(owner.to_owned());
-    // What the body says of accounts does not matter where the key tells.
+    // The account in the body does not matter if the key contains one.
     let distracting =
         json!({ "Event-Name": "x", "Account-ID": one_of(IDS, more), "To": "1@harbour.example.net" });
     let in_key = |exchange, key: String, owner| Happening {
@@ -286,7 +286,7 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
             owner: owner_in_body,
             known: true,
         },
-        // The exchange decides as well.
+        // The right key on the wrong exchange.
         _ => Happening {
             known: false,
             ..in_key("faxes", format!("call.CHANNEL_CREATE.{word}"), by_account(id))
@@ -294,7 +294,7 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
     }
 }
 
-/// A word of a binding: `*` or an id, as the client and as KAZOO write it.
+/// A word of a binding, `*` or an id: as the client writes it and as KAZOO encodes it.
 fn asked_word(dice: u8) -> (String, String) {
     match dice % 3 {
         0 => ("*".to_owned(), "*".to_owned()),
@@ -306,7 +306,7 @@ fn asked_word(dice: u8) -> (String, String) {
     }
 }
 
-/// A binding that is asked for.
+/// A binding of this session.
 pub(super) fn asked(who: &Who, dice: [u8; 4]) -> Asked {
     let [form, one, two, choice] = dice;
     let ((mine, its), (other, others)) = (asked_word(one), asked_word(two));
@@ -316,7 +316,7 @@ pub(super) fn asked(who: &Who, dice: [u8; 4]) -> Asked {
     };
     let token_id = encode_word(who.token_id());
     let rest = choice.is_multiple_of(5);
-    // `#` stands for the parameters that are left.
+    // `#` replaces the remaining parameters.
     let tail = |text: &str| if rest { "#".to_owned() } else { text.to_owned() };
     let given = mine != "*";
     let asked = |binding: String, exchange, pattern: String| Asked {
@@ -381,7 +381,7 @@ pub(super) fn asked(who: &Who, dice: [u8; 4]) -> Asked {
         }
         9 | 10 => {
             let what = one_of(&["dialog", "update", "mwi_updates"], choice);
-            // Realms compare without regard to case, which patterns do not: `gets` compares them.
+            // Realms are compared ignoring case, which patterns cannot do: `gets` compares them.
             Asked {
                 allowed: realm.is_some() || superduper,
                 ..asked(format!("presence.{what}.{mine}"), "presence", format!("{what}.*.{its}"))

@@ -1,5 +1,4 @@
-// What the tests have the client do, in a page and in Node: it reports what happens, in order. `config` and `report` are
-// there already.
+// Runs the client in a page or in Node and reports what happens, in order. The tests define `config` and `report`.
 const client = new BlackholeClient(config.url, {
   ...config.options,
   token: config.token ?? (() => { report({ token: 'asked for' }); return config.tokens; }),

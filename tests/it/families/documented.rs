@@ -1,5 +1,5 @@
-//! The example of docs/catalogue.md, word by word: the file, what a client sends, what KAZOO publishes, what the
-//! client gets. All of it is read from the page, so that the page stays true.
+//! The example of docs/catalogue.md: the file, the client's request, the AMQP message and the frame are read from the
+//! page, so that the page stays correct.
 
 use std::{path::Path, process::Command};
 
@@ -12,7 +12,7 @@ use blackhole_tests::{
 };
 use serde_json::Value;
 
-/// What the example tells.
+/// The parts of the example.
 struct Example {
     catalogue: String,
     request: Value,
@@ -21,12 +21,12 @@ struct Example {
     body: Value,
     frame: Value,
     configuration: String,
-    /// One line of a mistake in full, and the ends of such lines.
+    /// A complete error message, and the ends of further ones.
     mistake: String,
     mistakes: Vec<String>,
 }
 
-/// The first block of this language that begins like this.
+/// The first code block in this language that starts with `begins`.
 fn block<'p>(page: &'p str, language: &str, begins: &str) -> &'p str {
     let fence = format!("```{language}\n");
     let mut blocks = page.split(&fence).skip(1).map(|rest| rest.split_once("\n```").unwrap().0);
@@ -56,15 +56,15 @@ fn example() -> Example {
 }
 
 #[tokio::test]
-async fn the_documented_family_works_by_its_file_alone() {
+async fn the_documented_custom_family_works() {
     let mut example = example();
     let dir = RunDir::create("documented").unwrap();
     let file = dir.path().join("catalogue.toml");
     std::fs::write(&file, &example.catalogue).unwrap();
-    // A broker of its own: the exchange is the ingest's to declare.
+    // Its own broker, on which the ingest declares the exchange.
     let stack = Stack::start_with("documented-stack", &[("CATALOGUE__FILE", file.to_str().unwrap())]).await;
 
-    // The account of the page is harbour.example.net; here it is one of the tests'.
+    // Replace the realm of the page, harbour.example.net, with that of a test account.
     let (mine, other) = (Account::fresh(), Account::fresh());
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
     example.request["auth_token"] = mine.token().into();
@@ -73,15 +73,15 @@ async fn the_documented_family_works_by_its_file_alone() {
     client.subscribe(&mine, &["fax.status.sentinel"]).await;
 
     let publisher = stack.publisher().await;
-    let as_in_the_page = |realm: &str| {
+    let as_documented = |realm: &str| {
         let text = |value: &str| value.replace("harbour.example.net", realm);
         let exchange: &'static str = String::leak(example.exchange.clone());
         let key = example.key.replace("harbour%2Eexample%2Enet", &realm.replace('.', "%2E"));
         Event { exchange, key, body: serde_json::from_str(&text(&example.body.to_string())).unwrap() }
     };
-    let (wanted, unwanted) = (as_in_the_page(&mine.realm), as_in_the_page(&other.realm));
+    let (wanted, unwanted) = (as_documented(&mine.realm), as_documented(&other.realm));
     assert_ne!(wanted.key, example.key, "the page's realm is in the key");
-    // Refused with 406 if the ingest had declared it otherwise than KAZOO does.
+    // The broker refuses this with 406 if the ingest has declared the exchange differently from KAZOO.
     declare(&publisher.channel().await.unwrap(), &example.exchange).await.unwrap();
     unwanted.publish(&publisher).await;
     wanted.publish(&publisher).await;
@@ -101,7 +101,7 @@ async fn the_documented_family_works_by_its_file_alone() {
     }
     assert_eq!((&got[1]["name"], &got[1]["args"]), (&"CHANNEL_PROGRESS".into(), &progress.body));
 
-    // An edge without the file answers as the page says.
+    // An edge without the file answers as documented.
     let edge = stack.another_edge("edge-without", &[]).await;
     let mut client = Client::connect(&edge.url("")).await;
     let reply = client.request(example.request.clone()).await;
@@ -110,7 +110,7 @@ async fn the_documented_family_works_by_its_file_alone() {
 }
 
 #[test]
-fn the_documented_mistakes_are_told_in_these_words() {
+fn catalogue_errors_have_the_documented_texts() {
     let example = example();
     let dir = RunDir::create("documented-mistakes").unwrap();
     std::fs::write(dir.path().join("blackhole.toml"), &example.configuration).unwrap();

@@ -1,5 +1,5 @@
-//! All families at once, with odd ids: a session gets for each binding what RabbitMQ routes to the pattern that
-//! KAZOO's own Blackhole binds for it, as far as it is its account's.
+//! All families with unusual ids: for each binding, a session gets what RabbitMQ routes to the pattern that KAZOO's
+//! Blackhole binds, limited to the events of its account.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use serde_json::json;
 
 use super::numbered;
 
-/// Ids as they may be, and as they should not be: what AMQP, NATS, JSON and KAZOO's encoding each find special.
+/// Ids with characters that are special in AMQP, NATS, JSON or KAZOO's encoding.
 const IDS: &[&str] = &[
     "plain",
     "1f3c9a.77e2@10.0.4.17",
@@ -44,7 +44,7 @@ const IDS: &[&str] = &[
     "$SYS",
 ];
 
-/// A binding, and what Blackhole binds for it: the exchange and its patterns.
+/// A binding, and the exchange and patterns that KAZOO's Blackhole binds for it.
 struct Case {
     binding: String,
     exchange: &'static str,
@@ -55,12 +55,12 @@ fn case(binding: impl Into<String>, exchange: &'static str, pattern: impl Into<S
     Case { binding: binding.into(), exchange, patterns: vec![pattern.into()] }
 }
 
-/// An id as a client writes it: as it is, unless it has a dot, or looks encoded.
+/// An id as a client writes it: unencoded, unless it contains a dot or looks encoded.
 fn written(id: &str) -> String {
     if id.contains(['.', '%']) { encode_word(id) } else { id.to_owned() }
 }
 
-/// The table of bindings in KAZOO's documentation, with this id where it has one.
+/// The bindings of KAZOO's documentation that take an id.
 fn cases_of_id(account: &Account, id: &str) -> Vec<Case> {
     let (acc, realm) = (&account.id, encode_word(&account.realm));
     let (id, key) = (written(id), encode_word(id));
@@ -95,7 +95,7 @@ fn cases_of_id(account: &Account, id: &str) -> Vec<Case> {
     ]
 }
 
-/// The same without an id.
+/// The bindings of KAZOO's documentation without an id.
 fn cases_without_id(account: &Account) -> Vec<Case> {
     let (acc, realm) = (&account.id, encode_word(&account.realm));
     let database = account_database(acc);
@@ -147,7 +147,7 @@ fn token(account: &Account) -> String {
     }))
 }
 
-/// An event of each kind with this id; some of them name an account only in the body, some only in the key.
+/// An event of each kind with this id. Some have their account only in the body, some only in the key.
 fn events_of(account: &Account, id: &str) -> Vec<Event> {
     let (acc, realm, key) = (&account.id, encode_word(&account.realm), encode_word(id));
     let in_key = |exchange, key: String| events::any(exchange, key, "name", json!({ "ID": id }));
@@ -179,7 +179,7 @@ fn events_of(account: &Account, id: &str) -> Vec<Event> {
     ]
 }
 
-/// One account's session, and beside it a queue of RabbitMQ for each of its bindings.
+/// A session of an account, and a RabbitMQ queue for each of its bindings.
 struct Watched {
     account: Account,
     client: Client,
@@ -187,7 +187,7 @@ struct Watched {
 }
 
 impl Watched {
-    async fn begin(channel: &lapin::Channel) -> Watched {
+    async fn start(channel: &lapin::Channel) -> Watched {
         let account = Account::fresh();
         let mut cases = cases_without_id(&account);
         cases.extend(IDS.iter().flat_map(|id| cases_of_id(&account, id)));
@@ -208,7 +208,7 @@ impl Watched {
                 channel.basic_consume(queue.name().clone(), "".into(), options, FieldTable::default());
             assert!(
                 routed.insert(binding.clone(), consumer.await.unwrap()).is_none(),
-                "{binding} stands twice"
+                "{binding} occurs twice"
             );
         }
         let mut client = Client::connect(&Stack::shared().edge.url("view=args")).await;
@@ -217,26 +217,26 @@ impl Watched {
         Watched { account, client, routed }
     }
 
-    /// The numbers of the events that came, by binding, up to the sentinel.
-    async fn came(&mut self) -> BTreeMap<String, Vec<u64>> {
-        let mut came: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    /// The numbers of the events that the session received, by binding.
+    async fn received(&mut self) -> BTreeMap<String, Vec<u64>> {
+        let mut received: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for event in self.client.events_until("sentinel").await {
             let binding = event["subscribed_key"].as_str().unwrap().to_owned();
-            came.entry(binding).or_default().push(event["args"]["Number"].as_u64().unwrap());
+            received.entry(binding).or_default().push(event["args"]["Number"].as_u64().unwrap());
         }
-        came
+        received
     }
 
-    /// The numbers of the events that RabbitMQ has routed, by binding, those of this account.
-    async fn should_come(&mut self, owners: &[&str]) -> BTreeMap<String, Vec<u64>> {
-        let mut should = BTreeMap::new();
+    /// The numbers of the events of this account that RabbitMQ has routed, by binding.
+    async fn expected(&mut self, owners: &[&str]) -> BTreeMap<String, Vec<u64>> {
+        let mut expected = BTreeMap::new();
         for (binding, consumer) in &mut self.routed {
             let mut numbers = Vec::new();
             loop {
                 let delivery = soon("a delivery", consumer.next()).await.unwrap().unwrap();
                 let body: serde_json::Value = serde_json::from_slice(&delivery.data).unwrap();
                 match body["Number"].as_u64() {
-                    // Other tests publish numbers too, of other accounts.
+                    // Other tests publish numbers too.
                     Some(number) if body["Run"] == RUN => numbers.push(number),
                     Some(_) => {}
                     None if delivery.routing_key.as_str() == sentinel(&self.account) => break,
@@ -244,9 +244,9 @@ impl Watched {
                 }
             }
             numbers.retain(|number| owners[usize::try_from(*number).unwrap()] == self.account.id);
-            should.insert(binding.clone(), numbers);
+            expected.insert(binding.clone(), numbers);
         }
-        should
+        expected
     }
 }
 
@@ -263,14 +263,14 @@ async fn publish(publisher: &Publisher, number: usize, event: &Event) {
 }
 
 #[tokio::test]
-async fn every_binding_brings_what_rabbitmq_routes_to_its_pattern() {
+async fn every_binding_delivers_what_rabbitmq_routes_to_its_pattern() {
     let stack = Stack::shared();
     let publisher = stack.publisher().await;
     let url = stack.rabbitmq.url();
     let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    let mut mine = Watched::begin(&channel).await;
-    let mut theirs = Watched::begin(&channel).await;
+    let mut mine = Watched::start(&channel).await;
+    let mut theirs = Watched::start(&channel).await;
 
     let accounts = [mine.account.clone(), theirs.account.clone()];
     let mut owners = Vec::new();
@@ -287,14 +287,14 @@ async fn every_binding_brings_what_rabbitmq_routes_to_its_pattern() {
     }
 
     for watched in [&mut mine, &mut theirs] {
-        let came = watched.came().await;
-        assert!(came.values().map(Vec::len).sum::<usize>() > 500);
-        for (binding, numbers) in &came {
+        let received = watched.received().await;
+        assert!(received.values().map(Vec::len).sum::<usize>() > 500);
+        for (binding, numbers) in &received {
             assert!(numbers.is_sorted_by(|one, next| one < next), "{binding}: {numbers:?}");
         }
-        for (binding, should) in watched.should_come(&owners).await {
-            assert!(!should.is_empty(), "{binding} says nothing");
-            assert_eq!(came.get(&binding), Some(&should), "{binding}");
+        for (binding, expected) in watched.expected(&owners).await {
+            assert!(!expected.is_empty(), "no event tests {binding}");
+            assert_eq!(received.get(&binding), Some(&expected), "{binding}");
         }
     }
 }

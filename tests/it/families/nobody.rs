@@ -1,5 +1,5 @@
-//! What names neither an account nor a realm belongs to nobody: it reaches superduper admins who ask for all
-//! accounts, and no account, not even theirs.
+//! Events that name neither an account nor a realm belong to nobody. They reach only superduper admins who subscribe to
+//! all accounts.
 
 use blackhole_tests::{
     accounts::{self, Account},
@@ -21,7 +21,7 @@ const BINDINGS: &[&str] = &[
     "fax.status.*",
 ];
 
-/// Events of nobody, each with this mark.
+/// Events of nobody; each contains `mark`.
 fn of_nobody(mark: &str) -> Vec<Event> {
     let mut call = events::call_of_realm("", "CHANNEL_CREATE", mark);
     call.body["Custom-Channel-Vars"] = json!({});
@@ -49,7 +49,7 @@ fn of_nobody(mark: &str) -> Vec<Event> {
 }
 
 #[tokio::test]
-async fn it_reaches_superduper_admins_who_ask_for_all_and_nobody_else() {
+async fn events_without_an_account_reach_only_superduper_admins_subscribed_to_all_accounts() {
     let stack = Stack::shared();
     let mine = Account::fresh();
     let top = Account { id: accounts::TOP.into(), realm: "top.example.com".into() };
@@ -71,7 +71,7 @@ async fn it_reaches_superduper_admins_who_ask_for_all_and_nobody_else() {
     for account in [&mine, &top] {
         events::fax(account, &sentinel).publish(&publisher).await;
     }
-    // The sentinel's id has the mark too.
+    // The sentinel contains the mark too.
     let is_ours = |event: &serde_json::Value| event["routing_key"].as_str().unwrap().contains(&mark);
 
     for client in [&mut of_mine, &mut of_top] {
@@ -81,10 +81,10 @@ async fn it_reaches_superduper_admins_who_ask_for_all_and_nobody_else() {
     }
     let mut got = all.events_until(&sentinel).await;
     got.retain(is_ours);
-    // A fax document comes twice: as an object and as a fax.
-    let mut came = numbers(&got);
-    came.dedup();
-    assert_eq!(came, (0..of_nobody(&mark).len() as u64).collect::<Vec<_>>());
+    // A fax document is delivered twice: for the document and for the fax binding.
+    let mut received = numbers(&got);
+    received.dedup();
+    assert_eq!(received, (0..of_nobody(&mark).len() as u64).collect::<Vec<_>>());
     let twice: Vec<&str> = got
         .iter()
         .filter(|event| event["args"]["Number"] == 6)
@@ -94,15 +94,14 @@ async fn it_reaches_superduper_admins_who_ask_for_all_and_nobody_else() {
     assert_eq!(got.len(), of_nobody(&mark).len() + 1);
 }
 
-/// An account may be named like what means nobody, or all, or another's realm: it stays an account.
 #[tokio::test]
-async fn a_realm_cannot_claim_what_is_anothers() {
+async fn an_account_named_like_another_ones_realm_or_id_gets_none_of_its_events() {
     let (mine, other) = (Account::fresh(), Account::fresh());
     let published = [
-        // A realm that is the account's id is not the account.
+        // A realm that equals the account's id.
         events::call_of_realm(&mine.id, "CHANNEL_CREATE", "x"),
         events::any("presence", format!("dialog.{}.x", mine.id), "dialog", json!({})),
-        // An account id that is the realm is not the realm.
+        // An account id that equals the realm.
         events::call(&Account { id: mine.realm.clone(), realm: other.realm.clone() }, "CHANNEL_CREATE", "x"),
         events::call(&Account { id: "*".into(), realm: mine.realm.clone() }, "CHANNEL_CREATE", "x"),
         events::call(&Account { id: "_".into(), realm: mine.realm.clone() }, "CHANNEL_CREATE", "x"),

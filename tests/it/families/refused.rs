@@ -1,4 +1,4 @@
-//! What is refused, with its text, family by family. A refused request binds nothing.
+//! Refused bindings with their errors, family by family. A refused request binds nothing.
 
 use blackhole_tests::{
     accounts::{self, Account},
@@ -48,9 +48,9 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn each_family_says_what_it_does_not_have() {
+async fn each_family_refuses_unsupported_bindings_with_its_reason() {
     let stack = Stack::shared();
-    // A session has so many requests at once.
+    // More requests than the default burst.
     let edge = stack.another_edge("edge-refusals", &[("WS__RATE__BURST", "1000")]).await;
     let account = Account::fresh();
     let mut client = Client::connect(&edge.url("")).await;
@@ -60,7 +60,7 @@ async fn each_family_says_what_it_does_not_have() {
         let reply = client.request(json!({ "action": "subscribe", "data": data })).await;
         assert_eq!(reply["data"], json!({ "errors": [expected] }), "{binding}");
     }
-    // As a whole or not at all: the calls that stood beside each are not bound.
+    // The call binding in each refused request is not subscribed either.
     let publisher = stack.publisher().await;
     events::call(&account, "CHANNEL_CREATE", "x").publish(&publisher).await;
     events::fax(&account, "sentinel").publish(&publisher).await;
@@ -68,12 +68,12 @@ async fn each_family_says_what_it_does_not_have() {
 }
 
 #[tokio::test]
-async fn superduper_admins_may_leave_a_conference_open() {
+async fn superduper_admins_may_subscribe_to_all_conferences() {
     let mut client = Client::connect(&Stack::shared().edge.url("")).await;
     for binding in ["conference.event.*.*.*", "conference.event.add-member.#", "conference.command.*"] {
         client.subscribe_with(&accounts::top_token(), "*", &[binding]).await;
     }
-    // KAZOO 4.3's form asks for one in any case, and `#` alone could be that.
+    // The form of KAZOO 4.3 always requires a conference id, and `#` could be that form.
     for binding in ["conference.event.*.*", "conference.event.#"] {
         let data = json!({ "account_id": "*", "binding": binding });
         let reply = client.request(json!({ "action": "subscribe", "data": data })).await;

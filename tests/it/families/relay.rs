@@ -1,9 +1,9 @@
-//! What is relayed to one token reaches the sessions of that token, and nobody else.
+//! Relayed events reach only the sessions of the token they name.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blackhole_tests::{
-    accounts::{self, Account, Family},
+    accounts::{self, Account, AccountPair},
     client::Client,
     events::{self, Event},
     stack::Stack,
@@ -25,9 +25,9 @@ fn relay(account: &Account, event: &str, id: &str) -> Event {
 }
 
 #[tokio::test]
-async fn the_tokens_own_id_decides() {
+async fn relayed_events_reach_only_sessions_whose_token_has_that_id() {
     let stack = Stack::shared();
-    let Family { parent, child } = Family::fresh();
+    let AccountPair { parent, child } = AccountPair::fresh();
     let ids = [
         (token(&parent, json!({ "auth_id": "a.1@x", "device_id": "device", "owner_id": "owner" })), "a.1@x"),
         (token(&parent, json!({ "device_id": "device", "owner_id": "owner" })), "device"),
@@ -41,7 +41,7 @@ async fn the_tokens_own_id_decides() {
         client.subscribe_with(token, &parent.id, &["relay.*", "fax.status.sentinel"]).await;
         clients.push(client);
     }
-    // From above, of the account below, and of all accounts: by one's own id again.
+    // Sessions of a parent account and of a superduper admin also get only what names their own token.
     let above = token(&parent, json!({ "auth_id": "above" }));
     let mut of_child = Client::connect(&stack.edge.url("")).await;
     of_child.subscribe_with(&above, &child.id, &["relay.*", "fax.status.sentinel"]).await;
@@ -78,7 +78,7 @@ async fn the_tokens_own_id_decides() {
 }
 
 #[tokio::test]
-async fn one_event_of_many() {
+async fn a_relayed_event_can_be_selected_by_name() {
     let account = Account::fresh();
     let published = [relay(&account, "chat", &account.id), relay(&account, "wave", &account.id)];
     super::expect(&account, "relay.chat", &published, &[&published[0]]).await;

@@ -1,4 +1,4 @@
-//! The broker's rules: what a pattern matches, and what the ingest's queue is bound to.
+//! Topic matching compared with RabbitMQ, and the bindings of the ingest's queue.
 
 use blackhole_common::{
     catalogue::Catalogue,
@@ -16,9 +16,9 @@ use lapin::{
 };
 use rand::seq::IndexedRandom;
 
-/// The whole mapping, from a pattern to NATS subjects, against the broker whose rules it has to follow.
+/// The mapping from AMQP patterns to NATS subjects follows the rules of the broker.
 #[tokio::test]
-async fn a_pattern_matches_what_the_real_rabbitmq_says() {
+async fn patterns_match_the_same_keys_as_in_rabbitmq() {
     const EXCHANGE: &str = "blackhole-test-topic";
     let words = ["a", "b", "call", "", "=", "a%2Eb", "-"];
     let (patterns, keys): (Vec<Vec<Word>>, Vec<String>) = {
@@ -36,7 +36,7 @@ async fn a_pattern_matches_what_the_real_rabbitmq_says() {
                 if n % 4 == 0 {
                     pattern.push(Word::Rest);
                 }
-                // To AMQP the empty text is no word at all, so a single empty word cannot be written.
+                // In AMQP the empty text has no words, so a single empty word cannot be written.
                 if pattern == [Word::Exactly(String::new())] {
                     pattern.clear();
                 }
@@ -115,12 +115,11 @@ async fn a_pattern_matches_what_the_real_rabbitmq_says() {
         assert_eq!(ours, routed, "{pattern:?}");
         matched += routed.len();
     }
-    assert!(matched > 100, "the sample says something: {matched}");
+    assert!(matched > 100, "too few matches in the sample: {matched}");
 }
 
-/// The queue's bindings are the catalogue's, no more and no less.
 #[tokio::test]
-async fn the_ingest_binds_what_the_catalogue_says() {
+async fn the_ingests_queue_has_exactly_the_bindings_of_the_catalogue() {
     let stack = Stack::shared();
     let text = stack.rabbitmq.ctl(&[
         "list_bindings",

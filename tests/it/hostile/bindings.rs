@@ -1,5 +1,5 @@
-//! Bindings and account ids that try to leave the account. Whatever is answered, what happens elsewhere is never
-//! seen: events of another account and of nobody are published, and only then a sentinel of one's own.
+//! Bindings and account ids that try to reach other accounts. Events of another account and of nobody are published,
+//! then a sentinel of the session's own account: only the sentinel may arrive.
 
 use blackhole_dev::simulator::{Publisher, account_database};
 use blackhole_tests::{
@@ -17,7 +17,7 @@ const NOT_LAST: &str = "invalid binding : `#` is only possible as the last word"
 const CONFERENCE: &str = "ConferenceId required";
 const TOO_LONG: &str = "binding is longer than 255 bytes";
 
-/// What each of these is refused with; `VICTIM` stands for another account's id.
+/// Bindings and the errors they are refused with. `VICTIM` is replaced by another account's id.
 const REFUSED: [(&str, &str); 43] = [
     ("", "empty subscription"),
     (" ", NO_FAMILY),
@@ -67,8 +67,8 @@ const REFUSED: [(&str, &str); 43] = [
     ("conference.command.#", CONFERENCE),
 ];
 
-/// Words that are no wildcards are taken as they stand, below the own account.
-const TAKEN: [&str; 20] = [
+/// Accepted bindings: words that are not wildcards are matched literally, within the own account.
+const ACCEPTED: [&str; 20] = [
     "call.*.>",
     "call.*.=2A",
     "call.*.%2A",
@@ -91,8 +91,8 @@ const TAKEN: [&str; 20] = [
     "doc_edited.*.*.VICTIM",
 ];
 
-/// Everything that happens at the same time and is none of the attacker's business.
-async fn publish_what_is_not_ones_own(victim: &Account, publisher: &Publisher) {
+/// Publishes events of the victim and of nobody.
+async fn publish_events_of_others(victim: &Account, publisher: &Publisher) {
     let nobody = Account { id: String::new(), realm: String::new() };
     let month = format!("{}-202611", account_database(&victim.id));
     for event in [
@@ -114,11 +114,11 @@ async fn publish_what_is_not_ones_own(victim: &Account, publisher: &Publisher) {
     }
 }
 
-/// Publishes that, then a sentinel of the session's own account, and takes care that it alone arrives.
+/// Publishes events of others, then a sentinel of the session's own account; asserts that only the sentinel arrives.
 async fn only_the_sentinel_arrives(client: &mut Client, own: &Account, victim: &Account) {
     client.subscribe(own, &["call.PARK_PARKED.sentinel"]).await;
     let publisher = Stack::shared().publisher().await;
-    publish_what_is_not_ones_own(victim, &publisher).await;
+    publish_events_of_others(victim, &publisher).await;
     events::call(own, "PARK_PARKED", "sentinel").publish(&publisher).await;
     let before = client.events_until("sentinel").await;
     assert!(before.is_empty(), "{before:?}");
@@ -136,7 +136,7 @@ fn naming(victim: &Account, text: &str) -> String {
     text.replace("VICTIM", &victim.id).replace("DATABASE", &account_database(&victim.id))
 }
 
-/// A session that has said who it is.
+/// An authenticated session.
 async fn session_of(account: &Account) -> Client {
     let mut client = Client::connect(&Stack::shared().edge.url("")).await;
     client.request(json!({ "action": "ping", "auth_token": account.token() })).await;
@@ -144,7 +144,7 @@ async fn session_of(account: &Account) -> Client {
 }
 
 #[tokio::test]
-async fn a_binding_that_is_none_is_refused_with_its_reason() {
+async fn an_invalid_binding_is_refused_with_its_reason() {
     let (own, victim) = (Account::fresh(), Account::fresh());
     let mut neighbour = Neighbour::on(&Stack::shared().edge).await;
     let mut client = session_of(&own).await;
@@ -160,11 +160,11 @@ async fn a_binding_that_is_none_is_refused_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_binding_of_odd_words_stays_below_the_own_account() {
+async fn a_binding_with_unusual_words_stays_within_the_account() {
     let (own, victim) = (Account::fresh(), Account::fresh());
     let mut neighbour = Neighbour::on(&Stack::shared().edge).await;
     let mut client = session_of(&own).await;
-    for binding in TAKEN {
+    for binding in ACCEPTED {
         let binding = naming(&victim, binding);
         let reply = subscribe(&mut client, None, &binding).await;
         assert_eq!(reply["data"]["subscribed"], json!([binding]), "{reply}");
@@ -174,7 +174,7 @@ async fn a_binding_of_odd_words_stays_below_the_own_account() {
 }
 
 #[tokio::test]
-async fn every_binding_that_there_is_stays_below_the_own_account() {
+async fn the_widest_bindings_stay_within_the_account() {
     let (own, victim) = (Account::fresh(), Account::fresh());
     let mut client = session_of(&own).await;
     for binding in [
@@ -193,7 +193,7 @@ async fn every_binding_that_there_is_stays_below_the_own_account() {
 }
 
 #[tokio::test]
-async fn an_account_id_that_is_not_granted_is_refused_whatever_it_looks_like() {
+async fn an_account_id_that_is_not_granted_is_refused() {
     let (own, victim) = (Account::fresh(), Account::fresh());
     let mut neighbour = Neighbour::on(&Stack::shared().edge).await;
     let mut client = session_of(&own).await;
@@ -248,7 +248,7 @@ async fn an_account_id_that_is_not_granted_is_refused_whatever_it_looks_like() {
 }
 
 #[tokio::test]
-async fn what_a_token_says_of_its_account_is_no_pattern_either() {
+async fn the_account_id_of_a_token_is_not_a_pattern() {
     let victim = Account::fresh();
     let mut client = Client::connect(&Stack::shared().edge.url("")).await;
     for account_id in ["*", ">", "_", "", "*.>", &format!("{}.>", victim.id), &victim.id.to_uppercase()] {
@@ -261,7 +261,7 @@ async fn what_a_token_says_of_its_account_is_no_pattern_either() {
 }
 
 #[tokio::test]
-async fn a_request_id_or_a_name_of_any_text_comes_back_as_it_was() {
+async fn a_request_id_of_any_text_is_returned_unchanged() {
     let own = Account::fresh();
     let mut client = session_of(&own).await;
     let id = "\"},{\"\\ \u{0}\r\nPUB x 1\r\nÿ\u{2028}\u{1f600}";

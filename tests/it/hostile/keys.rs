@@ -1,4 +1,4 @@
-//! Words of AMQP keys: whatever a call is called, who asks for exactly that call gets exactly that call.
+//! Words of routing keys: a binding for one call gets exactly that call, whatever its id is.
 
 use std::collections::HashMap;
 
@@ -6,9 +6,10 @@ use blackhole_dev::simulator::encode_word;
 use blackhole_tests::{accounts::Account, client::Client, events, stack::Stack};
 use serde_json::json;
 
-/// Call ids that mean something to AMQP, to NATS, to the subject codec or to the percent encoding. None is encoded
-/// with a plus and without a percent sign: such a word is taken for a plain one, a telephone number most likely.
-const ODD_IDS: [&str; 25] = [
+/// Call ids with characters that are special in AMQP, NATS, the subject encoding or percent-encoding. The encoded form
+/// of none has a plus sign but no percent sign: the edge takes such a word for an unencoded one, such as a telephone
+/// number.
+const UNUSUAL_IDS: [&str; 25] = [
     "a*b",
     "a>b",
     ">",
@@ -42,7 +43,7 @@ async fn subscribed(account: &Account, bindings: &[String]) -> Client {
     client
 }
 
-/// The call ids of what came through each binding until the sentinel.
+/// The call ids that arrived for each binding before the sentinel.
 async fn calls_by_binding(client: &mut Client) -> HashMap<String, Vec<String>> {
     let mut calls = HashMap::<String, Vec<String>>::new();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
@@ -53,23 +54,23 @@ async fn calls_by_binding(client: &mut Client) -> HashMap<String, Vec<String>> {
 }
 
 #[tokio::test]
-async fn who_asks_for_one_call_in_kazoos_encoding_gets_that_call_alone() {
+async fn a_binding_with_an_encoded_call_id_matches_only_that_call() {
     let account = Account::fresh();
     let binding = |id: &str| format!("call.CHANNEL_CREATE.{}", encode_word(id));
-    let mut bindings: Vec<String> = ODD_IDS.map(binding).into();
+    let mut bindings: Vec<String> = UNUSUAL_IDS.map(binding).into();
     bindings.push("call.PARK_PARKED.sentinel".into());
     let mut client = subscribed(&account, &bindings).await;
     let publisher = Stack::shared().publisher().await;
-    for id in ODD_IDS.into_iter().chain(["x", "aab", "a-b"]) {
+    for id in UNUSUAL_IDS.into_iter().chain(["x", "aab", "a-b"]) {
         events::call(&account, "CHANNEL_CREATE", id).publish(&publisher).await;
     }
     events::call(&account, "PARK_PARKED", "sentinel").publish(&publisher).await;
-    let expected = ODD_IDS.map(|id| (binding(id), vec![id.to_owned()]));
+    let expected = UNUSUAL_IDS.map(|id| (binding(id), vec![id.to_owned()]));
     assert_eq!(calls_by_binding(&mut client).await, HashMap::from(expected));
 }
 
 #[tokio::test]
-async fn a_call_id_may_be_written_plainly_where_that_is_not_ambiguous() {
+async fn a_call_id_may_be_written_unencoded_where_that_is_unambiguous() {
     let account = Account::fresh();
     let ids =
         ["a*b", "a>b", ">", "a b", "=", "=2A", "a=b", "a+b", "100%", "é", "\u{1f600}", "call@10:5060;tag=x"];
@@ -87,7 +88,7 @@ async fn a_call_id_may_be_written_plainly_where_that_is_not_ambiguous() {
 }
 
 #[tokio::test]
-async fn a_key_that_kazoo_would_not_write_arrives_as_it_is() {
+async fn an_unencoded_routing_key_arrives_unchanged() {
     let account = Account::fresh();
     let mut client = subscribed(&account, &["call.CHANNEL_CREATE.*".into()]).await;
     let publisher = Stack::shared().publisher().await;
@@ -119,7 +120,7 @@ async fn a_key_that_kazoo_would_not_write_arrives_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_shape_is_nobodys_event() {
+async fn a_routing_key_of_an_unknown_form_is_delivered_to_nobody() {
     let account = Account::fresh();
     let mut client =
         subscribed(&account, &["call.#".into(), "fax.status.#".into(), "object.*.*".into()]).await;

@@ -1,4 +1,4 @@
-//! Routing keys that are no UTF-8, which the broker passes on like any other.
+//! Routing keys that are not UTF-8, which the broker delivers like any other.
 
 use blackhole_tests::{accounts::Account, client::Client, events, soon, stack::Stack};
 use tokio::{
@@ -18,7 +18,7 @@ fn method(class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
     [&class.to_be_bytes(), &method.to_be_bytes(), arguments].concat()
 }
 
-/// Just enough of AMQP 0-9-1 to publish what lapin's types cannot hold.
+/// Just enough of AMQP 0-9-1 to publish what lapin's types cannot represent.
 struct Publisher(TcpStream);
 
 impl Publisher {
@@ -69,8 +69,8 @@ impl Publisher {
 }
 
 #[tokio::test]
-async fn a_routing_key_that_is_no_utf8_holds_up_nothing() {
-    // It may break what all tests share.
+async fn a_routing_key_that_is_not_utf8_does_not_block_later_events() {
+    // Its own stack: this may break the ingest.
     let stack = Stack::start("poison").await;
     let account = Account::fresh();
     let mut client = Client::connect(&stack.edge.url("")).await;
@@ -80,7 +80,7 @@ async fn a_routing_key_that_is_no_utf8_holds_up_nothing() {
     publisher.publish(b"callevt", b"call.CHANNEL_CREATE.\xFF\xFE", body.as_bytes()).await;
     events::call(&account, "CHANNEL_CREATE", "after").publish(&stack.publisher().await).await;
     let before = client.events_until("after").await;
-    assert!(before.is_empty(), "AMQP's names are texts; it is a dead letter: {before:?}");
+    assert!(before.is_empty(), "such an event is a dead letter: {before:?}");
     let metrics = stack.amqp_ingest.metrics().await.unwrap();
     assert!(metrics.contains("blackhole_ingest_events_rejected_total{reason=\"unreadable\"} 1"), "{metrics}");
 }

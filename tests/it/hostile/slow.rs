@@ -1,23 +1,24 @@
-//! A client that reads too slowly: nobody waits for it, its memory is bounded, and when it reads again it misses
-//! nothing, as far as the history reaches.
+//! Slow consumers: other sessions do not wait for them, their memory is bounded, and once they read again they get all
+//! events that the history still has.
 
+use blackhole_dev::websocket::TEXT;
 use blackhole_tests::{
     accounts::Account,
     client::Client,
     events,
-    raw::{Raw, TEXT},
+    raw::RawClient,
     stack::{Edge, Stack},
 };
 use serde_json::{Value, json};
 
-/// More than the kernel keeps for a connection that is not read.
+/// With the padding, more than the socket buffers hold.
 const EVENTS: u64 = 200;
-/// What pads each event.
+/// Padding of each event.
 const PADDING: usize = 100_000;
 
-/// A subscribed client that will not read.
-async fn slow_client(edge: &Edge, account: &Account) -> Raw {
-    let mut slow = Raw::connect_with_little_room(edge.port).await;
+/// A subscribed client that does not read.
+async fn slow_client(edge: &Edge, account: &Account) -> RawClient {
+    let mut slow = RawClient::connect_with_receive_buffer(4096, edge.port).await;
     slow.begin_session("view=args").await;
     let request =
         json!({ "action": "subscribe", "auth_token": account.token(), "data": { "binding": "call.*.*" } });
@@ -26,7 +27,7 @@ async fn slow_client(edge: &Edge, account: &Account) -> Raw {
     slow
 }
 
-/// Publishes large events; a neighbour gets each at once.
+/// Publishes large events; a neighbour gets each one without delay.
 async fn flood(stack: &Stack, account: &Account, neighbour: &mut Client) {
     let publisher = stack.publisher().await;
     for number in 0..EVENTS {
@@ -39,7 +40,7 @@ async fn flood(stack: &Stack, account: &Account, neighbour: &mut Client) {
 }
 
 #[tokio::test]
-async fn a_session_that_reads_again_is_brought_up_to_date_and_its_neighbour_never_waited() {
+async fn a_slow_consumer_catches_up_and_does_not_delay_its_neighbour() {
     let stack = Stack::shared();
     let edge = stack.another_edge("edge-slow", &[("WS__QUEUE_BYTES", "256KiB")]).await;
     let account = Account::fresh();
@@ -63,7 +64,7 @@ async fn a_session_that_reads_again_is_brought_up_to_date_and_its_neighbour_neve
 }
 
 #[tokio::test]
-async fn a_session_whose_events_have_left_the_history_is_closed_with_4008() {
+async fn a_slow_consumer_whose_events_have_expired_is_closed_with_4008() {
     let stack =
         Stack::start_with("behind", &[("HISTORY__MAX_AGE", "1s"), ("WS__QUEUE_BYTES", "256KiB")]).await;
     let account = Account::fresh();
@@ -77,14 +78,14 @@ async fn a_session_whose_events_have_left_the_history_is_closed_with_4008() {
         stream.info().await.unwrap().state.messages == 0
     })
     .await;
-    // It begins to read at last: what was on its way already, and why there is no more.
+    // It reads the events that were sent already, then the close frame.
     assert_eq!(slow.closed().await, Some(4008));
     events::call(&account, "CHANNEL_DESTROY", "after").publish(&stack.publisher().await).await;
     assert_eq!(neighbour.event().await["args"]["Call-ID"], "after");
 }
 
 #[tokio::test]
-async fn without_a_history_a_session_that_is_too_slow_is_closed_with_4008() {
+async fn without_history_a_slow_consumer_is_closed_with_4008() {
     let stack =
         Stack::start_with("slow-off", &[("HISTORY__MAX_AGE", "0s"), ("WS__QUEUE_BYTES", "256KiB")]).await;
     let account = Account::fresh();

@@ -1,4 +1,4 @@
-//! A program that speaks the contract on NATS as an edge does, or keeps silent.
+//! A fake edge that follows the contract on NATS, or violates it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,23 +12,23 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// What the edge does when it is asked.
+/// How the edge answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
-    /// It answers.
-    Answers,
-    /// It answers a listing with all parts but the last, and cannot switch families.
-    Falters,
-    /// It beats and never answers.
+pub(super) enum Behaviour {
+    /// Answers completely.
+    Complete,
+    /// Omits the last part of a listing, and fails to switch families.
+    Incomplete,
+    /// Sends heartbeats but never answers.
     Silent,
 }
 
-/// The edge. It is gone without a farewell when it is dropped.
+/// The edge. Dropping it ends it without a farewell.
 pub(super) struct Edge {
     name: String,
     client: Client,
     switched: Arc<Mutex<Vec<FamilyRequest>>>,
-    /// The subscriptions' and the beat's task.
+    /// The task that answers requests and sends heartbeats.
     _task: AbortOnDropHandle<()>,
     leaving: CancellationToken,
 }
@@ -38,11 +38,16 @@ fn subjects() -> Subjects {
 }
 
 impl Edge {
-    /// One that holds these sessions, of which it sends two in each part of its answer.
-    pub(super) async fn start(client: &Client, name: &str, mood: Mood, sessions: Vec<SessionInfo>) -> Edge {
+    /// Starts an edge with these sessions, two of which it sends in each part of its answer.
+    pub(super) async fn start(
+        client: &Client,
+        name: &str,
+        behaviour: Behaviour,
+        sessions: Vec<SessionInfo>,
+    ) -> Edge {
         let mut listings = client.subscribe(subjects().sessions()).await.unwrap();
         let mut families = client.subscribe(subjects().families()).await.unwrap();
-        // The server takes what one connection sends in order: with its own beat it has the subscriptions too.
+        // NATS processes the messages of a connection in order: after the heartbeat, the subscriptions are active.
         let mut beats = client.subscribe(subjects().edges()).await.unwrap();
         beat(client, name, false).await;
         until_heard(&mut beats, name, false).await;
@@ -57,12 +62,12 @@ impl Edge {
                     tokio::select! {
                         () = leaving.cancelled() => return beat(&client, &name, true).await,
                         _ = every.tick() => beat(&client, &name, false).await,
-                        Some(request) = listings.next() => list(&client, &name, mood, &sessions, &request).await,
+                        Some(request) = listings.next() => list(&client, &name, behaviour, &sessions, &request).await,
                         Some(request) = families.next() => {
                             let asked: FamilyRequest = serde_json::from_slice(&request.payload).unwrap();
                             switched.lock().push(asked);
-                            let error = (mood == Mood::Falters).then(|| "out of order".to_owned());
-                            if mood != Mood::Silent {
+                            let error = (behaviour == Behaviour::Incomplete).then(|| "out of order".to_owned());
+                            if behaviour != Behaviour::Silent {
                                 answer(&client, &request, &FamilyReply { edge: name.clone(), error }).await;
                             }
                         }
@@ -79,13 +84,13 @@ impl Edge {
         }
     }
 
-    /// What it was asked to start and stop since this was last asked.
+    /// The requests to start and stop families since the last call.
     pub(super) fn switched(&self) -> Vec<(String, bool)> {
         let switched = std::mem::take(&mut *self.switched.lock());
         switched.into_iter().map(|FamilyRequest { family, running }| (family, running)).collect()
     }
 
-    /// Says farewell.
+    /// Announces that it leaves, and ends.
     pub(super) async fn leave(self) {
         let mut beats = self.client.subscribe(subjects().edges()).await.unwrap();
         self.leaving.cancel();
@@ -108,8 +113,14 @@ async fn answer(client: &Client, request: &Message, answer: &impl Serialize) {
     client.publish(request.reply.clone().unwrap(), json.into()).await.unwrap();
 }
 
-async fn list(client: &Client, edge: &str, mood: Mood, sessions: &[SessionInfo], request: &Message) {
-    if mood == Mood::Silent {
+async fn list(
+    client: &Client,
+    edge: &str,
+    behaviour: Behaviour,
+    sessions: &[SessionInfo],
+    request: &Message,
+) {
+    if behaviour == Behaviour::Silent {
         return;
     }
     let SessionsRequest { account_id, session_id } = serde_json::from_slice(&request.payload).unwrap();
@@ -123,13 +134,13 @@ async fn list(client: &Client, edge: &str, mood: Mood, sessions: &[SessionInfo],
         let part = SessionsReply { edge: edge.to_owned(), last: false, sessions: part.to_vec() };
         answer(client, request, &part).await;
     }
-    if mood == Mood::Answers {
+    if behaviour == Behaviour::Complete {
         let last = SessionsReply::<SessionInfo> { edge: edge.to_owned(), last: true, sessions: Vec::new() };
         answer(client, request, &last).await;
     }
 }
 
-/// A session with this id of that account, without a name; `since` is 1,795,473,603.
+/// A session of an account.
 pub(super) fn session(id: &str, account_id: &str) -> SessionInfo {
     SessionInfo {
         session_id: id.to_owned(),

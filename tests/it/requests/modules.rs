@@ -1,4 +1,4 @@
-//! Starting and stopping modules, as KAZOO asks for it.
+//! Starting and stopping modules at the request of KAZOO.
 
 use async_nats::jetstream;
 use futures_util::TryStreamExt;
@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::{
     Deployment,
-    edge::{Edge, Mood},
+    edge::{Behaviour, Edge},
 };
 
-/// The families that are stored as stopped; none where there is no bucket.
+/// The families that are stored as stopped; none if the bucket does not exist.
 async fn stored(client: &async_nats::Client) -> Option<Vec<String>> {
     let store = jetstream::new(client.clone()).get_key_value("BLACKHOLE_V1_STOPPED_FAMILIES").await.ok()?;
     let mut keys: Vec<String> = store.keys().await.unwrap().try_collect().await.unwrap();
@@ -18,12 +18,12 @@ async fn stored(client: &async_nats::Client) -> Option<Vec<String>> {
 }
 
 #[tokio::test]
-async fn a_module_is_stopped_and_started_on_all_edges_persistently_if_asked() {
+async fn a_module_is_stopped_and_started_on_all_edges() {
     let deployment = Deployment::start("modules").await;
     let client = deployment.client().await;
     let edges = [
-        Edge::start(&client, "edge-a", Mood::Answers, Vec::new()).await,
-        Edge::start(&client, "edge-b", Mood::Answers, Vec::new()).await,
+        Edge::start(&client, "edge-a", Behaviour::Complete, Vec::new()).await,
+        Edge::start(&client, "edge-b", Behaviour::Complete, Vec::new()).await,
     ];
     let mut kazoo = deployment.kazoo("kazoo_apps@apps01-3").await;
     let mut switch = async |module: &str, action: &str, persist: Option<bool>| {
@@ -39,39 +39,43 @@ async fn a_module_is_stopped_and_started_on_all_edges_persistently_if_asked() {
         let error = answer.get("Error").map(|error| error.as_str().unwrap().to_owned());
         (answer["Started"].as_bool().unwrap(), answer["Persisted"].as_bool().unwrap(), error)
     };
-    let told = |family: &str, running: bool| {
+    let was_switched = |family: &str, running: bool| {
         for edge in &edges {
             assert_eq!(edge.switched(), [(family.to_owned(), running)]);
         }
     };
 
     assert_eq!(switch("bh_call", "stop", Some(false)).await, (false, false, None));
-    told("call", false);
-    assert_eq!(stored(&client).await, None, "nothing was to be stored");
+    was_switched("call", false);
+    assert_eq!(stored(&client).await, None, "nothing was stored");
     assert_eq!(switch("call", "start", Some(false)).await, (true, false, None));
-    told("call", true);
+    was_switched("call", true);
 
     assert_eq!(switch("bh_fax", "stop", Some(true)).await, (false, true, None));
-    told("fax", false);
-    assert_eq!(switch("blackhole_presence", "stop", None).await, (false, true, None), "yes if not said");
-    told("presence", false);
+    was_switched("fax", false);
+    assert_eq!(
+        switch("blackhole_presence", "stop", None).await,
+        (false, true, None),
+        "persistent by default"
+    );
+    was_switched("presence", false);
     assert_eq!(stored(&client).await.unwrap(), ["fax", "presence"]);
     assert_eq!(switch("fax", "start", Some(false)).await, (true, false, None));
-    told("fax", true);
+    was_switched("fax", true);
     assert_eq!(stored(&client).await.unwrap(), ["fax", "presence"]);
     assert_eq!(switch("fax", "start", Some(true)).await, (true, true, None));
-    told("fax", true);
+    was_switched("fax", true);
     assert_eq!(stored(&client).await.unwrap(), ["presence"]);
 
     let (started, persisted, error) = switch("bh_nonsense", "start", Some(true)).await;
     assert_eq!((started, persisted), (false, false));
     let error = error.unwrap();
     assert!(error.starts_with("module doesn't exist: there are call, "), "{error}");
-    assert!(edges.iter().all(|edge| edge.switched().is_empty()), "nobody was told");
+    assert!(edges.iter().all(|edge| edge.switched().is_empty()), "no edge was asked");
 
-    // One that cannot and one that is silent.
-    let _falters = Edge::start(&client, "edge-c", Mood::Falters, Vec::new()).await;
-    let _silent = Edge::start(&client, "edge-d", Mood::Silent, Vec::new()).await;
+    // One edge that fails and one that does not answer.
+    let _incomplete = Edge::start(&client, "edge-c", Behaviour::Incomplete, Vec::new()).await;
+    let _silent = Edge::start(&client, "edge-d", Behaviour::Silent, Vec::new()).await;
     deployment.until_missing("edge-c").await;
     deployment.until_missing("edge-d").await;
     let (started, persisted, error) = switch("call", "start", Some(true)).await;
@@ -87,7 +91,7 @@ async fn a_module_is_stopped_and_started_on_all_edges_persistently_if_asked() {
         deployment.counted("module", "malformed").await == 4
     })
     .await;
-    // Without a Server-ID it is done, and nobody is told.
+    // Without a Server-ID it is done, but not answered.
     kazoo.publish("kapps", "ws.module_req", br#"{"Module":"call","Action":"stop","Persist":true}"#).await;
     blackhole_tests::eventually("the stop", || async {
         stored(&client).await.unwrap() == ["call", "presence"]
@@ -96,11 +100,11 @@ async fn a_module_is_stopped_and_started_on_all_edges_persistently_if_asked() {
 }
 
 #[tokio::test]
-async fn without_an_edge_nothing_is_started() {
+async fn without_an_edge_a_module_cannot_be_started() {
     let deployment = Deployment::start("no-edges").await;
     let mut kazoo = deployment.kazoo("kazoo_apps@apps01-4").await;
     let answer = kazoo.module(json!({ "Module": "bh_call", "Action": "start", "Persist": false })).await;
     assert_eq!((&answer["Started"], &answer["Error"]), (&json!(false), &json!("no edge has answered")));
     let answer = kazoo.sockets(json!({ "Account-ID": "acc" })).await;
-    assert_eq!(answer["Data"], json!([]), "where no edge is, no socket is");
+    assert_eq!(answer["Data"], json!([]), "without edges there are no sockets");
 }

@@ -1,4 +1,4 @@
-//! The same with real edges, one of them dead.
+//! Listing and switching with real edges, one of which is frozen.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use blackhole_tests::{accounts::Account, client::Client, kazoo::Kazoo, soon, sta
 use futures_util::StreamExt;
 use serde_json::json;
 
-/// Where the account's sockets are and what they have bound, as Crossbar is told.
+/// Host and bindings of each socket of the account, as Crossbar gets them.
 async fn hosts(kazoo: &mut Kazoo, account: &Account) -> Vec<String> {
     let answer = kazoo.sockets(json!({ "Account-ID": account.id, "Auth-Account-ID": account.id })).await;
     let token = account.token();
@@ -23,14 +23,14 @@ async fn hosts(kazoo: &mut Kazoo, account: &Account) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn with_three_edges_one_of_them_dead_crossbar_and_kazoo_are_answered() {
+async fn crossbar_and_kazoo_are_answered_although_one_of_three_edges_is_frozen() {
     let stack = Stack::start_with("dead-edge", &[("WS__HOST", "edge1.example.com")]).await;
     let (second, third) = (
         stack.another_edge("second", &[("WS__HOST", "edge2.example.com")]).await,
         stack.another_edge("third", &[("WS__HOST", "edge3.example.com")]).await,
     );
     let account = Account::fresh();
-    // Each has told that it is there.
+    // Wait for a heartbeat of each edge.
     let nats = async_nats::connect(stack.nats.url()).await.unwrap();
     let mut beats = nats.subscribe("blackhole.v1.edges").await.unwrap();
     let mut edges = BTreeSet::new();
@@ -70,7 +70,7 @@ async fn with_three_edges_one_of_them_dead_crossbar_and_kazoo_are_answered() {
         let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
         assert_eq!(client.request(request).await["data"]["errors"], refused);
     }
-    // The dead one finds out when it lives again, by its own subscription or from what is stored.
+    // The frozen edge learns of it when it continues: from its subscription or from the bucket.
     third.service.server().resume().unwrap();
     blackhole_tests::eventually("the stop on the third edge", || async {
         Stack::metric(&third.service, "blackhole_edge_families_stopped").await == 1.0

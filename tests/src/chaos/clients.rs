@@ -1,4 +1,4 @@
-//! Clients of three kinds. What each got is noted by binding and call, in the order of arrival.
+//! Three kinds of clients. Each records the numbers it receives, by binding and call, in order of arrival.
 
 use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
@@ -8,42 +8,42 @@ use serde_json::json;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{
+    deployment::Deployment,
     source::{CALLS, NAMES, Source},
-    verdict::{Judgement, Line, Verdict},
-    world::World,
+    verdict::{ClientVerdict, Findings, Verdict},
 };
 use crate::{
-    lean::{Frame, Lean},
+    lean::{LeanClient, TextFrame},
     stack::Stack,
 };
 
-/// How many of each kind.
-const OF_EACH_KIND: usize = 6;
-/// A reply that takes longer will not come.
-const REPLY_WITHIN: Duration = Duration::from_secs(15);
-/// Events are steady: a client that hears nothing for so long tries another edge.
-const SILENCE_AT_MOST: Duration = Duration::from_secs(12);
-/// The first wait before coming back, at most; it doubles.
-const AGAIN_WITHIN: Duration = Duration::from_millis(250);
-/// Waits do not grow beyond this.
-const AGAIN_AT_MOST: Duration = Duration::from_secs(2);
-/// Bytes that the system keeps for a lagging client.
-const LITTLE_ROOM: u32 = 4096;
+/// Number of clients of each kind.
+const CLIENTS_PER_KIND: usize = 6;
+/// A reply that takes longer counts as lost.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Events arrive steadily: after this long without one, a client tries another edge.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
+/// Maximum of the first backoff; it doubles with each attempt.
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+/// Maximum of all backoffs.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// Receive buffer of a lagging client, in bytes.
+const SMALL_RECEIVE_BUFFER: u32 = 4096;
 
-/// How a client reads and comes back.
+/// How a client reads and reconnects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Comes back with its last cursor, at any edge.
+    /// Resumes from its last cursor, on any edge.
     Resuming,
-    /// As resuming, and reads with long pauses.
+    /// Resumes too, and reads with long pauses.
     Lagging,
-    /// Comes back as if it had never been there: what falls between its connections is not owed.
+    /// Does not resume: events between its connections are not expected.
     Plain,
 }
 
-/// All clients of a run.
+/// The clients of a run.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct Clients {
     clients: Vec<Arc<Client>>,
     source: Arc<Source>,
     overruns: Arc<Mutex<[u64; 2]>>,
@@ -54,19 +54,19 @@ pub struct Crowd {
 struct Client {
     name: String,
     kind: Kind,
-    /// The call's number modulo 2 is its account's.
+    /// Index of its account: the calls with this number modulo 2 belong to it.
     account: usize,
     bindings: Vec<String>,
-    notes: Mutex<Notes>,
+    record: Mutex<Record>,
 }
 
-/// The numbers that came by one binding of one call.
+/// The received numbers by binding and call.
 type Streams = BTreeMap<(String, usize), Vec<u64>>;
 
 #[derive(Debug, Default)]
-struct Notes {
-    /// One part for each connection of a plain client, one for all of any other.
-    parts: Vec<Part>,
+struct Record {
+    /// One segment per connection of a plain client; a single one for the other kinds.
+    segments: Vec<Segment>,
     received: usize,
     connections: usize,
     unrecovered: Vec<String>,
@@ -74,16 +74,16 @@ struct Notes {
 }
 
 #[derive(Debug, Default)]
-struct Part {
-    /// Of each call, the first number that is owed.
-    owed_from: [u64; CALLS],
+struct Segment {
+    /// For each call, the first expected number.
+    expected_from: [u64; CALLS],
     streams: Streams,
 }
 
-impl Crowd {
-    /// Connects all clients, and waits until they are subscribed.
-    pub async fn start(world: &Arc<World>, source: &Arc<Source>, seed: u64) -> Crowd {
-        // Exact words, a wildcard, both at once, and none or more.
+impl Clients {
+    /// Starts all clients and waits until they are subscribed.
+    pub async fn start(deployment: &Arc<Deployment>, source: &Arc<Source>, seed: u64) -> Clients {
+        // A wildcard, exact words, and overlapping bindings.
         let sets: [&[&str]; 3] = [
             &["call.*.*"],
             &["call.CHANNEL_CREATE.*", "call.CHANNEL_ANSWER.*", "call.CHANNEL_DESTROY.*"],
@@ -92,61 +92,62 @@ impl Crowd {
         let mut clients = Vec::new();
         let mut running = JoinSet::new();
         for kind in [Kind::Resuming, Kind::Lagging, Kind::Plain] {
-            for number in 0..OF_EACH_KIND {
+            for number in 0..CLIENTS_PER_KIND {
                 let client = Arc::new(Client {
                     name: format!("{kind} {number}"),
                     kind,
                     account: number % 2,
                     bindings: sets[number % sets.len()].iter().map(|&binding| binding.to_owned()).collect(),
-                    notes: Mutex::default(),
+                    record: Mutex::default(),
                 });
                 clients.push(Arc::clone(&client));
                 let rng = StdRng::seed_from_u64(seed.wrapping_mul(1000) + clients.len() as u64);
-                let (world, source) = (Arc::clone(world), Arc::clone(source));
-                running.spawn(async move { client.live(&world, &source, rng).await });
+                let (deployment, source) = (Arc::clone(deployment), Arc::clone(source));
+                running.spawn(async move { client.run(&deployment, &source, rng).await });
             }
         }
         let overruns = Arc::new(Mutex::new([0; 2]));
-        let (watched, noted) = (Arc::clone(world), Arc::clone(&overruns));
-        running.spawn(async move { watch_overruns(&watched, &noted).await });
+        let (watched, total) = (Arc::clone(deployment), Arc::clone(&overruns));
+        running.spawn(async move { watch_overruns(&watched, &total).await });
         crate::eventually("the clients' subscriptions", || async {
-            clients.iter().all(|client| client.notes.lock().connections > 0)
+            clients.iter().all(|client| client.record.lock().connections > 0)
         })
         .await;
-        Crowd { clients, source: Arc::clone(source), overruns, _running: running }
+        Clients { clients, source: Arc::clone(source), overruns, _running: running }
     }
 
-    /// How many events came to all of them.
+    /// The number of events that all clients have received.
     pub fn received(&self) -> usize {
-        self.clients.iter().map(|client| client.notes.lock().received).sum()
+        self.clients.iter().map(|client| client.record.lock().received).sum()
     }
 
-    /// Whether the last event of each call has come to each.
-    pub fn has_all(&self) -> bool {
+    /// Whether each client has received the last event of each of its calls.
+    pub fn have_all(&self) -> bool {
         self.clients.iter().all(|client| {
-            let notes = client.notes.lock();
-            notes.parts.last().is_some_and(|part| {
-                client.owed_streams().all(|(binding, call)| {
+            let record = client.record.lock();
+            record.segments.last().is_some_and(|segment| {
+                client.streams().all(|(binding, call)| {
                     let last = last_of(&binding, self.source.sent(call));
-                    let came = part.streams.get(&(binding, call)).and_then(|numbers| numbers.last().copied());
-                    last.is_none() || last == came || last < Some(part.owed_from[call])
+                    let received =
+                        segment.streams.get(&(binding, call)).and_then(|numbers| numbers.last().copied());
+                    last.is_none() || last == received || last < Some(segment.expected_from[call])
                 })
             })
         })
     }
 
-    /// Compares what came with what was sent. `may_be_late`: see [`Verdict::is_clean`].
+    /// Compares what clients received with what was sent. `may_be_late`: see [`Verdict::is_clean`].
     pub fn verdict(&self, may_be_late: bool) -> Verdict {
-        let lines = self.clients.iter().map(|client| client.judge(&self.source, may_be_late)).collect();
-        Verdict { lines, overruns: self.overruns.lock().iter().sum() }
+        let clients = self.clients.iter().map(|client| client.verdict(&self.source, may_be_late)).collect();
+        Verdict { clients, overruns: self.overruns.lock().iter().sum() }
     }
 }
 
-/// Counters die with their edges.
-async fn watch_overruns(world: &World, overruns: &Mutex<[u64; 2]>) {
+/// Adds up a counter of the edges, which starts from 0 whenever an edge restarts.
+async fn watch_overruns(deployment: &Deployment, overruns: &Mutex<[u64; 2]>) {
     let mut before = [0_u64; 2];
     loop {
-        for (index, edge) in world.edges.iter().enumerate() {
+        for (index, edge) in deployment.edges.iter().enumerate() {
             if let Ok(text) = edge.service.metrics().await {
                 let now = Stack::sum(&text, "blackhole_edge_sessions_overrun_total") as u64;
                 overruns.lock()[index] += if now >= before[index] { now - before[index] } else { now };
@@ -157,7 +158,7 @@ async fn watch_overruns(world: &World, overruns: &Mutex<[u64; 2]>) {
     }
 }
 
-/// Whether an event with this number is for this binding.
+/// Whether the event with this number matches the binding.
 fn is_for(binding: &str, number: u64) -> bool {
     let name = NAMES[usize::try_from(number).unwrap() % NAMES.len()];
     binding == "call.*.*" || binding == format!("call.{name}.*")
@@ -168,43 +169,44 @@ fn last_of(binding: &str, sent: u64) -> Option<u64> {
 }
 
 impl Client {
-    fn owed_streams(&self) -> impl Iterator<Item = (String, usize)> {
+    fn streams(&self) -> impl Iterator<Item = (String, usize)> {
         let calls = (0..CALLS).filter(|call| call % 2 == self.account);
         calls.flat_map(|call| self.bindings.iter().map(move |binding| (binding.clone(), call)))
     }
 
-    async fn live(&self, world: &World, source: &Source, mut rng: StdRng) {
+    async fn run(&self, deployment: &Deployment, source: &Source, mut rng: StdRng) {
         let mut cursor = None;
-        let mut wait = AGAIN_WITHIN;
+        let mut backoff = FIRST_BACKOFF;
         loop {
-            let port = world.edges[rng.random_range(0..world.edges.len())].port;
-            let Err(error) = self.visit(port, source, &mut cursor, &mut wait, &mut rng).await;
-            self.note_end(&error, source);
+            let port = deployment.edges[rng.random_range(0..deployment.edges.len())].port;
+            let Err(error) = self.connect_once(port, source, &mut cursor, &mut backoff, &mut rng).await;
+            self.record_end(&error, source);
             // Full jitter.
-            tokio::time::sleep(wait.mul_f64(rng.random())).await;
-            wait = (wait * 2).min(AGAIN_AT_MOST);
+            tokio::time::sleep(backoff.mul_f64(rng.random())).await;
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 
-    fn note_end(&self, error: &io::Error, source: &Source) {
-        let mut notes = self.notes.lock();
+    fn record_end(&self, error: &io::Error, source: &Source) {
+        let mut record = self.record.lock();
         let text = error.to_string();
-        if notes.ends.last().is_none_or(|last| !last.ends_with(&text)) {
-            notes.ends.push(format!("at {:?}: {text}", source.counts()));
+        if record.ends.last().is_none_or(|last| !last.ends_with(&text)) {
+            record.ends.push(format!("at {:?}: {text}", source.counts()));
         }
     }
 
-    /// One connection to its end.
-    async fn visit(
+    /// One connection, until it ends.
+    async fn connect_once(
         &self,
         port: u16,
         source: &Source,
         cursor: &mut Option<String>,
-        wait: &mut Duration,
+        backoff: &mut Duration,
         rng: &mut impl Rng,
     ) -> io::Result<std::convert::Infallible> {
-        let room = (self.kind == Kind::Lagging).then_some(LITTLE_ROOM);
-        let mut lean = timeout(REPLY_WITHIN, Lean::connect(port, "view=args", room)).await??;
+        let receive_buffer = (self.kind == Kind::Lagging).then_some(SMALL_RECEIVE_BUFFER);
+        let mut client =
+            timeout(REPLY_TIMEOUT, LeanClient::connect(port, "view=args", receive_buffer)).await??;
         let account = source.account(self.account);
         let mut data = json!({ "account_id": account.id, "bindings": self.bindings });
         let since = if self.kind == Kind::Plain { None } else { cursor.clone() };
@@ -212,27 +214,27 @@ impl Client {
             data["since"] = json!(cursor);
         }
         let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
-        lean.send(&request.to_string()).await?;
-        let reply = timeout(REPLY_WITHIN, reply(&mut lean)).await??;
+        client.send(&request.to_string()).await?;
+        let reply = timeout(REPLY_TIMEOUT, reply(&mut client)).await??;
         if !reply.is_success() {
             return Err(io::Error::other(reply.data().to_owned()));
         }
         {
-            let mut notes = self.notes.lock();
-            notes.connections += 1;
+            let mut record = self.record.lock();
+            record.connections += 1;
             if since.is_some() && !reply.data().contains(r#""recovered":true"#) {
-                notes.unrecovered.push(reply.data().to_owned());
+                record.unrecovered.push(reply.data().to_owned());
             }
-            if self.kind == Kind::Plain || notes.parts.is_empty() {
-                // One of each call may be under way just now.
-                let owed_from = std::array::from_fn(|call| match source.sent(call) {
+            if self.kind == Kind::Plain || record.segments.is_empty() {
+                // The next event of each call may be on its way already.
+                let expected_from = std::array::from_fn(|call| match source.sent(call) {
                     0 => 0,
                     sent => sent + 1,
                 });
-                notes.parts.push(Part { owed_from, streams: Streams::new() });
+                record.segments.push(Segment { expected_from, streams: Streams::new() });
             }
         }
-        *wait = AGAIN_WITHIN;
+        *backoff = FIRST_BACKOFF;
         let mut until_pause = 0;
         loop {
             if self.kind == Kind::Lagging {
@@ -243,64 +245,64 @@ impl Client {
                 until_pause -= 1;
             }
             let frame =
-                timeout(SILENCE_AT_MOST, lean.next()).await.map_err(|_| io::Error::other("silent"))??;
+                timeout(SILENCE_TIMEOUT, client.next()).await.map_err(|_| io::Error::other("silent"))??;
             *cursor = Some(self.take(frame)?);
         }
     }
 
-    /// Notes an event, and returns its cursor: all that a client has to remember.
-    fn take(&self, frame: Frame) -> io::Result<String> {
+    /// Records an event and returns its cursor, which is all that a client has to remember.
+    fn take(&self, frame: TextFrame) -> io::Result<String> {
         let (Some(cursor), Some(binding), Some(body)) = (frame.cursor, frame.subscribed_key, frame.args)
         else {
-            return Err(io::Error::other("a frame that is no event"));
+            return Err(io::Error::other("a frame that is not an event"));
         };
         let call =
             (0..CALLS).find(|call| Source::call_id(*call) == body.call).expect("an event of another test");
-        let mut notes = self.notes.lock();
-        notes.received += 1;
-        let part = notes.parts.last_mut().expect("there was a reply");
-        part.streams.entry((binding, call)).or_default().push(body.number);
+        let mut record = self.record.lock();
+        record.received += 1;
+        let segment = record.segments.last_mut().expect("the reply has started a segment");
+        segment.streams.entry((binding, call)).or_default().push(body.number);
         Ok(cursor)
     }
 
-    fn judge(&self, source: &Source, may_be_late: bool) -> Line {
-        let notes = self.notes.lock();
-        let mut findings = Vec::new();
-        for (binding, call) in self.owed_streams() {
-            let mut judgement = Judgement::default();
-            for (index, part) in notes.parts.iter().enumerate() {
+    fn verdict(&self, source: &Source, may_be_late: bool) -> ClientVerdict {
+        let record = self.record.lock();
+        let mut all = Vec::new();
+        for (binding, call) in self.streams() {
+            let mut findings = Findings::default();
+            for (index, segment) in record.segments.iter().enumerate() {
                 let none = Vec::new();
-                let came = part.streams.get(&(binding.clone(), call)).unwrap_or(&none);
-                let is_last = index + 1 == notes.parts.len();
-                // A connection that was cut owes nothing behind the newest that it brought; nor before it, where that
-                // may have been late.
+                let received = segment.streams.get(&(binding.clone(), call)).unwrap_or(&none);
+                let is_last = index + 1 == record.segments.len();
+                // After a connection was cut, nothing newer than its last event is expected on it; and nothing at all
+                // if events may be late.
                 let end = if is_last {
                     source.sent(call)
                 } else if may_be_late {
                     0
                 } else {
-                    came.iter().max().map_or(0, |newest| newest + 1)
+                    received.iter().max().map_or(0, |newest| newest + 1)
                 };
-                let owed = (part.owed_from[call]..end).filter(|number| is_for(&binding, *number));
-                judgement.add(Judgement::of(came, owed));
+                let expected = (segment.expected_from[call]..end).filter(|number| is_for(&binding, *number));
+                findings.add(Findings::of(received, expected));
             }
-            findings.push((format!("{binding} of {}", Source::call_id(call)), judgement));
+            all.push((format!("{binding} of {}", Source::call_id(call)), findings));
         }
-        Line {
-            client: self.name.clone(),
-            received: notes.received,
-            connections: notes.connections,
-            findings,
-            unrecovered: notes.unrecovered.clone(),
-            ends: notes.ends.clone(),
+        ClientVerdict {
+            name: self.name.clone(),
+            received: record.received,
+            connections: record.connections,
+            findings: all,
+            unrecovered: record.unrecovered.clone(),
+            ends: record.ends.clone(),
         }
     }
 }
 
-/// The reply; what comes before it is not owed.
-async fn reply(lean: &mut Lean) -> io::Result<Frame> {
+/// The reply to the subscription. Events before it are ignored.
+async fn reply(client: &mut LeanClient) -> io::Result<TextFrame> {
     loop {
-        let frame = lean.next().await?;
+        let frame = client.next().await?;
         if frame.action == "reply" {
             return Ok(frame);
         }

@@ -1,8 +1,8 @@
-//! KAZOO: events numbered per call, at a steady rate, each again and again until it lies in the durable queue.
+//! KAZOO: events numbered per call, at a steady rate, each retried until it is in the durable queue.
 //!
-//! KAZOO's exchanges do not outlive the broker, and the queue is bound anew after that. A broker confirms what it
-//! could route to nobody, so a confirm alone says little: messages are `mandatory`, and one that comes back was not
-//! sent. They are persistent, for a queue keeps nothing else over the broker's death.
+//! KAZOO's exchanges do not survive a restart of the broker, after which the ingest binds its queue again. A broker
+//! also confirms messages that it cannot route, so a confirm is not enough: messages are `mandatory`, and a returned
+//! one counts as not sent. They are persistent, so that the queue keeps them when the broker dies.
 
 use std::{
     sync::{
@@ -18,31 +18,31 @@ use lapin::{BasicProperties, Confirmation, options::BasicPublishOptions};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::world::World;
+use super::deployment::Deployment;
 use crate::{accounts::Account, events};
 
-/// Calls, half of them of one account, half of another.
+/// Number of calls: half of them belong to one account, half to another.
 pub const CALLS: usize = 6;
-/// The events of a call; an event's name follows from its number.
+/// Event names; the number of an event determines its name.
 pub const NAMES: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
-/// Between two events of a call.
-const EVERY: Duration = Duration::from_millis(30);
-/// What a body has besides: with it, events are as large as KAZOO's.
+/// Time between two events of a call.
+const EVENT_INTERVAL: Duration = Duration::from_millis(30);
+/// Padding that makes bodies as large as KAZOO's.
 const PADDING: usize = 1000;
-/// A confirm that takes longer will not come.
-const CONFIRM_WITHIN: Duration = Duration::from_secs(20);
-const AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// A confirm that takes longer counts as lost.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
-/// The calls, and how many of their events have been sent.
+/// The calls, and the number of events sent for each.
 #[derive(Debug)]
 pub struct Source {
-    /// Two accounts.
+    /// The two accounts.
     pub accounts: [Account; 2],
     sent: [AtomicU64; CALLS],
     stopping: AtomicBool,
 }
 
-/// A source that sends.
+/// A source that is sending.
 #[derive(Debug)]
 pub struct Sending {
     source: Arc<Source>,
@@ -50,8 +50,8 @@ pub struct Sending {
 }
 
 impl Source {
-    /// One that sends nothing yet.
-    pub fn new(_world: &World) -> Arc<Source> {
+    /// A source that does not send yet.
+    pub fn new() -> Arc<Source> {
         let accounts = [Account::fresh(), Account::fresh()];
         Arc::new(Source { accounts, sent: Default::default(), stopping: AtomicBool::new(false) })
     }
@@ -66,34 +66,34 @@ impl Source {
         &self.accounts[call % 2]
     }
 
-    /// How many events of a call have been sent: those with lower numbers.
+    /// The number of events sent for a call: their numbers are lower than this.
     pub fn sent(&self, call: usize) -> u64 {
         self.sent[call].load(Ordering::SeqCst)
     }
 
-    /// [`Source::sent`] of all calls.
+    /// [`Source::sent`] for all calls.
     pub fn counts(&self) -> Vec<u64> {
         (0..CALLS).map(|call| self.sent(call)).collect()
     }
 
-    /// Begins.
-    pub fn start(self: &Arc<Self>, world: &Arc<World>) -> Sending {
+    /// Starts sending.
+    pub fn start(self: &Arc<Self>, deployment: &Arc<Deployment>) -> Sending {
         let mut calls = JoinSet::new();
         for call in 0..CALLS {
-            let (source, world) = (Arc::clone(self), Arc::clone(world));
-            calls.spawn(async move { source.send(call, &world).await });
+            let (source, deployment) = (Arc::clone(self), Arc::clone(deployment));
+            calls.spawn(async move { source.send(call, &deployment).await });
         }
         Sending { source: Arc::clone(self), calls }
     }
 
-    async fn send(&self, call: usize, world: &World) {
+    async fn send(&self, call: usize, deployment: &Deployment) {
         let publisher = loop {
-            match Publisher::connect(&world.rabbitmq.url()).await {
+            match Publisher::connect(&deployment.rabbitmq.url()).await {
                 Ok(publisher) => break publisher,
-                Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
+                Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
             }
         };
-        let mut ticks = tokio::time::interval(EVERY);
+        let mut ticks = tokio::time::interval(EVENT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for number in 0.. {
             ticks.tick().await;
@@ -106,14 +106,14 @@ impl Source {
             event.body["Padding"] = json!("x".repeat(PADDING));
             let body = event.body.to_string();
             while publish(&publisher, event.exchange, &event.key, body.as_bytes()).await.is_err() {
-                tokio::time::sleep(AGAIN_AFTER).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
             self.sent[call].store(number + 1, Ordering::SeqCst);
         }
     }
 }
 
-/// Publishes one message; a success means that a queue has it.
+/// Publishes a message. On success it is in a queue.
 async fn publish(publisher: &Publisher, exchange: &str, key: &str, body: &[u8]) -> Result<()> {
     let published = async {
         let channel = publisher.channel().await?;
@@ -123,17 +123,19 @@ async fn publish(publisher: &Publisher, exchange: &str, key: &str, body: &[u8]) 
         let confirm = channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?;
         match confirm.await? {
             Confirmation::Ack(None) => Ok(()),
-            _ => bail!("no queue has it"),
+            _ => bail!("the message is in no queue"),
         }
     };
-    tokio::time::timeout(CONFIRM_WITHIN, published).await?
+    tokio::time::timeout(CONFIRM_TIMEOUT, published).await?
 }
 
 impl Sending {
-    /// Ends with the next event of each call.
+    /// Stops after the next event of each call.
     pub async fn stop(mut self) {
         self.source.stopping.store(true, Ordering::SeqCst);
         let all = async { while self.calls.join_next().await.is_some() {} };
-        tokio::time::timeout(Duration::from_secs(180), all).await.expect("the broker takes no more events");
+        tokio::time::timeout(Duration::from_secs(180), all)
+            .await
+            .expect("the broker does not accept the last events");
     }
 }

@@ -1,40 +1,40 @@
-//! The verdict: what is missing, doubled or out of order, by number.
+//! The verdict: lost, duplicate and out-of-order events, by number.
 
 use std::{
     collections::BTreeSet,
     fmt::{self, Write as _},
 };
 
-/// What one client got of one call by one binding, against what it was owed.
+/// The events of one call that a client received for one binding, compared with the expected ones.
 #[derive(Clone, Debug, Default)]
-pub struct Judgement {
-    /// Owed and never came.
+pub struct Findings {
+    /// Expected, but not received.
     pub lost: Vec<u64>,
-    /// Came more than once.
+    /// Received more than once.
     pub duplicate: Vec<u64>,
-    /// Came after a later one.
+    /// Received after a later one.
     pub out_of_order: Vec<u64>,
 }
 
-impl Judgement {
-    /// Compares the numbers that came with those that were owed.
-    pub fn of(came: &[u64], owed: impl Iterator<Item = u64>) -> Judgement {
-        let mut judgement = Judgement::default();
+impl Findings {
+    /// Compares the received numbers with the expected ones.
+    pub fn of(received: &[u64], expected: impl Iterator<Item = u64>) -> Findings {
+        let mut findings = Findings::default();
         let (mut seen, mut highest) = (BTreeSet::new(), None);
-        for number in came {
+        for number in received {
             if !seen.insert(*number) {
-                judgement.duplicate.push(*number);
+                findings.duplicate.push(*number);
             } else if highest > Some(*number) {
-                judgement.out_of_order.push(*number);
+                findings.out_of_order.push(*number);
             }
             highest = highest.max(Some(*number));
         }
-        judgement.lost = owed.filter(|number| !seen.contains(number)).collect();
-        judgement
+        findings.lost = expected.filter(|number| !seen.contains(number)).collect();
+        findings
     }
 
-    /// Adds another part of the same.
-    pub fn add(&mut self, other: Judgement) {
+    /// Adds the findings about another connection.
+    pub fn add(&mut self, other: Findings) {
         self.lost.extend(other.lost);
         self.duplicate.extend(other.duplicate);
         self.out_of_order.extend(other.out_of_order);
@@ -45,39 +45,39 @@ impl Judgement {
     }
 }
 
-/// A client's line of the table.
+/// The findings about one client: a line of the table.
 #[derive(Clone, Debug)]
-pub struct Line {
-    /// Its kind and number.
-    pub client: String,
-    /// Events that came.
+pub struct ClientVerdict {
+    /// The kind and number of the client.
+    pub name: String,
+    /// Number of events received.
     pub received: usize,
-    /// Connections that it had.
+    /// Number of connections.
     pub connections: usize,
-    /// Its findings, each with binding and call.
-    pub findings: Vec<(String, Judgement)>,
-    /// Resumes that were not recovered, with the reply.
+    /// The findings by binding and call.
+    pub findings: Vec<(String, Findings)>,
+    /// Replies to resumes that did not recover the history.
     pub unrecovered: Vec<String>,
-    /// With which words connections ended.
+    /// Why connections ended.
     pub ends: Vec<String>,
 }
 
-/// The whole table.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// A line for each client.
-    pub lines: Vec<Line>,
-    /// How often sessions overran their queues, as far as edges lived to tell.
+    /// One for each client.
+    pub clients: Vec<ClientVerdict>,
+    /// How often the queue of a session overflowed. Counts of killed edges are incomplete.
     pub overruns: u64,
 }
 
 impl Verdict {
-    /// Whether every client got what it was owed. `may_be_late`: events that a dying leader of a cluster kept to
-    /// itself may come after later ones.
+    /// Whether every client received what was expected. `may_be_late`: events that a dying leader of a NATS cluster had
+    /// not sent yet may arrive after later ones.
     pub fn is_clean(&self, may_be_late: bool) -> bool {
-        self.lines.iter().all(|line| {
-            line.unrecovered.is_empty()
-                && line.findings.iter().all(|(_, judgement)| judgement.is_clean(may_be_late))
+        self.clients.iter().all(|client| {
+            client.unrecovered.is_empty()
+                && client.findings.iter().all(|(_, findings)| findings.is_clean(may_be_late))
         })
     }
 }
@@ -90,41 +90,41 @@ impl fmt::Display for Verdict {
             "client", "received", "connections", "lost", "duplicate", "out of order", "unrecovered"
         )?;
         let mut numbers = String::new();
-        for line in &self.lines {
-            let count = |of: fn(&Judgement) -> &Vec<u64>| -> usize {
-                line.findings.iter().map(|(_, judgement)| of(judgement).len()).sum()
+        for client in &self.clients {
+            let count = |of: fn(&Findings) -> &Vec<u64>| -> usize {
+                client.findings.iter().map(|(_, findings)| of(findings).len()).sum()
             };
             writeln!(
                 f,
                 "{:<12} {:>9} {:>11} {:>6} {:>9} {:>12} {:>11}",
-                line.client,
-                line.received,
-                line.connections,
-                count(|judgement| &judgement.lost),
-                count(|judgement| &judgement.duplicate),
-                count(|judgement| &judgement.out_of_order),
-                line.unrecovered.len(),
+                client.name,
+                client.received,
+                client.connections,
+                count(|findings| &findings.lost),
+                count(|findings| &findings.duplicate),
+                count(|findings| &findings.out_of_order),
+                client.unrecovered.len(),
             )?;
-            for (what, judgement) in &line.findings {
+            for (what, findings) in &client.findings {
                 let kinds = [
-                    ("lost", &judgement.lost),
-                    ("duplicate", &judgement.duplicate),
-                    ("out of order", &judgement.out_of_order),
+                    ("lost", &findings.lost),
+                    ("duplicate", &findings.duplicate),
+                    ("out of order", &findings.out_of_order),
                 ];
                 for (kind, list) in kinds.iter().filter(|(_, list)| !list.is_empty()) {
-                    writeln!(numbers, "{}: {what}: {kind}: {}", line.client, ranges(list))?;
+                    writeln!(numbers, "{}: {what}: {kind}: {}", client.name, ranges(list))?;
                 }
             }
-            for reply in &line.unrecovered {
-                writeln!(numbers, "{}: not recovered: {reply}", line.client)?;
+            for reply in &client.unrecovered {
+                writeln!(numbers, "{}: not recovered: {reply}", client.name)?;
             }
             let has_findings =
-                !line.unrecovered.is_empty() || line.findings.iter().any(|(_, one)| !one.is_clean(false));
+                !client.unrecovered.is_empty() || client.findings.iter().any(|(_, one)| !one.is_clean(false));
             if has_findings {
-                writeln!(numbers, "{}: connections: {}", line.client, line.ends.join("; "))?;
+                writeln!(numbers, "{}: connections: {}", client.name, client.ends.join("; "))?;
             }
         }
-        write!(f, "queues overran {} times\n{numbers}", self.overruns)
+        write!(f, "queues overflowed {} times\n{numbers}", self.overruns)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Three nats-servers that keep everything three times.
+//! A cluster of three NATS servers.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ pub struct NatsCluster {
 }
 
 impl NatsCluster {
-    /// Starts one with everything below `dir`, and waits until its servers can be connected to. They do not tell
-    /// clients of each other, so that all of their connections go where the configuration says.
+    /// Starts a cluster below `dir` and waits until its servers accept connections. They do not advertise each other to
+    /// clients, so clients connect only to the configured addresses.
     pub async fn start(dir: &Path) -> Result<Self> {
         let routes = [ports::free()?, ports::free()?, ports::free()?];
         let urls = routes.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");

@@ -1,4 +1,4 @@
-//! A nats-server with JetStream.
+//! A NATS server with JetStream.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::process::Spec;
 use crate::server::{Ready, Server};
 use crate::{install, ports};
 
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A NATS server; port and store stay over [`Server::restart`] and the like, to be called on [`Nats::server`].
+/// A NATS server. It keeps its port and store when [`Nats::server`] is stopped, killed or restarted.
 #[derive(Debug)]
 pub struct Nats {
     server: Server,
@@ -20,12 +20,12 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts one with its configuration, store and log below `dir`, and waits until it is ready.
+    /// Starts a server with its configuration, store and log below `dir`, and waits until it is ready.
     pub async fn start(dir: &Path) -> Result<Self> {
         Self::with_config(dir, "").await
     }
 
-    /// As [`Nats::start`], with more lines for its configuration file.
+    /// As [`Nats::start`], with additional lines in its configuration file.
     pub async fn with_config(dir: &Path, more: &str) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let program = install::find(install::NATS_SERVER)?;
@@ -41,11 +41,11 @@ impl Nats {
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         let spec = Spec::new(program).arg("--config").arg(&file).log(dir.join("nats.log"));
         let ready = Ready::Nats(format!("127.0.0.1:{port}"));
-        let server = Server::start("nats-server", spec, ready, READY_WITHIN).await?;
+        let server = Server::start("nats-server", spec, ready, READY_TIMEOUT).await?;
         Ok(Self { server, port, monitor })
     }
 
-    /// The process, to kill, freeze, stop and start.
+    /// The process, to be killed, frozen, stopped and started.
     pub fn server(&self) -> &Server {
         &self.server
     }
@@ -60,7 +60,7 @@ impl Nats {
         self.port
     }
 
-    /// `host:port` of the server's own monitoring (`/connz`, `/subsz`, `/jsz`, ...).
+    /// `host:port` of the server's monitoring endpoint (`/connz`, `/subsz`, `/jsz`, ...).
     pub fn monitor(&self) -> String {
         format!("127.0.0.1:{}", self.monitor)
     }

@@ -1,7 +1,7 @@
-//! A RabbitMQ broker with an epmd of its own.
+//! A RabbitMQ broker with its own epmd.
 //!
-//! Erlang starts its port mapper, epmd, as a daemon of the whole machine, and leaves it behind. Here epmd is a child
-//! on a private port like the broker is, and Erlang is told not to start one.
+//! Erlang starts its port mapper, epmd, as a machine-wide daemon that outlives the broker. Here epmd is a child process
+//! on a private port, and Erlang is configured not to start one.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -15,25 +15,25 @@ use crate::process::Spec;
 use crate::server::{Ready, Server};
 use crate::{install, ports};
 
-/// Its start takes 3 to 8 seconds on two free cores.
-const READY_WITHIN: Duration = Duration::from_secs(120);
-const CTL_WITHIN: Duration = Duration::from_secs(60);
+/// Starting takes 3 to 8 seconds on two idle cores.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+const CTL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Two schedulers and few threads: the machine has other things to do. No wildcard may appear here, as a shell splits
-/// this text.
+/// Two schedulers and few threads, to leave the machine to the tests. A shell splits this text, so it must not contain
+/// wildcards.
 const ERLANG: &str = "+S 2:2 +SDio 4 -kernel inet_dist_use_interface {127,0,0,1}";
 
-/// The command-line tool must neither listen nor take more than one core.
+/// For rabbitmqctl: no listener, and one core at most.
 const CTL_ERLANG: &str = "+S 1:1 -dist_listen false";
 
 const CONFIG: &str = "vm_memory_high_watermark.absolute = 1GB\n\
                       disk_free_limit.absolute = 50MB\n\
                       log.console.level = warning\n";
 
-/// A RabbitMQ broker; port and data stay over [`Server::restart`] and the like, to be called on [`RabbitMq::server`].
+/// A RabbitMQ broker. It keeps its port and data when [`RabbitMq::server`] is stopped, killed or restarted.
 #[derive(Debug)]
 pub struct RabbitMq {
-    // Fields are dropped in this order: the broker needs epmd.
+    // Dropped before epmd, which it needs.
     server: Server,
     epmd: Server,
     port: u16,
@@ -42,17 +42,17 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// Starts one with its configuration, data and logs below `dir`, and waits until it is ready.
+    /// Starts a broker with its configuration, data and logs below `dir`, and waits until it is ready.
     pub async fn start(dir: &Path) -> Result<Self> {
         Self::with_config(dir, "").await
     }
 
-    /// As [`RabbitMq::start`], with more lines for its configuration file.
+    /// As [`RabbitMq::start`], with additional lines in its configuration file.
     pub async fn with_config(dir: &Path, more: &str) -> Result<Self> {
         Self::with_plugins(dir, &[], more).await
     }
 
-    /// As [`RabbitMq::with_config`], with these of its own plugins.
+    /// As [`RabbitMq::with_config`], with these plugins enabled.
     pub async fn with_plugins(dir: &Path, plugins: &[&str], more: &str) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let program = install::find(install::RABBITMQ_SERVER)?;
@@ -68,16 +68,16 @@ impl RabbitMq {
 
         let spec = Spec::new(&program).dir(dir).log(dir.join("rabbitmq.log"));
         let spec = env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
-        let server = Server::start("rabbitmq-server", spec, Ready::Amqp(url(port)), READY_WITHIN).await?;
+        let server = Server::start("rabbitmq-server", spec, Ready::Amqp(url(port)), READY_TIMEOUT).await?;
         Ok(Self { server, epmd, port, ctl: program.with_file_name("rabbitmqctl"), env })
     }
 
-    /// The broker's process, to kill, freeze, stop and start.
+    /// The broker's process, to be killed, frozen, stopped and started.
     pub fn server(&self) -> &Server {
         &self.server
     }
 
-    /// Stops the broker in order, and its epmd.
+    /// Stops the broker gracefully, then its epmd.
     pub async fn stop(&self) -> Result<()> {
         let stopped = self.server.stop().await;
         self.epmd.kill().await?;
@@ -95,12 +95,12 @@ impl RabbitMq {
         self.port
     }
 
-    /// Runs `rabbitmqctl` and returns what it printed.
+    /// Runs `rabbitmqctl` and returns its output.
     pub async fn ctl(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.ctl);
         command.arg("--quiet").args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
-        let output = tokio::time::timeout(CTL_WITHIN, command.kill_on_drop(true).output());
-        let output = output.await.context("rabbitmqctl takes too long")?.context("cannot run rabbitmqctl")?;
+        let output = tokio::time::timeout(CTL_TIMEOUT, command.kill_on_drop(true).output());
+        let output = output.await.context("rabbitmqctl timed out")?.context("cannot run rabbitmqctl")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             bail!("rabbitmqctl {} failed: {text}{}", args.join(" "), String::from_utf8_lossy(&output.stderr));
@@ -108,12 +108,12 @@ impl RabbitMq {
         Ok(text)
     }
 
-    /// Closes every client's connection from the broker's side.
+    /// Makes the broker close all client connections.
     pub async fn close_all_connections(&self) -> Result<()> {
         self.ctl(&["close_all_connections", "test"]).await.map(drop)
     }
 
-    /// The messages of each queue: ready and unacknowledged.
+    /// The number of messages in each queue, unacknowledged ones included.
     pub async fn queues(&self) -> Result<Vec<(String, u64)>> {
         let text = self.ctl(&["list_queues", "--no-table-headers", "name", "messages"]).await?;
         let rows = text.lines().filter_map(|line| line.rsplit_once('\t'));
@@ -127,7 +127,7 @@ fn url(port: u16) -> String {
 
 fn write_files(dir: &Path, config: &str, plugins: &[&str]) -> Result<()> {
     std::fs::write(dir.join("rabbitmq.conf"), config)?;
-    // Empty, so that the machine's own files of these names are not read.
+    // Empty, so that RabbitMQ does not read the machine's own files of these names.
     std::fs::write(dir.join("rabbitmq-env.conf"), "")?;
     std::fs::write(dir.join("advanced.config"), "[].\n")?;
     std::fs::write(dir.join("enabled_plugins"), format!("[{}].\n", plugins.join(",")))?;
@@ -159,7 +159,7 @@ fn environment(dir: &Path, port: u16, epmd_port: u16) -> Result<Vec<(&'static st
         ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
         ("ERL_FLAGS", "-start_epmd false".into()),
         ("ERL_CRASH_DUMP", below("erl_crash.dump")),
-        // The start script then becomes the broker, instead of staying as a parent that cannot be killed with it.
+        // Makes the start script exec the broker, instead of staying its parent, which a signal would not reach.
         ("RUNNING_UNDER_SYSTEMD", "true".into()),
     ])
 }

@@ -1,36 +1,36 @@
-//! Keeps systemd from starting and enabling the services of packages that are installed only for their programs.
+//! Keeps systemd from starting and enabling services of packages that are installed only for their programs.
 
 use std::process::{Command, Stdio};
 
 use crate::progress::say;
 
-/// Units that are masked until the packages are installed.
+/// Units that are masked while packages are installed.
 ///
-/// Debian starts a service when its package is installed, unless the unit is masked. Without systemd the environment's
-/// `RUNLEVEL=1` does the same.
-pub(super) struct KeptQuiet<'a> {
+/// Debian starts a service when its package is installed, unless the unit is masked. Without systemd, `RUNLEVEL=1` in
+/// the environment prevents that.
+pub(super) struct MaskedUnits<'a> {
     units: Vec<&'a str>,
     sudo: bool,
 }
 
-impl<'a> KeptQuiet<'a> {
-    /// Masks the units, except those of services that exist here already: they are someone's.
+impl<'a> MaskedUnits<'a> {
+    /// Masks the units, except those that exist already: somebody uses these services.
     pub(super) fn new(units: &[&'a str], sudo: bool) -> Self {
         let systemd = std::path::Path::new("/run/systemd/system").is_dir();
         let mut units: Vec<&str> = if systemd { units.to_vec() } else { Vec::new() };
         units.sort_unstable();
         units.dedup();
         units.retain(|unit| !succeeds(Command::new("systemctl").args(["cat", unit])));
-        let quiet = Self { units, sudo };
-        quiet.systemctl(&["mask", "--runtime"]);
-        quiet
+        let masked = Self { units, sudo };
+        masked.systemctl(&["mask", "--runtime"]);
+        masked
     }
 
-    /// Takes the masks away; services that came with the packages are not left to start at the next boot.
+    /// Unmasks the units, and disables new ones so that they do not start at the next boot.
     pub(super) fn release(self, installed: bool) {
         self.systemctl(&["unmask", "--runtime"]);
         if installed && !self.units.is_empty() && self.systemctl(&["disable", "--quiet"]) {
-            say(format_args!("left disabled: {}", self.units.join(", ")));
+            say(format_args!("installed, but not enabled: {}", self.units.join(", ")));
         }
     }
 
@@ -45,7 +45,7 @@ impl<'a> KeptQuiet<'a> {
         let done = succeeds(command.args(verb).args(&self.units));
         if !done {
             let action = verb.first().copied().unwrap_or_default();
-            say(format_args!("systemctl {action} failed: check {}", self.units.join(", ")));
+            say(format_args!("systemctl {action} failed; check the state of {}", self.units.join(", ")));
         }
         done
     }

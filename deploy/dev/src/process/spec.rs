@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Runs after the death signal is set: whoever lost its parent before that must not go on.
+/// Runs once the death signal is set. If the parent ended before that, the child must not continue.
 const GUARD: &str = r#"test "$PPID" = "$0" && exec "$@""#;
 
-/// Variables of ours that a child does not get. Services take their whole configuration from the environment: only
-/// what is given may reach them. And what cargo told us of our own package would make a cargo that we run build
-/// some libraries (ring) anew.
-const KEPT_BACK: [&str; 6] = [
+/// Prefixes of environment variables that a child does not inherit. Services read their configuration from the
+/// environment and must see only what the [`Spec`] sets. Variables that describe our own package would make a child
+/// cargo rebuild some libraries (ring).
+const WITHHELD_VARIABLES: [&str; 6] = [
     "BLACKHOLE_",
     "CARGO_MANIFEST_",
     "CARGO_PKG_",
@@ -36,7 +36,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Runs `program`; its output goes where ours goes until [`Spec::log`] says otherwise.
+    /// Runs `program`. Its output goes where ours goes, unless [`Spec::log`] is set.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
@@ -61,7 +61,7 @@ impl Spec {
         self
     }
 
-    /// Sets one variable of the environment.
+    /// Sets an environment variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
@@ -73,7 +73,7 @@ impl Spec {
         self
     }
 
-    /// Appends both outputs to this file.
+    /// Appends standard output and standard error to this file.
     pub fn log(mut self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
         self.stdout = Some(file.clone());
@@ -81,14 +81,14 @@ impl Spec {
         self
     }
 
-    /// Appends only the standard output to this file.
+    /// Appends the standard output to this file.
     pub fn stdout(mut self, file: impl Into<PathBuf>) -> Self {
         self.stdout = Some(file.into());
         self
     }
 
-    /// What it gets when we die, instead of SIGKILL: for programs that must not be cut off in the middle.
-    pub fn interrupted_by_our_death(mut self) -> Self {
+    /// Sends SIGINT instead of SIGKILL when this process ends: for programs that must not be interrupted halfway.
+    pub fn interrupt_on_parent_death(mut self) -> Self {
         self.death_signal = "INT";
         self
     }
@@ -98,19 +98,19 @@ impl Spec {
         self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
     }
 
-    /// The file that its error output goes to, else its standard output.
+    /// The file that gets its standard error, or else its standard output.
     pub(super) fn log_file(&self) -> Option<PathBuf> {
         self.stderr.clone().or_else(|| self.stdout.clone())
     }
 
-    /// The command, wrapped so that it does not outlive us.
+    /// The command, wrapped so that it does not outlive this process.
     pub(super) fn command(&self) -> Result<Command> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", self.death_signal, "--", "sh", "-c", GUARD]);
         command.arg(std::process::id().to_string()).arg(&self.program).args(&self.args);
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if KEPT_BACK.iter().any(|prefix| text.starts_with(prefix)) {
+            if WITHHELD_VARIABLES.iter().any(|prefix| text.starts_with(prefix)) {
                 command.env_remove(&name);
             }
         }

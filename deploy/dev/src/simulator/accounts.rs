@@ -1,4 +1,4 @@
-//! The accounts of the simulated cluster, and the people who have phones in them.
+//! The accounts of the simulated cluster, and the people with phones in them.
 
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// The sample accounts file, as auth-svc reads it.
 pub const SAMPLE_ACCOUNTS: &str = include_str!("../../accounts.toml");
 
-/// People per account: few enough that an eye soon knows them.
+/// People per account: few enough to recognise them in the output.
 const PEOPLE: usize = 5;
 
 const NAMES: &[&str] = &[
@@ -43,12 +43,12 @@ pub struct Account {
     pub name: String,
     /// Its SIP realm.
     pub realm: String,
-    /// The account above it; none for the top.
+    /// Its parent account; none for the top account.
     pub parent: Option<String>,
     /// Whether it may see every account.
     #[serde(default)]
     pub superduper_admin: bool,
-    /// Its people, made up from its id.
+    /// Its people, generated from its id.
     #[serde(skip)]
     pub(super) people: Vec<Person>,
 }
@@ -73,14 +73,14 @@ struct AccountsFile {
 impl Account {
     /// Reads an accounts file.
     pub fn parse(text: &str) -> Result<Vec<Self>> {
-        let mut accounts = toml::from_str::<AccountsFile>(text).context("bad accounts file")?.account;
+        let mut accounts = toml::from_str::<AccountsFile>(text).context("invalid accounts file")?.account;
         for account in &mut accounts {
             account.people = account.make_people();
         }
         Ok(accounts)
     }
 
-    /// The same people for the same id, whatever the plan's seed is.
+    /// The people depend on the id alone, not on the seed of the plan.
     fn make_people(&self) -> Vec<Person> {
         let seed =
             self.id.bytes().fold(0_u64, |hash, byte| hash.wrapping_mul(131).wrapping_add(u64::from(byte)));
@@ -110,7 +110,7 @@ pub fn sample() -> Result<Vec<Account>> {
     Account::parse(SAMPLE_ACCOUNTS)
 }
 
-/// The account that may see all others.
+/// The account that may access all others.
 pub fn top_account(accounts: &[Account]) -> Result<&Account> {
     accounts.iter().find(|account| account.superduper_admin).context("no account is superduper_admin")
 }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_is_one_tree_with_one_top() {
+    fn the_sample_accounts_form_one_tree() {
         let accounts = sample().unwrap();
         let ids: Vec<_> = accounts.iter().map(|account| account.id.as_str()).collect();
         let top = top_account(&accounts).unwrap();

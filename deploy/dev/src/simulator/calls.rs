@@ -1,4 +1,4 @@
-//! Calls: two legs that ring, talk, wait, are parked, and end.
+//! Calls: two legs that ring, are answered, held or parked, and end.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::presence;
 use super::script::{Object, Script, Word, object};
 use super::words::gregorian;
 
-/// The domain of the simulated cluster's own machines.
+/// The domain of the simulated cluster's machines.
 pub(super) const CLUSTER: &str = "zone1.example.com";
 
 const EXCHANGE: &str = "callevt";
@@ -38,9 +38,9 @@ struct Leg {
     answered: Option<Duration>,
 }
 
-/// How a call goes.
+/// What happens in a call.
 #[derive(Clone, Copy)]
-enum Course {
+enum Scenario {
     Talk,
     TalkWithHold,
     ParkedAndRetrieved,
@@ -49,27 +49,27 @@ enum Course {
     NoAnswer,
 }
 
-/// Writes one call, incoming or outgoing or from desk to desk.
+/// Writes a call: incoming, outgoing, or between two people of the account.
 pub(super) fn call(script: &mut Script<'_>) {
-    let courses = [
-        Course::Talk,
-        Course::Talk,
-        Course::TalkWithHold,
-        Course::TalkWithHold,
-        Course::ParkedAndRetrieved,
-        Course::ParkedAndAbandoned,
-        Course::Busy,
-        Course::NoAnswer,
+    let scenarios = [
+        Scenario::Talk,
+        Scenario::Talk,
+        Scenario::TalkWithHold,
+        Scenario::TalkWithHold,
+        Scenario::ParkedAndRetrieved,
+        Scenario::ParkedAndAbandoned,
+        Scenario::Busy,
+        Scenario::NoAnswer,
     ];
-    let course = script.one_of(&courses, Course::Talk);
+    let scenario = script.one_of(&scenarios, Scenario::Talk);
     let (mut a, mut b) = legs(script);
     create(script, &mut a);
     script.wait(0.1, 0.3);
     create(script, &mut b);
     script.wait(0.6, 2.0);
-    match course {
-        Course::Busy => return hang_up(script, &b, &a, "USER_BUSY", "sip:486"),
-        Course::NoAnswer => return hang_up(script, &b, &a, "NO_ANSWER", "sip:480"),
+    match scenario {
+        Scenario::Busy => return hang_up(script, &b, &a, "USER_BUSY", "sip:486"),
+        Scenario::NoAnswer => return hang_up(script, &b, &a, "NO_ANSWER", "sip:480"),
         _ => {}
     }
     answer(script, &mut b);
@@ -80,10 +80,10 @@ pub(super) fn call(script: &mut Script<'_>) {
         stream(script, &a, "start");
     }
     script.wait(1.0, 3.0);
-    match course {
-        Course::TalkWithHold => hold(script, &b),
-        Course::ParkedAndRetrieved => park(script, &a, &b, "PARK_RETRIEVED"),
-        Course::ParkedAndAbandoned => park(script, &a, &b, "PARK_ABANDONED"),
+    match scenario {
+        Scenario::TalkWithHold => hold(script, &b),
+        Scenario::ParkedAndRetrieved => park(script, &a, &b, "PARK_RETRIEVED"),
+        Scenario::ParkedAndAbandoned => park(script, &a, &b, "PARK_ABANDONED"),
         _ => {}
     }
     script.wait(0.5, 3.0);
@@ -134,7 +134,7 @@ fn hold(script: &mut Script<'_>, leg: &Leg) {
     script.wait(0.5, 1.5);
 }
 
-/// The caller is parked, and either somebody takes the call up again, or the caller gives up.
+/// The caller is parked; then the call is retrieved, or the caller hangs up.
 fn park(script: &mut Script<'_>, caller: &Leg, desk: &Leg, end: &'static str) {
     let slot = json!({
         "Parking-Slot": script.one_of(&["*3101", "*3102", "*3103"], "*3101"),
@@ -147,7 +147,7 @@ fn park(script: &mut Script<'_>, caller: &Leg, desk: &Leg, end: &'static str) {
     event(script, caller, end, slot);
 }
 
-/// The caller's voice goes to a program outside (KAZOO 5).
+/// The caller's audio is streamed to an external program (KAZOO 5).
 fn stream(script: &mut Script<'_>, leg: &Leg, event: &'static str) {
     let account = script.account;
     let mut body = script.header("pivot", "stream", event);
@@ -217,7 +217,8 @@ fn leg(
 ) -> Leg {
     let address = person.as_ref().map_or("203.0.113.7".to_owned(), |person| person.address.clone());
     let rng = &mut *script.rng;
-    // As in a cluster: phones and carriers name their calls after themselves, the switch by a UUID, browsers by letters.
+    // As in a real cluster: call ids of phones and carriers contain their address, the switch uses UUIDs, browsers
+    // letters.
     let call_id = match (direction, &person) {
         ("outbound", _) => uuid(&hex(rng, 32)),
         (_, Some(person)) if person.phone.starts_with("SIP.js") => letters(rng, 20),
@@ -251,7 +252,7 @@ fn event(script: &mut Script<'_>, leg: &Leg, name: &'static str, more: Value) {
     body.extend(members(script, leg));
     body.extend(object(more));
     if name == "CHANNEL_CREATE" && leg.person.is_none() && leg.direction == "inbound" {
-        // Nobody has looked yet whose the number is that was called.
+        // At this point KAZOO has not looked up the account of the called number.
         body.insert("Custom-Channel-Vars".into(), json!({ "Realm": script.account.realm }));
     }
     script.publish(

@@ -19,7 +19,7 @@ struct Member {
     person: Person,
 }
 
-/// Writes one conference of three or four people.
+/// Writes a conference of three or four people.
 pub(super) fn conference(script: &mut Script<'_>) {
     let room = Room { id: hex(script.rng, 32), instance: letters(script.rng, 20) };
     let size = script.one_of(&[3, 4], 3);
@@ -119,7 +119,7 @@ fn event(script: &mut Script<'_>, room: &Room, member: &Member, event: &'static 
     script.publish(EXCHANGE, &key, "event", body);
 }
 
-/// What KAZOO 5 shows of a conference in the browser.
+/// Events of KAZOO 5 for showing a conference in a browser.
 fn live(script: &mut Script<'_>, room: &Room, member: &Member, event: &'static str) {
     let account = script.account;
     let data = match event {
@@ -144,8 +144,8 @@ fn live(script: &mut Script<'_>, room: &Room, member: &Member, event: &'static s
     script.publish("live", &key, event, body);
 }
 
-/// A word from one member to another's browser alone (KAZOO 5): addressed to the id of that one's token, which for a
-/// person who has logged in is the user's.
+/// A message from one member to the browser of another one (KAZOO 5). It is addressed to the id of that member's token,
+/// which is the user id for people who have logged in.
 fn relay(script: &mut Script<'_>, room: &Room, from: &Member, to: &Member) {
     let account = script.account;
     let mut body = script.header("live", "relay", "whisper");

@@ -1,4 +1,4 @@
-//! Changes of documents (users, devices), and what ends as a document: faxes, voicemail.
+//! Changes to documents: users, devices, faxes, voicemail messages.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::accounts::{Person, hex};
 use super::script::{Script, Word, object};
 use super::words::{account_database, gregorian, month_database};
 
-/// Writes a user's life: created with a phone, edited, and sometimes deleted again.
+/// Writes a user who is created with a phone, edited, and sometimes deleted.
 pub(super) fn user_edits(script: &mut Script<'_>) {
     let Some(person) = script.people(1).pop() else { return };
     let database = account_database(&script.account.id);
@@ -67,7 +67,7 @@ pub(super) fn fax(script: &mut Script<'_>) {
     change(script, &Document { database: &database, kind: "fax", id: &id }, "doc_created", 1, Value::Null);
 }
 
-/// Writes the document of a voicemail message, and returns its id.
+/// Writes the creation of a voicemail message, and returns its id.
 pub(super) fn voicemail(script: &mut Script<'_>, extension: &str, call_id: &str) -> String {
     let database = month_database(&script.account.id, script.time());
     let date = time::OffsetDateTime::from(script.time());

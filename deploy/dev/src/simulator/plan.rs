@@ -1,4 +1,4 @@
-//! The plan of a simulation: scenes that begin at random, and their events in the order of time.
+//! The plan of a simulation: scenes that start at random times, and their events in chronological order.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -10,40 +10,40 @@ use super::accounts::Account;
 use super::script::{Publication, Script};
 use super::{calls, conferences, documents, queues, voicemail};
 
-/// One of so many scenes is not a call but this.
-const CONFERENCE_EVERY: u64 = 8;
-const EDITS_EVERY: u64 = 5;
-const FAX_EVERY: u64 = 11;
-const VOICEMAIL_EVERY: u64 = 9;
-const QUEUE_EVERY: u64 = 13;
+/// Every eighth scene is a conference. The other constants likewise; the remaining scenes are calls.
+const CONFERENCE_INTERVAL: u64 = 8;
+const EDITS_INTERVAL: u64 = 5;
+const FAX_INTERVAL: u64 = 11;
+const VOICEMAIL_INTERVAL: u64 = 9;
+const QUEUE_INTERVAL: u64 = 13;
 
-/// What a plan is made from. The same settings give the same plan.
+/// The input of a plan. The same settings give the same plan.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The seed of all that is random.
+    /// The seed of the random numbers.
     pub seed: u64,
-    /// How many calls begin each second, on average; with 0, nothing happens.
+    /// Calls that begin per second, on average. With 0 the plan is empty.
     pub calls_per_second: f64,
-    /// The time that the events tell.
+    /// The time of day at the start, for the timestamps in the events.
     pub start: SystemTime,
-    /// Where things happen. Without accounts, nothing happens.
+    /// The accounts that the events belong to. Without accounts the plan is empty.
     pub accounts: Vec<Account>,
 }
 
-/// An endless sequence of publications, ordered by time.
+/// An infinite sequence of publications in chronological order.
 #[derive(Debug)]
 pub struct Plan {
     settings: Settings,
     rng: StdRng,
     scenes: u64,
     next_scene: Duration,
-    /// The events of the scenes that have begun; the number keeps those of one moment in the order they were written.
+    /// Events of started scenes. The number keeps events with the same time in the order they were written.
     ahead: BTreeMap<(Duration, u64), Publication>,
     written: u64,
 }
 
 impl Plan {
-    /// A plan from its beginning.
+    /// A plan at its start.
     pub fn new(settings: Settings) -> Self {
         let rng = StdRng::seed_from_u64(settings.seed);
         Self { settings, rng, scenes: 0, next_scene: Duration::ZERO, ahead: BTreeMap::new(), written: 0 }
@@ -53,13 +53,13 @@ impl Plan {
         let at = self.rng.random_range(0..self.settings.accounts.len());
         let Some(account) = self.settings.accounts.get(at) else { return };
         let mut script = Script::new(account, &mut self.rng, self.settings.start, self.next_scene);
-        // The first scenes show one of each, so that a short look sees everything.
+        // Each kind occurs among the first scenes, so that a short run shows everything.
         match self.scenes {
-            n if n % CONFERENCE_EVERY == 2 => conferences::conference(&mut script),
-            n if n % EDITS_EVERY == 1 => documents::user_edits(&mut script),
-            n if n % FAX_EVERY == 4 => documents::fax(&mut script),
-            n if n % VOICEMAIL_EVERY == 5 => voicemail::message(&mut script),
-            n if n % QUEUE_EVERY == 7 => queues::caller(&mut script),
+            n if n % CONFERENCE_INTERVAL == 2 => conferences::conference(&mut script),
+            n if n % EDITS_INTERVAL == 1 => documents::user_edits(&mut script),
+            n if n % FAX_INTERVAL == 4 => documents::fax(&mut script),
+            n if n % VOICEMAIL_INTERVAL == 5 => voicemail::message(&mut script),
+            n if n % QUEUE_INTERVAL == 7 => queues::caller(&mut script),
             _ => calls::call(&mut script),
         }
         for event in script.finish() {
@@ -67,10 +67,11 @@ impl Plan {
             self.written += 1;
         }
         self.scenes += 1;
-        // Scenes begin independently of each other: exponential gaps, with scenes that are no calls on top.
-        // The numbers have no common divisor, so each kind leaves its share of every other.
-        let others = [CONFERENCE_EVERY, EDITS_EVERY, FAX_EVERY, VOICEMAIL_EVERY, QUEUE_EVERY];
-        let calls: f64 = others.iter().map(|every| 1.0 - 1.0 / *every as f64).product();
+        // Scenes start independently of each other, with exponentially distributed gaps. Scenes that are not calls come
+        // on top of the requested rate. The intervals are pairwise coprime, so each kind takes its share of every
+        // other.
+        let others = [CONFERENCE_INTERVAL, EDITS_INTERVAL, FAX_INTERVAL, VOICEMAIL_INTERVAL, QUEUE_INTERVAL];
+        let calls: f64 = others.iter().map(|interval| 1.0 - 1.0 / *interval as f64).product();
         let mean = calls / self.settings.calls_per_second;
         let gap = -mean * (1.0 - self.rng.random::<f64>()).ln();
         self.next_scene += Duration::from_secs_f64(gap);
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_one_plan() {
+    fn the_same_seed_gives_the_same_plan() {
         let first: Vec<_> = plan(1, 5.0).take(500).collect();
         assert_eq!(first, plan(1, 5.0).take(500).collect::<Vec<_>>());
         assert_ne!(first, plan(2, 5.0).take(500).collect::<Vec<_>>());
@@ -120,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn without_calls_nothing_happens() {
+    fn a_rate_of_0_gives_an_empty_plan() {
         assert_eq!(plan(1, 0.0).next(), None);
     }
 
     #[test]
-    fn calls_begin_as_often_as_asked_for() {
+    fn calls_begin_at_the_requested_rate() {
         let until = Duration::from_secs(100);
         let events = plan(3, 20.0).take_while(|event| event.at < until);
         let legs = events.filter(|event| event.name == "CHANNEL_CREATE").count();
@@ -133,19 +134,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_twenty_seconds_show_every_exchange() {
+    fn every_exchange_is_used_in_the_first_twenty_seconds() {
         for seed in 0..20 {
             let events = plan(seed, 1.0).take_while(|event| event.at < Duration::from_secs(20));
             let exchanges: BTreeSet<_> = events.map(|event| event.exchange).collect();
-            // Not every conversation is listened to by a program.
+            // Not every conversation is streamed.
             let rest = EXCHANGES.iter().filter(|exchange| !exchanges.contains(*exchange));
             assert!(rest.clone().all(|exchange| *exchange == "pivot"), "seed {seed}: {exchanges:?}");
         }
     }
 
-    /// Every kind of event that the catalogue has, and no other.
+    /// Every kind of event in the catalogue, and no other.
     #[test]
-    fn all_families_are_published() {
+    fn every_kind_of_event_in_the_catalogue_is_published() {
         let catalogue = Catalogue::load(None).unwrap();
         let mut seen = BTreeSet::new();
         for event in plan(6, 5.0).take(20_000) {
@@ -160,7 +161,6 @@ mod tests {
         assert_eq!(seen, kinds.map(|kind| kind.key.as_str()).collect());
     }
 
-    /// Whose an event is: in its body, or in its key, by id or by realm.
     #[test]
     fn first_events_of_inbound_calls_and_presence_name_only_the_realm() {
         let accounts: HashMap<_, _> =
@@ -189,29 +189,24 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_as_large_as_real_ones_and_say_whose_they_are() {
+    fn bodies_have_realistic_sizes_unique_ids_and_name_their_account() {
         let mut ids = HashSet::new();
         for event in plan(4, 10.0).take(3000) {
             let body: Value = serde_json::from_slice(&event.body).unwrap();
-            assert!(ids.insert(body["Msg-ID"].as_str().unwrap().to_owned()), "a Msg-ID twice");
+            assert!(ids.insert(body["Msg-ID"].as_str().unwrap().to_owned()), "duplicate Msg-ID");
             assert_eq!(body["Event-Name"], event.name);
             let account = body.get("Account-ID").or(body["Custom-Channel-Vars"].get("Account-ID"));
             let by_realm = account.is_none() && matches!(event.exchange, "callevt" | "presence");
             assert!(by_realm || account == Some(&event.account_id.as_str().into()), "{}", event.routing_key);
             let large =
                 !by_realm && event.exchange == "callevt" || event.routing_key.starts_with("conference.event");
-            let least = if large { 1000 } else { 400 };
-            assert!(
-                (least..=1700).contains(&event.body.len()),
-                "{}: {}",
-                event.routing_key,
-                event.body.len()
-            );
+            let min = if large { 1000 } else { 400 };
+            assert!((min..=1700).contains(&event.body.len()), "{}: {}", event.routing_key, event.body.len());
         }
     }
 
     #[test]
-    fn every_leg_is_created_first_and_destroyed_last() {
+    fn the_first_event_of_a_leg_is_its_creation_and_the_last_its_end() {
         let mut legs: HashMap<String, Vec<&str>> = HashMap::new();
         let mut plan = plan(5, 5.0);
         let mut names = HashSet::new();

@@ -1,4 +1,4 @@
-//! The state of phones, published by realm: who rings, who talks, who has messages waiting.
+//! The state of phones, published by realm: ringing, talking, messages waiting.
 
 use serde_json::json;
 
@@ -8,8 +8,8 @@ use super::words::gregorian;
 
 const EXCHANGE: &str = "presence";
 
-/// Tells that a person's phone has changed its state (`early`, `confirmed`, `terminated`) because of a call: as a
-/// dialog, and as the state that lamps show.
+/// Writes a change of the state of a person's phone (`early`, `confirmed`, `terminated`) because of a call: as a dialog
+/// event and as a presence update.
 pub(super) fn phone(script: &mut Script<'_>, person: &Person, call_id: &str, initiator: bool, state: &str) {
     let realm = &script.account.realm;
     let presence_id = format!("{}@{realm}", person.extension);
@@ -37,7 +37,7 @@ pub(super) fn phone(script: &mut Script<'_>, person: &Person, call_id: &str, ini
     }
 }
 
-/// Tells a person's phone how many messages there are.
+/// Writes the number of new messages for a person's phone.
 pub(super) fn messages_waiting(script: &mut Script<'_>, person: &Person, call_id: &str, new: u32) {
     let realm = &script.account.realm;
     let mut body = script.header("callflow", "presence", "mwi");

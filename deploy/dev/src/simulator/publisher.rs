@@ -1,4 +1,4 @@
-//! Publishes to a broker as KAZOO does, and knows what the broker has taken over.
+//! Publishes to a broker as KAZOO does, and counts the confirms.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,11 +29,11 @@ pub(super) const EXCHANGES: [&str; 10] = [
     "qubicle",
 ];
 
-/// How many confirms may be outstanding.
+/// Maximum number of outstanding confirms.
 const IN_FLIGHT: usize = 256;
-const RECONNECT_EVERY: Duration = Duration::from_millis(500);
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Declares one of KAZOO's topic exchanges exactly as KAZOO does; any other declaration would be refused.
+/// Declares a topic exchange exactly as KAZOO does; the broker refuses different declarations.
 pub async fn declare(channel: &Channel, exchange: &str) -> Result<()> {
     let options =
         ExchangeDeclareOptions { durable: false, auto_delete: false, internal: false, ..Default::default() };
@@ -42,13 +42,13 @@ pub async fn declare(channel: &Channel, exchange: &str) -> Result<()> {
     declared.await.with_context(|| format!("cannot declare the exchange {exchange}"))
 }
 
-/// A publisher with confirms.
+/// A publisher that uses publisher confirms.
 #[derive(Debug)]
 pub struct Publisher {
     url: String,
     persistent: bool,
     confirmed: AtomicU64,
-    /// The connection lives as long as it is held.
+    /// Dropping the connection closes it.
     link: tokio::sync::Mutex<Option<(Connection, Channel)>>,
 }
 
@@ -65,7 +65,7 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Marks messages as persistent, which KAZOO does not: then a durable queue keeps them over the broker's death.
+    /// Makes messages persistent, so that a durable queue keeps them when the broker dies. KAZOO does not do that.
     pub fn persistent(mut self) -> Self {
         self.persistent = true;
         self
@@ -76,7 +76,7 @@ impl Publisher {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// A channel of the current connection, or of a new one where that is broken.
+    /// A channel of the current connection, or of a new one if that is broken.
     pub async fn channel(&self) -> Result<Channel> {
         let mut link = self.link.lock().await;
         if let Some((_, channel)) = link.as_ref().filter(|(_, channel)| channel.status().connected()) {
@@ -95,7 +95,7 @@ impl Publisher {
         Ok(channel)
     }
 
-    /// Hands a message to the broker; the result is to be awaited for the confirm.
+    /// Sends a message. Await the result for the confirm.
     pub async fn send(&self, exchange: &str, routing_key: &str, body: &[u8]) -> Result<PublisherConfirm> {
         let channel = self.channel().await?;
         let properties = BasicProperties::default().with_content_type("application/json".into());
@@ -114,18 +114,18 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes as [`Publisher::publish`], again and again until it is confirmed: the broker may be away meanwhile.
+    /// As [`Publisher::publish`], retrying until the message is confirmed, also while the broker is unavailable.
     ///
-    /// As with every publisher that retries, a message whose confirm was lost arrives twice, with the same `Msg-ID`.
-    pub async fn publish_surely(&self, publication: &Publication) {
+    /// A message whose confirm was lost arrives twice, with the same `Msg-ID`.
+    pub async fn publish_with_retries(&self, publication: &Publication) {
         let Publication { exchange, routing_key, body, .. } = publication;
         while self.publish(exchange, routing_key, body).await.is_err() {
-            tokio::time::sleep(RECONNECT_EVERY).await;
+            tokio::time::sleep(RECONNECT_INTERVAL).await;
         }
     }
 
-    /// Publishes a plan in its own time, or as fast as the broker allows where that is slower, until the plan or
-    /// `until` ends. Confirms are awaited in parallel; those still missing are waited for at the end.
+    /// Publishes the events of a plan when they are due, or as fast as the broker accepts them, until the plan or
+    /// `until` ends. Then waits for outstanding confirms.
     pub async fn run(&self, plan: &mut Plan, until: impl Future<Output = ()>) -> Result<()> {
         let started = Instant::now();
         let mut until = pin!(until);
@@ -145,8 +145,9 @@ impl Publisher {
         self.drain(confirms).await
     }
 
-    /// Publishes a plan in its own time, each message as [`Publisher::publish_surely`]: in order, one after the other.
-    pub async fn run_surely(&self, plan: &mut Plan, until: impl Future<Output = ()>) {
+    /// Publishes the events of a plan when they are due, one after the other, each with
+    /// [`Publisher::publish_with_retries`].
+    pub async fn run_with_retries(&self, plan: &mut Plan, until: impl Future<Output = ()>) {
         let started = Instant::now();
         let mut until = pin!(until);
         for publication in plan {
@@ -154,7 +155,7 @@ impl Publisher {
                 () = &mut until => return,
                 () = tokio::time::sleep_until(started + publication.at) => {}
             }
-            self.publish_surely(&publication).await;
+            self.publish_with_retries(&publication).await;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Queues of KAZOO 5: a caller waits, an agent is offered the call by a dialog on the screen, takes it, and is done.
+//! Queues of KAZOO 5: a caller waits, an agent is offered the call in a dialog, takes it, and finishes it.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ struct Waiting {
     call_id: String,
 }
 
-/// Writes one caller's way through a queue.
+/// Writes a caller's way through a queue.
 pub(super) fn caller(script: &mut Script<'_>) {
     let Some(agent) = script.people(1).pop() else { return };
     let waiting = Waiting {

@@ -1,4 +1,4 @@
-//! What one scene of the simulation is written with: its account, its clock, its dice, and the events it adds.
+//! Writes one scene of the simulation: its account, its clock, its random numbers, and its events.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,13 @@ use super::words::{encode_word, unix};
 /// One message for the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    /// When, counted from the plan's start.
+    /// When it is due, from the start of the plan.
     pub at: Duration,
     /// The exchange.
     pub exchange: &'static str,
-    /// The routing key, its words encoded.
+    /// The routing key, with encoded words.
     pub routing_key: String,
-    /// The id of the account that it belongs to.
+    /// The id of its account.
     pub account_id: String,
     /// The body's `Event-Name`.
     pub name: &'static str,
@@ -39,7 +39,7 @@ pub(super) struct Script<'a> {
 }
 
 impl<'a> Script<'a> {
-    /// A scene of `account` that begins `now` after the plan's start.
+    /// A scene of `account` that starts `now` after the start of the plan.
     pub(super) fn new(
         account: &'a Account,
         rng: &'a mut StdRng,
@@ -49,27 +49,27 @@ impl<'a> Script<'a> {
         Self { account, rng, plan_start, now, events: Vec::new() }
     }
 
-    /// Lets between `from` and `to` seconds pass.
+    /// Advances the clock by `from` to `to` seconds.
     pub(super) fn wait(&mut self, from: f64, to: f64) {
         self.now += Duration::from_secs_f64(self.rng.random_range(from..to));
     }
 
-    /// The scene's time, from the plan's start.
+    /// The clock, from the start of the plan.
     pub(super) fn now(&self) -> Duration {
         self.now
     }
 
-    /// The scene's time of day.
+    /// The clock as time of day.
     pub(super) fn time(&self) -> SystemTime {
         self.plan_start + self.now
     }
 
-    /// True in `percent` of 100 cases.
+    /// True with a probability of `percent` %.
     pub(super) fn chance(&mut self, percent: u32) -> bool {
         self.rng.random_ratio(percent.min(100), 100)
     }
 
-    /// One of these.
+    /// A random element; `otherwise` if there is none.
     pub(super) fn one_of<T: Copy>(&mut self, all: &[T], otherwise: T) -> T {
         let at = self.rng.random_range(0..all.len().max(1));
         all.get(at).copied().unwrap_or(otherwise)
@@ -82,7 +82,7 @@ impl<'a> Script<'a> {
         people.iter().cycle().skip(first).take(count.min(people.len())).cloned().collect()
     }
 
-    /// The members that every KAZOO message has.
+    /// The JSON members that every KAZOO message has.
     pub(super) fn header(&mut self, app: &'static str, category: &'static str, name: &'static str) -> Object {
         let body = json!({
             "App-Name": app,
@@ -96,7 +96,7 @@ impl<'a> Script<'a> {
         object(body)
     }
 
-    /// Adds an event; the words of the key are encoded here, except those that are encoded already.
+    /// Adds an event. Encodes the words of the key, except those that are encoded already.
     pub(super) fn publish(
         &mut self,
         exchange: &'static str,
@@ -115,7 +115,7 @@ impl<'a> Script<'a> {
         });
     }
 
-    /// The events, in the order of time.
+    /// The events in chronological order.
     pub(super) fn finish(self) -> Vec<Publication> {
         self.events
     }
@@ -123,9 +123,9 @@ impl<'a> Script<'a> {
 
 /// A word of a routing key.
 pub(super) enum Word<'a> {
-    /// To be encoded.
+    /// Not encoded.
     Plain(&'a str),
-    /// A database's name, which is used in its encoded form.
+    /// Encoded: the name of a database.
     Encoded(&'a str),
 }
 
@@ -138,7 +138,7 @@ impl Word<'_> {
     }
 }
 
-/// The object that a `json!` literal is.
+/// The object in a `json!` value.
 pub(super) fn object(value: Value) -> Object {
     match value {
         Value::Object(object) => object,

@@ -1,4 +1,4 @@
-//! Voicemail: a caller leaves a message, which becomes a document, a lamp and a notification.
+//! Voicemail: a new message causes a document, a message-waiting update and a notification.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::presence;
 use super::script::{Script, Word, object};
 use super::words::gregorian;
 
-/// Writes one message, left and, after a while, heard.
+/// Writes a message that is left and heard a few seconds later.
 pub(super) fn message(script: &mut Script<'_>) {
     let Some(person) = script.people(1).pop() else { return };
     let call_id = format!("{}@203.0.113.7", hex(script.rng, 16));

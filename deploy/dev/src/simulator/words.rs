@@ -1,14 +1,14 @@
-//! How KAZOO writes things: words of routing keys, names of databases, times.
+//! KAZOO's encodings: words of routing keys, database names, times.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The seconds from the year 0 to 1970, in which KAZOO counts.
+/// Seconds from the year 0, the epoch of KAZOO, to 1970.
 const GREGORIAN_UNIX: u64 = 62_167_219_200;
 
-/// Encodes one word of a routing key as KAZOO does; a dot would otherwise begin another word.
+/// Encodes a word of a routing key as KAZOO does: a dot would otherwise start another word.
 ///
-/// `*` and `#` alone are wildcards and stay.
+/// The wildcards `*` and `#` stay unchanged.
 pub fn encode_word(word: &str) -> String {
     if matches!(word, "*" | "#") {
         return word.to_owned();
@@ -25,7 +25,7 @@ pub fn encode_word(word: &str) -> String {
     encoded
 }
 
-/// KAZOO's time: whole seconds since the year 0.
+/// A time as KAZOO writes it: whole seconds since the year 0.
 pub fn gregorian(time: SystemTime) -> u64 {
     unix(time).as_secs() + GREGORIAN_UNIX
 }
@@ -35,13 +35,13 @@ pub(super) fn unix(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The name of an account's database, encoded as KAZOO writes it in keys and bodies.
+/// The database name of an account, encoded as in KAZOO's keys and bodies.
 pub fn account_database(account_id: &str) -> String {
     let cut = |from: usize, to: usize| account_id.get(from..to).unwrap_or_default();
     format!("account%2F{}%2F{}%2F{}", cut(0, 2), cut(2, 4), cut(4, account_id.len()))
 }
 
-/// The database of one month of an account, where its faxes and recordings are.
+/// The database of an account and month, which holds its faxes and recordings.
 pub fn month_database(account_id: &str, time: SystemTime) -> String {
     let date = time::OffsetDateTime::from(time);
     format!("{}-{:04}{:02}", account_database(account_id), date.year(), u8::from(date.month()))
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_encoded_as_kazoo_does() {
+    fn words_are_encoded_as_by_kazoo() {
         assert_eq!(encode_word("at6dmu4ffk97vnlp6qfq"), "at6dmu4ffk97vnlp6qfq");
         assert_eq!(encode_word("1f3c9a.77e2@10.0.4.17"), "1f3c9a%2E77e2%4010%2E0%2E4%2E17");
         assert_eq!(encode_word("a b-c~d_e"), "a+b-c~d_e");
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn databases_are_named_after_account_and_month() {
+    fn database_names_contain_account_and_month() {
         let id = "4b31dd1d32ce6d249897c06332375d65";
         assert_eq!(account_database(id), "account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65");
         let november = UNIX_EPOCH + Duration::from_secs(1_795_000_000);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_gregorian() {
+    fn times_count_from_the_year_0() {
         assert_eq!(gregorian(UNIX_EPOCH + Duration::from_secs(1_443_672_756)), 63_610_891_956);
     }
 }

@@ -1,4 +1,4 @@
-//! The brokers and services of one run, started in the order of their needs and stopped in the opposite one.
+//! The brokers and services of a run, started in the order of their dependencies and stopped in reverse order.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Options;
-use super::given::Given;
+use super::external::ExternalBrokers;
 use crate::brokers::{Nats, RabbitMq};
 use crate::ports;
 use crate::progress::{say, step};
@@ -18,7 +18,7 @@ use crate::workspace::RunDir;
 
 const DEFAULT_PORT: u16 = 5555;
 
-/// What has been started so far. Dropping it kills that.
+/// What has been started so far. Dropping it kills those processes.
 #[derive(Default)]
 pub(super) struct Stack {
     ws_edge: Option<Service>,
@@ -29,9 +29,9 @@ pub(super) struct Stack {
     auth_env: Vec<(&'static str, String)>,
 }
 
-/// The port that was asked for, or the default, or a free one where the default is taken.
-pub(super) fn websocket_port(asked: Option<u16>) -> Result<u16> {
-    match asked {
+/// The requested port, or the default port, or a free one if the default is taken.
+pub(super) fn websocket_port(requested: Option<u16>) -> Result<u16> {
+    match requested {
         Some(port) if !ports::is_free(port) => bail!("port {port} is taken"),
         Some(port) => Ok(port),
         None if ports::is_free(DEFAULT_PORT) => Ok(DEFAULT_PORT),
@@ -44,18 +44,18 @@ pub(super) fn websocket_port(asked: Option<u16>) -> Result<u16> {
 }
 
 impl Stack {
-    /// Starts all that was not given; returns the AMQP broker's URL.
+    /// Starts the services, and the brokers that the user does not provide. Returns the URL of the AMQP broker.
     pub(super) async fn start(
         &mut self,
         options: &Options,
-        given: &Given,
+        external: &ExternalBrokers,
         run: &RunDir,
         binaries: &Binaries,
         port: u16,
     ) -> Result<String> {
         let nats = self.start_nats(options, run).await?;
         let amqp = self.start_rabbitmq(options, run).await?;
-        self.start_services(&nats, &amqp, given, run, binaries, port).await?;
+        self.start_services(&nats, &amqp, external, run, binaries, port).await?;
         Ok(amqp)
     }
 
@@ -83,7 +83,7 @@ impl Stack {
         &mut self,
         nats: &str,
         amqp: &str,
-        given: &Given,
+        external: &ExternalBrokers,
         run: &RunDir,
         binaries: &Binaries,
         port: u16,
@@ -92,7 +92,7 @@ impl Stack {
         std::fs::write(&accounts, SAMPLE_ACCOUNTS).context("cannot write the sample accounts")?;
         let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
         let mut common = vec![("NATS__URL", nats.to_owned()), ("LOG__FILTER", "info".to_owned())];
-        common.extend(given.for_all());
+        common.extend(external.for_all());
         let with = |more: Vec<(&'static str, String)>| [common.clone(), more].concat();
 
         self.auth_env = with(vec![
@@ -103,7 +103,7 @@ impl Stack {
         self.auth_svc = Some(step("starting auth-svc", start).await?);
 
         let mut env = with(vec![("AMQP__URL", amqp.to_owned())]);
-        env.extend(given.for_ingest());
+        env.extend(external.for_ingest());
         let start = Service::start("amqp-ingest", &binaries.amqp_ingest, run.path(), &env);
         self.amqp_ingest = Some(step("starting amqp-ingest", start).await?);
 
@@ -113,18 +113,18 @@ impl Stack {
         Ok(())
     }
 
-    /// A token of this account, minted with the configuration that auth-svc runs with.
+    /// A token of this account, created with auth-svc's own configuration.
     pub(super) async fn token(&self, binaries: &Binaries, dir: &Path, account_id: &str) -> Result<String> {
         let args = ["token", "--account", account_id, "--ttl", "12h"];
-        run_command(&binaries.auth_svc, &args, dir, &self.auth_env).await.context("cannot mint a token")
+        run_command(&binaries.auth_svc, &args, dir, &self.auth_env).await.context("cannot create a token")
     }
 
-    /// Whether anything was started.
+    /// Whether anything has been started.
     pub(super) fn is_started(&self) -> bool {
         self.servers().next().is_some()
     }
 
-    /// Waits until any of them ends by itself.
+    /// Waits until one of them ends unexpectedly.
     pub(super) async fn death(&self) -> anyhow::Error {
         let mut deaths: FuturesUnordered<_> = self.servers().map(Server::died).collect();
         match deaths.next().await {
@@ -133,7 +133,7 @@ impl Stack {
         }
     }
 
-    /// Stops all, each after those that need it.
+    /// Stops everything, each process after those that depend on it.
     pub(super) async fn stop(&self) {
         if !self.is_started() {
             return;
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_was_asked_for_is_not_replaced() {
+    fn a_requested_port_that_is_taken_is_an_error() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         assert_eq!(websocket_port(Some(port)).unwrap_err().to_string(), format!("port {port} is taken"));

@@ -1,4 +1,4 @@
-//! A client of our own WebSocket: subscribes to all accounts, and tells each event in one line.
+//! A WebSocket client that subscribes to all accounts and formats each event as one line.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-const REPLY_WITHIN: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All that the simulated KAZOO publishes, in the forms that the documentation shows. What is relayed to one token
-/// is not for this one.
+/// Bindings for everything that the simulated KAZOO publishes, as the documentation writes them. Relayed events are
+/// missing: they go only to the session whose token they name.
 const BINDINGS: &[&str] = &[
     "call.*.*",
     "conference.event.*.*.*",
@@ -42,7 +42,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Connects and subscribes; `names` are those of the accounts by their ids and realms.
+    /// Connects and subscribes. `names` has the accounts' names by id and by realm.
     pub(super) async fn connect(port: u16, token: &str, names: HashMap<String, String>) -> Result<Self> {
         let url = format!("ws://127.0.0.1:{port}/");
         let (socket, _) = connect_async(&url).await.with_context(|| format!("cannot connect to {url}"))?;
@@ -54,8 +54,9 @@ impl Watcher {
             "data": {"account_id": "*", "bindings": BINDINGS, "name": "cargo dev up"},
         });
         watcher.socket.send(Message::text(request.to_string())).await?;
-        let reply =
-            tokio::time::timeout(REPLY_WITHIN, watcher.frame()).await.context("no reply in time")??;
+        let reply = tokio::time::timeout(REPLY_TIMEOUT, watcher.frame())
+            .await
+            .context("no reply within the timeout")??;
         if reply.get("status") != Some(&json!("success")) {
             bail!("the subscription was refused: {reply}");
         }
@@ -75,7 +76,9 @@ impl Watcher {
     async fn frame(&mut self) -> Result<Value> {
         loop {
             match self.socket.next().await.context("the edge closed the connection")?? {
-                Message::Text(text) => return serde_json::from_str(&text).context("a frame that is no JSON"),
+                Message::Text(text) => {
+                    return serde_json::from_str(&text).context("a frame that is not JSON");
+                }
                 Message::Close(why) => bail!("the edge closed the connection: {why:?}"),
                 _ => {}
             }
@@ -90,7 +93,7 @@ impl Watcher {
         let account = account.or_else(|| text(body, &["To"])?.rsplit('@').next());
         let account = account.map_or("-", |id| self.names.get(id).map_or(id, String::as_str));
         let name = frame.get("name").and_then(Value::as_str).unwrap_or("-");
-        // "event" and "status" say little: there the family and what happened are told too.
+        // Names such as "event" and "status" need the family and the kind of event to be understood.
         let family =
             text(frame, &["subscribed_key"]).and_then(|key| key.split('.').next()).unwrap_or_default();
         let name = match (family, text(body, &["Event", "Fax-State", "Type", "State"])) {

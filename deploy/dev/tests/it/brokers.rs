@@ -1,8 +1,9 @@
-//! Real brokers: started, used, killed, started again, and gone without a trace when their owner dies.
+//! Brokers are started, killed and restarted, and leave no process behind when their owner dies.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config as StreamConfig;
 use blackhole_dev::brokers::{Nats, RabbitMq};
 use blackhole_dev::ports;
 use blackhole_dev::process::{Process, Signal, Spec};
@@ -11,7 +12,7 @@ use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 
-/// The processes whose environment or command line names this directory, without this test itself.
+/// The command lines of processes whose environment or command line contains this directory.
 fn processes_of(dir: &Path) -> Vec<String> {
     let needle = dir.to_string_lossy().into_owned();
     let mut found = Vec::new();
@@ -35,10 +36,17 @@ async fn wait_until_none_of(dir: &Path) {
     assert_eq!(processes_of(dir), [""; 0], "left behind");
 }
 
+async fn jetstream(nats: &Nats) -> async_nats::jetstream::Context {
+    async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap())
+}
+
 #[tokio::test]
-async fn nats_keeps_its_port_and_store_over_a_kill() {
+async fn nats_keeps_its_port_and_store_when_it_is_killed() {
     let run = RunDir::create("test-nats").unwrap();
     let nats = Nats::start(&run.subdir("nats").unwrap()).await.unwrap();
+    let config = StreamConfig { name: "kept".into(), ..StreamConfig::default() };
+    let stream = jetstream(&nats).await.create_stream(config).await.unwrap();
+    let created = stream.cached_info().created;
     let first = nats.server().process().unwrap().id();
     nats.server().kill().await.unwrap();
     assert!(ports::is_free(nats.port()));
@@ -46,6 +54,8 @@ async fn nats_keeps_its_port_and_store_over_a_kill() {
     assert_ne!(nats.server().process().unwrap().id(), first);
     let health = blackhole_dev::http::get(&nats.monitor(), "/healthz").await.unwrap();
     assert_eq!(health.status, 200);
+    let kept = jetstream(&nats).await.get_stream("kept").await.unwrap();
+    assert_eq!(kept.cached_info().created, created);
     nats.server().restart().await.unwrap();
     assert!(nats.server().is_ready().await);
     let port = nats.port();
@@ -56,7 +66,7 @@ async fn nats_keeps_its_port_and_store_over_a_kill() {
 }
 
 #[tokio::test]
-async fn rabbitmq_keeps_what_is_durable_over_a_kill_and_leaves_nothing() {
+async fn rabbitmq_keeps_durable_messages_when_it_is_killed_and_leaves_no_process() {
     let run = RunDir::create("test-rabbitmq").unwrap();
     let rabbit = RabbitMq::start(&run.subdir("rabbitmq").unwrap()).await.unwrap();
     let connection = Connection::connect(&rabbit.url(), ConnectionProperties::default()).await.unwrap();
@@ -91,7 +101,7 @@ async fn rabbitmq_keeps_what_is_durable_over_a_kill_and_leaves_nothing() {
     run.remove().unwrap();
 }
 
-/// The part of the next test that is killed.
+/// The program that the next test starts and kills.
 #[tokio::test]
 #[ignore = "started by another test"]
 async fn hold_brokers_until_killed() {
@@ -103,7 +113,7 @@ async fn hold_brokers_until_killed() {
 }
 
 #[tokio::test]
-async fn brokers_die_with_an_owner_that_is_killed() {
+async fn brokers_die_when_their_owner_is_killed() {
     let run = RunDir::create("test-killed").unwrap();
     let dir = run.subdir("of-the-owner").unwrap();
     let spec = Spec::new(std::env::current_exe().unwrap())
@@ -112,7 +122,11 @@ async fn brokers_die_with_an_owner_that_is_killed() {
         .log(run.path().join("owner.log"));
     let owner = Process::start(&spec).unwrap();
     while !dir.join("ready").exists() {
-        assert!(owner.status().is_none(), "it ended before its brokers were ready: {}", owner.log_tail(20));
+        assert!(
+            owner.status().is_none(),
+            "the owner ended before its brokers were ready: {}",
+            owner.log_tail(20)
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(processes_of(&dir).len() >= 3);
@@ -123,7 +137,7 @@ async fn brokers_die_with_an_owner_that_is_killed() {
 }
 
 #[tokio::test]
-async fn what_does_not_start_shows_its_log_and_is_gone() {
+async fn a_server_that_fails_to_start_shows_its_log_and_leaves_no_process() {
     let run = RunDir::create("test-broken").unwrap();
     let dir = run.subdir("nats").unwrap();
     let error = Nats::with_config(&dir, "no_such_option: 1").await.unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! One client's connection: what is read and not complete, and what is not written yet.
+//! A client's connection with its incomplete input and unwritten output.
 
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
@@ -6,17 +6,17 @@ use std::ops::Range;
 use memchr::memmem;
 use mio::net::TcpStream;
 
-use super::tally::Owed;
+use super::tally::ExpectedLane;
 use crate::clock;
 
-/// How far a session is.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The answer to the upgrade is not there.
+    /// It waits for the response to the upgrade.
     Upgrading,
-    /// So many confirmations are missing.
+    /// It waits for this many confirmations.
     Binding(u32),
-    /// It gets events.
+    /// It is subscribed.
     Bound,
     /// It ended.
     Closed,
@@ -26,30 +26,30 @@ pub(crate) enum State {
 pub(crate) struct Connection {
     /// The socket.
     pub(crate) stream: TcpStream,
-    /// The session's number.
+    /// The number of the session.
     pub(crate) session: u32,
-    /// How far it is.
+    /// Its state.
     pub(crate) state: State,
-    /// When it began to connect.
+    /// When it started to connect.
     pub(crate) began: u64,
-    /// What it is owed.
-    pub(crate) lanes: Box<[Owed]>,
-    /// What was read and is not complete.
+    /// The lanes whose events it has to receive.
+    pub(crate) lanes: Box<[ExpectedLane]>,
+    /// Received bytes of an incomplete frame.
     pub(crate) rest: Vec<u8>,
-    /// What was taken out of frames and is not complete: NATS's messages do not end with frames.
+    /// Payload of an incomplete NATS message: frames do not end at message boundaries.
     pub(crate) stream_rest: Vec<u8>,
-    /// What is not written yet.
+    /// Bytes that are not written yet.
     pub(crate) out: Vec<u8>,
 }
 
 impl Connection {
-    /// A connection that begins now.
-    pub(crate) fn new(stream: TcpStream, session: u32, lanes: Box<[Owed]>) -> Self {
+    /// A new connection.
+    pub(crate) fn new(stream: TcpStream, session: u32, lanes: Box<[ExpectedLane]>) -> Self {
         let (rest, stream_rest, out) = (Vec::new(), Vec::new(), Vec::new());
         Self { stream, session, state: State::Upgrading, began: clock::now(), lanes, rest, stream_rest, out }
     }
 
-    /// Writes what can be written.
+    /// Writes as much as possible.
     pub(crate) fn flush(&mut self) -> std::io::Result<()> {
         while !self.out.is_empty() {
             match self.stream.write(&self.out) {
@@ -68,8 +68,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Puts the rest and what is new into `buffer`. Tells how much that is and whether there is nothing more; nothing
-    /// if nothing is new.
+    /// Reads into `buffer`, after the rest of the last read. Returns the number of bytes in it and whether the socket
+    /// is drained; none if there was nothing to read.
     pub(crate) fn read(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<Option<(usize, bool)>> {
         let kept = self.rest.len();
         if buffer.len() < 2 * kept {
@@ -93,16 +93,7 @@ impl Connection {
     }
 }
 
-/// Where the answer to the upgrade ends; the error is its first line, if it is not 101.
-pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
-    let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
-    if bytes.starts_with(b"HTTP/1.1 101 ") {
-        return Ok(Some(end + 4));
-    }
-    Err(String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned())
-}
-
-/// NATS's next message at `at`: its first line, its body if it has one, and where it ends.
+/// The NATS message at `at`: its first line, its body if it has one, and its end.
 pub(crate) fn nats_message(bytes: &[u8], at: usize) -> Option<(Range<usize>, Option<Range<usize>>, usize)> {
     let line = at..at + memmem::find(bytes.get(at..)?, b"\r\n")?;
     let after = line.end + 2;
@@ -120,18 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nats_message_is_taken_when_it_is_complete() {
+    fn a_nats_message_is_parsed_once_it_is_complete() {
         let bytes = b"PING\r\nMSG a.b 1 5\r\nhello\r\nPO";
         assert_eq!(nats_message(bytes, 0), Some((0..4, None, 6)));
         assert_eq!(nats_message(bytes, 6), Some((6..17, Some(19..24), 26)));
         assert_eq!(nats_message(bytes, 26), None);
         assert_eq!(nats_message(&bytes[..25], 6), None);
-    }
-
-    #[test]
-    fn an_upgrade_is_101() {
-        assert_eq!(upgraded(b"HTTP/1.1 101 Switching\r\nA: b\r\n\r\nx"), Ok(Some(32)));
-        assert_eq!(upgraded(b"HTTP/1.1 101 Switching\r\n"), Ok(None));
-        assert_eq!(upgraded(b"HTTP/1.1 503 Full\r\n\r\n"), Err("HTTP/1.1 503 Full".into()));
     }
 }

@@ -1,7 +1,8 @@
-//! What clients say to each server, and what they make of its answers.
+//! What clients send to each server, and how they interpret its answers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use blackhole_dev::websocket::upgrade_request;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
@@ -10,66 +11,62 @@ use serde_json::json;
 use crate::event::{self, Keys};
 use crate::load::{Load, account_id};
 
-/// The HS256 secret of a run's tokens.
+/// The HS256 secret that signs the tokens.
 pub(crate) const SECRET: &str = "a secret for the bench only, and long enough";
-/// Bindings per request: a request must stay below `ws.max_frame`.
+/// Bindings per request, to stay below `ws.max_frame`.
 const BINDINGS_PER_REQUEST: usize = 200;
 
-/// Where clients connect, and how they speak.
+/// Address and protocol for clients.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Target {
-    /// Ports of 127.0.0.1; sessions are spread over them.
+    /// Ports on 127.0.0.1. Sessions are spread over them.
     pub(crate) ports: Vec<u16>,
-    /// What is spoken inside the WebSocket.
+    /// The protocol inside the WebSocket.
     pub(crate) protocol: Protocol,
 }
 
-/// What is spoken inside the WebSocket.
+/// The protocol inside the WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Protocol {
-    /// Blackhole's, with this `view`; the Node bridge's too.
+    /// Blackhole's with this `view`, which the Node bridge speaks too.
     Blackhole(String),
-    /// Nothing: the path tells the lane.
+    /// None: the path determines the lane.
     Path(String),
-    /// NATS's.
+    /// The NATS client protocol.
     Nats,
-    /// STOMP, to RabbitMQ.
+    /// STOMP, with RabbitMQ.
     Stomp,
 }
 
-/// What an answer means to a session that is not bound yet.
+/// What an answer means to a session that is not subscribed yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Nothing.
     None,
-    /// One of the answers that it waits for.
+    /// One of the expected confirmations.
     Confirmed,
-    /// It has to say something more.
-    Say(Vec<u8>),
-    /// It is refused.
+    /// The session has to send something.
+    Send(Vec<u8>),
+    /// The session is refused.
     Refused(String),
 }
 
 impl Protocol {
     /// The upgrade request of a session.
     pub(crate) fn upgrade(&self, load: &Load, session: u32) -> Vec<u8> {
-        let (path, more) = match self {
-            Self::Blackhole(view) => (format!("/?view={view}"), ""),
+        let (path, changes): (_, &[_]) = match self {
+            Self::Blackhole(view) => (format!("/?view={view}"), &[]),
             Self::Path(prefix) => {
                 let lane = load.lanes_of(session).first().copied().unwrap_or_default();
-                (format!("{prefix}{lane}"), "")
+                (format!("{prefix}{lane}"), &[])
             }
-            Self::Nats => ("/".into(), ""),
-            Self::Stomp => ("/ws".into(), "Sec-WebSocket-Protocol: v12.stomp\r\n"),
+            Self::Nats => ("/".into(), &[]),
+            Self::Stomp => ("/ws".into(), &[("Sec-WebSocket-Protocol", Some("v12.stomp"))]),
         };
-        format!(
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
-        )
-        .into_bytes()
+        upgrade_request(&path, changes).into_bytes()
     }
 
-    /// What a session says when it is upgraded, and how many confirmations it then waits for.
+    /// What a session sends after the upgrade, and how many confirmations it then waits for.
     pub(crate) fn opening(&self, load: &Load, session: u32) -> (Vec<Vec<u8>>, u32) {
         match self {
             Self::Blackhole(_) => {
@@ -94,18 +91,18 @@ impl Protocol {
         }
     }
 
-    /// What an answer means.
-    pub(crate) fn heard(&self, load: &Load, session: u32, text: &[u8]) -> Progress {
+    /// Interprets an answer.
+    pub(crate) fn interpret(&self, load: &Load, session: u32, text: &[u8]) -> Progress {
         let refused = || Progress::Refused(String::from_utf8_lossy(text).into_owned());
         let has = |needle: &str| memmem::find(text, needle.as_bytes()).is_some();
         match self {
             Self::Blackhole(_) if has("\"status\":\"success\"") => Progress::Confirmed,
             Self::Blackhole(_) if has("\"status\":\"error\"") => refused(),
             Self::Nats if text.starts_with(b"PONG") => Progress::Confirmed,
-            Self::Nats if text.starts_with(b"PING") => Progress::Say(b"PONG\r\n".to_vec()),
+            Self::Nats if text.starts_with(b"PING") => Progress::Send(b"PONG\r\n".to_vec()),
             Self::Nats if text.starts_with(b"-ERR") => refused(),
             Self::Stomp if text.starts_with(b"CONNECTED") => {
-                Progress::Say(stomp_subscriptions(load, session))
+                Progress::Send(stomp_subscriptions(load, session))
             }
             Self::Stomp if text.starts_with(b"RECEIPT") => Progress::Confirmed,
             Self::Stomp if text.starts_with(b"ERROR") => refused(),
@@ -114,7 +111,7 @@ impl Protocol {
     }
 }
 
-/// A token of an account, good for the length of a run.
+/// A token of an account, valid for the whole run.
 pub(crate) fn token(account: u32) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let claims = json!({ "iss": "kazoo", "account_id": account_id(account), "exp": now + 12 * 3600 });
@@ -138,7 +135,7 @@ fn requests(load: &Load, session: u32) -> Vec<Vec<u8>> {
     bindings.chunks(BINDINGS_PER_REQUEST).enumerate().map(request).collect()
 }
 
-/// All in one WebSocket message, which RabbitMQ takes apart.
+/// All subscriptions in one WebSocket message; RabbitMQ accepts that.
 fn stomp_subscriptions(load: &Load, session: u32) -> Vec<u8> {
     let mut text = String::new();
     for (id, lane) in load.bindings(session).iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Subscribing as fast as replies come: each session asks again when it has its reply.
+//! Subscribing as fast as replies arrive: each session sends its next request when it gets a reply.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::control::Answer;
 use crate::event;
 use crate::load::{Load, account_id};
 
-/// How long replies may take after the end.
-const PATIENCE: u64 = 10_000_000_000;
+/// How long outstanding replies may take at the end, in nanoseconds.
+const REPLY_TIMEOUT: u64 = 10_000_000_000;
 
-/// What was asked and answered.
+/// The requests and replies of all sessions.
 pub(crate) struct Subscriber {
     load: Load,
     fresh: bool,
@@ -26,14 +26,14 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Begins now.
+    /// Starts now.
     pub(crate) fn new(load: Load, time: Duration, fresh: bool) -> Self {
         let began = clock::now();
         let until = began + time.as_nanos() as u64;
         Self { load, fresh, began, until, asked: 0, confirmed: 0, refused: 0, last: began }
     }
 
-    /// A session's next request.
+    /// The next request of a session.
     pub(crate) fn request(&mut self, session: u32) -> Vec<u8> {
         let account = self.load.account_of(session);
         let binding = match self.load.bindings(session).first() {
@@ -45,8 +45,8 @@ impl Subscriber {
         json!({ "action": "subscribe", "request_id": self.asked, "data": data }).to_string().into_bytes()
     }
 
-    /// Counts a reply, and makes the session's next request.
-    pub(crate) fn heard(&mut self, session: u32, text: &[u8]) -> Option<Vec<u8>> {
+    /// Counts a reply, and returns the next request of the session.
+    pub(crate) fn handle_reply(&mut self, session: u32, text: &[u8]) -> Option<Vec<u8>> {
         match memmem::find(text, b"\"status\":\"success\"") {
             Some(_) => self.confirmed += 1,
             None => self.refused += 1,
@@ -55,13 +55,13 @@ impl Subscriber {
         (self.last < self.until).then(|| self.request(session))
     }
 
-    /// Whether all is answered, or will not be.
+    /// Whether all requests are answered, or the time is up.
     pub(crate) fn is_over(&self) -> bool {
         let now = clock::now();
-        now > self.until && self.confirmed + self.refused >= self.asked || now > self.until + PATIENCE
+        now > self.until && self.confirmed + self.refused >= self.asked || now > self.until + REPLY_TIMEOUT
     }
 
-    /// What came of it.
+    /// The result.
     pub(crate) fn answer(&self) -> Answer {
         Answer::Subscribed {
             count: self.confirmed,

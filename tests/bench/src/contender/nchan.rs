@@ -1,4 +1,4 @@
-//! nginx with nchan, from Debian: subscribers by WebSocket, publishing by HTTP.
+//! nginx with nchan, from Debian: subscribing over WebSocket, publishing over HTTP.
 
 use std::path::Path;
 
@@ -24,11 +24,11 @@ impl Nchan {
         std::fs::write(&file, config(dir, &module, port)).context("cannot write nginx's configuration")?;
         let spec = Spec::new(program).arg("-c").arg(&file).arg("-p").arg(dir).log(dir.join("nginx.log"));
         let ready = Ready::Http(format!("127.0.0.1:{port}"), "/ready".into());
-        let server = Server::start("nginx", spec, ready, super::READY_WITHIN).await?;
+        let server = Server::start("nginx", spec, ready, super::READY_TIMEOUT).await?;
         Ok(Self { server, port })
     }
 
-    /// Starts it anew.
+    /// Restarts it.
     pub(crate) async fn renew(&self) -> Result<()> {
         self.server.restart().await
     }
@@ -38,7 +38,7 @@ impl Nchan {
         &self.server
     }
 
-    /// Its port, for both sides.
+    /// Its port, for publishing and subscribing.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -46,7 +46,7 @@ impl Nchan {
 
 fn config(dir: &Path, module: &Path, port: u16) -> String {
     let (dir, module) = (dir.display(), module.display());
-    // One worker does best here: with two, nchan passes each event from one to the other.
+    // One worker is fastest here: with two, nchan passes each event between them.
     format!(
         "load_module {module};\n\
          daemon off;\n\

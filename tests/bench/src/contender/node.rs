@@ -1,4 +1,4 @@
-//! The Node bridge of `tests/reference`, with a RabbitMQ of its own.
+//! The Node bridge of `tests/reference`, with its own RabbitMQ.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Installs the bridge's libraries below `target`, and starts it.
+    /// Installs the bridge with its libraries below `target`, and starts it.
     pub(crate) async fn start(dir: &Path) -> Result<Self> {
         let node = install::find(install::NODE)?;
         std::fs::create_dir_all(dir)?;
@@ -35,33 +35,33 @@ impl Node {
             .env("NODE_ENV", "production")
             .log(dir.join("bridge.log"));
         let ready = Ready::Http(format!("127.0.0.1:{port}"), "/ready".into());
-        let bridge = Server::start("the Node bridge", spec, ready, super::READY_WITHIN).await?;
+        let bridge = Server::start("the Node bridge", spec, ready, super::READY_TIMEOUT).await?;
         Ok(Self { bridge, port, rabbitmq })
     }
 
-    /// Starts the bridge anew.
+    /// Restarts the bridge.
     pub(crate) async fn renew(&self) -> Result<()> {
         self.bridge.restart().await
     }
 
-    /// Where clients connect.
+    /// The port for clients.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where KAZOO would publish.
+    /// The URL of the AMQP broker.
     pub(crate) fn amqp_url(&self) -> String {
         self.rabbitmq.url()
     }
 
-    /// The processes.
+    /// Its process groups.
     pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
         let id = |server: &Server| Ok::<_, anyhow::Error>(server.process()?.id());
         Ok(vec![("node", id(&self.bridge)?), ("rabbitmq", id(self.rabbitmq.server())?)])
     }
 }
 
-/// A copy of the bridge with its libraries, below `target`, so that nothing is written among the sources.
+/// A copy of the bridge with its libraries, below `target` to keep the sources clean.
 async fn installed(log_dir: &Path) -> Result<PathBuf> {
     let from = workspace::root()?.join("tests/reference");
     let place = workspace::target_dir()?.join("bench/reference");

@@ -1,4 +1,4 @@
-//! Blackhole itself: both brokers, the three services, and one edge or several.
+//! Blackhole: both brokers and the three services, with one or several edges.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use blackhole_dev::services::{Binaries, Service};
 use crate::clients::protocol::SECRET;
 use crate::load::{account_id, realm};
 
-/// All of it.
+/// A Blackhole deployment.
 pub(crate) struct Ours {
-    /// The view that clients ask for.
+    /// The view that clients request.
     pub(crate) view: String,
     dir: PathBuf,
     binaries: Binaries,
     env: Vec<(&'static str, String)>,
-    // Dropped in this order, each before what it needs.
+    // Dropped in this order: each before what it depends on.
     edges: Vec<(Service, u16)>,
     ingest: Service,
     auth: Service,
@@ -30,7 +30,7 @@ pub(crate) struct Ours {
 const HISTORY_OFF: (&str, &str) = ("HISTORY__MAX_AGE", "0s");
 
 impl Ours {
-    /// Starts everything but edges.
+    /// Starts everything except edges.
     pub(crate) async fn start(dir: &Path, accounts: u32, history: bool, view: &str) -> Result<Self> {
         let binaries = binaries()?;
         let (rabbitmq_dir, nats_dir) = (dir.join("rabbitmq"), dir.join("nats"));
@@ -43,7 +43,7 @@ impl Ours {
             ("AMQP__URL", rabbitmq.url()),
             ("AUTH__ACCOUNTS_FILE", file.display().to_string()),
             ("AUTH__JWT__HS256_SECRET", SECRET.to_owned()),
-            // How many an edge can take is measured, not how many it is set to take.
+            // Measure how many sessions an edge can accept, not its configured limit.
             ("WS__ACCEPT_PER_SECOND", "1000000".to_owned()),
         ];
         if !history {
@@ -58,7 +58,7 @@ impl Ours {
         Ok(Self { view, dir, binaries, env, edges, ingest, auth, rabbitmq, nats })
     }
 
-    /// Ends the edges and starts others.
+    /// Replaces the edges by new ones.
     pub(crate) async fn renew(&mut self, count: usize, settings: &[(&str, &str)]) -> Result<()> {
         self.edges.clear();
         for number in 0..count {
@@ -78,12 +78,12 @@ impl Ours {
         self.edges.iter().map(|(_, port)| *port).collect()
     }
 
-    /// Where KAZOO would publish.
+    /// The URL of the AMQP broker.
     pub(crate) fn amqp_url(&self) -> String {
         self.rabbitmq.url()
     }
 
-    /// The processes.
+    /// Its process groups.
     pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
         let edges = self.edges.iter().map(|(edge, _)| ("edge", edge.server()));
         let others = [
@@ -95,7 +95,7 @@ impl Ours {
         edges.chain(others).map(|(name, server)| Ok((name, server.process()?.id()))).collect()
     }
 
-    /// Whether this release can do without the stream.
+    /// Whether this release supports running without the history.
     pub(crate) async fn has_history_off(dir: &Path) -> Result<bool> {
         let (name, value) = HISTORY_OFF;
         let spec = Spec::new(binaries()?.amqp_ingest)
@@ -106,12 +106,12 @@ impl Ours {
     }
 }
 
-/// The services' programs, which lie beside this one.
+/// The services' programs, which are in the directory of this one.
 fn binaries() -> Result<Binaries> {
     let own = std::env::current_exe().context("cannot find this program")?;
     match own.parent() {
         Some(dir) => Binaries::in_dir(dir),
-        None => bail!("{} lies nowhere", own.display()),
+        None => bail!("{} has no directory", own.display()),
     }
 }
 

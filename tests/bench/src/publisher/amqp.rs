@@ -1,4 +1,4 @@
-//! To an AMQP broker, by lapin, as KAZOO publishes: to topic exchanges, not persistent.
+//! Publishes to an AMQP broker as KAZOO does: to topic exchanges, not persistent.
 
 use anyhow::{Context, Result, bail};
 use blackhole_dev::simulator::declare;
@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use crate::event::Message;
 
-/// The exchanges that events go to.
+/// The exchanges of the events.
 const EXCHANGES: [&str; 2] = ["callevt", "faxes"];
 
 /// A connection with one channel.
@@ -21,7 +21,7 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Connects, and declares the exchanges.
+    /// Connects and declares the exchanges.
     pub(crate) fn connect(url: &str, confirms: bool) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (connection, channel) = runtime.block_on(async {
@@ -40,7 +40,7 @@ impl Publisher {
         Ok(Self { runtime, _connection: connection, channel, confirms: confirms.then(Vec::new), properties })
     }
 
-    /// Hands a message to the broker.
+    /// Sends a message to the broker.
     pub(crate) fn publish(&mut self, message: &Message) -> Result<()> {
         let options = BasicPublishOptions::default();
         let (exchange, key) = (message.exchange.into(), message.key.as_str().into());
@@ -53,7 +53,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Waits for the confirms; without them for an answer on the same channel, which comes after all that went before.
+    /// Waits for the confirms; without confirms, for an answer on the same channel, which comes after everything
+    /// before.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.runtime.block_on(async {
             for confirm in self.confirms.iter_mut().flat_map(|confirms| confirms.drain(..)) {

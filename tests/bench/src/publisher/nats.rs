@@ -1,4 +1,4 @@
-//! To a NATS server: its text protocol, with one write per message.
+//! Publishes to a NATS server with its text protocol, one write per message.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ impl Publisher {
     pub(crate) fn connect(authority: &str) -> Result<Self> {
         let mut writer = TcpStream::connect(authority).context("cannot connect to the NATS server")?;
         writer.set_nodelay(true)?;
-        // The server pings only after minutes, which a run does not last.
+        // The server pings only after minutes, longer than a measurement.
         writer.set_read_timeout(Some(Duration::from_secs(30)))?;
         writer.write_all(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"protocol\":1}\r\n")?;
         let reader = BufReader::new(writer.try_clone()?);
@@ -38,7 +38,7 @@ impl Publisher {
         Ok(self.writer.write_all(&self.out)?)
     }
 
-    /// Waits until the server has read all.
+    /// Waits until the server has read everything.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.writer.write_all(b"PING\r\n")?;
         let mut line = String::new();

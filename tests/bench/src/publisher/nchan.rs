@@ -1,4 +1,4 @@
-//! To nchan: an HTTP POST per message on one connection, without waiting for the answer before the next.
+//! Publishes to nchan: pipelined HTTP POST requests on one connection.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,8 +9,8 @@ use memchr::memmem;
 
 use crate::event::Message;
 
-/// So many posts may be unanswered: more would fill both directions of the connection.
-const AHEAD: u64 = 256;
+/// Maximum number of unanswered requests: more would fill both directions of the connection.
+const MAX_UNANSWERED: u64 = 256;
 
 /// A connection.
 pub(crate) struct Publisher {
@@ -30,7 +30,7 @@ impl Publisher {
         Ok(Self { stream, out: Vec::new(), answers: Vec::new(), posted: 0, answered: 0 })
     }
 
-    /// Posts a message; its lane is the channel.
+    /// Posts a message to the channel of its lane.
     pub(crate) fn publish(&mut self, message: &Message) -> Result<()> {
         self.out.clear();
         let (lane, length) = (message.lane, message.body.len());
@@ -39,13 +39,13 @@ impl Publisher {
         self.out.extend_from_slice(&message.body);
         self.stream.write_all(&self.out)?;
         self.posted += 1;
-        while self.posted - self.answered > AHEAD {
+        while self.posted - self.answered > MAX_UNANSWERED {
             self.read()?;
         }
         Ok(())
     }
 
-    /// Waits for all answers.
+    /// Waits for all responses.
     pub(crate) fn finish(&mut self) -> Result<()> {
         while self.answered < self.posted {
             self.read()?;
@@ -73,13 +73,13 @@ impl Publisher {
     }
 }
 
-/// How long the answer is that `bytes` begin with; nothing if it is not all there.
+/// The length of the first response in `bytes`; none if it is incomplete.
 fn answer(bytes: &[u8]) -> Result<Option<usize>> {
     let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&bytes[..end]);
     let mut lines = head.lines();
     let status = lines.next().unwrap_or_default();
-    // 201 where somebody has subscribed, 202 where nobody has.
+    // 201 if the channel has subscribers, 202 if not.
     if !status.starts_with("HTTP/1.1 20") {
         bail!("nginx answers {status}");
     }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_ends_with_its_body() {
+    fn a_response_ends_after_its_body() {
         let text = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 202";
         assert_eq!(answer(text).unwrap(), Some(48));
         assert_eq!(answer(&text[..46]).unwrap(), None);

@@ -1,4 +1,4 @@
-//! What must be reached, as ratios within one run, and how far it is.
+//! The targets, as ratios within one run, and whether they are met.
 
 use serde::Serialize;
 
@@ -7,20 +7,20 @@ use super::{Report, Row, aligned, number};
 const OURS: &str = "blackhole";
 const OFF: &str = "blackhole, history off";
 
-/// A target and what was measured.
+/// A target and the measured value.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Target {
-    /// What it is about.
+    /// What is measured.
     pub(crate) what: String,
-    /// The bound, in words.
+    /// The bound as text.
     pub(crate) target: String,
-    /// What was measured.
+    /// The measured value.
     pub(crate) measured: f64,
-    /// Whether it is met; nothing where there is no bound and the figure is only to be told.
+    /// Whether it is met; none for a figure without a bound.
     pub(crate) met: Option<bool>,
 }
 
-/// The targets of which all sides were measured.
+/// A list of targets.
 #[derive(Default)]
 struct Targets(Vec<Target>);
 
@@ -35,7 +35,7 @@ impl Targets {
         self.enter(what, target, measured, |measured| Some(measured >= bound));
     }
 
-    fn tell(&mut self, what: String, measured: Option<f64>, unit: &str) {
+    fn without_bound(&mut self, what: String, measured: Option<f64>, unit: &str) {
         self.enter(what, unit.to_owned(), measured, |_| None);
     }
 
@@ -52,7 +52,7 @@ impl Targets {
     }
 }
 
-/// All targets of which both sides were measured.
+/// All targets for which the necessary figures were measured.
 pub(crate) fn all(report: &Report) -> Vec<Target> {
     let mut targets = Targets::default();
     costs(report, &mut targets);
@@ -80,7 +80,7 @@ pub(crate) fn all(report: &Report) -> Vec<Target> {
     targets.0
 }
 
-/// Processor time per delivery.
+/// CPU time per delivery.
 fn costs(report: &Report, targets: &mut Targets) {
     for row in rows(report, "fan-out, 1000 ", OURS) {
         let floor = of(report, &row.shape, "floor", "µs/delivery: floor");
@@ -97,12 +97,12 @@ fn costs(report: &Report, targets: &mut Targets) {
     for server in [OURS, OFF] {
         for row in rows(report, "sharded, ", server) {
             let nats = row.median("µs/delivery: nats-server");
-            targets.tell(title(row, "nats-server"), nats, "µs per event, told");
+            targets.without_bound(title(row, "nats-server"), nats, "µs per event, no target");
         }
     }
 }
 
-/// The most that is sustained.
+/// The highest sustained rates.
 fn rates(report: &Report, targets: &mut Targets) {
     let rate = "deliveries/s";
     for (against, bound) in [("NATS WebSocket", 1.0), ("floor, coalescing", 0.7)] {
@@ -124,7 +124,7 @@ fn rates(report: &Report, targets: &mut Targets) {
     }
 }
 
-/// The last size beside the first.
+/// The largest size compared with the smallest.
 fn growth(report: &Report, targets: &mut Targets) {
     let all = |subjects: bool| -> Vec<&Row> {
         rows(report, "growth, ", OURS).filter(|row| row.shape.contains(" subjects") == subjects).collect()
@@ -137,7 +137,7 @@ fn growth(report: &Report, targets: &mut Targets) {
         targets.at_most(what("edge, per delivery"), grown("µs/delivery: edge"), 1.15, "x");
         if subjects {
             targets.at_most(what("each further subject"), per_subject(first, last), 2.0, "KiB");
-            // From the last but one on: below that, what a session takes by itself is most of it.
+            // Only the last steps: with fewer subjects, the memory of the session itself dominates.
             let [.., before, _] = rows.as_slice() else { continue };
             let flat = ratio(per_subject(before, last), per_subject(first, before));
             targets.at_most(what("memory of each further subject"), flat, 1.15, "x");
@@ -147,7 +147,7 @@ fn growth(report: &Report, targets: &mut Targets) {
     }
 }
 
-/// Memory, in KiB, for each subject that the second row has more than the first.
+/// Memory in KiB per additional subject of the second row.
 fn per_subject(first: &Row, second: &Row) -> Option<f64> {
     let memory = |row: &Row| Some(row.median("KiB/session")? * row.median("sessions")?);
     ratio(
@@ -161,7 +161,7 @@ fn title(row: &Row, what: &str) -> String {
     format!("{}{history}: {what}", row.shape)
 }
 
-/// They as a table.
+/// The targets as a table.
 pub(crate) fn table(report: &Report) -> String {
     let targets = all(report);
     if targets.is_empty() {

@@ -1,4 +1,4 @@
-//! One measurement: connected sessions, events at one rate, and what they took of each process.
+//! One measurement: connected sessions, events at a constant rate, and the CPU time of each process.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,73 +16,72 @@ use crate::control::{Answer, Order, Phase, Worker};
 use crate::histogram::Histogram;
 use crate::load::Load;
 
-/// Sessions per process of clients: it may open 20,000 files.
-const PER_PROCESS: u32 = 15_000;
-/// How many sessions connect at the same time where it is no storm.
-pub(crate) const GENTLY: u32 = 200;
-/// Time for all workers to take their orders before the first event is due.
-const AHEAD: u64 = 100_000_000;
+/// Sessions per client process, which may open 20,000 files.
+const SESSIONS_PER_PROCESS: u32 = 15_000;
+/// How many sessions connect at the same time, except in a storm.
+pub(crate) const GENTLE_WINDOW: u32 = 200;
+/// Time for all workers to receive their orders before the first event is due, in nanoseconds.
+const START_DELAY: u64 = 100_000_000;
 
-/// A server with sessions, and a publisher.
-pub(crate) struct Live<'a> {
+/// A server with connected sessions, and a publisher.
+pub(crate) struct ActiveLoad<'a> {
     /// The server.
     pub(crate) contender: &'a mut Contender,
-    /// How connecting went.
+    /// How the sessions connected.
     pub(crate) connected: Connected,
-    /// A plain AMQP consumer, where one was asked for.
+    /// A plain AMQP consumer, if the shape needs one.
     pub(crate) consumer: Option<Worker>,
     clients: Vec<Worker>,
     publisher: Option<Worker>,
-    /// How many events have been published.
+    /// The number of events published so far.
     pub(crate) published: u64,
 }
 
-/// How connecting went.
+/// How the sessions connected.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Connected {
     /// From the first connection to the last reply, in seconds.
     pub(crate) seconds: f64,
-    /// From each session's connecting to its last reply.
+    /// From the start of each session's connection to its last reply.
     pub(crate) each: Histogram,
 }
 
-/// What a stretch of events took.
+/// The result of a period of events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
-    /// How long was measured, in seconds.
+    /// Seconds measured.
     pub(crate) seconds: f64,
     /// Events per second.
     pub(crate) rate: f64,
-    /// Seconds of processor time by process.
+    /// CPU seconds by process.
     pub(crate) cpu: BTreeMap<&'static str, f64>,
-    /// What part of the time the host took away, in percent.
+    /// Percentage of CPU time that the host gave to other guests.
     pub(crate) stolen: f64,
-    /// What part of the time went to none of the processes that are told, in percent: to something else that runs, and
-    /// to the kernel's own work.
+    /// Percentage of CPU time that none of the measured processes used: other processes, and work of the kernel.
     pub(crate) others: f64,
-    /// The account of everything since the sessions were connected, and the latencies of what was measured.
+    /// The tally since the sessions connected, with the latencies of the measured period.
     pub(crate) tally: Tally,
-    /// The longest that an event was published after it was due, in ms.
+    /// Maximum time by which an event was published late, in ms.
     pub(crate) late_ms: f64,
-    /// Events that were not published, as the server kept the publisher back for too long.
+    /// Events not published because the server delayed the publisher too much.
     pub(crate) unpublished: u64,
 }
 
 impl Sample {
-    /// Deliveries of the measured time.
+    /// Deliveries in the measured period.
     pub(crate) fn deliveries(&self) -> f64 {
         self.tally.latency.total() as f64
     }
 
-    /// Microseconds of a process per delivery.
+    /// CPU time of a process per delivery, in microseconds.
     pub(crate) fn micros(&self, process: &str) -> f64 {
         self.cpu.get(process).copied().unwrap_or(0.0) * 1e6 / self.deliveries().max(1.0)
     }
 }
 
-impl<'a> Live<'a> {
-    /// Connects and binds all sessions of a load, `window` at a time. The server has to be as wanted already.
-    pub(crate) async fn begin(
+impl<'a> ActiveLoad<'a> {
+    /// Connects and subscribes all sessions of a load to a running server, `window` at a time.
+    pub(crate) async fn start(
         contender: &'a mut Contender,
         load: Load,
         window: u32,
@@ -91,23 +90,23 @@ impl<'a> Live<'a> {
     ) -> Result<Self> {
         let publisher = match contender.sink() {
             Some(sink) => {
-                // First, as it declares the exchanges.
+                // The publisher first: it declares the exchanges.
                 let mut publisher = Worker::start("publisher", dir).await?;
                 publisher.ask(&Order::Attach { sink, load }).await?;
                 Some(publisher)
             }
             None => None,
         };
-        let count = load.sessions.div_ceil(PER_PROCESS);
+        let count = load.sessions.div_ceil(SESSIONS_PER_PROCESS);
         let mut clients = try_join_all((0..count).map(|_| Worker::start("clients", dir))).await?;
         let (target, sources) = (contender.target(), next_sources());
         let orders = clients.iter_mut().zip(0_u32..).map(|(worker, number)| {
-            let first = number * PER_PROCESS;
+            let first = number * SESSIONS_PER_PROCESS;
             let order = Order::Connect {
                 target: target.clone(),
                 load,
                 first,
-                count: (load.sessions - first).min(PER_PROCESS),
+                count: (load.sessions - first).min(SESSIONS_PER_PROCESS),
                 window: (window / count).max(1),
                 sources,
                 from_event: published,
@@ -119,7 +118,7 @@ impl<'a> Live<'a> {
         let mut reason = None;
         for answer in try_join_all(orders).await? {
             let Answer::Connected { bound, failure, seconds, each } = answer else {
-                bail!("clients say {answer:?}")
+                bail!("unexpected answer of the clients: {answer:?}")
             };
             missing -= bound;
             reason = reason.or(failure);
@@ -127,20 +126,25 @@ impl<'a> Live<'a> {
             connected.each.add(&each);
         }
         if missing > 0 {
-            bail!("{missing} of {} sessions are not bound: {}", load.sessions, reason.unwrap_or_default());
+            bail!(
+                "{missing} of {} sessions are not subscribed: {}",
+                load.sessions,
+                reason.unwrap_or_default()
+            );
         }
         Ok(Self { contender, connected, consumer: None, clients, publisher, published })
     }
 
-    /// Publishes for `warm_up` and then `seconds` seconds, which are measured, and waits for what is owed.
+    /// Publishes for `warm_up` seconds, then for `seconds` seconds, which are measured, and waits for all events to
+    /// arrive.
     pub(crate) async fn flow(
         &mut self,
         rate: f64,
         warm_up: f64,
         seconds: f64,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Sample> {
-        let start = clock::now() + AHEAD;
+        let start = clock::now() + START_DELAY;
         let events = ((rate * (warm_up + seconds)).ceil() as u64).max(1);
         let phase = Phase { first: self.published, events, rate, start };
         let from = start + clock::nanos(warm_up);
@@ -159,7 +163,7 @@ impl<'a> Live<'a> {
             let cpu: BTreeMap<_, _> = after.0.into_iter().map(used).collect();
             let machine = after.1.since(before.1);
             let others = (machine.busy - cpu.values().sum::<f64>()).max(0.0);
-            Ok((cpu, machine.stolen * 100.0 / machine.whole, others * 100.0 / machine.whole))
+            Ok((cpu, machine.stolen * 100.0 / machine.total, others * 100.0 / machine.total))
         };
         let publish = async {
             match &mut self.publisher {
@@ -169,34 +173,36 @@ impl<'a> Live<'a> {
         };
         let (published, (cpu, stolen, others)) = tokio::try_join!(publish, usage)?;
         let Answer::Published { events: published, late_ms } = published else {
-            bail!("the publisher says {published:?}")
+            bail!("unexpected answer of the publisher: {published:?}")
         };
         self.published += published;
-        let tally = self.collect(patience).await?;
+        let tally = self.collect(timeout).await?;
         Ok(Sample { seconds, rate, cpu, stolen, others, tally, late_ms, unpublished: events - published })
     }
 
-    /// Waits until all that was published has arrived, or for so long.
-    pub(crate) async fn collect(&mut self, patience: Duration) -> Result<Tally> {
-        let order = Order::Collect { events: self.published, patience };
+    /// Waits until all published events have arrived, or until the timeout.
+    pub(crate) async fn collect(&mut self, timeout: Duration) -> Result<Tally> {
+        let order = Order::Collect { events: self.published, timeout };
         let answers = try_join_all(self.clients.iter_mut().map(|worker| worker.ask(&order))).await?;
         let mut all = Tally::default();
         for answer in answers {
-            let Answer::Collected(tally) = answer else { bail!("clients say {answer:?}") };
+            let Answer::Collected(tally) = answer else {
+                bail!("unexpected answer of the clients: {answer:?}")
+            };
             all.add(&tally);
         }
         Ok(all)
     }
 
-    /// Processor seconds of each process while nothing is published.
-    pub(crate) async fn rest(&self, seconds: f64) -> Result<BTreeMap<&'static str, f64>> {
+    /// CPU seconds of each process while nothing is published.
+    pub(crate) async fn idle(&self, seconds: f64) -> Result<BTreeMap<&'static str, f64>> {
         let groups = self.groups()?;
         let before = cpu(&groups);
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         Ok(cpu(&groups).into_iter().map(|(name, used)| (name, used - before[name])).collect())
     }
 
-    /// Has the sessions subscribe again and again.
+    /// Makes the sessions subscribe repeatedly.
     pub(crate) async fn subscribe(&mut self, seconds: f64, fresh: bool) -> Result<Answer> {
         let order = Order::Subscribe { time: Duration::from_secs_f64(seconds), fresh };
         match self.clients.first_mut() {
@@ -205,7 +211,7 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// The server's processes, and the workers.
+    /// The process groups of the server and of the workers.
     pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
         let mut groups = self.contender.groups()?;
         groups.extend(self.publisher.iter().map(|worker| ("publisher", worker.id())));
@@ -215,7 +221,7 @@ impl<'a> Live<'a> {
     }
 }
 
-/// Processor seconds so far, summed over groups of one name.
+/// CPU seconds so far, summed over groups with the same name.
 pub(crate) fn cpu(groups: &[(&'static str, i32)]) -> BTreeMap<&'static str, f64> {
     let mut all = BTreeMap::new();
     for (name, group) in groups {

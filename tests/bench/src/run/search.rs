@@ -1,4 +1,4 @@
-//! The highest rate that is sustained: everything arrives, and 99 % of it within a second of when it was due.
+//! The highest sustained rate: all events arrive, 99 % of them within a second of their due time.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,30 +6,30 @@ use std::time::Duration;
 use anyhow::Result;
 use blackhole_dev::progress::say;
 
-use super::measure::{GENTLY, Live, Sample};
+use super::measure::{ActiveLoad, GENTLE_WINDOW, Sample};
 use crate::contender::Contender;
 use crate::load::Load;
 
-/// How a search goes.
+/// The parameters of a search.
 pub(crate) struct Search {
     /// The first rate, in events per second.
     pub(crate) from: f64,
-    /// How long each rate is tried, in seconds.
+    /// Seconds for which each rate is tried.
     pub(crate) seconds: f64,
-    /// How often the range is halved in the end.
+    /// How often the range is halved at the end.
     pub(crate) steps: u32,
-    /// Whether a rate that is not sustained is tried once more: something else may have run just then.
+    /// Whether to retry a rate that was not sustained: the machine may have been busy.
     pub(crate) twice: bool,
 }
 
-/// Beyond that no server here comes.
-const MOST_DOUBLINGS: u32 = 14;
-/// A backlog has to be gone before the next rate is tried.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LATEST_MS: f64 = 1000.0;
+/// More than any server here reaches.
+const MAX_DOUBLINGS: u32 = 14;
+/// How long a backlog may take to drain before the next rate is tried.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+const MAX_P99_MS: f64 = 1000.0;
 
 impl Search {
-    /// Searches; the last sample that was sustained, if any was.
+    /// Searches, and returns the sample with the highest sustained rate.
     pub(crate) async fn run(
         &self,
         contender: &mut Contender,
@@ -41,9 +41,9 @@ impl Search {
         let (mut doublings, mut steps, mut tried) = (0, 0, false);
         'renewed: loop {
             contender.renew(load, 1, &[]).await?;
-            let mut live = Live::begin(contender, load, GENTLY, published, dir).await?;
+            let mut active = ActiveLoad::start(contender, load, GENTLE_WINDOW, published, dir).await?;
             loop {
-                let sample = live.flow(rate, 0.5, self.seconds, PATIENCE).await?;
+                let sample = active.flow(rate, 0.5, self.seconds, DRAIN_TIMEOUT).await?;
                 let sustained = is_sustained(&sample);
                 say(format_args!(
                     "  {:.0}/s: {}, p99 {:.0} ms{}",
@@ -62,7 +62,7 @@ impl Search {
                 }
                 rate = match (too_high, &best) {
                     _ if again => rate,
-                    (None, _) if doublings < MOST_DOUBLINGS => {
+                    (None, _) if doublings < MAX_DOUBLINGS => {
                         doublings += 1;
                         rate * 2.0
                     }
@@ -70,16 +70,16 @@ impl Search {
                         steps += 1;
                         (best.rate * high).sqrt()
                     }
-                    // Even the first was too much.
-                    (Some(high), None) if doublings < MOST_DOUBLINGS => {
+                    // Even the first rate was too high.
+                    (Some(high), None) if doublings < MAX_DOUBLINGS => {
                         doublings += 1;
                         high / 2.0
                     }
                     _ => return Ok(best),
                 };
                 if !unharmed {
-                    published = live.published;
-                    // Time for what is still on its way to the sessions that are gone.
+                    published = active.published;
+                    // Let events that are still in transit to the old sessions pass.
                     tokio::time::sleep(Duration::from_secs(2)).await;
                     continue 'renewed;
                 }
@@ -90,6 +90,6 @@ impl Search {
 
 fn is_sustained(sample: &Sample) -> bool {
     let tally = &sample.tally;
-    let whole = sample.unpublished == 0 && tally.closed == 0;
-    whole && tally.delivered == tally.expected && tally.latency.quantile_ms(0.99) < LATEST_MS
+    let complete = sample.unpublished == 0 && tally.closed == 0;
+    complete && tally.delivered == tally.expected && tally.latency.quantile_ms(0.99) < MAX_P99_MS
 }

@@ -1,4 +1,4 @@
-//! The shapes: which load, which rate, and what is reported of it.
+//! The shapes: load, rate, and reported figures of each.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use blackhole_dev::bench::Shape;
 use blackhole_dev::progress::say;
 
 use super::Plan;
-use super::measure::{GENTLY, Live, Sample, cpu};
+use super::measure::{ActiveLoad, GENTLE_WINDOW, Sample, cpu};
 use super::search::Search;
 use crate::accounting;
 use crate::contender::Contender;
@@ -17,7 +17,7 @@ use crate::control::{Answer, Order, Worker};
 use crate::load::{Load, Pattern};
 use crate::report::{Measured, Report};
 
-/// Subscribing without a limit of ours.
+/// Settings that lift the limits on subscribing.
 const UNLIMITED: &[(&str, &str)] = &[
     ("WS__RATE__BURST", "1000000000"),
     ("WS__RATE__PER_SECOND", "1000000000"),
@@ -26,7 +26,7 @@ const UNLIMITED: &[(&str, &str)] = &[
 const GROWTH_SUBJECT_SESSIONS: u32 = 100;
 const PER_EDGE: u32 = 15_000;
 
-/// How many accounts a shape needs.
+/// The number of accounts that a shape needs.
 pub(crate) fn accounts(plan: &Plan, shape: Shape) -> u32 {
     loads(plan, shape).iter().map(Load::accounts).max().unwrap_or(1)
 }
@@ -56,7 +56,7 @@ fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
     }
 }
 
-/// Measures a shape of one server, and enters it into the report.
+/// Measures a shape with a server and adds the results to the report.
 pub(crate) async fn measure(
     plan: &Plan,
     shape: Shape,
@@ -67,7 +67,7 @@ pub(crate) async fn measure(
     for load in loads(plan, shape) {
         if !contender.name.serves(load.pattern) {
             let (shape, name) = (crate::report::shape_name(shape), contender.name.text());
-            report.note(format!("{shape}: not measured with {name}, where a session has one binding"));
+            report.note(format!("{shape}: not measured with {name}, whose sessions have one binding"));
             return Ok(());
         }
         let shaped = Shaped { plan, shape, load, dir: dir.clone() };
@@ -107,7 +107,7 @@ struct Shaped<'p> {
 }
 
 impl Shaped<'_> {
-    /// The rate in events per second for so many deliveries per second; in a smoke, less.
+    /// The rate in events per second for this many deliveries per second; lower in a smoke run.
     fn events(&self, deliveries: f64) -> f64 {
         let deliveries =
             self.plan.options.rate.unwrap_or(self.plan.size(deliveries, deliveries, deliveries / 10.0));
@@ -123,8 +123,8 @@ impl Shaped<'_> {
         }
     }
 
-    async fn begin<'c>(&self, contender: &'c mut Contender, window: u32) -> Result<Live<'c>> {
-        Live::begin(contender, self.load, window, 0, &self.dir).await
+    async fn start<'c>(&self, contender: &'c mut Contender, window: u32) -> Result<ActiveLoad<'c>> {
+        ActiveLoad::start(contender, self.load, window, 0, &self.dir).await
     }
 
     /// Events at a given rate of deliveries.
@@ -135,7 +135,7 @@ impl Shaped<'_> {
         rate: f64,
         edges: usize,
     ) -> Result<()> {
-        let Plan { repeat, warm_up, seconds, patience, .. } = *self.plan;
+        let Plan { repeat, warm_up, seconds, timeout, .. } = *self.plan;
         let rate = self.events(rate);
         let row = format!("{} at {:.0}/s", self.name(), rate * self.load.deliveries_per_event());
         for _ in 0..repeat {
@@ -146,74 +146,74 @@ impl Shaped<'_> {
                 measured.add("subjects", f64::from(self.load.lanes()));
             }
             let before = resident(contender)?;
-            let mut live = self.begin(contender, GENTLY).await?;
+            let mut active = self.start(contender, GENTLE_WINDOW).await?;
             tokio::time::sleep(Duration::from_millis(500)).await;
-            if live.contender.is_renewed(self.load) {
-                let more = resident(live.contender)?.0 - before.0;
+            if active.contender.is_renewed(self.load) {
+                let more = resident(active.contender)?.0 - before.0;
                 measured.add("KiB/session", more / f64::from(self.load.sessions));
             }
-            let sample = live.flow(rate, warm_up, seconds, patience).await?;
-            entries(&mut measured, &sample, live.contender.groups()?);
-            measured.add("MiB", resident(live.contender)?.0 / 1024.0);
-            report.enter(&row, live.contender.name, measured, Some(&sample.tally));
+            let sample = active.flow(rate, warm_up, seconds, timeout).await?;
+            entries(&mut measured, &sample, active.contender.groups()?);
+            measured.add("MiB", resident(active.contender)?.0 / 1024.0);
+            report.enter(&row, active.contender.name, measured, Some(&sample.tally));
         }
         Ok(())
     }
 
-    /// Memory and processor time of sessions for which nothing happens.
+    /// Memory and CPU time of idle sessions.
     async fn idle(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
         let count = f64::from(self.load.sessions);
         for _ in 0..self.plan.repeat {
             contender.renew(self.load, 1, &[]).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
             let before = (resident(contender)?, accounting::socket_memory_kib());
-            let mut live = self.begin(contender, GENTLY).await?;
+            let mut active = self.start(contender, GENTLE_WINDOW).await?;
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let after = (resident(live.contender)?, accounting::socket_memory_kib());
+            let after = (resident(active.contender)?, accounting::socket_memory_kib());
             let mut measured = Measured::default();
             measured.add("KiB/session", (after.0.0 - before.0.0) / count);
             measured.add("KiB/session, anonymous", (after.0.1 - before.0.1) / count);
             measured.add("kernel KiB/session", (after.1 - before.1) / count);
-            let rest = live.rest(self.plan.seconds).await?;
-            for (process, _) in live.contender.groups()? {
+            let rest = active.idle(self.plan.seconds).await?;
+            for (process, _) in active.contender.groups()? {
                 measured.add(&format!("idle CPU %: {process}"), rest[process] * 100.0 / self.plan.seconds);
             }
-            let tally = self.one_each(&mut live).await?.tally;
-            report.enter(&self.name(), live.contender.name, measured, Some(&tally));
+            let tally = self.one_each(&mut active).await?.tally;
+            report.enter(&self.name(), active.contender.name, measured, Some(&tally));
         }
         Ok(())
     }
 
-    /// All sessions at once.
+    /// All sessions connect at once.
     async fn storm(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
         for _ in 0..self.plan.repeat {
             contender.renew(self.load, 1, &[]).await?;
             let groups = contender.groups()?;
             let before = cpu(&groups);
-            let mut live = self.begin(contender, self.load.sessions).await?;
+            let mut active = self.start(contender, self.load.sessions).await?;
             let used = cpu(&groups);
             let mut measured = Measured::default();
-            measured.add("seconds", live.connected.seconds);
-            measured.add("sessions/s", f64::from(self.load.sessions) / live.connected.seconds);
-            measured.add("p50 ms", live.connected.each.quantile_ms(0.5));
-            measured.add("p99 ms", live.connected.each.quantile_ms(0.99));
+            measured.add("seconds", active.connected.seconds);
+            measured.add("sessions/s", f64::from(self.load.sessions) / active.connected.seconds);
+            measured.add("p50 ms", active.connected.each.quantile_ms(0.5));
+            measured.add("p99 ms", active.connected.each.quantile_ms(0.99));
             for (process, used) in used {
                 let micros = (used - before[process]) * 1e6 / f64::from(self.load.sessions);
                 measured.add(&format!("µs/session: {process}"), micros);
             }
-            let tally = self.one_each(&mut live).await?.tally;
-            report.enter(&self.name(), live.contender.name, measured, Some(&tally));
+            let tally = self.one_each(&mut active).await?.tally;
+            report.enter(&self.name(), active.contender.name, measured, Some(&tally));
         }
         Ok(())
     }
 
-    /// One event for each session: all of them are there.
-    async fn one_each(&self, live: &mut Live<'_>) -> Result<Sample> {
+    /// One event per session, to check that all are subscribed.
+    async fn one_each(&self, active: &mut ActiveLoad<'_>) -> Result<Sample> {
         let rate = self.events(5_000.0);
-        live.flow(rate, 0.0, f64::from(self.load.lanes()) / rate, self.plan.patience).await
+        active.flow(rate, 0.0, f64::from(self.load.lanes()) / rate, self.plan.timeout).await
     }
 
-    /// The highest rate.
+    /// The highest sustained rate.
     async fn max(&self, contender: &mut Contender, report: &mut Report, from: f64) -> Result<()> {
         let mut from = self.events(from);
         for _ in 0..self.plan.repeat {
@@ -224,7 +224,7 @@ impl Shaped<'_> {
             let Some(sample) = search.run(contender, self.load, &self.dir).await? else {
                 bail!("no rate was sustained");
             };
-            // The next time it need not begin at the bottom.
+            // The next repetition can start near the result.
             from = sample.rate * 0.7;
             let mut measured = Measured::default();
             entries(&mut measured, &sample, contender.groups()?);
@@ -233,18 +233,18 @@ impl Shaped<'_> {
         Ok(())
     }
 
-    /// Subscriptions per second, with new subjects and with the ones that are there.
+    /// Subscriptions per second, with new and with existing subjects.
     async fn subscribe(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
         for fresh in [false, true] {
             for _ in 0..self.plan.repeat {
                 contender.renew(self.load, 1, UNLIMITED).await?;
                 let groups = contender.groups()?;
-                let mut live = self.begin(contender, GENTLY).await?;
+                let mut active = self.start(contender, GENTLE_WINDOW).await?;
                 let before = cpu(&groups);
-                let answer = live.subscribe(self.plan.seconds.min(5.0), fresh).await?;
+                let answer = active.subscribe(self.plan.seconds.min(5.0), fresh).await?;
                 let used = cpu(&groups);
                 let Answer::Subscribed { count, refused, seconds } = answer else {
-                    bail!("clients say {answer:?}")
+                    bail!("unexpected answer of the clients: {answer:?}")
                 };
                 if refused > 0 {
                     report.failures.push(format!("{refused} subscriptions were refused"));
@@ -259,34 +259,34 @@ impl Shaped<'_> {
                 }
                 let edge = (cpu(&groups)["edge"] - before["edge"]).max(f64::MIN_POSITIVE);
                 measured.add("subscribes/s and core", count as f64 / edge);
-                let subjects = if fresh { "new subjects" } else { "a subject that is there" };
-                report.enter(&format!("{}, {subjects}", self.name()), live.contender.name, measured, None);
+                let subjects = if fresh { "new subjects" } else { "an existing subject" };
+                report.enter(&format!("{}, {subjects}", self.name()), active.contender.name, measured, None);
             }
         }
         Ok(())
     }
 
-    /// Ours and a plain consumer, of the same events.
+    /// Blackhole and a plain consumer, with the same events.
     async fn latency(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
-        let Plan { repeat, warm_up, seconds, patience, .. } = *self.plan;
+        let Plan { repeat, warm_up, seconds, timeout, .. } = *self.plan;
         let rate = self.events(5_000.0);
         for _ in 0..repeat {
             contender.renew(self.load, 1, &[]).await?;
-            let mut live = self.begin(contender, GENTLY).await?;
-            let Some(sink) = live.contender.sink() else { bail!("there is no broker") };
+            let mut active = self.start(contender, GENTLE_WINDOW).await?;
+            let Some(sink) = active.contender.sink() else { bail!("this server has no broker") };
             let mut consumer = Worker::start("consumer", &self.dir).await?;
             consumer.ask(&Order::Attach { sink, load: self.load }).await?;
-            live.consumer = Some(consumer);
-            let sample = live.flow(rate, warm_up, seconds, patience).await?;
-            let order = Order::Collect { events: live.published, patience };
-            let Some(Answer::Collected(plain)) = (match &mut live.consumer {
+            active.consumer = Some(consumer);
+            let sample = active.flow(rate, warm_up, seconds, timeout).await?;
+            let order = Order::Collect { events: active.published, timeout };
+            let Some(Answer::Collected(plain)) = (match &mut active.consumer {
                 Some(consumer) => Some(consumer.ask(&order).await?),
                 None => None,
             }) else {
-                bail!("the consumer says something else");
+                bail!("unexpected answer of the consumer");
             };
             let mut measured = Measured::default();
-            entries(&mut measured, &sample, live.contender.groups()?);
+            entries(&mut measured, &sample, active.contender.groups()?);
             for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
                 let (ours, plain) =
                     (sample.tally.latency.quantile_ms(quantile), plain.latency.quantile_ms(quantile));
@@ -295,7 +295,7 @@ impl Shaped<'_> {
             }
             report.enter(
                 &format!("{} at {rate:.0}/s", self.name()),
-                live.contender.name,
+                active.contender.name,
                 measured,
                 Some(&sample.tally),
             );
@@ -303,26 +303,26 @@ impl Shaped<'_> {
         Ok(())
     }
 
-    /// As many sessions as edges can have.
+    /// As many sessions as the edges can hold.
     async fn edges(&self, contender: &mut Contender, report: &mut Report, edges: usize) -> Result<()> {
         for _ in 0..self.plan.repeat {
             contender.renew(self.load, edges, &[]).await?;
-            let mut live = self.begin(contender, GENTLY).await?;
+            let mut active = self.start(contender, GENTLE_WINDOW).await?;
             let mut measured = Measured::default();
-            measured.add("seconds", live.connected.seconds);
+            measured.add("seconds", active.connected.seconds);
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let rest = live.rest(self.plan.seconds).await?;
+            let rest = active.idle(self.plan.seconds).await?;
             measured.add("idle CPU %, each edge", rest["edge"] * 100.0 / self.plan.seconds / edges as f64);
-            let sample = self.one_each(&mut live).await?;
-            entries(&mut measured, &sample, live.contender.groups()?);
+            let sample = self.one_each(&mut active).await?;
+            entries(&mut measured, &sample, active.contender.groups()?);
             let row = format!("{}, {edges} edges", self.name());
-            report.enter(&row, live.contender.name, measured, Some(&sample.tally));
+            report.enter(&row, active.contender.name, measured, Some(&sample.tally));
         }
         Ok(())
     }
 }
 
-/// What every flow of events reports.
+/// Adds the figures of a flow of events.
 fn entries(measured: &mut Measured, sample: &Sample, groups: Vec<(&'static str, i32)>) {
     measured.add("deliveries/s", sample.deliveries() / sample.seconds);
     measured.add("p50 ms", sample.tally.latency.quantile_ms(0.5));
@@ -341,10 +341,10 @@ fn entries(measured: &mut Measured, sample: &Sample, groups: Vec<(&'static str, 
     }
 }
 
-/// Resident memory, in KiB, of what holds the sessions: all of it, and the anonymous part.
+/// Resident memory in KiB of the processes that hold the sessions, and the anonymous part of it.
 fn resident(contender: &Contender) -> Result<(f64, f64)> {
     let groups = contender.groups()?;
-    let Some((first, _)) = groups.first() else { bail!("nothing runs") };
+    let Some((first, _)) = groups.first() else { bail!("no process is running") };
     let own =
         groups.iter().filter(|(name, _)| name == first).map(|(_, group)| accounting::memory_kib(*group));
     Ok(own.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1)))

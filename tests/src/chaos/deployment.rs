@@ -1,4 +1,4 @@
-//! What there is to break: brokers, two ingests, auth-svc, and two edges behind bad networks.
+//! The deployment under test: brokers, two ingests, auth-svc, and two edges behind faulty networks.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,23 +18,23 @@ use crate::{
     stack::binaries,
 };
 
-/// What waits for a session at most; small, so that clients lag.
+/// The queue of a session; small, so that clients lag.
 const QUEUE_BYTES: &str = "64KiB";
-/// A server that was away has caught up within this, unless others keep it from it.
-const REPLICATED_WITHIN: Duration = Duration::from_secs(20);
-/// All is well again within this after the last fault.
-const WHOLE_WITHIN: Duration = Duration::from_secs(180);
+/// How long to wait for a NATS server to catch up; other faults can keep it from that.
+const REPLICATION_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the services may take to recover from the last fault.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// One NATS server or three.
+/// One NATS server or a cluster.
 #[derive(Debug)]
 pub enum NatsServers {
-    /// One.
+    /// One server.
     Single(Box<Nats>),
-    /// Three.
+    /// A cluster of three servers.
     Cluster(NatsCluster),
 }
 
-/// An edge and its way to NATS.
+/// An edge and its network to NATS.
 #[derive(Debug)]
 pub struct Edge {
     /// The process.
@@ -44,25 +44,25 @@ pub struct Edge {
     proxies: Vec<Proxy>,
 }
 
-/// All parts.
+/// The deployment.
 #[derive(Debug)]
-pub struct World {
+pub struct Deployment {
     /// The AMQP broker.
     pub rabbitmq: RabbitMq,
     /// The NATS servers.
     pub nats: NatsServers,
     /// auth-svc.
     pub auth_svc: Service,
-    /// Two; one of them stands by.
+    /// Two ingests; one of them stands by.
     pub ingests: Vec<Service>,
-    /// Two.
+    /// Two edges.
     pub edges: Vec<Edge>,
-    /// Where logs and data are.
+    /// The directory of logs and data.
     pub dir: RunDir,
 }
 
 impl NatsServers {
-    /// Each server.
+    /// The servers.
     pub fn servers(&self) -> &[Nats] {
         match self {
             NatsServers::Single(nats) => std::slice::from_ref(&**nats),
@@ -70,10 +70,11 @@ impl NatsServers {
         }
     }
 
-    /// Compares what the servers have in their files below `dir`, event by event.
+    /// Compares the events that the servers have stored below `dir`.
     ///
     /// # Errors
-    /// Where two of them have something else at the same place. One that only has less does not disagree.
+    /// If two servers have different events at the same position. A server that only has fewer events does not
+    /// disagree.
     pub fn agree(&self, dir: &Path) -> Result<(), String> {
         let NatsServers::Cluster(_) = self else { return Ok(()) };
         let stored = |number| {
@@ -85,7 +86,7 @@ impl NatsServers {
             let same = first.iter().zip(&other).take_while(|(first, other)| first == other).count();
             if same < first.len().min(other.len()) {
                 return Err(format!(
-                    "servers 1 and {number} have {} and {} events, the first {same} are the same",
+                    "servers 1 and {number} have {} and {} events, of which only the first {same} are equal",
                     first.len(),
                     other.len()
                 ));
@@ -99,7 +100,7 @@ impl NatsServers {
     }
 }
 
-/// The calls and numbers of the events in the files of a stream, in its order.
+/// Call and number of each event in the files of a stream, in stream order.
 fn stored(messages: &Path) -> Vec<(String, u64)> {
     let mut files: Vec<(u64, PathBuf)> = std::fs::read_dir(messages)
         .unwrap()
@@ -114,7 +115,7 @@ fn stored(messages: &Path) -> Vec<(String, u64)> {
     for (_, file) in files {
         let bytes = std::fs::read(file).unwrap();
         let text = String::from_utf8_lossy(&bytes);
-        // Of each body, the members come in the order of their names.
+        // The members of a body are sorted by name.
         for body in text.split("\"Call-ID\":\"").skip(1) {
             let call = body.split('"').next().unwrap_or_default();
             let number = body.split("\"Number\":").nth(1).unwrap_or_default();
@@ -126,15 +127,15 @@ fn stored(messages: &Path) -> Vec<(String, u64)> {
 }
 
 impl Edge {
-    /// Changes the network between this edge and NATS.
+    /// Changes the state of the network between this edge and NATS.
     pub fn set_network(&self, network: Network) {
         self.proxies.iter().for_each(|proxy| proxy.set(network));
     }
 }
 
-impl World {
-    /// Starts everything.
-    pub async fn start(cluster: bool) -> World {
+impl Deployment {
+    /// Starts everything and waits until it is ready.
+    pub async fn start(cluster: bool) -> Deployment {
         let dir = RunDir::create("chaos").unwrap();
         let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
         let nats = async {
@@ -190,11 +191,11 @@ impl World {
             edges.push(Edge { service, port, proxies });
         }
         let ingests = vec![first.unwrap(), second.unwrap()];
-        World { rabbitmq, nats, auth_svc: auth_svc.unwrap(), ingests, edges, dir }
+        Deployment { rabbitmq, nats, auth_svc: auth_svc.unwrap(), ingests, edges, dir }
     }
 
-    /// Waits until all servers of a cluster have the stream to its end, as an operator does before the next is stopped.
-    /// Says how long that took, or that it was given up.
+    /// Waits until all servers of a cluster have the complete stream, as an operator does before stopping the next one.
+    /// Prints how long that took, or that it timed out.
     pub async fn until_replicated(&self) {
         if let NatsServers::Single(_) = self.nats {
             return;
@@ -202,26 +203,26 @@ impl World {
         let replicated = async {
             let urls: Vec<String> = self.nats.servers().iter().map(Nats::url).collect();
             let client = async_nats::connect(&urls[..]).await?;
-            let mut good = 0;
-            // A leader that was frozen answers for a moment before it hears that there is another.
-            while good < 3 {
-                good = if self.is_replicated(&client).await { good + 1 } else { 0 };
+            let mut confirmations = 0;
+            // A leader that was frozen still answers until it learns that there is a new one.
+            while confirmations < 3 {
+                confirmations = if self.is_replicated(&client).await { confirmations + 1 } else { 0 };
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
             Ok::<(), async_nats::ConnectError>(())
         };
         let began = tokio::time::Instant::now();
-        match tokio::time::timeout(REPLICATED_WITHIN, replicated).await {
+        match tokio::time::timeout(REPLICATION_TIMEOUT, replicated).await {
             Ok(connected) => {
                 connected.unwrap();
                 println!("replicated after {:.1} s", began.elapsed().as_secs_f64());
             }
-            Err(_) => println!("not replicated after {REPLICATED_WITHIN:?}"),
+            Err(_) => println!("not replicated after {REPLICATION_TIMEOUT:?}"),
         }
     }
 
     async fn is_replicated(&self, client: &async_nats::Client) -> bool {
-        // A cluster that elects a leader does not answer.
+        // A cluster does not answer during a leader election.
         let Ok(stream) = async_nats::jetstream::new(client.clone()).get_stream("BLACKHOLE_V1").await else {
             return false;
         };
@@ -232,8 +233,8 @@ impl World {
         })
     }
 
-    /// Waits until every part is ready.
-    pub async fn until_whole(&self) {
+    /// Waits until every service is ready.
+    pub async fn until_ready(&self) {
         let edges = self.edges.iter().map(|edge| &edge.service);
         for service in self.ingests.iter().chain([&self.auth_svc]).chain(edges) {
             let ready = async {
@@ -241,7 +242,7 @@ impl World {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             };
-            let waited = tokio::time::timeout(WHOLE_WITHIN, ready).await;
+            let waited = tokio::time::timeout(RECOVERY_TIMEOUT, ready).await;
             assert!(
                 waited.is_ok(),
                 "{} is not ready again; see {}",

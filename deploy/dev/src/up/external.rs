@@ -1,8 +1,7 @@
-//! Brokers that were given, and what this run has on them.
+//! Brokers of the user (`--amqp`, `--nats`), and what this run creates on them.
 //!
-//! The services use the names of the documentation unless something of that name exists already: another Blackhole may
-//! be at work there, and must not share its queue or its tokens with this one. What the services made there is removed
-//! at the end.
+//! The services use the documented names, unless something with such a name exists: then another Blackhole may be using
+//! the broker, whose queue and tokens this run must not share. At the end, everything the services created is removed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,14 +16,14 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use super::Options;
 use crate::progress::say;
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const QUEUE: &str = "blackhole-ingest";
 const DEAD_LETTERS: &str = "blackhole-dead-letter";
 const PREFIX: &str = "blackhole.v1";
 
-/// The given brokers.
+/// The brokers, and the names to use on them.
 #[derive(Default)]
-pub(super) struct Given {
+pub(super) struct ExternalBrokers {
     amqp: Option<Amqp>,
     nats: Option<Nats>,
 }
@@ -40,30 +39,30 @@ struct Nats {
     prefix: String,
 }
 
-impl Given {
-    /// Looks what is there; fails early, and clearly, where a broker does not answer.
-    pub(super) async fn look(options: &Options) -> Result<Self> {
+impl ExternalBrokers {
+    /// Connects to the brokers and chooses the names. Fails early if one does not answer.
+    pub(super) async fn inspect(options: &Options) -> Result<Self> {
         let tag = format!("dev-{:08x}", rand::random::<u32>());
-        let mut given = Self::default();
+        let mut brokers = Self::default();
         if let Some(url) = &options.amqp {
-            let found = in_time(Amqp::look(url, &tag)).await;
-            given.amqp =
+            let found = with_timeout(Amqp::inspect(url, &tag)).await;
+            brokers.amqp =
                 Some(found.with_context(|| format!("cannot use the AMQP broker at {}", shown(url)))?);
         }
         if let Some(url) = &options.nats {
-            let found = in_time(Nats::look(url, &tag)).await;
-            given.nats =
+            let found = with_timeout(Nats::inspect(url, &tag)).await;
+            brokers.nats =
                 Some(found.with_context(|| format!("cannot use the NATS server at {}", shown(url)))?);
         }
-        Ok(given)
+        Ok(brokers)
     }
 
-    /// What all services have to know.
+    /// Settings for all services.
     pub(super) fn for_all(&self) -> Vec<(&'static str, String)> {
         self.nats.iter().map(|nats| ("NATS__PREFIX", nats.prefix.clone())).collect()
     }
 
-    /// What amqp-ingest has to know besides.
+    /// Further settings for amqp-ingest.
     pub(super) fn for_ingest(&self) -> Vec<(&'static str, String)> {
         let names = |amqp: &Amqp| {
             [("AMQP__QUEUE", amqp.queue.clone()), ("AMQP__DEAD_LETTER_EXCHANGE", amqp.dead_letters.clone())]
@@ -71,16 +70,16 @@ impl Given {
         self.amqp.iter().flat_map(names).collect()
     }
 
-    /// Removes what the services made.
-    pub(super) async fn clean(&self) {
+    /// Removes what the services created.
+    pub(super) async fn clean_up(&self) {
         if let Some(amqp) = &self.amqp
-            && let Err(error) = in_time(amqp.clean()).await
+            && let Err(error) = with_timeout(amqp.clean_up()).await
         {
             let Amqp { url, queue, dead_letters } = amqp;
             say(format_args!("cannot remove {queue} and {dead_letters} from {}: {error:#}", shown(url)));
         }
         if let Some(nats) = &self.nats
-            && let Err(error) = in_time(nats.clean()).await
+            && let Err(error) = with_timeout(nats.clean_up()).await
         {
             say(format_args!(
                 "cannot remove the stream {} from {}: {error:#}",
@@ -92,16 +91,16 @@ impl Given {
 }
 
 impl Amqp {
-    async fn look(url: &str, tag: &str) -> Result<Self> {
+    async fn inspect(url: &str, tag: &str) -> Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await?;
         let taken = exists(&connection, QUEUE).await? || exists(&connection, DEAD_LETTERS).await?;
-        // Its channels are closing already, which lapin may find fault with.
+        // Its channels are closing already, which lapin may report as an error.
         let _ = connection.close(200, "done".into()).await;
         let name = |name: &str| if taken { format!("{name}-{tag}") } else { name.to_owned() };
         Ok(Self { url: url.to_owned(), queue: name(QUEUE), dead_letters: name(DEAD_LETTERS) })
     }
 
-    async fn clean(&self) -> Result<()> {
+    async fn clean_up(&self) -> Result<()> {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         for queue in [&self.queue, &self.dead_letters] {
@@ -114,7 +113,7 @@ impl Amqp {
     }
 }
 
-/// Whether there is a queue of this name. The broker closes a channel that asks for one that is not there.
+/// Whether a queue exists. If not, the broker closes the channel that asked for it.
 async fn exists(connection: &Connection, queue: &str) -> Result<bool> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let channel = connection.create_channel().await?;
@@ -128,7 +127,7 @@ async fn exists(connection: &Connection, queue: &str) -> Result<bool> {
 }
 
 impl Nats {
-    async fn look(url: &str, tag: &str) -> Result<Self> {
+    async fn inspect(url: &str, tag: &str) -> Result<Self> {
         let mut nats = Self { url: url.to_owned(), prefix: PREFIX.to_owned() };
         match nats.jetstream().await?.get_stream(nats.stream()).await {
             Ok(_) => nats.prefix = format!("blackhole-{tag}.v1"),
@@ -141,7 +140,7 @@ impl Nats {
         Ok(nats)
     }
 
-    async fn clean(&self) -> Result<()> {
+    async fn clean_up(&self) -> Result<()> {
         match self.jetstream().await?.delete_stream(self.stream()).await {
             Ok(_) => Ok(()),
             Err(error) => match error.kind() {
@@ -160,14 +159,14 @@ impl Nats {
         Ok(jetstream::new(async_nats::connect(servers).await?))
     }
 
-    /// The stream that amqp-ingest makes.
+    /// The stream that amqp-ingest creates.
     fn stream(&self) -> String {
         self.prefix.replace('.', "_").to_ascii_uppercase()
     }
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(ANSWER_WITHIN, work).await.context("no answer in time")?
+async fn with_timeout<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(ANSWER_TIMEOUT, work).await.context("no answer within the timeout")?
 }
 
 /// The URL without the password.
@@ -183,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_not_shown() {
+    fn a_shown_url_has_no_password() {
         assert_eq!(shown("amqp://user:word@host:5672/%2f"), "amqp://host:5672/%2f");
         assert_eq!(shown("nats://host"), "nats://host");
     }
