@@ -62,6 +62,9 @@ pub struct WsConfig {
     /// Time from connecting to the end of the upgrade request.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
+    /// Time from the upgrade until a token must have been accepted.
+    #[serde(with = "humantime_serde")]
+    pub auth_timeout: Duration,
     /// Time for a request before it is answered with an error.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -140,6 +143,7 @@ impl Default for WsConfig {
             idle_timeout: Duration::from_secs(3600),
             ping_interval: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
+            auth_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             auth_cache: Duration::from_secs(30),
             linger: Duration::from_secs(5),
@@ -186,6 +190,7 @@ impl Configuration for EdgeConfig {
         positive(!ws.idle_timeout.is_zero(), "ws.idle_timeout")?;
         positive(!ws.ping_interval.is_zero(), "ws.ping_interval")?;
         positive(!ws.handshake_timeout.is_zero(), "ws.handshake_timeout")?;
+        positive(!ws.auth_timeout.is_zero(), "ws.auth_timeout")?;
         positive(!ws.request_timeout.is_zero(), "ws.request_timeout")?;
         let size = |size: ByteSize, key| {
             InvalidValue::unless(

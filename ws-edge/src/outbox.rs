@@ -52,8 +52,8 @@ pub struct Outbox {
     state: Mutex<State>,
     /// Wakes the session's task.
     session: AtomicWaker,
-    /// When something was last sent, in milliseconds after `created`.
-    last_sent: AtomicU64,
+    /// When an event was last sent, in milliseconds after `created`.
+    last_event: AtomicU64,
     created: Instant,
     metrics: Arc<Metrics>,
 }
@@ -61,6 +61,8 @@ pub struct Outbox {
 #[derive(Debug)]
 struct State {
     queue: Queue,
+    /// An event was queued since the last flush.
+    has_events: bool,
     /// Someone is about to flush.
     scheduled: bool,
     /// The socket is full; the session's task waits until it is writable.
@@ -108,6 +110,7 @@ impl Outbox {
     ) -> Outbox {
         let state = State {
             queue: Queue::default(),
+            has_events: false,
             scheduled: false,
             blocked: false,
             failed: false,
@@ -121,7 +124,7 @@ impl Outbox {
             socket,
             state: Mutex::new(state),
             session: AtomicWaker::new(),
-            last_sent: AtomicU64::new(0),
+            last_event: AtomicU64::new(0),
             created: Instant::now(),
             metrics,
         }
@@ -213,7 +216,7 @@ impl Outbox {
     /// Queues a frame of the session itself: a reply or a control frame. It always fits; a session that
     /// [`Outbox::is_stuffed`] reads no further requests. The caller flushes.
     pub(crate) fn push_own(&self, frame: Bytes) {
-        self.state.lock().push(frame);
+        self.state.lock().push_own(frame);
     }
 
     /// Whether so much waits that no reply may be added.
@@ -238,8 +241,8 @@ impl Outbox {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     state.blocked = true;
+                    self.note_sent(&mut state);
                     drop(state);
-                    self.note_sent();
                     self.session.wake();
                     return Flushed::Blocked;
                 }
@@ -250,8 +253,8 @@ impl Outbox {
         state.blocked = false;
         state.queue.shrink();
         let is_waiting = state.delivery.lag().is_some_and(|lag| lag.stage == Stage::Waiting);
+        self.note_sent(&mut state);
         drop(state);
-        self.note_sent();
         if is_waiting { Flushed::Lagging } else { Flushed::Empty }
     }
 
@@ -269,14 +272,17 @@ impl Outbox {
         Flushed::Failed
     }
 
-    fn note_sent(&self) {
+    fn note_sent(&self, state: &mut State) {
+        if !std::mem::take(&mut state.has_events) {
+            return;
+        }
         let elapsed = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_sent.store(elapsed, Ordering::Relaxed);
+        self.last_event.store(elapsed, Ordering::Relaxed);
     }
 
-    /// When something was last sent.
-    pub(crate) fn last_sent(&self) -> Instant {
-        self.created + Duration::from_millis(self.last_sent.load(Ordering::Relaxed))
+    /// When an event was last sent.
+    pub(crate) fn last_event(&self) -> Instant {
+        self.created + Duration::from_millis(self.last_event.load(Ordering::Relaxed))
     }
 
     /// Whether the session's task has to wait for the socket and flush.
@@ -367,7 +373,13 @@ impl fmt::Debug for Outbox {
 }
 
 impl State {
+    /// Queues the frame of an event.
     fn push(&mut self, frame: Bytes) -> Pushed {
+        self.has_events = true;
+        self.push_own(frame)
+    }
+
+    fn push_own(&mut self, frame: Bytes) -> Pushed {
         self.queue.push(frame);
         if self.scheduled || self.blocked {
             return Pushed::Queued;

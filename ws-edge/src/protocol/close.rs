@@ -18,6 +18,10 @@ pub(crate) enum Close {
     TooSlow,
     /// Events that the session still needs have left the history.
     Behind,
+    /// More control frames or fragments than any client needs.
+    Flood,
+    /// No token was accepted within `ws.auth_timeout`.
+    Unauthenticated,
     /// The token has expired.
     TokenExpired,
     /// Neither a request nor an event within `ws.idle_timeout`.
@@ -33,8 +37,9 @@ impl Close {
             Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
             Close::TooSlow | Close::Behind => 4008,
-            Close::TokenExpired => 4401,
+            Close::Unauthenticated | Close::TokenExpired => 4401,
             Close::Idle => 4408,
+            Close::Flood => 4429,
         }
     }
 
@@ -47,6 +52,8 @@ impl Close {
             Close::TooBig => "too_big",
             Close::TooSlow => "too_slow",
             Close::Behind => "behind",
+            Close::Flood => "flood",
+            Close::Unauthenticated => "unauthenticated",
             Close::TokenExpired => "token_expired",
             Close::Idle => "idle",
         }
@@ -61,6 +68,8 @@ impl Close {
             Close::TooBig => "the frame is too big",
             Close::TooSlow => "too many events waited to be read",
             Close::Behind => "events that were still to come have left the history",
+            Close::Flood => "too many control frames or fragments",
+            Close::Unauthenticated => "no token was accepted in time",
             Close::TokenExpired => "the token expired",
             Close::Idle => "nothing was asked or sent for too long",
         };

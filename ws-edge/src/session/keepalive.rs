@@ -16,8 +16,9 @@ pub(super) struct Keepalive {
     unanswered: u32,
     next_ping: Instant,
     last_request: Instant,
-    /// When the token expires.
+    /// When the token expires; before a token is accepted, the time by which one must be.
     expires: Option<Instant>,
+    is_authenticated: bool,
 }
 
 /// What is due.
@@ -34,11 +35,18 @@ pub(super) enum Due {
 }
 
 impl Keepalive {
-    /// The keepalive of a session that starts now.
-    pub(super) fn new(config: &WsConfig, expires: Option<Instant>, now: Instant) -> Keepalive {
+    /// The keepalive of a session that starts now without a token.
+    pub(super) fn new(config: &WsConfig, now: Instant) -> Keepalive {
         // Random, so that sessions that start together do not ping together forever.
         let first_ping = config.ping_interval.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-        Keepalive { unanswered: 0, next_ping: now + first_ping, last_request: now, expires }
+        let expires = now.checked_add(config.auth_timeout);
+        Keepalive {
+            unanswered: 0,
+            next_ping: now + first_ping,
+            last_request: now,
+            expires,
+            is_authenticated: false,
+        }
     }
 
     /// Notes that the client has sent something.
@@ -51,9 +59,10 @@ impl Keepalive {
         self.last_request = now;
     }
 
-    /// Sets the token's expiry, which may have changed.
-    pub(super) fn set_expiry(&mut self, expires: Option<Instant>) {
+    /// Notes the session's token and when it expires (`None`: never).
+    pub(super) fn authenticated(&mut self, expires: Option<Instant>) {
         self.expires = expires;
+        self.is_authenticated = true;
     }
 
     /// Whether a timer set for this time is early enough. Only a new expiry can be earlier.
@@ -64,9 +73,10 @@ impl Keepalive {
     /// What is due now. A client is not dead while the edge does not read from it (`is_reading`).
     pub(super) fn due(&mut self, now: Instant, config: &WsConfig, outbox: &Outbox, is_reading: bool) -> Due {
         if self.expires.is_some_and(|expires| expires <= now) {
-            return Due::Close(Close::TokenExpired);
+            let close = if self.is_authenticated { Close::TokenExpired } else { Close::Unauthenticated };
+            return Due::Close(close);
         }
-        let idle = self.last_request.max(outbox.last_sent()) + config.idle_timeout;
+        let idle = self.last_request.max(outbox.last_event()) + config.idle_timeout;
         if idle <= now {
             return Due::Close(Close::Idle);
         }
@@ -93,9 +103,12 @@ mod tests {
     use super::*;
     use crate::outbox::tests::outbox;
 
-    fn keepalive(config: &WsConfig, expires: Option<Instant>) -> (Keepalive, Instant) {
+    /// Of an authenticated session, and when it began.
+    fn keepalive(config: &WsConfig) -> (Keepalive, Instant) {
         let now = Instant::now();
-        (Keepalive::new(config, expires, now), now)
+        let mut keepalive = Keepalive::new(config, now);
+        keepalive.authenticated(None);
+        (keepalive, now)
     }
 
     /// What is due after each of `count` ping intervals.
@@ -116,11 +129,11 @@ mod tests {
     fn expiry_precedes_idleness_which_precedes_pings() {
         let config = WsConfig { idle_timeout: Duration::from_secs(600), ..WsConfig::default() };
         let (outbox, _) = outbox(1, 100);
-        let (mut keepalive, start) = keepalive(&config, None);
+        let (mut keepalive, start) = keepalive(&config);
         let late = start + Duration::from_secs(700);
-        keepalive.set_expiry(Some(late));
+        keepalive.authenticated(Some(late));
         assert_eq!(keepalive.due(late, &config, &outbox, true), Due::Close(Close::TokenExpired));
-        keepalive.set_expiry(None);
+        keepalive.authenticated(None);
         assert_eq!(keepalive.due(late, &config, &outbox, true), Due::Close(Close::Idle));
         keepalive.requested(late);
         assert_eq!(keepalive.due(late, &config, &outbox, true), Due::Ping);
@@ -129,14 +142,48 @@ mod tests {
     }
 
     #[test]
+    fn a_token_must_come_in_time() {
+        let (config, now) = (WsConfig::default(), Instant::now());
+        let (outbox, _) = outbox(1, 100);
+        let mut keepalive = Keepalive::new(&config, now);
+        let deadline = now + config.auth_timeout;
+        keepalive.heard();
+        assert_eq!(keepalive.due(deadline, &config, &outbox, true), Due::Close(Close::Unauthenticated));
+        keepalive.authenticated(None);
+        assert_eq!(keepalive.due(deadline, &config, &outbox, true), Due::Ping);
+    }
+
+    #[test]
+    fn only_events_and_requests_keep_a_session_from_being_idle() {
+        let config = WsConfig { ping_interval: Duration::from_secs(7200), ..WsConfig::default() };
+        let (outbox, _) = outbox(1, 100);
+        let (mut keepalive, _) = keepalive(&config);
+        let begun = Instant::now();
+        let idle = |keepalive: &mut Keepalive| {
+            let end = outbox.last_event().max(begun) + config.idle_timeout;
+            keepalive.due(end, &config, &outbox, true) == Due::Close(Close::Idle)
+        };
+        outbox.push_own(Bytes::from_static(b"ping"));
+        outbox.flush();
+        assert!(idle(&mut keepalive), "the edge's own pings do not count");
+        std::thread::sleep(Duration::from_millis(5));
+        outbox.push_live(None, || Some(Bytes::from_static(b"event")));
+        outbox.flush();
+        assert_eq!(
+            keepalive.due(begun + config.idle_timeout, &config, &outbox, true),
+            Due::Nothing(outbox.last_event() + config.idle_timeout)
+        );
+    }
+
+    #[test]
     fn the_timer_is_set_for_the_earliest_deadline() {
         let config = WsConfig { idle_timeout: Duration::from_secs(10), ..WsConfig::default() };
         let (outbox, _) = outbox(1, 100);
-        let (mut keepalive, start) = keepalive(&config, None);
+        let (mut keepalive, start) = keepalive(&config);
         let (expires, idle) = (start + Duration::from_secs(5), start + Duration::from_secs(10));
         assert_eq!(keepalive.due(start, &config, &outbox, true), Due::Nothing(idle));
         assert!(keepalive.is_in_time(idle));
-        keepalive.set_expiry(Some(expires));
+        keepalive.authenticated(Some(expires));
         assert!(!keepalive.is_in_time(idle));
         assert_eq!(keepalive.due(start, &config, &outbox, true), Due::Nothing(expires));
     }
@@ -144,7 +191,7 @@ mod tests {
     #[test]
     fn a_client_is_dead_after_two_unanswered_pings() {
         let (outbox, _) = outbox(1, 100);
-        let (mut keepalive, start) = keepalive(&WsConfig::default(), None);
+        let (mut keepalive, start) = keepalive(&WsConfig::default());
         assert_eq!(dues(&mut keepalive, start, 3, &outbox, true), [Due::Ping, Due::Ping, Due::Dead]);
         keepalive.heard();
         let later = start + WsConfig::default().ping_interval * 3;
@@ -158,7 +205,7 @@ mod tests {
         outbox.push_own(Bytes::from_static(b"frame"));
         outbox.flush();
         assert!(outbox.is_blocked());
-        let (mut keepalive, start) = keepalive(&WsConfig::default(), None);
+        let (mut keepalive, start) = keepalive(&WsConfig::default());
         let dues = dues(&mut keepalive, start, 11, &outbox, true);
         assert!(dues[..10].iter().all(|due| *due == Due::Ping), "{dues:?}");
         assert_eq!(dues[10], Due::Dead);
@@ -167,7 +214,7 @@ mod tests {
     #[test]
     fn silence_does_not_count_while_the_edge_does_not_read() {
         let (outbox, _) = outbox(1, 100);
-        let (mut keepalive, start) = keepalive(&WsConfig::default(), None);
+        let (mut keepalive, start) = keepalive(&WsConfig::default());
         assert!(dues(&mut keepalive, start, 20, &outbox, false).iter().all(|due| *due == Due::Ping));
     }
 }

@@ -104,12 +104,10 @@ impl State {
         self.entry.update(account, self.bindings.iter().map(|binding| binding.text.as_str()));
     }
 
-    /// When the session must be closed because its token expires.
-    pub(super) fn expires(&self, edge: &Edge) -> Option<Instant> {
-        match edge.config.on_token_expiry {
-            OnTokenExpiry::Close => self.identity.as_ref().map(|identity| identity.expires),
-            OnTokenExpiry::Keep => None,
-        }
+    /// When the session must be closed because its token expires (`Some(None)`: never); `None` before it has a token.
+    pub(super) fn expiry(&self, edge: &Edge) -> Option<Option<Instant>> {
+        let identity = self.identity.as_ref()?;
+        Some((edge.config.on_token_expiry == OnTokenExpiry::Close).then_some(identity.expires))
     }
 
     /// The last grant for this account.

@@ -21,6 +21,7 @@ use tokio::{
 use tungstenite::{Message, error::ProtocolError};
 
 use crate::{
+    config::RateConfig,
     edge::Edge,
     ids::SessionNumber,
     metrics::{Outcome, Reason},
@@ -32,12 +33,17 @@ use crate::{
     },
     session::{
         keepalive::{Due, Keepalive},
+        rate_limit::RateLimiter,
         requests,
         state::{Identity, State},
         websocket::Socket,
     },
 };
 
+/// Messages and control frames that one poll reads, so that no client keeps a thread to itself.
+const MAX_POLL_MESSAGES: u32 = 32;
+/// Pings and pongs that a client may send. It is closed if it sends more.
+const CONTROL_FRAMES: RateConfig = RateConfig { burst: 100, per_second: 10 };
 /// Time for the client to read the close frame and to close the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -65,6 +71,7 @@ pub(crate) struct Session {
     state: Option<Box<State>>,
     answering: Option<Answering>,
     keepalive: Keepalive,
+    control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -87,9 +94,15 @@ impl Session {
             Arc::clone(&tcp) as _,
             Arc::clone(&edge.metrics),
         ));
+        let now = Instant::now();
         let state = State::new(&edge, start.address, start.view, start.identity, Arc::clone(&outbox));
+        let mut keepalive = Keepalive::new(&edge.config, now);
+        if let Some(expires) = state.expiry(&edge) {
+            keepalive.authenticated(expires);
+        }
         Box::new(Session {
-            keepalive: Keepalive::new(&edge.config, state.expires(&edge), Instant::now()),
+            keepalive,
+            control_frames: RateLimiter::new(CONTROL_FRAMES, now),
             socket: Socket::new(tcp, Arc::clone(&outbox), early, bytes(edge.config.max_frame)),
             outbox,
             state: Some(Box::new(state)),
@@ -126,6 +139,8 @@ impl Session {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         self.outbox.register(context);
+        self.socket.begin_poll();
+        let mut messages = 0;
         loop {
             if let Some(close) = self.outbox.closing() {
                 return Poll::Ready(End::Close(close));
@@ -147,10 +162,17 @@ impl Session {
                 Poll::Ready(Err(error)) => return Poll::Ready(end_of(&error)),
                 Poll::Pending => {}
             }
-            match self.poll_read(context) {
-                Poll::Ready(Ok(())) => continue,
-                Poll::Ready(Err(end)) => return Poll::Ready(end),
-                Poll::Pending => {}
+            if messages == MAX_POLL_MESSAGES {
+                context.waker().wake_by_ref();
+            } else {
+                match self.poll_read(context) {
+                    Poll::Ready(Ok(())) => {
+                        messages += 1;
+                        continue;
+                    }
+                    Poll::Ready(Err(end)) => return Poll::Ready(end),
+                    Poll::Pending => {}
+                }
             }
             match self.poll_timer(context) {
                 Poll::Ready(Ok(())) => {}
@@ -177,7 +199,9 @@ impl Session {
         let Some(answering) = &mut self.answering else { return Poll::Pending };
         let Poll::Ready((mut state, reply)) = answering.as_mut().poll(context) else { return Poll::Pending };
         self.answering = None;
-        self.keepalive.set_expiry(state.expires(&self.edge));
+        if let Some(expires) = state.expiry(&self.edge) {
+            self.keepalive.authenticated(expires);
+        }
         let resumes = std::mem::take(&mut state.resumes);
         self.state = Some(state);
         let outcome = if reply.is_success() { "success" } else { "error" };
@@ -214,6 +238,9 @@ impl Session {
                 self.keepalive.requested(Instant::now());
                 let reply = Reply::error(generated_id(), "binary frames are not understood, send text");
                 self.send(Some(Message::Text(reply.to_frame())))
+            }
+            Message::Ping(_) | Message::Pong(_) if !self.control_frames.try_take(Instant::now()) => {
+                return Poll::Ready(Err(End::Close(Close::Flood)));
             }
             // tungstenite has queued the reply.
             Message::Ping(_) | Message::Close(_) => self.send(None),
@@ -267,7 +294,8 @@ fn end_of(error: &tungstenite::Error) -> End {
         Error::Capacity(_) => End::Close(Close::TooBig),
         Error::Utf8(_) => End::Close(Close::NotUtf8),
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone("reset"),
-        Error::Protocol(_) | Error::AttackAttempt => End::Close(Close::Protocol),
+        Error::AttackAttempt => End::Close(Close::Flood),
+        Error::Protocol(_) => End::Close(Close::Protocol),
         Error::ConnectionClosed | Error::AlreadyClosed => End::Gone("client"),
         _ => End::Gone("reset"),
     }

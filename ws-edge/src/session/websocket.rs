@@ -20,6 +20,10 @@ use crate::outbox::Outbox;
 
 /// Initial size of the read buffer: most requests are small.
 const READ_BUFFER_BYTES: usize = 512;
+/// Bytes that one poll of the session may read, so that no client keeps a thread to itself. Reads go on in the next poll.
+pub(super) const MAX_POLL_BYTES: usize = 16 << 10;
+/// Bytes that are read and discarded when the edge closes the connection.
+const MAX_DISCARDED_BYTES: usize = 256 << 10;
 /// The first two bytes of a frame, and the mask that every client frame has.
 const MIN_HEADER_BYTES: u64 = 2 + 4;
 
@@ -32,6 +36,8 @@ pub(super) struct Socket {
     tungstenite: Option<Box<WebSocket<Transport>>>,
     /// At least this many bytes were in the frames of the messages that `tungstenite` returned.
     min_consumed: u64,
+    /// How many bytes had been read when it last returned a message.
+    read_at_message: u64,
 }
 
 impl Socket {
@@ -42,7 +48,8 @@ impl Socket {
         early: Bytes,
         max_message_bytes: usize,
     ) -> Socket {
-        let mut socket = Socket { tcp, outbox, max_message_bytes, tungstenite: None, min_consumed: 0 };
+        let mut socket =
+            Socket { tcp, outbox, max_message_bytes, tungstenite: None, min_consumed: 0, read_at_message: 0 };
         if !early.is_empty() {
             // Copied, because `early` would keep the larger buffer of the HTTP connection.
             socket.activate(Bytes::copy_from_slice(&early));
@@ -53,10 +60,12 @@ impl Socket {
     /// Creates tungstenite's state if there is none.
     fn activate(&mut self, early: Bytes) -> &mut WebSocket<Transport> {
         self.min_consumed = 0;
+        self.read_at_message = 0;
         let Socket { tcp, outbox, max_message_bytes, tungstenite, .. } = self;
         tungstenite.get_or_insert_with(|| {
             let bytes_read = early.len() as u64;
-            let transport = Transport { tcp: Arc::clone(tcp), outbox: Arc::clone(outbox), early, bytes_read };
+            let (tcp, outbox) = (Arc::clone(tcp), Arc::clone(outbox));
+            let transport = Transport { tcp, outbox, early, bytes_read, allowance: MAX_POLL_BYTES };
             let config = WebSocketConfig::default()
                 .read_buffer_size(READ_BUFFER_BYTES)
                 .write_buffer_size(0)
@@ -75,11 +84,26 @@ impl Socket {
         }
     }
 
+    /// Begins a poll of the session: it may read [`MAX_POLL_BYTES`].
+    pub(super) fn begin_poll(&mut self) {
+        if let Some(socket) = &mut self.tungstenite {
+            socket.get_mut().allowance = MAX_POLL_BYTES;
+        }
+    }
+
+    /// Whether a message has come in so many fragments that they are more framing than content: each fragment costs time,
+    /// even an empty one.
+    fn is_overfragmented(&self) -> bool {
+        let max = 2 * (self.max_message_bytes + MAX_POLL_BYTES) as u64;
+        let bytes_read = self.tungstenite.as_ref().map_or(0, |socket| socket.get_ref().bytes_read);
+        bytes_read.saturating_sub(self.read_at_message) > max
+    }
+
     /// Ready with the next message. Pongs and close replies that tungstenite queues go out with the next
     /// [`Socket::send`].
     ///
     /// # Errors
-    /// Those of tungstenite; the session is over then.
+    /// Those of tungstenite, and [`Error::AttackAttempt`] for a message in too many fragments; the session is over then.
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         loop {
             self.release_if_drained();
@@ -92,10 +116,18 @@ impl Socket {
             };
             match socket.read() {
                 Ok(message) => {
+                    self.read_at_message = socket.get_ref().bytes_read;
                     self.min_consumed = self.min_consumed.saturating_add(min_wire_bytes(&message));
                     return Poll::Ready(Ok(message));
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.is_overfragmented() {
+                        return Poll::Ready(Err(Error::AttackAttempt));
+                    }
+                    if self.tungstenite.as_ref().is_some_and(|socket| socket.get_ref().allowance == 0) {
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     self.release_if_drained();
                     ready!(self.tcp.poll_read_ready(context))?;
                 }
@@ -136,23 +168,27 @@ impl Socket {
         self.tcp.poll_write_ready(context)
     }
 
-    /// Closes the connection's write half, then reads and discards until the client closes its own.
+    /// Closes the connection's write half, then reads and discards until the client closes its own, or has sent too much.
     ///
     /// # Errors
     /// When the connection is lost.
     pub(super) async fn shutdown(&self) -> io::Result<()> {
         // Fails if the client has already disconnected; reading reports that.
         let _ = socket2::SockRef::from(&*self.tcp).shutdown(std::net::Shutdown::Write);
-        let mut discarded = [0; 1024];
-        loop {
+        let mut buffer = [0; 1024];
+        let mut discarded = 0;
+        while discarded < MAX_DISCARDED_BYTES {
+            // A client that floods must not keep the thread.
+            tokio::task::coop::consume_budget().await;
             self.tcp.readable().await?;
-            match self.tcp.try_read(&mut discarded) {
+            match self.tcp.try_read(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(bytes) => discarded += bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 }
 
@@ -179,6 +215,8 @@ struct Transport {
     early: Bytes,
     /// Bytes read from the connection, early ones included.
     bytes_read: u64,
+    /// Bytes that may still be read in this poll of the session.
+    allowance: usize,
 }
 
 impl Read for Transport {
@@ -188,7 +226,12 @@ impl Read for Transport {
             self.early.copy_to_slice(buffer.get_mut(..bytes).unwrap_or_default());
             return Ok(bytes);
         }
-        let bytes = self.tcp.try_read(buffer)?;
+        let most = self.allowance.min(buffer.len());
+        if most == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let bytes = self.tcp.try_read(buffer.get_mut(..most).unwrap_or_default())?;
+        self.allowance -= bytes;
         self.bytes_read += bytes as u64;
         Ok(bytes)
     }

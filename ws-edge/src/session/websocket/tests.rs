@@ -3,7 +3,8 @@ use std::future::poll_fn;
 use proptest::prelude::*;
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
-use crate::{outbox, session::websocket::*};
+use super::*;
+use crate::outbox;
 
 /// What a client sends.
 #[derive(Clone, Debug)]
@@ -79,7 +80,16 @@ async fn pair(early: &[u8]) -> (Socket, TcpStream) {
 }
 
 async fn next(socket: &mut Socket) -> Message {
-    poll_fn(|context| socket.poll_next(context)).await.unwrap()
+    poll(socket).await.unwrap()
+}
+
+/// Polls as a session does.
+async fn poll(socket: &mut Socket) -> Result<Message, Error> {
+    poll_fn(|context| {
+        socket.begin_poll();
+        socket.poll_next(context)
+    })
+    .await
 }
 
 /// Whether no complete message has arrived.
@@ -152,5 +162,44 @@ fn tungstenite_exists_only_while_a_message_is_incomplete() {
         socket.send(Some(Message::text("reply"))).unwrap();
         assert!(is_pending(&mut socket).await);
         assert!(socket.tungstenite.is_none());
+    });
+}
+
+/// A text message that begins and goes on with empty fragments only.
+fn empty_fragments(count: usize) -> Vec<u8> {
+    let mut bytes = frame(0x01, b"", false);
+    bytes.extend(frame(0x00, b"", false).repeat(count));
+    bytes
+}
+
+#[test]
+fn one_poll_reads_a_bounded_number_of_bytes() {
+    runtime().block_on(async {
+        let (mut socket, mut client) = pair(b"").await;
+        let bytes = empty_fragments(10_000);
+        client.write_all(&bytes).await.unwrap();
+        socket.tcp.readable().await.unwrap();
+        assert!(is_pending(&mut socket).await);
+        let read = |socket: &Socket| socket.tungstenite.as_ref().unwrap().get_ref().bytes_read;
+        assert_eq!(read(&socket), MAX_POLL_BYTES as u64);
+        // The task woke itself: the rest is read without anything new from the client.
+        client.write_all(&frame(0x80, b"end", false)).await.unwrap();
+        assert_eq!(next(&mut socket).await, Message::text("end"));
+    });
+}
+
+#[test]
+fn a_message_in_too_many_fragments_ends_the_session() {
+    runtime().block_on(async {
+        let (mut socket, mut client) = pair(b"").await;
+        socket.max_message_bytes = 4096;
+        let bytes = empty_fragments(20_000);
+        let flood = async move {
+            // The edge stops reading before the end.
+            let _ = client.write_all(&bytes).await;
+            client
+        };
+        let (_client, error) = tokio::join!(flood, poll(&mut socket));
+        assert!(matches!(error, Err(Error::AttackAttempt)), "{error:?}");
     });
 }
