@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,11 @@ use crate::workspace::RunDir;
 
 /// The options of `cargo dev check`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {}
+pub struct Options {
+    /// Instead: licences, versions and origins of the dependencies; installs cargo-deny if it is missing
+    #[arg(long)]
+    pub dependencies: bool,
+}
 
 /// One command of cargo.
 #[derive(Debug)]
@@ -47,13 +51,35 @@ const CODE: [Step; 4] = [
     },
 ];
 
+/// Where there is no cargo-deny. Debian has no package of it.
+const INSTALL: Step = Step {
+    name: "installing cargo-deny",
+    command: "install --locked cargo-deny@0.20.2",
+    advice: "`cargo dev check` itself does without it",
+};
+
+const DEPENDENCIES: [Step; 2] = [
+    // cargo-deny reads all of Cargo.lock, also what is not built here.
+    Step {
+        name: "fetching",
+        command: "fetch --locked",
+        advice: "is Cargo.lock up to date, and crates.io there?",
+    },
+    Step {
+        name: "dependencies",
+        command: "deny --offline check licenses bans sources",
+        advice: "deny.toml says what is allowed, and why",
+    },
+];
+
 /// Runs the checks, and stops at the first that fails.
-pub async fn run(_: Options) -> Result<ExitCode> {
+pub async fn run(options: Options) -> Result<ExitCode> {
     let mut endings = Endings::listen()?;
     let run = RunDir::create("check")?;
     let log = run.path().join("cargo.log");
+    let checks = async { if options.dependencies { dependencies(&log).await } else { code(&log).await } };
     let code = tokio::select! {
-        done = code(&log) => done.map(|()| ExitCode::SUCCESS),
+        done = checks => done.map(|()| ExitCode::SUCCESS),
         ending = endings.next() => Ok(ending.exit_code()),
     };
     run.remove()?;
@@ -72,6 +98,17 @@ async fn code(log: &Path) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     say(format_args!("all is well: format, Clippy, rustdoc, {tests} unit tests, in {seconds:.1} s"));
     say("`cargo dev test` runs the end-to-end tests too");
+    Ok(())
+}
+
+async fn dependencies(log: &Path) -> Result<()> {
+    let version = Command::new(workspace::cargo()).args(["deny", "--version"]).output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        cargo(&INSTALL, log).await?;
+    }
+    for check in &DEPENDENCIES {
+        cargo(check, log).await?;
+    }
     Ok(())
 }
 

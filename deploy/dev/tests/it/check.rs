@@ -55,3 +55,13 @@ fn it_stops_at_the_first_failure_and_shows_it() {
     assert!(said.contains("`cargo clippy --fix "), "{said}");
     assert!(!said.contains("all is well"), "{said}");
 }
+
+#[test]
+fn cargo_deny_is_installed_where_it_is_missing() {
+    let there = check("test-check-deny", &["--dependencies"], "nothing").unwrap();
+    assert_eq!(there.code, Some(0), "{}", there.said);
+    assert_eq!(there.calls, ["deny", "fetch", "deny"]);
+    let missing = check("test-check-no-deny", &["--dependencies"], "deny").unwrap();
+    assert_eq!(missing.code, Some(1), "{}", missing.said);
+    assert_eq!(missing.calls, ["deny", "install", "fetch", "deny"]);
+}
