@@ -101,7 +101,7 @@ impl Watcher {
     fn in_node(node: &Path, config: &Value) -> Watcher {
         let dir = RunDir::create("client").unwrap();
         let (file, out) = (dir.path().join("watch.cjs"), dir.path().join("out"));
-        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ws-edge/src/client.js");
+        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ws-edge/web/client.js");
         let script = format!(
             "const {{ BlackholeClient }} = require({});\nconst config = {config};\n\
              const report = (what) => process.stdout.write(JSON.stringify(what) + '\\n');\n{WATCH}",

@@ -129,7 +129,7 @@ async fn the_console_loads_nothing_from_other_servers() {
     let (page, socket) = (page(), page().replacen("http", "ws", 1));
     let mut requests = console.browser.requests().await;
     // Ignore the requests of the browser's first tab.
-    requests.retain(|url| !url.starts_with("data:") && !url.starts_with("chrome:"));
+    requests.retain(|url| !["data:", "chrome:", "chrome-untrusted:"].iter().any(|own| url.starts_with(own)));
     requests.sort();
     let parts: Vec<String> =
         ["", "bindings", "client.js"].iter().map(|part| format!("{page}{part}")).collect();

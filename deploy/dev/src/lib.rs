@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod brokers;
 pub mod chaos;
+pub mod check;
 mod ending;
 pub mod http;
 pub mod install;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{bench, chaos, progress, test, up};
+use blackhole_dev::{bench, chaos, check, progress, test, up};
 use clap::{Parser, Subcommand};
 
 /// Runs a complete Blackhole on this machine, its tests, or its benchmarks
@@ -17,6 +17,8 @@ struct Arguments {
 enum Command {
     /// Starts brokers, services and a simulated KAZOO, and prints the events a client receives
     Up(up::Options),
+    /// Checks format, Clippy, rustdoc and unit tests: run it before a commit
+    Check(check::Options),
     /// Installs what the tests need and runs all tests
     Test(test::Options),
     /// Kills and freezes processes while numbered events flow, and checks that no client misses one
@@ -29,6 +31,7 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Up(options) => up::run(options).await,
+        Command::Check(options) => check::run(options).await,
         Command::Test(options) => test::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
         Command::Bench(options) => bench::run(options).await,

@@ -1,7 +1,8 @@
-//! Tests of this crate on real brokers.
+//! Tests of this crate: the brokers that it starts are real.
 
 // Tests fail by panicking.
 #![allow(clippy::unwrap_used)]
 
 mod brokers;
+mod check;
 mod simulator;
