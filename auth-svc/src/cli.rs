@@ -16,7 +16,7 @@ use crate::{
     config::{AuthSvcConfig, MintConfig},
     error::Error,
     explain::Explanation,
-    jwt::JwtVerifier,
+    jwt_verifier::JwtVerifier,
     keys::Keys,
     mint,
     reload::{FromFiles, Reloaded},

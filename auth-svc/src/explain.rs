@@ -11,7 +11,7 @@ use crate::{
     accounts::Accounts,
     claims,
     directory::Account,
-    jwt::{ChosenKey, JwtVerifier},
+    jwt_verifier::{ChosenKey, JwtVerifier},
     refusal::Refusal,
     token::Token,
 };

@@ -6,7 +6,7 @@
 //! | [`config`] | configuration |
 //! | [`service`] | requests and replies over NATS |
 //! | [`authority`] | the decision on one request |
-//! | [`verifier`], [`jwt`] | token verification: the trait, and the implementation with local keys |
+//! | [`verifier`], [`jwt_verifier`] | token verification: the trait, and the implementation with local keys |
 //! | [`token`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
 //! | [`access`] | the access rule |
@@ -24,7 +24,7 @@ pub mod config;
 pub mod directory;
 pub mod error;
 pub mod explain;
-pub mod jwt;
+pub mod jwt_verifier;
 pub mod keys;
 pub mod metrics;
 pub mod mint;
@@ -51,7 +51,7 @@ use crate::{
     authority::Authority,
     config::AuthSvcConfig,
     error::Error,
-    jwt::JwtVerifier,
+    jwt_verifier::JwtVerifier,
     keys::Keys,
     metrics::Metrics,
     reload::{FromFiles, Reloaded},

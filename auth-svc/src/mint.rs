@@ -49,7 +49,7 @@ pub fn mint(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{jwt::JwtVerifier, refusal::Refusal, testing};
+    use crate::{jwt_verifier::JwtVerifier, refusal::Refusal, testing};
 
     #[test]
     fn minted_tokens_are_valid_until_they_expire() {

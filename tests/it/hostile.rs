@@ -3,6 +3,7 @@
 
 mod bindings;
 mod bodies;
+mod flood;
 mod frames;
 mod keys;
 mod poison;

@@ -38,7 +38,7 @@ use self::{
 use crate::{
     delivery::dispatcher::Dispatcher,
     metrics::Metrics,
-    outbox::{Outbox, lagging::LaggingSessions},
+    outbox::{Outbox, lagging_sessions::LaggingSessions},
     protocol::close::Close,
     upstream::{
         history::History,

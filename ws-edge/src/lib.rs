@@ -59,7 +59,7 @@ use crate::{
     kazoo::{crossbar::Crossbar, targeted::Targeted},
     metrics::Metrics,
     operator::{admin_pages, control::Control, registry::Registry},
-    outbox::{flusher::Flusher, lagging::LaggingSessions},
+    outbox::{flusher::Flusher, lagging_sessions::LaggingSessions},
     upstream::{history::History, reader::EventReader},
 };
 

@@ -1,9 +1,9 @@
 //! NATS in: the event reader with its repair of gaps, the stream's state, and reading its history.
 
-mod held;
+mod backlog;
 pub(crate) mod history;
 mod question;
 pub(crate) mod reader;
 mod repair;
 pub(crate) mod stream_info;
-mod sync;
+mod stream_sync;

@@ -13,7 +13,8 @@ use ws_edge::{
     delivery::{
         dispatcher::{Dispatcher, SubscribeRequest},
         frame::{
-            EventFrames, event::Event, normalize::normalize, shown_key::ShownKey, template::FrameTemplate,
+            builder::EventFrames, event::Event, normalize::normalize, shown_key::ShownKey,
+            template::FrameTemplate,
         },
     },
     outbox::{Outbox, flusher::Flusher, queue::OutboundSocket},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Catchup, replay::ReplayBatch};
 use crate::{
-    delivery::frame::{EventFrames, event::Event},
+    delivery::frame::{builder::EventFrames, event::Event},
     protocol::cursor::StreamId,
     upstream::{
         history::{HistoryReader, ReadOutcome},

@@ -9,7 +9,7 @@ use crate::{
     delivery::{
         deliver::{Mode, deliver},
         dispatcher::Dispatcher,
-        frame::{EventFrames, event::Event},
+        frame::{builder::EventFrames, event::Event},
         index::Index,
     },
     ids::{ReplayId, SessionNumber, SubjectNumber},

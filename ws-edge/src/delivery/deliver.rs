@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    frame::{EventFrames, event::Event, template::FrameTemplate},
+    frame::{builder::EventFrames, event::Event, template::FrameTemplate},
     index::{Group, Index, Member},
 };
 use crate::{

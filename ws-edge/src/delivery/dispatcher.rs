@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     deliver::Mode,
-    frame::{EventFrames, event::Event, template::FrameTemplate},
+    frame::{builder::EventFrames, event::Event, template::FrameTemplate},
     index::Index,
     live_buffer::LiveBuffer,
     table::Table,

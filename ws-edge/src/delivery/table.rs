@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     deliver::{Mode, deliver},
-    frame::{EventFrames, event::Event, template::FrameTemplate},
+    frame::{builder::EventFrames, event::Event, template::FrameTemplate},
     index::{Index, Member},
     live_buffer::LiveBuffer,
     watermark::Watermark,

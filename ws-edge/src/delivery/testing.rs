@@ -6,7 +6,10 @@ use bytes::Bytes;
 
 use super::{
     dispatcher::{Dispatcher, Membership, SubscribeRequest},
-    frame::{EventFrames, event::Event, shown_key::ShownKey, template::FrameTemplate, tests::payload},
+    frame::{
+        builder::EventFrames, builder::tests::payload, event::Event, shown_key::ShownKey,
+        template::FrameTemplate,
+    },
 };
 use crate::{
     ids::SubjectNumber,

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Flushed, Outbox, lagging::LaggingSessions};
+use super::{Flushed, Outbox, lagging_sessions::LaggingSessions};
 
 /// The fewest outboxes that are worth waking a task; fewer are flushed at once.
 const MIN_SHARE: usize = 1024;

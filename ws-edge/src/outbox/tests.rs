@@ -48,7 +48,7 @@ fn push(outbox: &Outbox, sequence: u64, frame: &'static str) -> Pushed {
     outbox.push_live(Some(sequence), || Some(Bytes::from_static(frame.as_bytes())))
 }
 
-fn replayed(outbox: &Outbox, replay: ReplayId, sequence: u64, frame: &'static str) -> Pushed {
+fn replayed(outbox: &Outbox, replay: crate::ids::ReplayId, sequence: u64, frame: &'static str) -> Pushed {
     outbox.push_replayed(replay, sequence, || Some(Bytes::from_static(frame.as_bytes())))
 }
 

@@ -30,17 +30,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    held::HeldMessages,
+    backlog::Backlog,
     history::History,
     question::Question,
     repair::repair,
     stream_info::{self, StreamError, StreamInfo},
-    sync::{Effect, StreamSync},
+    stream_sync::{Effect, StreamSync},
 };
 use crate::{
     delivery::{
         dispatcher::Dispatcher,
-        frame::{EventFrames, event::Event},
+        frame::{builder::EventFrames, event::Event},
     },
     error::EdgeError,
     ids::{INBOX, SubjectNumber},
@@ -73,7 +73,7 @@ pub(crate) struct EventReader {
     /// Subjects that the next question confirms.
     to_confirm: Vec<SubjectNumber>,
     sync: StreamSync,
-    held: HeldMessages,
+    held: Backlog,
     repair: Option<Repair>,
 }
 
@@ -112,7 +112,7 @@ impl EventReader {
             last_question: 0,
             to_confirm: Vec::new(),
             sync: StreamSync::new(Instant::now()),
-            held: HeldMessages::default(),
+            held: Backlog::default(),
             repair: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -12,7 +12,7 @@ use super::{
     stream_info::StreamError,
 };
 use crate::{
-    delivery::{dispatcher::Dispatcher, frame::EventFrames},
+    delivery::{dispatcher::Dispatcher, frame::builder::EventFrames},
     metrics::Metrics,
     protocol::{close::Close, cursor::StreamId},
 };

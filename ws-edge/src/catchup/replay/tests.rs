@@ -4,7 +4,7 @@ use super::ReplayBatch;
 use crate::{
     delivery::{
         dispatcher::{Dispatcher, SubscribeRequest},
-        frame::{EventFrames, event::Event},
+        frame::{builder::EventFrames, event::Event},
         testing::*,
     },
     ids::ReplayId,

@@ -9,17 +9,17 @@ const MAX_BYTES: usize = 16 << 20;
 
 /// Messages in the order in which they came.
 #[derive(Default)]
-pub(super) struct HeldMessages {
+pub(super) struct Backlog {
     messages: VecDeque<Message>,
     bytes: usize,
 }
 
-impl HeldMessages {
+impl Backlog {
     /// Holds a message. Returns `false` if there is too much: all messages are dropped then.
     pub(super) fn push(&mut self, message: Message) -> bool {
         self.bytes += message.payload.len() + message.headers.len() + size_of::<Message>();
         if self.bytes > MAX_BYTES {
-            *self = HeldMessages::default();
+            *self = Backlog::default();
             return false;
         }
         self.messages.push_back(message);

@@ -1,7 +1,8 @@
 use blackhole_common::catalogue::Catalogue;
 use serde_json::{Value, json};
 
-use super::{shown_key::ShownKey, *};
+use super::*;
+use crate::delivery::frame::shown_key::ShownKey;
 
 const BODY: &str = r#"{"Event-Name":"CHANNEL_CREATE","Call-ID":"a.b","Server-ID":"s"}"#;
 

@@ -1,0 +1,105 @@
+//! Building event frames: an event's body between texts that are known beforehand, never parsed and printed again.
+
+use std::{borrow::Cow, cell::OnceCell};
+
+use blackhole_common::{subject::decode_key, wire};
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{event::Event, normalize::normalize, template::FrameTemplate};
+use crate::protocol::{
+    cursor::{Cursor, EventPosition, Rank},
+    view::View,
+};
+
+/// An event, checked and ready to become frames.
+pub struct EventFrames<'e> {
+    tenant: &'e str,
+    /// The routing key and the event's name, as header texts.
+    key: Cow<'e, str>,
+    name: &'e str,
+    body: &'e str,
+    position: Option<EventPosition>,
+    data: OnceCell<Option<String>>,
+}
+
+impl<'e> EventFrames<'e> {
+    /// Reads what the frames need; `None` if the event is none that amqp-ingest published.
+    pub fn read(event_root: &str, event: &'e Event) -> Option<EventFrames<'e>> {
+        let subject = std::str::from_utf8(&event.subject).ok()?;
+        let below = subject.strip_prefix(event_root)?.strip_prefix('.')?;
+        let (tenant, escaped) = below.split_once('.')?;
+        let key = if escaped.contains('=') {
+            Cow::Owned(wire::header_text(&String::from_utf8_lossy(&decode_key(escaped).ok()?)))
+        } else if wire::is_header_text(escaped) && !escaped.contains('\\') {
+            Cow::Borrowed(escaped)
+        } else {
+            Cow::Owned(wire::header_text(escaped))
+        };
+        let name = std::str::from_utf8(&event.name).ok().filter(|name| wire::is_header_text(name))?;
+        let body = std::str::from_utf8(&event.body).ok()?;
+        Some(EventFrames { tenant, key, name, body, position: event.position, data: OnceCell::new() })
+    }
+
+    /// The event's tenant.
+    pub fn tenant(&self) -> &'e str {
+        self.tenant
+    }
+
+    /// The frame as it goes over the wire; `None` if the body cannot be shown in the view. `is_last`: the session gets no
+    /// further frame of this event.
+    pub fn frame(&self, template: &FrameTemplate, is_last: bool) -> Option<Bytes> {
+        let args = if template.view() == View::Data { "" } else { self.body };
+        let data = if template.view() == View::Args { "" } else { self.data()? };
+        let cursor = self.position.map(|position| {
+            Cursor { position, rank: if is_last { Rank::LAST } else { template.rank() } }.to_text()
+        });
+        let shown_key = template.shown_key().show(self.tenant, &self.key);
+        let only = |is_there: bool, text: &'static str| if is_there { text } else { "" };
+        let parts: [&[u8]; 13] = [
+            br#"{"action":"event","#,
+            only(cursor.is_some(), r#""cursor":""#).as_bytes(),
+            cursor.as_ref().map_or(&[][..], |text| text),
+            only(cursor.is_some(), r#"","#).as_bytes(),
+            template.head().as_bytes(),
+            self.name.as_bytes(),
+            br#"","routing_key":""#,
+            shown_key.as_bytes(),
+            only(!args.is_empty(), r#"","args":"#).as_bytes(),
+            args.as_bytes(),
+            only(!data.is_empty(), if args.is_empty() { r#"","data":"# } else { r#","data":"# }).as_bytes(),
+            data.as_bytes(),
+            b"}",
+        ];
+        Some(text_frame(&parts))
+    }
+
+    fn data(&self) -> Option<&str> {
+        self.data.get_or_init(|| normalize(self.body.as_bytes()).ok()).as_deref()
+    }
+}
+
+/// A WebSocket text frame of these parts (RFC 6455, 5.2): final, not masked, since it comes from the server.
+fn text_frame(parts: &[&[u8]]) -> Bytes {
+    const FINAL_TEXT: u8 = 0x81;
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = BytesMut::with_capacity(bytes + 10);
+    frame.put_u8(FINAL_TEXT);
+    match (u8::try_from(bytes), u16::try_from(bytes)) {
+        (Ok(length @ ..126), _) => frame.put_u8(length),
+        (_, Ok(length)) => {
+            frame.put_u8(126);
+            frame.put_u16(length);
+        }
+        _ => {
+            frame.put_u8(127);
+            frame.put_u64(bytes as u64);
+        }
+    }
+    for part in parts {
+        frame.put_slice(part);
+    }
+    frame.freeze()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
