@@ -65,3 +65,24 @@ pub fn check(bearer: &Account, account: &Account) -> Result<(), Denial> {
 pub fn check_all(bearer: &Account) -> Result<(), Denial> {
     if bearer.superduper_admin { Ok(()) } else { Err(Denial::NotSuperduper) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_reasons_do_not_change() {
+        for (denial, kind, reason) in [
+            (
+                Denial::NotSuperduper,
+                "not_superduper_admin",
+                "only a superduper admin can access all accounts",
+            ),
+            (Denial::Unknown, "unknown_account", "unknown account"),
+            (Denial::NotBelow, "not_below", "neither the token's account nor below it"),
+            (Denial::Disabled, "disabled_account", "account is disabled"),
+        ] {
+            assert_eq!((denial.kind(), denial.reason()), (kind, reason));
+        }
+    }
+}

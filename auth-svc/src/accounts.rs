@@ -222,6 +222,30 @@ mod tests {
     }
 
     #[test]
+    fn ids_and_realms_have_a_maximum_length() {
+        let parse = |id: usize, realm: usize| {
+            let (id, realm) = ("a".repeat(id), "r".repeat(realm));
+            Accounts::parse(&format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = {realm:?}\n")).map(drop)
+        };
+        parse(64, 253).unwrap();
+        assert!(parse(65, 253).unwrap_err().ends_with("an id must be 1 to 64 letters, digits, `_` or `-`"));
+        assert!(parse(64, 254).unwrap_err().ends_with("is not a valid realm"));
+        assert!(parse(64, 0).unwrap_err().ends_with("is not a valid realm"));
+    }
+
+    #[test]
+    fn a_changed_file_is_reloaded() {
+        let dir = testing::TempDir::new();
+        let file = dir.write("accounts.toml", testing::ACCOUNTS);
+        let accounts = Reloaded::<Accounts>::open(&file).unwrap();
+        dir.write("accounts.toml", "[[account]]\nid = \"new\"\nname = \"n\"\nrealm = \"r\"\n");
+        assert!(accounts.poll().unwrap().is_none());
+        assert!(accounts.poll().unwrap().is_some());
+        let ids: Vec<String> = accounts.current().iter().map(|account| account.id.clone()).collect();
+        assert_eq!(ids, ["new"]);
+    }
+
+    #[test]
     fn a_cycle_further_up_is_found() {
         let text = ["a b", "b c", "c b"]
             .map(|pair| {

@@ -109,7 +109,7 @@ mod tests {
         dir.write("README", "not a key");
         dir.write(".hidden.pem", "not a key");
         let keys = Keys::read(dir.path()).unwrap();
-        assert_eq!(keys.len(), 2);
+        assert_eq!((keys.len(), keys.is_empty()), (2, false));
         assert!(keys.get("one").is_some() && keys.get("a.b").is_some());
         assert!(keys.errors().is_empty());
     }
@@ -130,6 +130,12 @@ mod tests {
         assert!(dir_error.contains("dir.pem: Is a directory"), "{dir_error}");
         assert!(empty_error.contains("empty.pem: is not a PEM file"), "{empty_error}");
         assert!(huge_error.contains("huge.pem: is too large for a key: 70000 bytes"), "{huge_error}");
+    }
+
+    #[test]
+    fn an_empty_directory_has_no_keys() {
+        let keys = Keys::read(TempDir::new().path()).unwrap();
+        assert_eq!((keys.len(), keys.is_empty()), (0, true));
     }
 
     #[test]

@@ -93,3 +93,34 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients match on the messages, and dashboards on the labels.
+    #[test]
+    fn messages_and_labels_do_not_change() {
+        for (refusal, kind, message) in [
+            (Refusal::Missing, "missing", "token is missing"),
+            (Refusal::TooLong, "too_long", "token is too long"),
+            (Refusal::Malformed, "malformed", "token is malformed"),
+            (Refusal::Critical, "critical", "token demands an unknown extension"),
+            (Refusal::Algorithm, "algorithm", "algorithm is not accepted"),
+            (Refusal::KeyMismatch, "key_mismatch", "algorithm does not fit the key"),
+            (Refusal::NoKeyId, "no_key_id", "token names no key"),
+            (Refusal::UnknownKey, "unknown_key", "unknown key id"),
+            (Refusal::Signature, "signature", "bad signature"),
+            (Refusal::NoExpiry, "no_expiry", "token has no expiry"),
+            (Refusal::InvalidClaim("exp"), "invalid_claim", "claim exp is invalid"),
+            (Refusal::Expired, "expired", "token is expired"),
+            (Refusal::NotYetValid, "not_yet_valid", "token is not valid yet"),
+            (Refusal::Audience, "audience", "token is for another audience"),
+            (Refusal::NoAccount, "no_account", "token has no account"),
+            (Refusal::UnknownAccount, "unknown_account", "unknown account"),
+            (Refusal::DisabledAccount, "disabled_account", "account is disabled"),
+        ] {
+            assert_eq!((refusal.kind(), refusal.to_string().as_str()), (kind, message));
+        }
+    }
+}

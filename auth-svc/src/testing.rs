@@ -21,6 +21,7 @@ pub(crate) const RSA_PRIVATE_PKCS8: &str = include_str!("testdata/rsa-private-pk
 pub(crate) const RSA_PUBLIC: &str = include_str!("testdata/rsa-public.pem");
 pub(crate) const RSA_PUBLIC_PKCS1: &str = include_str!("testdata/rsa-public-pkcs1.pem");
 pub(crate) const RSA_1024_PUBLIC: &str = include_str!("testdata/rsa-1024-public.pem");
+pub(crate) const RSA_2047_PUBLIC: &str = include_str!("testdata/rsa-2047-public.pem");
 pub(crate) const P256_PRIVATE: &str = include_str!("testdata/p256-private.pem");
 pub(crate) const P256_PUBLIC: &str = include_str!("testdata/p256-public.pem");
 pub(crate) const P384_PUBLIC: &str = include_str!("testdata/p384-public.pem");

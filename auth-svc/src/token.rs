@@ -119,6 +119,7 @@ mod tests {
             assert_eq!(Token::parse(&text).unwrap_err(), Refusal::Malformed, "{text}");
         }
         assert_eq!(Token::parse("").unwrap_err(), Refusal::Missing);
+        assert_eq!(Token::parse(&"a".repeat(MAX_TOKEN_BYTES)).unwrap_err(), Refusal::Malformed);
         assert_eq!(Token::parse(&"a".repeat(MAX_TOKEN_BYTES + 1)).unwrap_err(), Refusal::TooLong);
     }
 

@@ -216,6 +216,17 @@ fn tokens_that_are_too_long_are_refused() {
     assert_eq!(fixture.verify(&token), [Err(Refusal::TooLong); 3]);
 }
 
+#[tokio::test]
+async fn the_service_verifies_at_the_current_time() {
+    let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let token = |exp: u64| signed(Algorithm::HS256, None, &json!({"account_id": "child", "exp": exp}));
+    let verified = verifier.verify(&token(now + 60)).await.unwrap();
+    assert_eq!((verified.account_id.as_str(), verified.expires_at), ("child", now + 60));
+    let error = verifier.verify(&token(now - 60)).await.unwrap_err();
+    assert!(matches!(error, Error::Refused(Refusal::Expired)), "{error}");
+}
+
 #[test]
 fn keys_can_be_added_and_removed_without_a_restart() {
     let fixture = Fixture::new();

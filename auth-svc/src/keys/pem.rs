@@ -129,6 +129,7 @@ mod tests {
     fn errors_say_what_the_file_contains() {
         for (pem, expected) in [
             (testing::RSA_1024_PUBLIC, "an RSA key of 1024 bits"),
+            (testing::RSA_2047_PUBLIC, "an RSA key of 2047 bits"),
             (testing::P384_PUBLIC, "other than P-256"),
             (testing::P256_PRIVATE, "a private key"),
             (testing::ED25519_PRIVATE, "a private key"),

@@ -90,3 +90,40 @@ impl TryFrom<String> for Template {
         Ok(Template { text, parts })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> Result<Template, String> {
+        Template::try_from(text.to_owned())
+    }
+
+    #[test]
+    fn templates_have_parts_and_parameters() {
+        let parsed = template("call.{event}.x-1_~%.call.{call_id}").unwrap();
+        assert_eq!(parsed.as_str(), "call.{event}.x-1_~%.call.{call_id}");
+        let parts = [
+            Part::Literal("call".into()),
+            Part::Parameter("event".into()),
+            Part::Literal("x-1_~%".into()),
+            Part::Literal("call".into()),
+            Part::Parameter("call_id".into()),
+        ];
+        assert_eq!(parsed.parts(), parts);
+        assert_eq!(parsed.parameters().collect::<Vec<_>>(), ["event", "call_id"]);
+        let positions = ["event", "call_id", "call"].map(|name| parsed.position(name));
+        assert_eq!(positions, [Some(1), Some(4), None]);
+        assert_eq!(parsed.fill(|name| if name == "event" { "*" } else { "y" }), "call.*.x-1_~%.call.y");
+    }
+
+    #[test]
+    fn malformed_templates_are_rejected() {
+        for word in ["", "{}", "{a", "a}", "#", "*", "a b", "{a b}", "é"] {
+            let text = format!("a.{word}");
+            let expected = format!("`{word}` in `{text}` is neither a plain word nor a `{{parameter}}`");
+            assert_eq!(template(&text), Err(expected));
+        }
+        assert_eq!(template("{a}.b.{a}"), Err("`{a}` occurs twice in `{a}.b.{a}`".into()));
+    }
+}

@@ -159,8 +159,14 @@ fn an_operators_file_adds_extends_and_replaces_families() {
 
 #[test]
 fn errors_name_the_family_and_the_reason() {
-    let family =
-        |event: &str| format!("[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\n{event}");
+    let exchange =
+        |name: &str| format!("[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"{name}\"\n");
+    let family = |event: &str| format!("{}{event}", exchange("e"));
+    let with_form = |form: &str| {
+        family(&format!(
+            "key = \"mine.{{account}}.{{x}}.{{y}}\"\ntenant = []\nvalues.x = [\"a\", \"b\"]\nform = [{{ binding = \"mine.{{y}}\", {form} }}]"
+        ))
+    };
     for (text, expected) in [
         ("[[extend]]\nfamily = \"cal\"".into(), "family `cal`: there is no such family to extend"),
         (
@@ -191,7 +197,65 @@ fn errors_name_the_family_and_the_reason() {
         ),
         (
             family("key = \"mine.{x}\"\ntenant = []\ncolour = 1"),
-            "(in or after family \"mine\"): unknown field `colour`",
+            ": line 7 (in or after family \"mine\"): unknown field `colour`",
+        ),
+        (
+            exchange("") + "key = \"mine.{x}\"\ntenant = []",
+            "event `mine.{x}`: `exchange` must have 1 to 255 bytes",
+        ),
+        (
+            exchange(&"e".repeat(256)) + "key = \"mine.{x}\"\ntenant = []",
+            "event `mine.{x}`: `exchange` must have 1 to 255 bytes",
+        ),
+        (
+            exchange("callevt") + "exchange_type = \"direct\"\nkey = \"mine.{x}\"\ntenant = []",
+            "exchange `callevt` has another type in family `mine`",
+        ),
+        (family("key = \"mine.{x}\"\ntenant = []\nvalues.x = []"), "event `mine.{x}`: `values.x` is empty"),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"a\", \"b.*\"]"),
+            "event `mine.{x}`: `b.*` in `values.x` is not a plain word",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nvalues.y = [\"a\"]"),
+            "event `mine.{x}`: `y` is no parameter of the key",
+        ),
+        (
+            family("key = \"mine.{x}\"\nshown = \"mine.{y}\"\ntenant = []"),
+            "event `mine.{x}`: `y` is no parameter of the key",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = [{}]"),
+            "a tenant is either `key` (a parameter) or `body` (a member)",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = [{ body = \"a..b\" }]"),
+            "event `mine.{x}`: tenant: `a..b` has an empty member name",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = [{ body = \"a\", as = \"database\" }]"),
+            "event `mine.{x}`: a tenant with `as = \"database\"` must come from the key",
+        ),
+        (
+            with_form("fixed = { y = \"a\" }"),
+            "form `mine.{y}`: `y` is fixed, so the binding must not have it as a parameter",
+        ),
+        (
+            with_form("fixed = { x = \"c\" }"),
+            "form `mine.{y}`: `x` is fixed to `c`, which is not among its values",
+        ),
+        (with_form("fixed = { z = \"c\" }"), "form `mine.{y}`: `z` is no parameter of the key"),
+        (
+            with_form("fixed = { x = \"a\" }, token_id = \"x\""),
+            "form `mine.{y}`: `x` is the token's id, so nothing else may set it",
+        ),
+        (
+            with_form("token_id = \"account\""),
+            "form `mine.{y}`: `account` is the token's id, so nothing else may set it",
+        ),
+        (
+            with_form("required_unless_superduper = { x = \"X\" }"),
+            "form `mine.{y}`: `x` is required, but the binding has no such parameter",
         ),
         (family("key = \"mine.{x}\"\ntenant = []\nexchange_type = \"x\""), "unknown variant `x`"),
         (
@@ -222,5 +286,15 @@ fn errors_name_the_family_and_the_reason() {
         let error = extended(&text).unwrap_err();
         assert!(error.contains(expected), "{text}\n gave: {error}\n not: {expected}");
         assert!(!error.contains('\n'), "{error}");
+    }
+    for valid in [
+        exchange(&"e".repeat(255)) + "key = \"mine.{x}\"\ntenant = []",
+        family("key = \"mine.{x}\"\nshown = \"mine.{account}.{x}\"\ntenant = [{ body = \"a.b\" }]"),
+        with_form("fixed = { x = \"b\" }, required = { y = \"Y\" }"),
+        with_form("token_id = \"x\""),
+        // The same number of words, but the values differ.
+        family("key = \"call.{event}.{x}\"\ntenant = []\nvalues.event = [\"OTHER\"]"),
+    ] {
+        extended(&valid).unwrap();
     }
 }

@@ -122,7 +122,26 @@ fn is_url_start(text: &str, index: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::without_password;
+    use serde::de::value::{Error, StrDeserializer, U64Deserializer};
+
+    use super::*;
+
+    #[test]
+    fn only_reveal_shows_secrets() {
+        let (secret, url) = (Secret::new("s3cr3t"), ServerUrl::new("amqp://u:s3cr3t@h"));
+        assert_eq!((secret.reveal(), url.reveal()), ("s3cr3t", "amqp://u:s3cr3t@h"));
+        assert_eq!(format!("{secret:?} {url:?} {url}"), "[hidden] amqp://[hidden]@h amqp://[hidden]@h");
+        let json = serde_json::to_string(&(secret, url)).unwrap();
+        assert_eq!(json, r#"["[hidden]","amqp://[hidden]@h"]"#);
+    }
+
+    #[test]
+    fn secrets_must_be_strings() {
+        let secret = Secret::deserialize(StrDeserializer::<Error>::new("s3cr3t")).unwrap();
+        assert_eq!(secret.reveal(), "s3cr3t");
+        let error = Secret::deserialize(U64Deserializer::<Error>::new(5)).unwrap_err().to_string();
+        assert!(error.ends_with("expected a string (in quotes, if it looks like a number)"), "{error}");
+    }
 
     #[test]
     fn passwords_are_hidden() {
@@ -134,6 +153,8 @@ mod tests {
             ("u:p@h:1", "[hidden]@h:1"),
             ("amqp://u:a,b@h", "amqp://[hidden]@h"),
             ("amqp://u:a@b,c@h", "amqp://[hidden]@h"),
+            ("amqp://u:a,b@h,nats://v:c@i", "amqp://[hidden]@h,nats://[hidden]@i"),
+            ("a+b://u:p@h,c+d://v:q@i", "a+b://[hidden]@h,c+d://[hidden]@i"),
             ("nats://h,u:p@i", "nats://[hidden]@i"),
             ("", ""),
             (",", ","),
