@@ -154,7 +154,7 @@ fn a_wrong_path_is_reported() {
                 Wrong: `Cargo.tml.md`, `tests/it/nowhere`, `nowhere/`, `deploy/dev`: `catalogue/`.\n\
                 - None: `GET /client.js`, `/client.js`, `a.b`, `target/dev`, `either/or`, `1.0`.\n\
                 - Of another item: `lib.rs`.\n\n\
-                | `common`, `auth-svc` | `jwt.rs` | `catalogue.rs` |\n\
+                | `common`, `auth-svc` | `authority.rs` | `catalogue.rs` |\n\
                 ```text\n`nowhere.rs`\n```\n";
     assert_eq!(
         missing_paths(&root, &crates(&root), page),
