@@ -2,7 +2,7 @@
 
 use std::{env, time::Duration};
 
-use blackhole_tests::chaos::{self, Settings, standstill, storm};
+use blackhole_tests::chaos::{self, Settings, flood, standstill, storm};
 
 /// An option of `cargo dev chaos`.
 fn number(name: &str) -> Option<u64> {
@@ -31,6 +31,11 @@ async fn no_event_is_lost_when_nats_servers_of_a_cluster_die() {
 async fn a_storm_of_sessions_resumes_on_another_edge() {
     let sessions = number("CHAOS_SESSIONS").unwrap_or(5000);
     chaos::show(storm::run(usize::try_from(sessions).unwrap()).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_clients_delay_nobody() {
+    chaos::show(flood::run(Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(5))).await);
 }
 
 #[tokio::test]

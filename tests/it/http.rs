@@ -115,6 +115,33 @@ async fn an_unsupported_handshake_is_refused() {
 }
 
 #[tokio::test]
+async fn an_ambiguous_upgrade_request_is_refused() {
+    let edge = &Stack::shared().edge;
+    let request = upgrade_request("/", &[]);
+    let with = |line: &str| request.replacen("\r\n", &format!("\r\n{line}\r\n"), 1);
+    let host = request.lines().find(|line| line.starts_with("Host")).unwrap();
+    for (request, expected) in [
+        (request.replace("HTTP/1.1", "HTTP/1.0"), "a WebSocket needs HTTP/1.1\n"),
+        (request.replace(&format!("{host}\r\n"), ""), "a WebSocket needs one Host header\n"),
+        (with("Host: other.example"), "a WebSocket needs one Host header\n"),
+        (with("Content-Length: 5") + "hello", "the upgrade request must not have a body\n"),
+        (with("Transfer-Encoding: chunked") + "0\r\n\r\n", "the upgrade request must not have a body\n"),
+        (with("Sec-WebSocket-Key: x"), "Sec-WebSocket-Key is missing\n"),
+    ] {
+        let response = answer_of(edge, &request).await;
+        assert_eq!((response.status, response.body.as_str()), (400, expected), "{request}");
+    }
+    let both = with("Transfer-Encoding: chunked\r\nContent-Length: 5") + "0\r\n\r\n";
+    assert_eq!(answer_of(edge, &both).await.status, 400);
+    for key in
+        ["", "c2hvcnQ=", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZSE=", "not base64 at all!!!!!!"]
+    {
+        assert_eq!(upgraded(edge, "/", &[("Sec-WebSocket-Key", Some(key))]).await.status, 400, "{key}");
+    }
+    assert_eq!(upgraded(edge, "/", &[("Content-Length", Some("0"))]).await.status, 101);
+}
+
+#[tokio::test]
 async fn bytes_that_are_not_http_are_refused_and_counted() {
     let edge = Stack::shared().another_edge("edge-not-http", &[]).await;
     for bytes in [

@@ -14,6 +14,7 @@
 pub mod clients;
 pub mod deployment;
 pub mod faults;
+pub mod flood;
 pub mod source;
 pub mod standstill;
 pub mod storm;

@@ -84,6 +84,8 @@ pub struct WsConfig {
     pub drain_per_second: u32,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which these proxies pass on the client's address. Only this one is read: they overwrite it.
+    pub address_header: AddressHeader,
     /// What happens to a session whose token expires.
     pub on_token_expiry: OnTokenExpiry,
     /// Crossbar's URL, for the action `api`. `None`: the action is not available.
@@ -113,6 +115,26 @@ pub enum OnTokenExpiry {
     Close,
     /// The session continues, as in KAZOO's Blackhole.
     Keep,
+}
+
+/// The header in which proxies pass on the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+impl AddressHeader {
+    /// The header's name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            AddressHeader::XForwardedFor => "x-forwarded-for",
+            AddressHeader::Forwarded => "forwarded",
+        }
+    }
 }
 
 impl Default for EdgeConfig {
@@ -151,6 +173,7 @@ impl Default for WsConfig {
             drain: Duration::from_secs(30),
             drain_per_second: 1000,
             trusted_proxies: Vec::new(),
+            address_header: AddressHeader::XForwardedFor,
             on_token_expiry: OnTokenExpiry::Close,
             crossbar_url: None,
             crossbar_concurrency: 32,

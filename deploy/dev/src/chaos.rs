@@ -24,12 +24,16 @@ pub struct Options {
     /// Instead: send 100 MB to a client that has stopped reading
     #[arg(long, conflicts_with_all = ["cluster", "seed"])]
     pub standstill: bool,
+    /// Instead: flood an edge from twice as many connections as there are processors
+    #[arg(long, conflicts_with_all = ["cluster", "seed", "storm", "standstill"])]
+    pub flood: bool,
 }
 
 /// Runs it. The exit code is that of the test.
 pub async fn run(options: Options) -> Result<ExitCode> {
-    let Options { time, seed, cluster, storm, standstill } = options;
+    let Options { time, seed, cluster, storm, standstill, flood } = options;
     let name = match (storm, standstill, cluster) {
+        _ if flood => "chaos::hostile_clients_delay_nobody",
         (Some(_), ..) => "chaos::a_storm_of_sessions_resumes_on_another_edge",
         (None, true, _) => "chaos::a_client_that_stops_reading_costs_no_memory_and_misses_no_event",
         (None, false, true) => "chaos::no_event_is_lost_when_nats_servers_of_a_cluster_die",

@@ -1,56 +1,117 @@
 //! The client's address, also behind proxies.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::HeaderMap;
 use ipnet::IpNet;
 
-/// The client's address: the peer's, or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is
-/// not one: a client may have forged the addresses before it.
-pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+use crate::config::AddressHeader;
+
+/// The client's address: the peer's, or, if the peer is a trusted proxy, the last address in `header` that is not one: a
+/// client may have forged the addresses before it. An address that cannot be read is nobody's: the proxy after it counts.
+pub(super) fn client_address(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    header: AddressHeader,
+    trusted: &[IpNet],
+) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut address = peer.to_canonical();
-    let forwarded: Vec<&str> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .collect();
-    for text in forwarded.into_iter().rev() {
-        if !is_trusted(&address) {
-            break;
-        }
-        match text.trim().parse::<IpAddr>() {
-            Ok(previous) => address = previous.to_canonical(),
-            Err(_) => break,
+    let lines: Vec<_> = headers.get_all(header.name()).iter().collect();
+    for line in lines.into_iter().rev() {
+        let Ok(line) = line.to_str() else { return address };
+        for element in line.split(',').rev() {
+            if !is_trusted(&address) {
+                return address;
+            }
+            let node = match header {
+                AddressHeader::XForwardedFor => Some(element),
+                AddressHeader::Forwarded => forwarded_for(element),
+            };
+            match node.and_then(parse) {
+                Some(previous) => address = previous.to_canonical(),
+                None => return address,
+            }
         }
     }
     address
 }
 
+/// The parameter `for` of an element of `Forwarded` (RFC 7239).
+fn forwarded_for(element: &str) -> Option<&str> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    Some(node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node))
+}
+
+/// Reads an address, perhaps in brackets, perhaps with a port.
+fn parse(node: &str) -> Option<IpAddr> {
+    let node = node.trim();
+    let bracketed = || node.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    node.parse().ok().or_else(bracketed).or_else(|| Some(node.parse::<SocketAddr>().ok()?.ip()))
+}
+
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
-    fn address(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+    fn address(header: AddressHeader, peer: &str, lines: &[&[u8]], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
-        for value in forwarded {
-            headers.append("x-forwarded-for", value.parse().unwrap());
+        for line in lines {
+            headers.append(header.name(), HeaderValue::from_bytes(line).unwrap());
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
-        client_address(peer.parse().unwrap(), &headers, &trusted).to_string()
+        client_address(peer.parse().unwrap(), &headers, header, &trusted).to_string()
+    }
+
+    fn behind_proxy(lines: &[&[u8]]) -> String {
+        address(AddressHeader::XForwardedFor, "10.0.0.1", lines, &["10.0.0.0/8"])
     }
 
     #[test]
-    fn forwarded_addresses_count_only_from_trusted_proxies() {
-        assert_eq!(address("192.0.2.1", &["198.51.100.7"], &[]), "192.0.2.1");
-        assert_eq!(address("10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"]), "198.51.100.7");
-        assert_eq!(address("::ffff:10.0.0.1", &["198.51.100.7"], &["10.0.0.0/8"]), "198.51.100.7");
+    fn only_trusted_proxies_are_believed() {
+        let header = AddressHeader::XForwardedFor;
+        assert_eq!(address(header, "192.0.2.1", &[b"198.51.100.7"], &[]), "192.0.2.1");
+        assert_eq!(address(header, "::ffff:10.0.0.1", &[b"198.51.100.7"], &["10.0.0.0/8"]), "198.51.100.7");
+        assert_eq!(behind_proxy(&[]), "10.0.0.1");
+        assert_eq!(behind_proxy(&[b"198.51.100.7"]), "198.51.100.7");
+        assert_eq!(behind_proxy(&[b"6.6.6.6, 198.51.100.7", b"10.0.0.2"]), "198.51.100.7");
+    }
+
+    #[test]
+    fn an_unreadable_address_is_not_replaced_by_an_earlier_one() {
+        for unreadable in [&b"nonsense"[..], b"\xff", b"", b"198.51.100.7, ", b"unknown", b"1.2.3.4:port"] {
+            assert_eq!(behind_proxy(&[b"6.6.6.6", unreadable]), "10.0.0.1", "{unreadable:?}");
+        }
+    }
+
+    #[test]
+    fn ports_and_brackets_are_read() {
+        for (text, expected) in [
+            (&b"198.51.100.7:4711"[..], "198.51.100.7"),
+            (b"2001:db8::7", "2001:db8::7"),
+            (b"[2001:db8::7]", "2001:db8::7"),
+            (b"[2001:db8::7]:4711", "2001:db8::7"),
+            (b" ::ffff:198.51.100.7 ", "198.51.100.7"),
+        ] {
+            assert_eq!(behind_proxy(&[text]), expected);
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_only_where_it_is_configured() {
+        let forwarded = |line: &[u8]| address(AddressHeader::Forwarded, "10.0.0.1", &[line], &["10.0.0.0/8"]);
         assert_eq!(
-            address("10.0.0.1", &["6.6.6.6, 198.51.100.7", "10.0.0.2"], &["10.0.0.0/8"]),
-            "198.51.100.7"
+            forwarded(b"for=6.6.6.6, proto=https;For=\"[2001:db8::7]:4711\";by=10.0.0.2"),
+            "2001:db8::7"
         );
-        assert_eq!(address("10.0.0.1", &["nonsense"], &["10.0.0.0/8"]), "10.0.0.1");
-        assert_eq!(address("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
+        assert_eq!(forwarded(b"for=198.51.100.7"), "198.51.100.7");
+        for hidden in
+            [&b"for=6.6.6.6, for=_hidden"[..], b"for=6.6.6.6, for=unknown", b"for=6.6.6.6, by=1.2.3.4"]
+        {
+            assert_eq!(forwarded(hidden), "10.0.0.1");
+        }
     }
 }

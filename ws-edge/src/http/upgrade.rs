@@ -5,11 +5,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use blackhole_common::wire::AuthReply;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
     upgrade::OnUpgrade,
@@ -24,6 +25,9 @@ use crate::{
     protocol::{token::Token, view::View},
     session::{state::Identity, task::SessionStart},
 };
+
+/// Length of the nonce in `Sec-WebSocket-Key` (RFC 6455, 4.1).
+const KEY_BYTES: usize = 16;
 
 /// An accepted upgrade.
 pub(super) struct Upgrade {
@@ -57,12 +61,15 @@ pub(super) async fn upgrade(
     if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "sub_protocol", "there are no sub-protocols here"));
     }
-    let Some(accept) = headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()))
-    else {
-        return Err(bad("Sec-WebSocket-Key is missing"));
-    };
+    check_framing(&request).map_err(bad)?;
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing"))?;
+    if BASE64_STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(KEY_BYTES) {
+        return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64"));
+    }
+    let accept = derive_accept_key(key.as_bytes());
     let view = view(request.uri().query(), edge.config.view).map_err(|text| bad(&text))?;
-    let address = client_address(peer.ip(), headers, &edge.config.trusted_proxies);
+    let address =
+        client_address(peer.ip(), headers, edge.config.address_header, &edge.config.trusted_proxies);
     let permit = limits.connections.acquire(address)?;
     limits.accepts.wait().await?;
     let identity = authenticate(edge, headers).await?;
@@ -82,6 +89,29 @@ pub(super) async fn upgrade(
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
     Ok((response, Upgrade { connection, start, permit }))
+}
+
+/// Refuses what proxies and servers may read differently, so that nobody smuggles a second request behind the first.
+fn check_framing(request: &Request<Incoming>) -> Result<(), &'static str> {
+    let headers = request.headers();
+    if request.version() < Version::HTTP_11 {
+        return Err("a WebSocket needs HTTP/1.1");
+    }
+    if only(headers, &header::HOST).is_none() {
+        return Err("a WebSocket needs one Host header");
+    }
+    let has_length = headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
+    if has_length || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err("the upgrade request must not have a body");
+    }
+    Ok(())
+}
+
+/// The value of a header that is present once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
 }
 
 /// Like KAZOO 5, accepts a token in `Authorization`, with or without `Bearer`.

@@ -86,6 +86,9 @@ async fn send(
     data: Map<String, Value>,
     request_id: Option<&Value>,
 ) -> Result<Value, String> {
+    if !edge.families.is_running(kind.family()) {
+        return Err("the operator has stopped this action".to_owned());
+    }
     let message = Message::read(kind, data).map_err(|error| error.to_string())?;
     actions::send(edge, state, message, request_id).await
 }

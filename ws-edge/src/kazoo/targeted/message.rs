@@ -12,15 +12,17 @@ use crate::protocol::{
 /// The longest `Server-ID`, in bytes: it is an AMQP routing key.
 const MAX_ID_BYTES: usize = 255;
 /// Members that only the edge sets, normalized: a client's are dropped in every spelling.
-const RESERVED: [&str; 9] = [
+const RESERVED: [&str; 11] = [
     "account_id",
     "app_name",
     "app_version",
+    "deliver_to_pid",
     "event_category",
     "event_name",
     "msg_id",
     "node",
     "relay_id",
+    "reply_to_pid",
     "server_id",
 ];
 
@@ -31,6 +33,16 @@ pub(crate) enum Kind {
     Relay,
     /// `dialog.push`: the message is `data` itself.
     Dialog,
+}
+
+impl Kind {
+    /// The binding family that an operator stops to stop this action, too.
+    pub(crate) fn family(self) -> &'static str {
+        match self {
+            Kind::Relay => "relay",
+            Kind::Dialog => "dialog",
+        }
+    }
 }
 
 /// A client's message, checked.
@@ -181,6 +193,7 @@ mod tests {
         let reserved = json!({
             "Account-ID": "victim", "account-id": "victim", "ACCOUNT_ID": "victim", "Event-Name": "x",
             "event_category": "x", "Node": "x", "app-name": "x", "Relay-ID": "x", "Msg-ID": "x", "SERVER-ID": "x",
+            "Reply-To-PID": "x", "deliver-to-pid": "x",
         });
         let mut pushed = reserved.clone();
         pushed["Server-ID"] = json!("q1");
