@@ -27,7 +27,7 @@ async fn deployment() -> (RunDir, Service, Edge) {
         ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
     ];
     let auth_svc = Service::start("auth-svc", &stack::binaries().auth_svc, dir.path(), &env).await.unwrap();
-    let settings = [("NATS__PREFIX", PREFIX), ("WS__HOST", "edge1"), ("WS__REQUEST_TIMEOUT", "2s")];
+    let settings = [("NATS__PREFIX", PREFIX), ("WS__HOST", "edge1"), ("WS__REQUEST_TIMEOUT", "5s")];
     let edge = shared.another_edge("targeted", &settings).await;
     (dir, auth_svc, edge)
 }
@@ -66,12 +66,13 @@ async fn messages_reach_the_ingest_with_the_account_that_was_granted() {
     nats.flush().await.unwrap();
     // What the ingest receives, and the reply to the client when the ingest gives this answer.
     let mut exchange = async |action: &str, data: Value, answer: &str| {
-        let ingest = async {
-            let message = soon("the message", messages.next()).await.unwrap();
-            nats.publish(message.reply.clone().unwrap(), answer.to_owned().into()).await.unwrap();
-            serde_json::from_slice::<TargetedRequest>(&message.payload).unwrap()
+        let mut reply = std::pin::pin!(send(&mut client, action, data));
+        let message = tokio::select! {
+            message = soon("the message", messages.next()) => message.unwrap(),
+            reply = &mut reply => panic!("replied before the ingest was asked: {reply}"),
         };
-        tokio::join!(ingest, send(&mut client, action, data))
+        nats.publish(message.reply.clone().unwrap(), answer.to_owned().into()).await.unwrap();
+        (serde_json::from_slice::<TargetedRequest>(&message.payload).unwrap(), reply.await)
     };
 
     let (asked, reply) = exchange("relay.publish", relay(json!({})), "{}").await;
