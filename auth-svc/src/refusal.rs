@@ -1,45 +1,63 @@
 //! Why a token is refused, with messages for clients.
 
-use std::fmt;
+use blackhole_common::wire::TOKEN_TOO_LONG;
+use thiserror::Error;
 
 /// Why a token is refused.
 ///
 /// Clients see the messages, so these reveal nothing about the token or the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The token is empty.
+    #[error("token is missing")]
     Missing,
     /// Longer than [`MAX_TOKEN_BYTES`](blackhole_common::wire::MAX_TOKEN_BYTES).
+    #[error("{TOKEN_TOO_LONG}")]
     TooLong,
     /// Not three parts of base64url with a JSON object in the first two.
+    #[error("token is malformed")]
     Malformed,
     /// The header requires an extension (RFC 7515, 4.1.11: such tokens must be rejected).
+    #[error("token demands an unknown extension")]
     Critical,
     /// `none`, or another algorithm that no configured key supports.
+    #[error("algorithm is not accepted")]
     Algorithm,
     /// A supported algorithm, but not of the key that the token names.
+    #[error("algorithm does not fit the key")]
     KeyMismatch,
     /// The header has no `kid`, which the algorithm requires.
+    #[error("token names no key")]
     NoKeyId,
     /// No configured key has the header's `kid`.
+    #[error("unknown key id")]
     UnknownKey,
     /// The signature is wrong.
+    #[error("bad signature")]
     Signature,
     /// No `exp`.
+    #[error("token has no expiry")]
     NoExpiry,
     /// A claim has an invalid type or value.
+    #[error("claim {0} is invalid")]
     InvalidClaim(&'static str),
     /// `exp` is in the past.
+    #[error("token is expired")]
     Expired,
     /// `nbf` is in the future.
+    #[error("token is not valid yet")]
     NotYetValid,
     /// `aud` is present: the token was issued for another service.
+    #[error("token is for another audience")]
     Audience,
     /// No `account_id`.
+    #[error("token has no account")]
     NoAccount,
     /// The token's account does not exist.
+    #[error("unknown account")]
     UnknownAccount,
     /// The token's account is disabled.
+    #[error("account is disabled")]
     DisabledAccount,
 }
 
@@ -67,32 +85,6 @@ impl Refusal {
         }
     }
 }
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refusal::Missing => "token is missing",
-            Refusal::TooLong => blackhole_common::wire::TOKEN_TOO_LONG,
-            Refusal::Malformed => "token is malformed",
-            Refusal::Critical => "token demands an unknown extension",
-            Refusal::Algorithm => "algorithm is not accepted",
-            Refusal::KeyMismatch => "algorithm does not fit the key",
-            Refusal::NoKeyId => "token names no key",
-            Refusal::UnknownKey => "unknown key id",
-            Refusal::Signature => "bad signature",
-            Refusal::NoExpiry => "token has no expiry",
-            Refusal::InvalidClaim(claim) => return write!(f, "claim {claim} is invalid"),
-            Refusal::Expired => "token is expired",
-            Refusal::NotYetValid => "token is not valid yet",
-            Refusal::Audience => "token is for another audience",
-            Refusal::NoAccount => "token has no account",
-            Refusal::UnknownAccount => "unknown account",
-            Refusal::DisabledAccount => "account is disabled",
-        })
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 #[cfg(test)]
 mod tests {
