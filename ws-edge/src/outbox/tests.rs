@@ -15,7 +15,7 @@ impl Kept {
         std::mem::take(&mut self.bytes.lock())
     }
 
-    /// Takes so many bytes more.
+    /// Takes this many bytes more.
     pub(crate) fn allow(&self, bytes: usize) {
         *self.room.lock() = Some(bytes);
     }
