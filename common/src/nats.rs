@@ -12,6 +12,7 @@ pub mod protocol;
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
 use crate::{backoff::Backoff, config::NatsConfig, readiness::Latch};
@@ -50,17 +51,24 @@ pub fn servers(config: &NatsConfig) -> Vec<ServerAddr> {
     config.url.reveal().split(',').filter_map(|server| server.trim().parse().ok()).collect()
 }
 
+/// User and password: those of the first URL that has them, for all servers. Reserved characters are percent-encoded in a
+/// URL.
+pub(crate) fn user_and_password(config: &NatsConfig) -> Option<(String, String)> {
+    let server = servers(config).into_iter().find(ServerAddr::has_user_pass)?;
+    let decode =
+        |text: Option<&str>| percent_decode_str(text.unwrap_or_default()).decode_utf8_lossy().into_owned();
+    Some((decode(server.username()), decode(server.password())))
+}
+
 /// Options for a client called `name`, with credentials.
 ///
 /// # Errors
 /// If the credentials file cannot be read.
 pub async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, NatsError> {
     let mut options = ConnectOptions::new().name(name).ping_interval(PING_INTERVAL);
-    // async-nats ignores the user in a URL and takes one user for all servers from its options.
-    let with_user = servers(config).into_iter().find(ServerAddr::has_user_pass);
-    if let Some(server) = with_user {
-        let (user, password) = (server.username().unwrap_or_default(), server.password().unwrap_or_default());
-        options = options.user_and_password(user.to_owned(), password.to_owned());
+    // async-nats ignores the user in a URL.
+    if let Some((user, password)) = user_and_password(config) {
+        options = options.user_and_password(user, password);
     }
     match &config.credentials {
         None => Ok(options),
@@ -134,4 +142,18 @@ pub async fn connect_with(
 fn reconnect_delay(attempt: usize) -> Duration {
     let mut backoff = Backoff::for_brokers();
     (0..attempt.min(10)).map(|_| backoff.next_wait()).last().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ServerUrl;
+
+    #[test]
+    fn user_and_password_are_decoded() {
+        let url = ServerUrl::new("nats://one:4222,nats://us%3Aer:p%40s%2Fs%25@two:4222");
+        let config = NatsConfig { url, ..NatsConfig::default() };
+        assert_eq!(user_and_password(&config), Some(("us:er".to_owned(), "p@s/s%".to_owned())));
+        assert_eq!(user_and_password(&NatsConfig::default()), None);
+    }
 }

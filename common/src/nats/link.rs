@@ -242,10 +242,9 @@ async fn connect_options(config: &NatsConfig, info: &Info, name: &str) -> io::Re
         Value::Object(members) => members,
         _ => Map::new(),
     };
-    // One user for all servers, as in `nats::options`.
-    if let Some(server) = nats::servers(config).into_iter().find(ServerAddr::has_user_pass) {
-        options.insert("user".into(), server.username().unwrap_or_default().into());
-        options.insert("pass".into(), server.password().unwrap_or_default().into());
+    if let Some((user, password)) = nats::user_and_password(config) {
+        options.insert("user".into(), user.into());
+        options.insert("pass".into(), password.into());
     }
     if let Some(file) = &config.credentials {
         let text = tokio::fs::read_to_string(file).await?;
