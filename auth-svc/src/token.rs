@@ -1,4 +1,4 @@
-//! Parses tokens (JWS compact serialization, RFC 7515) without verifying them. [`crate::jwt`] verifies signatures.
+//! Parses tokens (JWS compact serialization, RFC 7515) without verifying them. [`crate::jwt_verifier`] verifies signatures.
 //!
 //! This does not use jsonwebtoken's `decode`, which rejects payloads with a repeated claim: KAZOO releases
 //! write `iss` twice (`kz_auth:ensure_issuer` and `kz_auth_jwt:encode` both add it). The last of repeated

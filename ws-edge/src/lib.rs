@@ -5,16 +5,16 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`upstream`] | NATS in: live events, repair of gaps, history |
-//! | [`delivery`] | who gets which events, and what their frames look like |
-//! | [`catchup`] | past events for sessions that resume or read slowly |
-//! | [`outbox`] | what waits for a session, and writing it to its socket |
-//! | [`session`] | one WebSocket session: its task, and how its requests are answered |
-//! | [`http`] | the WebSocket port: upgrades, pages, refusals |
-//! | [`protocol`] | requests, replies, close codes, cursors |
-//! | [`access`] | auth-svc's decisions, bindings, stopped families |
-//! | [`kazoo`] | requests that go on to KAZOO |
-//! | [`operator`] | listing sessions, requests over NATS, draining |
+//! | `upstream` | NATS in: live events, repair of gaps, history |
+//! | `delivery` | who gets which events, and what their frames look like |
+//! | `catchup` | past events for sessions that resume or read slowly |
+//! | `outbox` | what waits for a session, and writing it to its socket |
+//! | `session` | one WebSocket session: its task, and how its requests are answered |
+//! | `http` | the WebSocket port: upgrades, pages, refusals |
+//! | `protocol` | requests, replies, close codes, cursors |
+//! | `access` | auth-svc's decisions, bindings, stopped families |
+//! | `kazoo` | requests that go on to KAZOO |
+//! | `operator` | listing sessions, requests over NATS, draining |
 
 pub mod access;
 mod catchup;

@@ -100,7 +100,7 @@ impl Dispatcher {
 
     /// Subscribes a session to all `requests`.
     ///
-    /// If one has a `since`, the session is held until [`Outbox::release`], and there is always a confirmation to wait
+    /// If one has a `since`, the session is held until its reply is sent, and there is always a confirmation to wait
     /// for. A membership in `replaced` ends at the same instant in which its successor begins.
     pub fn join(
         self: &Arc<Self>,
