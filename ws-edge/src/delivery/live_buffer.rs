@@ -79,6 +79,7 @@ mod tests {
         let mut buffer = LiveBuffer::new(1, HashSet::from([5]));
         buffer.add(5, &event(1, MAX_BYTES));
         buffer.add(5, &event(2, 1));
+        assert!(buffer.events.is_empty(), "its memory is freed");
         assert!(buffer.into_events().is_none());
     }
 }

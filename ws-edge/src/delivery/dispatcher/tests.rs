@@ -5,8 +5,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    delivery::testing::*,
+    delivery::{frame::shown_key::ShownKey, testing::*},
     outbox::tests::{Kept, outbox},
+    protocol::{
+        cursor::{Cursor, Rank},
+        view::View,
+    },
 };
 
 /// How many members a subject has; `None` if it is not in the index.
@@ -103,6 +107,53 @@ fn an_unused_subject_lingers_then_is_forgotten() {
     assert_eq!(dispatcher.next_unused(), Some(now + LINGER));
     assert_eq!(dispatcher.take_unused(now + LINGER), [number]);
     assert_eq!(members(&dispatcher, "ev.t.a"), None);
+}
+
+#[test]
+fn only_an_events_last_frame_has_a_cursor_after_the_whole_event() {
+    let dispatcher = dispatcher();
+    let (outbox, kept) = outbox(1, ROOM);
+    let bindings = [("a", "ev.t.a"), ("all", "ev.t.*")];
+    let _membership =
+        join(&dispatcher, &outbox, bindings.map(|(name, subject)| request(name, &[subject])).into());
+    let number = settle(&dispatcher)["ev.t.a"];
+    deliver(&dispatcher, number, &event("ev.t.a", 1));
+    let rank = |frame: &String| {
+        let frame: serde_json::Value = serde_json::from_str(frame).unwrap();
+        Cursor::parse(frame["cursor"].as_str().unwrap()).unwrap().rank
+    };
+    let first = bindings.map(|(name, _)| template(name).rank()).into_iter().min().unwrap();
+    let ranks: Vec<Rank> = received(&outbox, &kept).iter().map(rank).collect();
+    assert_eq!(ranks, [first, Rank::LAST]);
+}
+
+#[test]
+fn an_event_that_cannot_be_shown_is_counted_once() {
+    let metrics = Arc::new(Metrics::default());
+    let flusher = Arc::new(Flusher::new(Arc::default()));
+    let dispatcher = Arc::new(Dispatcher::new("ev", LINGER, flusher, Arc::clone(&metrics)));
+    let (outbox, kept) = outbox(1, ROOM);
+    let template = FrameTemplate::new(View::Data, None, "acc", "b", "b", ShownKey::AsPublished);
+    let request =
+        SubscribeRequest { template: Arc::new(template), subjects: vec!["ev.t.a".into()], since: None };
+    let _membership = join(&dispatcher, &outbox, vec![request]);
+    let number = settle(&dispatcher)["ev.t.a"];
+    deliver(&dispatcher, number, &event("ev.t.a", 1));
+    assert_eq!((metrics.events_unreadable.get(), received(&outbox, &kept).len()), (0, 1));
+    let broken = Event { body: bytes::Bytes::from_static(b"{"), ..event("ev.t.a", 2) };
+    deliver(&dispatcher, number, &broken);
+    assert_eq!((metrics.events_unreadable.get(), received(&outbox, &kept).len()), (1, 0));
+}
+
+#[test]
+fn a_new_connection_gets_all_subjects_once() {
+    let dispatcher = dispatcher();
+    let _membership = join(&dispatcher, &outbox(1, ROOM).0, vec![request("b", &["ev.t.a", "ev.t.b"])]);
+    let mut all: Vec<String> = dispatcher.take_all().into_iter().map(|(_, text)| text.to_string()).collect();
+    all.sort();
+    assert_eq!(all, ["ev.t.a", "ev.t.b"]);
+    assert!(dispatcher.take_new().is_empty(), "they are subscribed already");
+    assert_eq!(dispatcher.take_all().len(), 2, "the next connection needs them again");
 }
 
 #[derive(Clone, Debug)]
