@@ -2,7 +2,7 @@
 
 use std::{env, time::Duration};
 
-use blackhole_tests::chaos::{self, Settings, flood, standstill, storm};
+use blackhole_tests::chaos::{self, Settings, flood, standstill, starve, storm};
 
 /// An option of `cargo dev chaos`.
 fn number(name: &str) -> Option<u64> {
@@ -36,6 +36,11 @@ async fn a_storm_of_sessions_resumes_on_another_edge() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_clients_delay_nobody() {
     chaos::show(flood::run(Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(5))).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_cursors_of_one_account_do_not_delay_others() {
+    chaos::show(starve::run(Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(3))).await);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod flood;
 mod frames;
 mod keys;
 mod poison;
+mod replays;
 mod slow;
 
 use blackhole_dev::simulator::Publisher;

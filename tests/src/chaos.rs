@@ -17,7 +17,9 @@ pub mod faults;
 pub mod flood;
 pub mod source;
 pub mod standstill;
+pub mod starve;
 pub mod storm;
+mod times;
 pub mod verdict;
 
 use std::{sync::Arc, time::Duration};

@@ -2,43 +2,47 @@
 //! cursor.
 //!
 //! Sessions that fall behind within a short window share one replay. When an edge dies, thousands of sessions resume on
-//! another one with cursors close to each other: one **unfiltered reader** reads the gap once for all of them. For a
-//! single session with an old cursor it would read many events that nobody needs: that one gets a replay of its own with
-//! **filtered readers**, one for each of its subjects. [`plan`] chooses by the number of events in the gap, so the cost
-//! follows the events, not the number of sessions times the length of the stream. Live events of other sessions wait for
-//! none of this.
+//! another one with cursors close to each other: one **unfiltered reader** reads the gap once for all of them. For the
+//! sessions of one account with an old cursor it would read many events that nobody needs: they get a replay of their own
+//! with **filtered readers**, one for each tenant. [`plan`] chooses by the number of events in the gap. Live events of
+//! other sessions wait for none of this.
+//!
+//! A cursor is not signed: anybody may claim to stand at the beginning of the stream. So what an account can cause is
+//! bounded: [`schedule`] gives each account one place, and [`budget`] limits what is read for it per second. A replay
+//! whose account has used that up ends where it is, and another one goes on later.
 //!
 //! A replay reads up to where its sessions' subjects are live, while the dispatcher buffers the live events that come
 //! meanwhile. With those its sessions are live. A session whose outbox is full leaves the replay, and joins another one
 //! when its client has read.
 
+mod budget;
 mod plan;
 mod read;
 mod replay;
+mod schedule;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use blackhole_common::backoff::Backoff;
+use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, watch},
-    time::sleep,
+    sync::watch,
+    task::{self, JoinError, JoinSet},
+    time::{Instant, sleep, sleep_until},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use self::{
-    plan::{Gap, MAX_FILTERED_READERS, shared},
+    budget::{Budgets, Charge},
+    plan::{ReadEnd, Reading},
     replay::ReplayBatch,
+    schedule::{Job, Schedule},
 };
 use crate::{
     delivery::dispatcher::Dispatcher,
+    ids::ReplayId,
     metrics::Metrics,
-    outbox::{Outbox, lagging_sessions::LaggingSessions},
+    outbox::{Outbox, Stage, lagging_sessions::LaggingSessions},
     protocol::close::Close,
     upstream::{
         history::History,
@@ -48,8 +52,6 @@ use crate::{
 
 /// Sessions that fall behind within this window share one replay.
 const GATHER_TIME: Duration = Duration::from_millis(10);
-/// Replays that run at the same time.
-const MAX_REPLAYS: usize = 4;
 
 /// Brings lagging sessions up to date.
 #[derive(Debug)]
@@ -59,52 +61,75 @@ pub(crate) struct Catchup {
     history: History,
     /// The stream as the event reader knows it.
     stream: watch::Receiver<Option<StreamInfo>>,
+    budgets: Mutex<Budgets>,
     metrics: Arc<Metrics>,
-    running: Semaphore,
-    last_replay: AtomicU64,
 }
 
 impl Catchup {
-    /// Serves the sessions in `lagging` from `history`, while that is the `stream` that the event reader knows.
+    /// Serves the sessions in `lagging` from `history`, while that is the `stream` that the event reader knows. Reads at
+    /// most `bytes_per_second` for each account.
     pub(crate) fn new(
         lagging: Arc<LaggingSessions>,
         dispatcher: Arc<Dispatcher>,
         history: History,
         stream: watch::Receiver<Option<StreamInfo>>,
+        bytes_per_second: u64,
         metrics: Arc<Metrics>,
     ) -> Catchup {
-        let running = Semaphore::new(MAX_REPLAYS);
-        Catchup { lagging, dispatcher, history, stream, metrics, running, last_replay: AtomicU64::new(0) }
+        let budgets = Mutex::new(Budgets::new(bytes_per_second));
+        Catchup { lagging, dispatcher, history, stream, budgets, metrics }
     }
 
     /// Runs until `shutdown`.
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let replays = TaskTracker::new();
-        let serve = async {
-            let mut backoff = Backoff::for_brokers();
-            loop {
-                self.lagging.changed().await;
-                sleep(GATHER_TIME).await;
-                let sessions = self.lagging.take();
-                match self.info().await {
-                    Ok(Some(info)) => {
-                        backoff.reset();
-                        self.start_replays(sessions, &info, &replays);
-                    }
-                    Ok(None) => {
-                        let lagging = sessions.iter().filter(|session| session.lagging().is_some());
-                        lagging.for_each(|session| session.close(Close::Behind));
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot get the stream's state, trying again");
-                        sleep(backoff.next_wait()).await;
-                        sessions.into_iter().for_each(|session| self.lagging.add(session));
+        shutdown.run_until_cancelled(self.serve()).await;
+    }
+
+    async fn serve(self: Arc<Self>) {
+        let mut schedule = Schedule::default();
+        let mut replays = JoinSet::new();
+        let mut ids = HashMap::new();
+        let mut backoff = Backoff::for_brokers();
+        loop {
+            let paid = self.next_paid(&schedule);
+            tokio::select! {
+                () = self.lagging.changed() => {
+                    sleep(GATHER_TIME).await;
+                    self.lagging.take().into_iter().for_each(|session| add(&mut schedule, session));
+                }
+                Some(ended) = replays.join_next_with_id() => {
+                    let id = ended.map_or_else(|error: JoinError| error.id(), |(id, ())| id);
+                    if let Some(replay) = ids.remove(&id) {
+                        schedule.finished(replay);
                     }
                 }
+                () = async { sleep_until(paid.unwrap_or_else(Instant::now)).await }, if paid.is_some() => {}
             }
-        };
-        shutdown.run_until_cancelled(serve).await;
-        replays.close();
+            if schedule.is_empty() {
+                continue;
+            }
+            match self.info().await {
+                Ok(Some(info)) => {
+                    backoff.reset();
+                    self.start_replays(&mut schedule, &info, &mut replays, &mut ids);
+                }
+                Ok(None) => {
+                    let lagging = schedule.take_all().filter(|session| session.lagging().is_some());
+                    lagging.for_each(|session| session.close(Close::Behind));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot get the stream's state, trying again");
+                    sleep(backoff.next_wait()).await;
+                    schedule.take_all().for_each(|session| self.lagging.add(session));
+                }
+            }
+        }
+    }
+
+    /// When the first account that waits for its budget may read again.
+    fn next_paid(&self, schedule: &Schedule<Arc<Outbox>>) -> Option<Instant> {
+        let (budgets, now) = (self.budgets.lock(), Instant::now());
+        schedule.accounts().filter_map(|account| budgets.exhausted_until(account, now)).min()
     }
 
     /// The stream's state. Whether it is still the same stream is for the event reader to find out.
@@ -118,44 +143,49 @@ impl Catchup {
         }
     }
 
-    /// Starts one replay for the sessions that share a reader, and one for each of the others.
-    fn start_replays(self: &Arc<Self>, sessions: Vec<Arc<Outbox>>, info: &StreamInfo, replays: &TaskTracker) {
-        let mut behind = Vec::with_capacity(sessions.len());
-        for session in sessions {
-            let Some(lag) = session.lagging() else { continue };
-            self.metrics.lag.observe(info.last.saturating_sub(lag.after) as f64);
-            if info.reaches_back_to(lag.after) {
-                behind.push((lag.after, session));
-            } else {
-                session.close(Close::Behind);
-            }
-        }
-        behind.sort_by_key(|(after, _)| std::cmp::Reverse(*after));
-        let gaps: Vec<Gap> = behind
-            .iter()
-            .map(|(after, session)| Gap { after: *after, subjects: session.subjects().len() })
-            .collect();
-        let mut behind: Vec<Arc<Outbox>> = behind.into_iter().map(|(_, session)| session).collect();
-        let alone = behind.split_off(shared(&gaps, info.last));
-        for group in std::iter::once(behind).chain(alone.into_iter().map(|session| vec![session])) {
-            if !group.is_empty() {
-                let (catchup, info) = (Arc::clone(self), info.clone());
-                replays.spawn(async move { catchup.replay(group, &info).await });
-            }
+    fn start_replays(
+        self: &Arc<Self>,
+        schedule: &mut Schedule<Arc<Outbox>>,
+        info: &StreamInfo,
+        replays: &mut JoinSet<()>,
+        ids: &mut HashMap<task::Id, ReplayId>,
+    ) {
+        loop {
+            let now = Instant::now();
+            let may_read = |account: &str| self.budgets.lock().exhausted_until(account, now).is_none();
+            let Some(job) = schedule.next(info.last, may_read) else { return };
+            let (id, catchup, info) = (job.id, Arc::clone(self), info.clone());
+            let task = replays.spawn(async move { catchup.replay(job, &info).await });
+            ids.insert(task.id(), id);
         }
     }
 
-    async fn replay(self: Arc<Self>, sessions: Vec<Arc<Outbox>>, stream: &StreamInfo) {
-        let Ok(_permit) = self.running.acquire().await else { return };
-        let id = self.last_replay.fetch_add(1, Ordering::Relaxed) + 1;
-        let is_replicated = stream.leader.is_some();
-        let (mut batch, mut again) = ReplayBatch::new(id, sessions, &self.dispatcher, is_replicated);
-        let result = self.bring_up_to_date(&mut batch, stream).await;
+    async fn replay(self: Arc<Self>, job: Job<Arc<Outbox>>, stream: &StreamInfo) {
+        let Job { id, accounts, sessions } = job;
+        let mut behind = Vec::with_capacity(sessions.len());
+        for waiting in sessions {
+            self.metrics.lag.observe(stream.last.saturating_sub(waiting.after) as f64);
+            if stream.reaches_back_to(waiting.after) {
+                behind.push(waiting.session);
+            } else {
+                waiting.session.close(Close::Behind);
+            }
+        }
+        let (mut batch, mut again) = ReplayBatch::new(id, behind, &self.dispatcher, stream.leader.is_some());
+        let mut charge = Charge::new(&self.budgets, &self.metrics, accounts);
+        let result = self.bring_up_to_date(&mut batch, stream, &mut charge).await;
         self.dispatcher.flush_these(&mut batch.filled);
-        if let Err(error) = result {
-            self.dispatcher.drop_buffer(id);
-            tracing::debug!(%error, "cannot read the stream to its end, trying again");
-            again.extend(batch.abort());
+        self.dispatcher.drop_buffer(id);
+        if !matches!(result, Ok(ReadEnd::Complete)) {
+            let unfinished = batch.abort();
+            match result {
+                // Those that wait only for their budget need no pause: the schedule knows when it is paid.
+                Ok(_) => unfinished.into_iter().for_each(|session| self.lagging.add(session)),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot read the stream to its end, trying again");
+                    again.extend(unfinished);
+                }
+            }
         }
         if !again.is_empty() {
             sleep(Backoff::for_brokers().next_wait()).await;
@@ -163,13 +193,15 @@ impl Catchup {
         }
     }
 
+    /// Reads until the sessions are live, nobody needs it any more, or the budget is used up.
     async fn bring_up_to_date(
         &self,
         batch: &mut ReplayBatch,
         stream: &StreamInfo,
-    ) -> Result<(), StreamError> {
-        let mut after = batch.start();
+        charge: &mut Charge<'_>,
+    ) -> Result<ReadEnd, StreamError> {
         while batch.is_needed() {
+            let after = batch.start();
             let live = self.dispatcher.start_buffer(batch.id(), batch.subject_numbers());
             let Some(info) = self.info().await?.filter(|info| info.id == stream.id) else {
                 batch.close_behind(u64::MAX);
@@ -177,34 +209,38 @@ impl Catchup {
             };
             // Everything up to here is in the stream; everything after it comes live.
             let last = live.max(info.last);
-            let subjects = batch.subjects();
-            // A filtered reader does not notice that its server lacks events that the leader has; an unfiltered reader sees
-            // a gap in the positions.
-            let is_shared = info.leader.is_some()
-                || batch.len() > 1
-                || shared(&[Gap { after, subjects: subjects.len() }], last) == 1
-                || subjects.len() > MAX_FILTERED_READERS;
-            if is_shared {
-                let reader = self.history.read(stream.id, after, last, None).await?;
-                self.read_unfiltered(batch, reader).await?;
-            } else {
-                self.read_filtered(batch, &subjects, stream.id, after, last).await?;
-                // A filtered reader does not notice either that events have left the stream.
-                let is_complete = self.info().await?.is_some_and(|info| info.reaches_back_to(after));
-                if !is_complete {
-                    batch.close_behind(u64::MAX);
+            let gap = last.saturating_sub(after);
+            let end = match Reading::choose(self.dispatcher.event_root(), batch.subjects(), gap) {
+                Reading::Everything => {
+                    let reader = self.history.read(stream.id, after, last, None).await?;
+                    self.read_everything(batch, reader, charge).await?
+                }
+                Reading::Filtered(filters) => {
+                    self.read_filtered(batch, &filters, &info, after, last, charge).await?
+                }
+            };
+            match end {
+                ReadEnd::Complete => batch.advance(last),
+                ReadEnd::Unneeded => break,
+                ReadEnd::Exhausted(position) => {
+                    batch.advance(position);
+                    return Ok(end);
                 }
             }
-            batch.advance(last);
             let is_live = self.dispatcher.end_buffer(batch.id(), |events| {
                 batch.finish(self.dispatcher.event_root(), last, &events, &self.metrics);
             });
             if is_live {
-                return Ok(());
+                return Ok(ReadEnd::Complete);
             }
-            after = last;
         }
-        self.dispatcher.drop_buffer(batch.id());
-        Ok(())
+        Ok(ReadEnd::Unneeded)
+    }
+}
+
+/// Adds a session to those that wait, if it needs a replay.
+fn add(schedule: &mut Schedule<Arc<Outbox>>, session: Arc<Outbox>) {
+    if let Some(lag) = session.lagging().filter(|lag| lag.stage == Stage::Waiting) {
+        schedule.add(session.number, session.account(), lag.after, session);
     }
 }

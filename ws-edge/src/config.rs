@@ -53,6 +53,8 @@ pub struct WsConfig {
     pub max_frame: ByteSize,
     /// Queue of a slow consumer. When it is full, the session catches up from the stream later.
     pub queue_bytes: ByteSize,
+    /// Bytes of past events that are read per second for the sessions of one account.
+    pub replay_bytes_per_second: ByteSize,
     /// A session without requests and events for this time is closed.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -162,6 +164,7 @@ impl Default for WsConfig {
             max_bindings: 1000,
             max_frame: ByteSize::kib(64),
             queue_bytes: ByteSize::mib(1),
+            replay_bytes_per_second: ByteSize::mib(16),
             idle_timeout: Duration::from_secs(3600),
             ping_interval: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
@@ -224,6 +227,7 @@ impl Configuration for EdgeConfig {
         };
         size(ws.max_frame, "ws.max_frame")?;
         size(ws.queue_bytes, "ws.queue_bytes")?;
+        size(ws.replay_bytes_per_second, "ws.replay_bytes_per_second")?;
         size(ws.crossbar_max_answer, "ws.crossbar_max_answer")?;
         InvalidValue::unless(
             ws.crossbar_url.as_ref().is_none_or(is_base_url),

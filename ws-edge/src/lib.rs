@@ -118,8 +118,14 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         reader_shutdown.clone(),
     )
     .await?;
-    let catchup =
-        Catchup::new(lagging, Arc::clone(&dispatcher), history.clone(), stream.clone(), Arc::clone(&metrics));
+    let catchup = Catchup::new(
+        lagging,
+        Arc::clone(&dispatcher),
+        history.clone(),
+        stream.clone(),
+        config.ws.replay_bytes_per_second.as_u64(),
+        Arc::clone(&metrics),
+    );
     let registry = Arc::new(Registry::new(&config.ws.host));
     let families = Arc::new(Families::new(&catalogue, Arc::clone(&metrics)));
     let (listed, switched) = (Arc::clone(&registry), Arc::clone(&families));

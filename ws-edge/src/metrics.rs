@@ -56,6 +56,10 @@ pub struct Metrics {
     pub(crate) events_repaired: Counter,
     /// Events replayed to lagging sessions.
     pub(crate) events_caught_up: Counter,
+    /// Bytes of these events.
+    pub(crate) replayed_bytes: Counter,
+    /// Replays that ended early because their account had read its share.
+    pub(crate) replays_throttled: Counter,
     /// Malformed events.
     pub(crate) events_unreadable: Counter,
     /// Frames sent to clients.
@@ -92,6 +96,8 @@ impl Default for Metrics {
             events: Counter::default(),
             events_repaired: Counter::default(),
             events_caught_up: Counter::default(),
+            replayed_bytes: Counter::default(),
+            replays_throttled: Counter::default(),
             events_unreadable: Counter::default(),
             frames: Counter::default(),
             frame_bytes: Counter::default(),
@@ -153,6 +159,17 @@ impl Metrics {
             "events_caught_up",
             "Events read from the stream for lagging sessions, counted once per replay",
             self.events_caught_up.clone(),
+        );
+        edge.register_with_unit(
+            "events_caught_up_size",
+            "Size of the events read from the stream for lagging sessions",
+            Unit::Bytes,
+            self.replayed_bytes.clone(),
+        );
+        edge.register(
+            "replays_throttled",
+            "Replays that were interrupted because their account had used up ws.replay_bytes_per_second",
+            self.replays_throttled.clone(),
         );
         edge.register(
             "events_unreadable",

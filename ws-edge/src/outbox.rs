@@ -19,7 +19,7 @@ use std::{
     fmt,
     io::ErrorKind,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::Context,
@@ -30,9 +30,9 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
 
-pub use self::delivery_state::Lag;
+pub use self::delivery_state::{Lag, Stage};
 use self::{
-    delivery_state::{DeliveryState, Stage},
+    delivery_state::DeliveryState,
     queue::{OutboundSocket, Queue},
 };
 use crate::{
@@ -48,6 +48,8 @@ const MAX_REPLY_BYTES: usize = 64 << 10;
 pub struct Outbox {
     /// The session's number on this edge.
     pub number: SessionNumber,
+    /// The account of the session's token.
+    account: OnceLock<Arc<str>>,
     max_bytes: usize,
     socket: Arc<dyn OutboundSocket>,
     state: Mutex<State>,
@@ -121,6 +123,7 @@ impl Outbox {
         };
         Outbox {
             number,
+            account: OnceLock::new(),
             max_bytes,
             socket,
             state: Mutex::new(state),
@@ -129,6 +132,16 @@ impl Outbox {
             created: Instant::now(),
             metrics,
         }
+    }
+
+    /// Notes the account of the session's token. A session belongs to the account of its first token.
+    pub(crate) fn set_account(&self, account: &str) {
+        self.account.get_or_init(|| account.into());
+    }
+
+    /// The account of the session's token; empty before it has one.
+    pub(crate) fn account(&self) -> Arc<str> {
+        self.account.get().cloned().unwrap_or_else(|| "".into())
     }
 
     /// Queues a frame of the session itself: a reply or a control frame. It always fits; a session that

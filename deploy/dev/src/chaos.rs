@@ -27,12 +27,16 @@ pub struct Options {
     /// Instead: flood an edge from twice as many connections as there are processors
     #[arg(long, conflicts_with_all = ["cluster", "seed", "storm", "standstill"])]
     pub flood: bool,
+    /// Instead: let many sessions of one account resume from the beginning of the stream, again and again
+    #[arg(long, conflicts_with_all = ["cluster", "seed", "storm", "standstill", "flood"])]
+    pub starve: bool,
 }
 
 /// Runs it. The exit code is that of the test.
 pub async fn run(options: Options) -> Result<ExitCode> {
-    let Options { time, seed, cluster, storm, standstill, flood } = options;
+    let Options { time, seed, cluster, storm, standstill, flood, starve } = options;
     let name = match (storm, standstill, cluster) {
+        _ if starve => "chaos::old_cursors_of_one_account_do_not_delay_others",
         _ if flood => "chaos::hostile_clients_delay_nobody",
         (Some(_), ..) => "chaos::a_storm_of_sessions_resumes_on_another_edge",
         (None, true, _) => "chaos::a_client_that_stops_reading_costs_no_memory_and_misses_no_event",

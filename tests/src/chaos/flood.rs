@@ -18,6 +18,7 @@ use blackhole_dev::{
     websocket::{CONTINUATION, PING, PONG, TEXT, TEXT_START, client_frame},
 };
 
+use super::times::Times;
 use crate::{accounts::Account, client::Client, events, raw::RawClient, stack::Stack};
 
 /// Time between two events, and between two requests to the admin port.
@@ -42,22 +43,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { floods, closed, events, admin } = self;
         write!(f, "{floods} flooding connections at a time, {closed} sessions closed for it; ")?;
-        for (name, times) in [("events", events), ("admin port", admin)] {
-            let mut times = times.clone();
-            times.sort();
-            let at = |part: f64| {
-                times.get(((times.len() - 1) as f64 * part) as usize).copied().unwrap_or_default()
-            };
-            write!(
-                f,
-                "{name} ({}): p50 {:.1?}, p99 {:.1?}, max {:.1?}; ",
-                times.len(),
-                at(0.5),
-                at(0.99),
-                at(1.0)
-            )?;
-        }
-        Ok(())
+        write!(f, "events {}; admin port {}", Times(events), Times(admin))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct ReplayBatch {
     id: ReplayId,
-    /// With the position up to which each had everything at the beginning.
+    /// With the position up to which each has had everything.
     sessions: HashMap<SessionNumber, (Arc<Outbox>, u64)>,
     index: Index,
     /// Outboxes that have to be flushed.
@@ -89,11 +89,6 @@ impl ReplayBatch {
         self.index.subjects().map(|(_, subject)| Arc::clone(&subject.text)).collect()
     }
 
-    /// The number of its sessions.
-    pub(super) fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
     /// The position after which the first session is owed events.
     pub(super) fn start(&self) -> u64 {
         self.sessions.values().map(|(_, after)| *after).min().unwrap_or_default()
@@ -112,8 +107,11 @@ impl ReplayBatch {
     }
 
     /// Everything up to `position` has been replayed.
-    pub(super) fn advance(&self, position: u64) {
-        self.outboxes().for_each(|outbox| outbox.advance(self.id, position));
+    pub(super) fn advance(&mut self, position: u64) {
+        for (outbox, after) in self.sessions.values_mut() {
+            outbox.advance(self.id, position);
+            *after = (*after).max(position);
+        }
     }
 
     /// Everything up to `position` has been replayed, and `events` have come live since: the sessions are live.

@@ -34,6 +34,7 @@ pub(super) async fn subscribe(
     let Some(Identity { token, bearer, .. }) = state.identity.clone() else {
         return Err("authentication token required".to_owned());
     };
+    state.outbox.set_account(&bearer.account_id);
     if bindings.len() > edge.config.max_bindings {
         return Err(too_many(edge));
     }
