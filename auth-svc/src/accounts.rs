@@ -52,6 +52,7 @@ fn enabled() -> bool {
 #[derive(Debug)]
 pub struct Accounts {
     by_id: HashMap<String, Arc<Account>>,
+    changed: Vec<String>,
 }
 
 impl Accounts {
@@ -83,13 +84,14 @@ impl Accounts {
                 id: entry.id.clone(),
                 name: entry.name.clone(),
                 realm: Some(entry.realm.clone()),
+                realm_since: None,
                 ancestors: ancestors(entry, &entries)?,
                 superduper_admin: entry.superduper_admin,
                 enabled: entry.enabled,
             };
             by_id.insert(entry.id.clone(), Arc::new(account));
         }
-        Ok(Accounts { by_id })
+        Ok(Accounts { by_id, changed: Vec::new() })
     }
 
     /// The account with this id.
@@ -100,6 +102,11 @@ impl Accounts {
     /// All accounts, in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.by_id.values()
+    }
+
+    /// The ids of the accounts that differ from those of the file before, or are only in one of both.
+    pub fn changed(&self) -> &[String] {
+        &self.changed
     }
 
     /// The number of accounts, at least one.
@@ -159,6 +166,24 @@ impl FromFiles for Accounts {
     fn read(file: &Path) -> Result<Accounts, Error> {
         let text = fs::read_to_string(file).map_err(|reason| Error::unreadable(file, reason))?;
         Accounts::parse(&text).map_err(|reason| Error::invalid(file, reason))
+    }
+
+    /// Finds what has changed, and who has a realm that was another's or nobody's before.
+    fn replace(&mut self, previous: &Accounts, now: u64) {
+        for (id, account) in &mut self.by_id {
+            let before = previous.get(id);
+            let had_realm = before.filter(|before| before.realm == account.realm);
+            let since = had_realm.map_or(Some(now), |before| before.realm_since);
+            if since.is_some() {
+                let account = Arc::make_mut(account);
+                account.realm_since = since;
+            }
+            if before != Some(account) {
+                self.changed.push(id.clone());
+            }
+        }
+        let is_gone = |id: &&String| !self.by_id.contains_key(*id);
+        self.changed.extend(previous.by_id.keys().filter(is_gone).cloned());
     }
 }
 
@@ -231,6 +256,47 @@ mod tests {
         assert!(parse(65, 253).unwrap_err().ends_with("an id must be 1 to 64 letters, digits, `_` or `-`"));
         assert!(parse(64, 254).unwrap_err().ends_with("is not a valid realm"));
         assert!(parse(64, 0).unwrap_err().ends_with("is not a valid realm"));
+    }
+
+    fn replaced(before: &Accounts, text: &str, now: u64) -> Accounts {
+        let mut accounts = Accounts::parse(text).unwrap();
+        accounts.replace(before, now);
+        accounts
+    }
+
+    fn changed(accounts: &Accounts) -> Vec<&str> {
+        let mut changed: Vec<&str> = accounts.changed().iter().map(String::as_str).collect();
+        changed.sort_unstable();
+        changed
+    }
+
+    #[test]
+    fn a_new_file_tells_what_has_changed() {
+        let before = Accounts::parse(testing::ACCOUNTS).unwrap();
+        assert_eq!(changed(&replaced(&before, testing::ACCOUNTS, 7)), [""; 0]);
+        let disabled = testing::ACCOUNTS.replace("name = \"Child\"", "name = \"Child\"\nenabled = false");
+        assert_eq!(changed(&replaced(&before, &disabled, 7)), ["child"]);
+        let moved = testing::ACCOUNTS.replacen("parent = \"system\"\n", "", 1);
+        assert_eq!(changed(&replaced(&before, &moved, 7)), ["below-closed", "child", "closed", "reseller"]);
+        let other = "[[account]]\nid = \"new\"\nname = \"n\"\nrealm = \"r\"\n";
+        assert_eq!(changed(&replaced(&before, other, 7)).len(), 6, "the new one, and five that are gone");
+    }
+
+    #[test]
+    fn an_account_that_gets_a_realm_has_it_since_then() {
+        let file = |realms: &[(&str, &str)]| -> String {
+            let account = |(id, realm): &(&str, &str)| {
+                format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = {realm:?}\n")
+            };
+            realms.iter().map(account).collect()
+        };
+        let since = |accounts: &Accounts, id: &str| accounts.get(id).unwrap().realm_since;
+        let first = Accounts::parse(&file(&[("a", "one"), ("b", "two")])).unwrap();
+        assert_eq!(since(&first, "a"), None, "not known");
+        let passed = replaced(&first, &file(&[("a", "three"), ("b", "one")]), 7);
+        assert_eq!((since(&passed, "a"), since(&passed, "b")), (Some(7), Some(7)));
+        let later = replaced(&passed, &file(&[("a", "two"), ("b", "one"), ("c", "three")]), 9);
+        assert_eq!(["a", "b", "c"].map(|id| since(&later, id)), [Some(9), Some(7), Some(9)]);
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Authority {
 }
 
 fn access_to(account: &Account) -> Access {
-    Access::Account { account_id: account.id.clone(), realm: account.realm.clone() }
+    let Account { id, realm, realm_since, .. } = account;
+    Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since: *realm_since }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | [`token`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
 //! | [`access`] | the access rule |
+//! | [`announce`] | telling the edges what has changed |
 //! | [`refusal`], [`error`] | errors for clients, and errors for operators |
 //! | [`reload`] | reloading files that change |
 //! | [`metrics`] | metrics |
@@ -17,6 +18,7 @@
 
 pub mod access;
 pub mod accounts;
+pub mod announce;
 pub mod authority;
 pub mod claims;
 pub mod cli;
@@ -48,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts::Accounts,
+    announce::Announcer,
     authority::Authority,
     config::AuthSvcConfig,
     error::Error,
@@ -133,11 +136,14 @@ impl AuthSvc {
         let _stop_tasks = tasks.clone().drop_guard();
         tokio::spawn(self.admin.serve(tasks.clone()));
 
+        let announcer = Announcer::default();
         let (metrics, latch) = (self.metrics.clone(), self.latches.accounts.clone());
+        let changed = announcer.clone();
         tokio::spawn(Arc::clone(&self.accounts).watch(tasks.clone(), move |result| {
             report_reload(&metrics, result, |accounts: &Accounts| {
                 metrics.accounts.set(gauge(accounts.count()));
                 latch.set(true);
+                changed.accounts(accounts.changed());
                 accounts.count()
             });
         }));
@@ -149,6 +155,7 @@ impl AuthSvc {
         }
         if let Some(keys) = self.keys.clone() {
             let (metrics, latch) = (self.metrics.clone(), self.latches.keys.clone());
+            let changed = announcer.clone();
             tokio::spawn(keys.watch(tasks.clone(), move |result| {
                 report_reload(&metrics, result, |keys: &Keys| {
                     for error in keys.errors() {
@@ -157,6 +164,7 @@ impl AuthSvc {
                     }
                     metrics.keys.set(gauge(keys.len()));
                     latch.set(has_secret || !keys.is_empty());
+                    changed.anything();
                     keys.len()
                 });
             }));
@@ -174,7 +182,9 @@ impl AuthSvc {
             .await?;
         let verifier = JwtVerifier::new(self.config.auth.jwt.hs256_secret.as_ref(), self.keys);
         let authority = Arc::new(Authority::new(Arc::new(verifier), self.accounts));
-        let subject = Subjects::new(&self.config.nats.prefix).auth_check();
+        let subjects = Subjects::new(&self.config.nats.prefix);
+        tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
+        let subject = subjects.auth_check();
         tracing::info!(subject, "answering requests");
         service::serve(&client, subject, authority, self.metrics, shutdown).await
     }

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Error;
+use crate::{claims::unix_now, error::Error};
 
 /// A change takes effect after two to three polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -34,6 +34,9 @@ pub trait FromFiles: Sized + Send + Sync + 'static {
     /// # Errors
     /// If the files are unusable.
     fn read(path: &Path) -> Result<Self, Error>;
+
+    /// Takes over from the value that it replaces what the files do not say. Now is given in Unix seconds.
+    fn replace(&mut self, _previous: &Self, _now: u64) {}
 }
 
 /// Identifies a version of some files.
@@ -112,7 +115,9 @@ impl<T: FromFiles> Reloaded<T> {
             return Ok(None);
         }
         versions.loaded = now;
-        let value = Arc::new(T::read(&self.path)?);
+        let mut value = T::read(&self.path)?;
+        value.replace(&self.current(), unix_now());
+        let value = Arc::new(value);
         *self.current.write() = Arc::clone(&value);
         Ok(Some(value))
     }

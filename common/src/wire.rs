@@ -101,6 +101,11 @@ impl Subjects {
         format!("{}.auth.check", self.prefix)
     }
 
+    /// auth-svc publishes an [`AuthChanged`] here when its sources have changed.
+    pub fn auth_changed(&self) -> String {
+        format!("{}.auth.changed", self.prefix)
+    }
+
     /// Every edge answers a [`SessionsRequest`] here with one or more [`SessionsReply`]s, JSON. There is no
     /// queue group, so the caller has to gather the replies.
     pub fn sessions(&self) -> String {
@@ -192,6 +197,9 @@ pub enum Access {
         /// Its SIP realm, for events that name only the realm.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         realm: Option<String>,
+        /// Since when it has this realm, in Unix seconds, if that is known: earlier events of the realm are another's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        realm_since: Option<u64>,
     },
     /// All events, including those without a tenant.
     All,
@@ -200,6 +208,14 @@ pub enum Access {
         /// Why; for the operator's log.
         reason: String,
     },
+}
+
+/// Tells the edges that earlier replies may no longer be true, so that they ask again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthChanged {
+    /// The accounts that have changed; absent if any may have, or keys have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<Vec<String>>,
 }
 
 /// Asks all edges for their sessions.
@@ -308,6 +324,7 @@ mod tests {
         assert_eq!(subjects.ingest(), "blackhole.v1.ingest");
         assert_eq!(subjects.event(), "blackhole.v1.event");
         assert_eq!(subjects.auth_check(), "blackhole.v1.auth.check");
+        assert_eq!(subjects.auth_changed(), "blackhole.v1.auth.changed");
         assert_eq!(subjects.sessions(), "blackhole.v1.sessions");
         assert_eq!(subjects.edges(), "blackhole.v1.edges");
         assert_eq!(subjects.families(), "blackhole.v1.families");
@@ -343,7 +360,7 @@ mod tests {
                 superduper_admin: false,
                 token_id: Some("t".into()),
             },
-            access: Access::Account { account_id: "b".into(), realm: Some("r".into()) },
+            access: Access::Account { account_id: "b".into(), realm: Some("r".into()), realm_since: None },
         };
         assert_eq!(
             serde_json::to_string(&reply).unwrap(),

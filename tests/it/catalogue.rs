@@ -33,9 +33,11 @@ fn nats_matches(pattern: &str, subject: &str) -> bool {
 /// How often a session of `who` with the binding `asked` gets the event; `None` if the binding is refused.
 fn times(catalogue: &Catalogue, who: &Who, asked: &Asked, event: &Happening) -> Option<usize> {
     let (account_id, superduper_admin, access) = match who {
-        Who::Account { id, realm, .. } => {
-            (id.clone(), false, Access::Account { account_id: id.clone(), realm: realm.clone() })
-        }
+        Who::Account { id, realm, .. } => (
+            id.clone(),
+            false,
+            Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since: None },
+        ),
         Who::All { .. } => ("top".to_owned(), true, Access::All),
     };
     let token_id = Some(who.token_id().to_owned());

@@ -22,6 +22,7 @@ mod outages;
 mod protocol;
 mod requests;
 mod resume;
+mod revoked;
 mod sessions;
 mod stopped_families;
 mod targeted;

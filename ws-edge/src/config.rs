@@ -73,6 +73,12 @@ pub struct WsConfig {
     /// How long auth-svc's decisions are cached.
     #[serde(with = "humantime_serde")]
     pub auth_cache: Duration,
+    /// The interval at which auth-svc is asked again for each session. Announced changes are acted on at once.
+    #[serde(with = "humantime_serde")]
+    pub recheck_interval: Duration,
+    /// How long sessions keep what was granted while auth-svc cannot be asked.
+    #[serde(with = "humantime_serde")]
+    pub grant_lifetime: Duration,
     /// How long an unused NATS subscription is kept.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
@@ -171,6 +177,8 @@ impl Default for WsConfig {
             auth_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             auth_cache: Duration::from_secs(30),
+            recheck_interval: Duration::from_secs(60),
+            grant_lifetime: Duration::from_secs(3600),
             linger: Duration::from_secs(5),
             drain_wait: Duration::from_secs(1),
             drain: Duration::from_secs(30),
@@ -218,6 +226,7 @@ impl Configuration for EdgeConfig {
         positive(!ws.handshake_timeout.is_zero(), "ws.handshake_timeout")?;
         positive(!ws.auth_timeout.is_zero(), "ws.auth_timeout")?;
         positive(!ws.request_timeout.is_zero(), "ws.request_timeout")?;
+        positive(!ws.recheck_interval.is_zero(), "ws.recheck_interval")?;
         let size = |size: ByteSize, key| {
             InvalidValue::unless(
                 (ByteSize::kib(1)..=ByteSize::gib(1)).contains(&size),

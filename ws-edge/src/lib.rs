@@ -58,7 +58,7 @@ use crate::{
     error::EdgeError,
     kazoo::{crossbar::Crossbar, targeted::Targeted},
     metrics::Metrics,
-    operator::{admin_pages, control::Control, registry::Registry},
+    operator::{admin_pages, control::Control, rechecks::Rechecks, registry::Registry},
     outbox::{flusher::Flusher, lagging_sessions::LaggingSessions},
     upstream::{history::History, reader::EventReader},
 };
@@ -132,6 +132,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let control = Control::start(client.clone(), subjects.clone(), &config.ws.host, listed, switched).await?;
     let admin_server = admin_pages::sessions(admin_server, control.edge(), &registry);
     let targeted = Targeted::new(client.clone(), &subjects, config.ws.request_timeout, &config.ws.host);
+    let changes = client.clone();
     let authorizer = Authorizer::new(
         client,
         &subjects,
@@ -146,6 +147,9 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         ),
         None => None,
     };
+    let sessions = Arc::default();
+    let rechecks = Rechecks::new(Arc::clone(&sessions), authorizer.clone(), config.ws.recheck_interval);
+    tokio::spawn(rechecks.run(changes, subjects.auth_changed(), reader_shutdown.clone()));
     let edge = Edge {
         config: config.ws,
         catalogue,
@@ -158,7 +162,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         authorizer,
         targeted,
         crossbar,
-        sessions: Arc::default(),
+        sessions,
         registry,
         metrics,
     };

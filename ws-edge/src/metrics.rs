@@ -70,6 +70,8 @@ pub struct Metrics {
     pub(crate) auth_calls: Family<Outcome, Counter>,
     /// Response time of auth-svc.
     pub(crate) auth_seconds: Histogram,
+    /// Bindings that ended because they were no longer granted.
+    pub(crate) bindings_revoked: Counter,
     /// Messages sent to single KAZOO processes, by outcome.
     pub(crate) messages_targeted: Family<Outcome, Counter>,
     /// Requests to Crossbar, by outcome.
@@ -103,6 +105,7 @@ impl Default for Metrics {
             frame_bytes: Counter::default(),
             auth_calls: Family::default(),
             auth_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            bindings_revoked: Counter::default(),
             messages_targeted: Family::default(),
             crossbar_calls: Family::default(),
             crossbar_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
@@ -189,6 +192,11 @@ impl Metrics {
             "Response time of auth-svc",
             Unit::Seconds,
             self.auth_seconds.clone(),
+        );
+        edge.register(
+            "bindings_revoked",
+            "Bindings that ended because auth-svc no longer grants them",
+            self.bindings_revoked.clone(),
         );
         edge.register(
             "messages_targeted",

@@ -4,4 +4,5 @@ pub(crate) mod admin_pages;
 pub(crate) mod control;
 pub(crate) mod drain;
 mod paging;
+pub(crate) mod rechecks;
 pub(crate) mod registry;

@@ -16,11 +16,12 @@ mod replay;
 mod slow_consumer;
 
 use std::{
+    collections::HashSet,
     fmt,
     io::ErrorKind,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Context,
     time::{Duration, Instant},
@@ -50,6 +51,8 @@ pub struct Outbox {
     pub number: SessionNumber,
     /// The account of the session's token.
     account: OnceLock<Arc<str>>,
+    /// The session is to ask auth-svc again.
+    is_recheck_due: AtomicBool,
     max_bytes: usize,
     socket: Arc<dyn OutboundSocket>,
     state: Mutex<State>,
@@ -75,6 +78,8 @@ struct State {
     delivery: DeliveryState,
     /// The subjects of the session's memberships. The dispatcher maintains them.
     subjects: Vec<SubjectNumber>,
+    /// The accounts whose events the session gets, beside its own.
+    other_accounts: Vec<Arc<str>>,
 }
 
 /// What became of a frame.
@@ -120,10 +125,12 @@ impl Outbox {
             closing: None,
             delivery: DeliveryState::Live { caught_up: 0 },
             subjects: Vec::new(),
+            other_accounts: Vec::new(),
         };
         Outbox {
             number,
             account: OnceLock::new(),
+            is_recheck_due: AtomicBool::new(false),
             max_bytes,
             socket,
             state: Mutex::new(state),
@@ -142,6 +149,28 @@ impl Outbox {
     /// The account of the session's token; empty before it has one.
     pub(crate) fn account(&self) -> Arc<str> {
         self.account.get().cloned().unwrap_or_else(|| "".into())
+    }
+
+    /// Has the session ask auth-svc whether it may still have what it has.
+    pub(crate) fn recheck(&self) {
+        self.is_recheck_due.store(true, Ordering::Relaxed);
+        self.session.wake();
+    }
+
+    /// Whether the session is to ask auth-svc now.
+    pub(crate) fn take_recheck(&self) -> bool {
+        self.is_recheck_due.load(Ordering::Relaxed) && self.is_recheck_due.swap(false, Ordering::Relaxed)
+    }
+
+    /// Sets the accounts whose events the session gets, beside its own.
+    pub(crate) fn set_other_accounts(&self, accounts: Vec<Arc<str>>) {
+        self.state.lock().other_accounts = accounts;
+    }
+
+    /// Whether the session's account, or another one whose events it gets, is among these.
+    pub(crate) fn concerns(&self, accounts: &HashSet<String>) -> bool {
+        self.account.get().is_some_and(|own| accounts.contains(&**own))
+            || self.state.lock().other_accounts.iter().any(|other| accounts.contains(&**other))
     }
 
     /// Queues a frame of the session itself: a reply or a control frame. It always fits; a session that

@@ -4,5 +4,6 @@ pub(crate) mod close;
 pub mod cursor;
 pub(crate) mod reply;
 pub(crate) mod request;
+pub(crate) mod revoked;
 pub(crate) mod token;
 pub mod view;

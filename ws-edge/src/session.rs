@@ -5,6 +5,7 @@ mod authorize;
 mod confirm;
 mod keepalive;
 mod rate_limit;
+mod recheck;
 mod requests;
 mod resume;
 pub(crate) mod state;

@@ -26,7 +26,11 @@ fn the_tokens_own_account_is_the_default() {
             superduper_admin,
             token_id: Some(format!("id of {id}")),
         };
-        let own = Access::Account { account_id: id.into(), realm: Some(format!("{id}.example.com")) };
+        let own = Access::Account {
+            account_id: id.into(),
+            realm: Some(format!("{id}.example.com")),
+            realm_since: None,
+        };
         let expected = Answer { reply: AuthReply::Accepted { bearer, access: own }, reason: None };
         assert_eq!(ask(&authority, id, None).unwrap(), expected);
         assert_eq!(ask(&authority, id, Some(id)).unwrap(), expected);

@@ -72,7 +72,11 @@ fn binding_to_subjects(times: u64) {
     let families = Families::new(&catalogue, Arc::default());
     let bearer =
         Bearer { account_id: ACCOUNT.into(), expires_at: u64::MAX, superduper_admin: false, token_id: None };
-    let access = Access::Account { account_id: ACCOUNT.into(), realm: Some("sip.example.com".into()) };
+    let access = Access::Account {
+        account_id: ACCOUNT.into(),
+        realm: Some("sip.example.com".into()),
+        realm_since: None,
+    };
     for _ in 0..times {
         let asked = binding::parse(&catalogue, &families, black_box("call.CHANNEL_CREATE.*"), &bearer);
         black_box(asked.unwrap().resolve(ROOT, &access).unwrap());

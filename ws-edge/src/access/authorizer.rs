@@ -1,8 +1,11 @@
 //! Asks auth-svc who a token belongs to and what it may see. Equal requests share one call, and replies are cached for a
-//! short time.
+//! short time, or until auth-svc announces a change.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,8 +35,9 @@ pub(crate) enum Unavailable {
     NoReply,
 }
 
-/// A token's digest and the requested account.
-type CacheKey = ([u8; 32], Option<Box<str>>);
+/// A token's digest, the requested account, and how many changes had been announced: a reply from before a change, also
+/// one that is still under way, is not used after it.
+type CacheKey = ([u8; 32], Option<Box<str>>, u64);
 
 /// A cached client of auth-svc.
 #[derive(Clone, Debug)]
@@ -42,6 +46,7 @@ pub(crate) struct Authorizer {
     subject: String,
     timeout: Duration,
     cache: Cache<CacheKey, Arc<AuthReply>>,
+    changes: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
@@ -55,7 +60,19 @@ impl Authorizer {
         metrics: Arc<Metrics>,
     ) -> Authorizer {
         let cache = Cache::builder().max_capacity(MAX_CACHED).time_to_live(ttl).build();
-        Authorizer { client, subject: subjects.auth_check(), timeout, cache, metrics }
+        Authorizer {
+            client,
+            subject: subjects.auth_check(),
+            timeout,
+            cache,
+            changes: Arc::default(),
+            metrics,
+        }
+    }
+
+    /// Forgets all replies: something has changed.
+    pub(crate) fn forget(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// auth-svc's decision on this token and this account (`None`: the token's own; `*`: all).
@@ -71,7 +88,7 @@ impl Authorizer {
         if token.reveal().len() > MAX_TOKEN_BYTES {
             return Ok(Arc::new(AuthReply::Refused { reason: TOKEN_TOO_LONG.to_owned() }));
         }
-        let key = (token.digest(), account_id.map(Into::into));
+        let key = (token.digest(), account_id.map(Into::into), self.changes.load(Ordering::Relaxed));
         let reply = self
             .cache
             .try_get_with(key.clone(), self.call(token, account_id))

@@ -265,7 +265,7 @@ impl ParsedBinding<'_> {
         match access {
             Access::Denied { .. } => Err(BindingError::NoFamily),
             Access::All => Ok((None, vec![format!("{event_root}.*")])),
-            Access::Account { account_id, realm } => {
+            Access::Account { account_id, realm, .. } => {
                 let has_tenant = |kinds: [TenantKind; 2]| {
                     self.event.tenant.iter().any(|source| kinds.contains(&source.kind))
                 };

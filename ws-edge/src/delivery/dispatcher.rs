@@ -50,7 +50,7 @@ pub struct Membership {
 
 impl Membership {
     /// What its frames look like.
-    pub(crate) fn template(&self) -> &FrameTemplate {
+    pub(crate) fn template(&self) -> &Arc<FrameTemplate> {
         &self.template
     }
 }
@@ -71,6 +71,8 @@ pub struct SubscribeRequest {
     pub subjects: Vec<String>,
     /// The position after which its events begin; `None`: only new events.
     pub since: Option<u64>,
+    /// Events of realms begin after this position at the earliest: before it, the realm was another account's.
+    pub realms_after: u64,
 }
 
 /// The outcome of a join.
@@ -126,7 +128,11 @@ impl Dispatcher {
         for request in requests {
             let mut subjects = Vec::with_capacity(request.subjects.len());
             for text in &request.subjects {
-                let after = |number| request.since.or_else(|| served.get(&number).copied()).unwrap_or(live);
+                let realms_after = if self.is_of_realm(text) { request.realms_after } else { 0 };
+                let after = |number| {
+                    let since = request.since.or_else(|| served.get(&number).copied());
+                    since.unwrap_or(live).max(realms_after)
+                };
                 let (number, is_confirmed) = table.join(outbox, &request.template, text, after);
                 all_confirmed &= is_confirmed;
                 subjects.push(number);
@@ -154,6 +160,12 @@ impl Dispatcher {
             self.changed.notify_one();
         }
         Joined { memberships, confirmation, position }
+    }
+
+    /// Whether a subject's tenant is a realm.
+    fn is_of_realm(&self, subject: &str) -> bool {
+        let rest = subject.strip_prefix(&*self.event_root);
+        rest.is_some_and(|rest| rest.starts_with(".@"))
     }
 
     fn leave(&self, outbox: &Arc<Outbox>, template: &FrameTemplate, subjects: &[SubjectNumber]) {

@@ -33,7 +33,7 @@ pub(crate) fn template(binding: &str) -> Arc<FrameTemplate> {
 
 pub(crate) fn request(binding: &str, subjects: &[&str]) -> SubscribeRequest {
     let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
-    SubscribeRequest { template: template(binding), subjects, since: None }
+    SubscribeRequest { template: template(binding), subjects, since: None, realms_after: 0 }
 }
 
 /// An event at a position of the stream; 0 for none.

@@ -34,6 +34,11 @@ impl OpenSessions {
         OpenSession { sessions: Arc::clone(self), number: outbox.number }
     }
 
+    /// The sessions that `is_wanted`.
+    pub(crate) fn filter(&self, is_wanted: impl Fn(&Outbox) -> bool) -> Vec<Arc<Outbox>> {
+        self.open.lock().values().filter(|session| is_wanted(session)).cloned().collect()
+    }
+
     /// Closes all sessions, spread over `time`, but at most `max_per_second`.
     pub(crate) async fn close_all(&self, time: Duration, max_per_second: u32) {
         let mut waiting: Vec<Arc<Outbox>> = self.open.lock().values().cloned().collect();

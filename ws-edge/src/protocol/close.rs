@@ -24,6 +24,10 @@ pub(crate) enum Close {
     Unauthenticated,
     /// The token has expired.
     TokenExpired,
+    /// The token is no longer accepted: its key, its account or the account's access is gone.
+    Revoked,
+    /// auth-svc could not be asked for `ws.grant_lifetime`.
+    Unconfirmed,
     /// Neither a request nor an event within `ws.idle_timeout`.
     Idle,
 }
@@ -33,11 +37,12 @@ impl Close {
     pub(crate) fn code(self) -> u16 {
         match self {
             Close::Restart => 1012,
+            Close::Unconfirmed => 1013,
             Close::Protocol => 1002,
             Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
             Close::TooSlow | Close::Behind => 4008,
-            Close::Unauthenticated | Close::TokenExpired => 4401,
+            Close::Unauthenticated | Close::TokenExpired | Close::Revoked => 4401,
             Close::Idle => 4408,
             Close::Flood => 4429,
         }
@@ -55,6 +60,8 @@ impl Close {
             Close::Flood => "flood",
             Close::Unauthenticated => "unauthenticated",
             Close::TokenExpired => "token_expired",
+            Close::Revoked => "revoked",
+            Close::Unconfirmed => "unconfirmed",
             Close::Idle => "idle",
         }
     }
@@ -71,6 +78,8 @@ impl Close {
             Close::Flood => "too many control frames or fragments",
             Close::Unauthenticated => "no token was accepted in time",
             Close::TokenExpired => "the token expired",
+            Close::Revoked => "the token is no longer accepted",
+            Close::Unconfirmed => "the authentication service is not available, come back later",
             Close::Idle => "nothing was asked or sent for too long",
         };
         CloseFrame { code: CloseCode::from(self.code()), reason: reason.into() }

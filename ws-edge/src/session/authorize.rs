@@ -28,7 +28,9 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
                 let renews = state.identity.as_ref().is_none_or(|own| {
                     own.bearer.account_id == bearer.account_id && own.bearer.expires_at < bearer.expires_at
                 });
+                state.confirmed_at = Instant::now();
                 if renews {
+                    state.outbox.set_account(&bearer.account_id);
                     state.identity = Some(Identity::new(token.clone(), bearer.clone()));
                 }
                 Ok(())
@@ -54,10 +56,7 @@ pub(super) async fn authorize(
     };
     match &*reply {
         AuthReply::Refused { reason } => Err(refused(reason)),
-        AuthReply::Accepted { access: Access::Denied { .. }, .. } => Err(match account_id.as_deref() {
-            Some("*") => "unauthorized wildcard account id".to_owned(),
-            _ => "unauthorized account id".to_owned(),
-        }),
+        AuthReply::Accepted { access: Access::Denied { .. }, .. } => Err(denied(account_id.as_deref())),
         AuthReply::Accepted { access, .. } => {
             let access = access.clone();
             if is_fresh {
@@ -84,6 +83,15 @@ pub(super) async fn current_identity<'a>(edge: &Edge, state: &'a State) -> Resul
     }
 }
 
-fn refused(reason: &str) -> String {
+/// The text for an account that the token may not see.
+pub(super) fn denied(account_id: Option<&str>) -> String {
+    match account_id {
+        Some("*") => "unauthorized wildcard account id".to_owned(),
+        _ => "unauthorized account id".to_owned(),
+    }
+}
+
+/// The text for a token that is not accepted.
+pub(super) fn refused(reason: &str) -> String {
     format!("failed to authenticate token : {reason}")
 }

@@ -1,7 +1,11 @@
 //! Subscribing with past events: `since`.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use blackhole_common::wire::Access;
 use tokio::time::timeout;
 
 use crate::{
@@ -18,6 +22,8 @@ use crate::{
 /// Why past events are not sent. Clients match on these texts.
 const EXPIRED: &str = "cursor expired";
 const UNKNOWN: &str = "unknown stream";
+/// The error if the stream does not answer.
+const UNAVAILABLE: &str = "events are not available at the moment, try again";
 /// The error if there is no history.
 const NO_HISTORY: &str = "there is no history here : since is not possible";
 
@@ -50,7 +56,7 @@ impl ResumeFrom {
 /// # Errors
 /// The text to reply.
 pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String> {
-    let unavailable = |_| "events are not available at the moment, try again".to_owned();
+    let unavailable = |_| UNAVAILABLE.to_owned();
     // `join` checks the cursor later, because a new stream may not be known here yet.
     let is_known = edge.stream.borrow().is_some();
     if let (Since::Cursor(cursor), true) = (since, is_known) {
@@ -68,6 +74,20 @@ pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String
             edge.history.position_at(time).await.map(ResumeFrom::Position).map_err(unavailable)
         }
     }
+}
+
+/// Where the account has its realm only since a while, withholds the realm's earlier events, which are another account's.
+pub(super) async fn without_others_past(
+    edge: &Edge,
+    access: &Access,
+    mut requests: Vec<SubscribeRequest>,
+) -> Result<Vec<SubscribeRequest>, String> {
+    if let Access::Account { realm_since: Some(since), .. } = access {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(*since);
+        let position = edge.history.position_at(time).await.map_err(|_| UNAVAILABLE.to_owned())?;
+        requests.iter_mut().for_each(|request| request.realms_after = position);
+    }
+    Ok(requests)
 }
 
 /// Subscribes with past events. The outer error fails the request; the inner one says why past events are not sent.
@@ -154,7 +174,7 @@ mod tests {
             first: 5,
             first_at: SystemTime::UNIX_EPOCH,
             last: 9,
-            max_age: std::time::Duration::from_secs(600),
+            max_age: Duration::from_secs(600),
             is_roomy: true,
             leader: None,
         };

@@ -1,12 +1,13 @@
 //! A session's state between requests.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use blackhole_common::wire::{AuthReply, Bearer};
+use blackhole_common::wire::{Access, AuthReply, Bearer};
 
 use crate::{
     clock::unix_now,
@@ -15,7 +16,7 @@ use crate::{
     edge::Edge,
     operator::registry::RegistryEntry,
     outbox::Outbox,
-    protocol::{token::Token, view::View},
+    protocol::{revoked::Revoked, token::Token, view::View},
     session::rate_limit::RateLimiter,
 };
 
@@ -70,6 +71,8 @@ pub(super) struct State {
     pub(super) bindings: Vec<Binding>,
     /// The session resumes: past events follow the reply.
     pub(super) resumes: bool,
+    /// When auth-svc last confirmed all that the session has.
+    pub(super) confirmed_at: Instant,
     /// What auth-svc granted before, by the account of the request; used while auth-svc is unavailable.
     granted: Vec<(Option<String>, Arc<AuthReply>)>,
 }
@@ -83,6 +86,9 @@ impl State {
         identity: Option<Identity>,
         outbox: Arc<Outbox>,
     ) -> State {
+        if let Some(identity) = &identity {
+            outbox.set_account(&identity.bearer.account_id);
+        }
         let state = State {
             address,
             view,
@@ -92,6 +98,7 @@ impl State {
             entry: edge.registry.enter(address),
             bindings: Vec::new(),
             resumes: false,
+            confirmed_at: Instant::now(),
             granted: Vec::new(),
         };
         state.update_registry();
@@ -113,6 +120,15 @@ impl State {
     /// The last grant for this account.
     pub(super) fn granted(&self, account_id: &Option<String>) -> Option<Arc<AuthReply>> {
         self.granted.iter().find(|(account, _)| account == account_id).map(|(_, reply)| Arc::clone(reply))
+    }
+
+    /// The last grant whose access is to this account; `*` for all.
+    pub(super) fn grant_of(&self, account: &str) -> Option<&AuthReply> {
+        self.granted.iter().map(|(_, reply)| &**reply).find(|reply| match reply {
+            AuthReply::Accepted { access: Access::Account { account_id, .. }, .. } => account_id == account,
+            AuthReply::Accepted { access: Access::All, .. } => account == "*",
+            _ => false,
+        })
     }
 
     /// Remembers a grant, for when auth-svc is unavailable.
@@ -154,6 +170,50 @@ impl State {
                 None => self.bindings.push(Binding { account_id: account.to_owned(), text, membership }),
             }
         }
+        self.note_accounts();
+    }
+
+    /// The accounts of all bindings.
+    pub(super) fn accounts(&self) -> BTreeSet<String> {
+        self.bindings.iter().map(|binding| binding.account_id.clone()).collect()
+    }
+
+    /// Tells the outbox which accounts concern the session.
+    pub(super) fn note_accounts(&self) {
+        let mut accounts = self.accounts();
+        if let Some(identity) = &self.identity {
+            accounts.remove(&identity.bearer.account_id);
+        }
+        self.outbox.set_other_accounts(accounts.into_iter().map(Into::into).collect());
+    }
+
+    /// The texts of an account's bindings.
+    pub(super) fn texts_of(&self, account: &str) -> Vec<String> {
+        let bindings = self.bindings.iter().filter(|binding| binding.account_id == account);
+        bindings.map(|binding| binding.text.clone()).collect()
+    }
+
+    /// Ends the bindings of an account for which `reason` has one.
+    pub(super) fn end(&mut self, account: &str, reason: impl Fn(&str) -> Option<String>) -> Vec<Revoked> {
+        self.end_if(|binding| (binding.account_id == account).then(|| reason(&binding.text)).flatten())
+    }
+
+    /// Ends all bindings.
+    pub(super) fn end_all(&mut self, reason: &str) -> Vec<Revoked> {
+        self.end_if(|_| Some(reason.to_owned()))
+    }
+
+    fn end_if(&mut self, reason: impl Fn(&Binding) -> Option<String>) -> Vec<Revoked> {
+        let mut revoked = Vec::new();
+        self.bindings.retain(|binding| match reason(binding) {
+            None => true,
+            Some(reason) => {
+                let (account_id, binding) = (binding.account_id.clone(), binding.text.clone());
+                revoked.push(Revoked { account_id, binding, reason });
+                false
+            }
+        });
+        revoked
     }
 
     /// The texts of all bindings.

@@ -34,7 +34,6 @@ pub(super) async fn subscribe(
     let Some(Identity { token, bearer, .. }) = state.identity.clone() else {
         return Err("authentication token required".to_owned());
     };
-    state.outbox.set_account(&bearer.account_id);
     if bindings.len() > edge.config.max_bindings {
         return Err(too_many(edge));
     }
@@ -64,6 +63,7 @@ pub(super) async fn subscribe(
     match resume_from {
         None => join(edge, state, &account, bindings, requests).await?,
         Some(from) => {
+            let requests = resume::without_others_past(edge, &access, requests).await?;
             let recovered = resume::join(edge, state, &account, bindings, requests, from).await?;
             data.insert("recovered".into(), json!(recovered.is_ok()));
             if let Err(reason) = recovered {
@@ -104,7 +104,12 @@ fn request(
     };
     let ResolvedBinding { subjects, subscription_key, shown_key } = resolved;
     let template = FrameTemplate::new(view, request_id, account, binding, &subscription_key, shown_key);
-    Ok(SubscribeRequest { template: Arc::new(template.of(parsed.family())), subjects, since: None })
+    Ok(SubscribeRequest {
+        template: Arc::new(template.of(parsed.family())),
+        subjects,
+        since: None,
+        realms_after: 0,
+    })
 }
 
 /// Subscribes to live events, and waits until the NATS server has confirmed all subjects. A failure undoes it.
@@ -124,7 +129,8 @@ async fn join(
                 names.push(binding);
                 new.push(request);
             }
-            Some(own) if own.membership.as_ref().is_some_and(|own| *own.template() == *request.template) => {}
+            Some(own) if own.membership.as_ref().is_some_and(|own| **own.template() == *request.template) => {
+            }
             Some(_) => changed.push((binding, request)),
         }
     }

@@ -29,11 +29,13 @@ use crate::{
     protocol::{
         close::Close,
         reply::{Reply, generated_id},
+        revoked,
         view::View,
     },
     session::{
         keepalive::{Due, Keepalive},
         rate_limit::RateLimiter,
+        recheck::{self, Loss},
         requests,
         state::{Identity, State},
         websocket::Socket,
@@ -60,16 +62,25 @@ pub(crate) struct SessionStart {
     pub(crate) identity: Option<Identity>,
 }
 
-type Answering = Pin<Box<dyn Future<Output = (Box<State>, Reply)> + Send>>;
+/// Work on the session's state. While it runs, no further request is read.
+type Working = Pin<Box<dyn Future<Output = (Box<State>, Done)> + Send>>;
+
+/// What work on the session's state has brought.
+enum Done {
+    /// The reply to a request.
+    Answered(Reply),
+    /// What auth-svc no longer grants.
+    Rechecked(Loss),
+}
 
 /// A session. Boxed, because its task would otherwise reserve space for it twice.
 pub(crate) struct Session {
     edge: Arc<Edge>,
     socket: Socket,
     outbox: Arc<Outbox>,
-    /// `None` while a request is being answered.
+    /// `None` while a request is being answered, or auth-svc is asked again.
     state: Option<Box<State>>,
-    answering: Option<Answering>,
+    working: Option<Working>,
     keepalive: Keepalive,
     control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
@@ -106,7 +117,7 @@ impl Session {
             socket: Socket::new(tcp, Arc::clone(&outbox), early, bytes(edge.config.max_frame)),
             outbox,
             state: Some(Box::new(state)),
-            answering: None,
+            working: None,
             timer: Box::pin(sleep(Duration::ZERO)),
             edge,
         })
@@ -125,7 +136,7 @@ impl Session {
         self.edge.metrics.sessions_closed.get_or_create(&Reason { reason }).inc();
         // Drop all subscriptions before sending the close frame.
         self.state = None;
-        self.answering = None;
+        self.working = None;
         match end {
             End::Close(close) => {
                 self.outbox.end(close == Close::Restart);
@@ -157,10 +168,14 @@ impl Session {
                 self.flush();
                 continue;
             }
-            match self.poll_answer(context) {
+            match self.poll_work(context) {
                 Poll::Ready(Ok(())) => continue,
-                Poll::Ready(Err(error)) => return Poll::Ready(end_of(&error)),
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {}
+            }
+            if self.working.is_none() && self.outbox.take_recheck() {
+                self.start_recheck();
+                continue;
             }
             if messages == MAX_POLL_MESSAGES {
                 context.waker().wake_by_ref();
@@ -194,11 +209,37 @@ impl Session {
         self.outbox.shrink();
     }
 
-    /// Ready when a request has been answered.
-    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<(), tungstenite::Error>> {
-        let Some(answering) = &mut self.answering else { return Poll::Pending };
-        let Poll::Ready((mut state, reply)) = answering.as_mut().poll(context) else { return Poll::Pending };
-        self.answering = None;
+    fn start_recheck(&mut self) {
+        if let Some(mut state) = self.state.take() {
+            let edge = Arc::clone(&self.edge);
+            self.working = Some(Box::pin(async move {
+                let loss = recheck::recheck(&edge, &mut state).await;
+                (state, Done::Rechecked(loss))
+            }));
+        }
+    }
+
+    /// Ready when a request has been answered, or auth-svc has answered again.
+    fn poll_work(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let Some(working) = &mut self.working else { return Poll::Pending };
+        let Poll::Ready((state, done)) = working.as_mut().poll(context) else { return Poll::Pending };
+        self.working = None;
+        Poll::Ready(match done {
+            Done::Answered(reply) => self.answered(state, &reply).map_err(|error| end_of(&error)),
+            Done::Rechecked(loss) => self.rechecked(state, loss),
+        })
+    }
+
+    fn rechecked(&mut self, state: Box<State>, loss: Loss) -> Result<(), End> {
+        let frame = (!loss.revoked.is_empty()).then(|| revoked::frame(&loss.revoked, &state.binding_texts()));
+        self.state = Some(state);
+        if let Some(frame) = frame {
+            self.send(Some(Message::Text(frame))).map_err(|error| end_of(&error))?;
+        }
+        loss.close.map_or(Ok(()), |close| Err(End::Close(close)))
+    }
+
+    fn answered(&mut self, mut state: Box<State>, reply: &Reply) -> Result<(), tungstenite::Error> {
         if let Some(expires) = state.expiry(&self.edge) {
             self.keepalive.authenticated(expires);
         }
@@ -212,12 +253,12 @@ impl Session {
             self.outbox.release();
             self.flush();
         }
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 
-    /// Ready when a frame was read. Reads none while a request is being answered or too many replies are queued.
+    /// Ready when a frame was read. Reads none while there is work on the state or too many replies are queued.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        if self.answering.is_some() || self.outbox.is_stuffed() {
+        if self.working.is_some() || self.outbox.is_stuffed() {
             return Poll::Pending;
         }
         let message = match self.socket.poll_next(context) {
@@ -230,7 +271,11 @@ impl Session {
             Message::Text(frame) => {
                 self.keepalive.requested(Instant::now());
                 if let Some(state) = self.state.take() {
-                    self.answering = Some(Box::pin(requests::answer(Arc::clone(&self.edge), state, frame)));
+                    let answer = requests::answer(Arc::clone(&self.edge), state, frame);
+                    self.working = Some(Box::pin(async move {
+                        let (state, reply) = answer.await;
+                        (state, Done::Answered(reply))
+                    }));
                 }
                 Ok(())
             }
@@ -260,7 +305,7 @@ impl Session {
         {
             return Poll::Pending;
         }
-        let is_reading = self.answering.is_none();
+        let is_reading = self.working.is_none();
         let due = self.keepalive.due(Instant::now(), &self.edge.config, &self.outbox, is_reading);
         match due {
             Due::Close(close) => Poll::Ready(Err(End::Close(close))),

@@ -134,8 +134,12 @@ fn an_event_that_cannot_be_shown_is_counted_once() {
     let dispatcher = Arc::new(Dispatcher::new("ev", LINGER, flusher, Arc::clone(&metrics)));
     let (outbox, kept) = outbox(1, ROOM);
     let template = FrameTemplate::new(View::Data, None, "acc", "b", "b", ShownKey::AsPublished);
-    let request =
-        SubscribeRequest { template: Arc::new(template), subjects: vec!["ev.t.a".into()], since: None };
+    let request = SubscribeRequest {
+        template: Arc::new(template),
+        subjects: vec!["ev.t.a".into()],
+        since: None,
+        realms_after: 0,
+    };
     let _membership = join(&dispatcher, &outbox, vec![request]);
     let number = settle(&dispatcher)["ev.t.a"];
     deliver(&dispatcher, number, &event("ev.t.a", 1));
