@@ -42,9 +42,10 @@ pub struct WsConfig {
     pub max_connections: usize,
     /// New sessions per second. Sessions that would wait longer than five seconds are refused with HTTP 503.
     pub accept_per_second: u32,
-    /// Sessions per client address; more are refused with HTTP 429. `None`: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connections_per_ip: Option<usize>,
+    /// Connections per client address (IPv6: per network of 64 bits); more are refused with HTTP 429. 0: no limit.
+    pub max_connections_per_ip: usize,
+    /// Connections per client address without an accepted token; more are refused with HTTP 429. 0: no limit.
+    pub max_tokenless_per_ip: usize,
     /// The rate limit of a session's requests.
     pub rate: RateConfig,
     /// Bindings per session.
@@ -157,7 +158,8 @@ impl Default for WsConfig {
             view: View::Both,
             max_connections: 50_000,
             accept_per_second: 1000,
-            max_connections_per_ip: None,
+            max_connections_per_ip: 5000,
+            max_tokenless_per_ip: 2000,
             rate: RateConfig::default(),
             max_bindings: 1000,
             max_frame: ByteSize::kib(64),
@@ -206,7 +208,6 @@ impl Configuration for EdgeConfig {
         positive(ws.max_connections > 0, "ws.max_connections")?;
         positive(ws.accept_per_second > 0, "ws.accept_per_second")?;
         positive(ws.drain_per_second > 0, "ws.drain_per_second")?;
-        positive(ws.max_connections_per_ip != Some(0), "ws.max_connections_per_ip")?;
         positive(ws.max_bindings > 0, "ws.max_bindings")?;
         positive(ws.rate.burst > 0, "ws.rate.burst")?;
         positive(ws.rate.per_second > 0, "ws.rate.per_second")?;

@@ -24,6 +24,7 @@ use crate::{
     config::RateConfig,
     edge::Edge,
     ids::SessionNumber,
+    limits::places::{Place, SessionPlace},
     metrics::{Outcome, Reason},
     outbox::{Flushed, Outbox},
     protocol::{
@@ -58,6 +59,10 @@ pub(crate) struct SessionStart {
     pub(crate) view: View,
     /// Its identity, if the request had a token.
     pub(crate) identity: Option<Identity>,
+    /// Its connection's place at the client's address.
+    pub(crate) place: Place,
+    /// Its place among all sessions.
+    pub(crate) session_place: SessionPlace,
 }
 
 type Answering = Pin<Box<dyn Future<Output = (Box<State>, Reply)> + Send>>;
@@ -73,6 +78,8 @@ pub(crate) struct Session {
     keepalive: Keepalive,
     control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
+    place: Place,
+    _session_place: SessionPlace,
 }
 
 /// Why a session ended.
@@ -108,6 +115,8 @@ impl Session {
             state: Some(Box::new(state)),
             answering: None,
             timer: Box::pin(sleep(Duration::ZERO)),
+            place: start.place,
+            _session_place: start.session_place,
             edge,
         })
     }
@@ -200,6 +209,7 @@ impl Session {
         let Poll::Ready((mut state, reply)) = answering.as_mut().poll(context) else { return Poll::Pending };
         self.answering = None;
         if let Some(expires) = state.expiry(&self.edge) {
+            self.place.token_accepted();
             self.keepalive.authenticated(expires);
         }
         let resumes = std::mem::take(&mut state.resumes);
