@@ -46,10 +46,16 @@ pub struct WsConfig {
     pub max_connections_per_ip: usize,
     /// Connections per client address without an accepted token; more are refused with HTTP 429. 0: no limit.
     pub max_tokenless_per_ip: usize,
+    /// Sessions per account; more are refused. 0: no limit.
+    pub max_sessions_per_account: usize,
+    /// Distinct NATS subjects of an account's sessions; bindings that need more are refused. 0: no limit.
+    pub max_subjects_per_account: usize,
     /// The rate limit of a session's requests.
     pub rate: RateConfig,
     /// Bindings per session.
     pub max_bindings: usize,
+    /// Memory that a session's bindings may take.
+    pub max_binding_bytes: ByteSize,
     /// The largest frame from a client.
     pub max_frame: ByteSize,
     /// Queue of a slow consumer. When it is full, the session catches up from the stream later.
@@ -160,8 +166,11 @@ impl Default for WsConfig {
             accept_per_second: 1000,
             max_connections_per_ip: 5000,
             max_tokenless_per_ip: 2000,
+            max_sessions_per_account: 10_000,
+            max_subjects_per_account: 50_000,
             rate: RateConfig::default(),
             max_bindings: 1000,
+            max_binding_bytes: ByteSize::mib(2),
             max_frame: ByteSize::kib(64),
             queue_bytes: ByteSize::mib(1),
             idle_timeout: Duration::from_secs(3600),
@@ -223,6 +232,7 @@ impl Configuration for EdgeConfig {
                 "must lie between 1 KiB and 1 GiB",
             )
         };
+        size(ws.max_binding_bytes, "ws.max_binding_bytes")?;
         size(ws.max_frame, "ws.max_frame")?;
         size(ws.queue_bytes, "ws.queue_bytes")?;
         size(ws.crossbar_max_answer, "ws.crossbar_max_answer")?;

@@ -42,7 +42,7 @@ pub(crate) struct Edge {
     pub(crate) targeted: Targeted,
     /// Calls Crossbar, if it is configured.
     pub(crate) crossbar: Option<Crossbar>,
-    /// What clients may take.
+    /// What clients and accounts may take.
     pub(crate) limits: Limits,
     /// Open sessions, to be closed when the edge drains.
     pub(crate) sessions: Arc<OpenSessions>,

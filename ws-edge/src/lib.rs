@@ -12,7 +12,7 @@
 //! | `session` | one WebSocket session: its task, and how its requests are answered |
 //! | `http` | the WebSocket port: upgrades, pages, refusals |
 //! | `protocol` | requests, replies, close codes, cursors |
-//! | `limits` | what one client may take |
+//! | `limits` | what one client and one account may take |
 //! | `access` | auth-svc's decisions, bindings, stopped families |
 //! | `kazoo` | requests that go on to KAZOO |
 //! | `operator` | listing sessions, requests over NATS, draining |
@@ -27,7 +27,7 @@ pub mod error;
 mod http;
 pub mod ids;
 mod kazoo;
-mod limits;
+pub mod limits;
 pub mod metrics;
 mod operator;
 pub mod outbox;

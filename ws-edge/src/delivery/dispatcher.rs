@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     ids::{ReplayId, SubjectNumber},
+    limits::accounts::Share,
     metrics::Metrics,
     outbox::{Outbox, flusher::Flusher},
     protocol::close::Close,
@@ -46,12 +47,18 @@ pub struct Membership {
     outbox: Arc<Outbox>,
     template: Arc<FrameTemplate>,
     subjects: Box<[SubjectNumber]>,
+    share: Share,
 }
 
 impl Membership {
     /// What its frames look like.
     pub(crate) fn template(&self) -> &FrameTemplate {
         &self.template
+    }
+
+    /// About how much memory its binding takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.share.bytes()
     }
 }
 
@@ -71,6 +78,8 @@ pub struct SubscribeRequest {
     pub subjects: Vec<String>,
     /// The position after which its events begin; `None`: only new events.
     pub since: Option<u64>,
+    /// What it takes of its account's limits.
+    pub share: Share,
 }
 
 /// The outcome of a join.
@@ -137,6 +146,7 @@ impl Dispatcher {
                 outbox: Arc::clone(outbox),
                 template: request.template,
                 subjects: subjects.into(),
+                share: request.share,
             });
         }
         let confirmation = (!all_confirmed).then(|| {

@@ -12,7 +12,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use crate::limits::{pace::Busy, places::NoPlace};
+use crate::limits::{accounts::Exceeded, pace::Busy, places::NoPlace};
 
 /// Why a connection does not become a session.
 #[derive(Debug)]
@@ -96,5 +96,12 @@ impl From<Busy> for Refusal {
             ),
         };
         Refusal::new(status, reason, text).with_header(header::RETRY_AFTER, "5")
+    }
+}
+
+impl From<Exceeded> for Refusal {
+    fn from(exceeded: Exceeded) -> Refusal {
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, exceeded.label(), exceeded.to_string())
+            .with_header(header::RETRY_AFTER, "5")
     }
 }

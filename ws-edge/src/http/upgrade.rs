@@ -137,7 +137,10 @@ async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identit
     };
     match edge.authorizer.check(&token, None).await {
         Ok(reply) => match &*reply {
-            AuthReply::Accepted { bearer, .. } => Ok(Some(Identity::new(token, bearer.clone()))),
+            AuthReply::Accepted { bearer, .. } => {
+                let session = edge.limits.accounts.enter(&bearer.account_id)?;
+                Ok(Some(Identity::new(token, bearer.clone(), session)))
+            }
             AuthReply::Refused { reason } => Err(forbidden(reason)),
         },
         Err(unavailable) => {

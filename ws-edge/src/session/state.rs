@@ -13,6 +13,7 @@ use crate::{
     config::OnTokenExpiry,
     delivery::dispatcher::Membership,
     edge::Edge,
+    limits::accounts::AccountSession,
     operator::registry::RegistryEntry,
     outbox::Outbox,
     protocol::{token::Token, view::View},
@@ -33,17 +34,19 @@ pub(crate) struct Identity {
     pub(crate) bearer: Bearer,
     /// When the token expires.
     pub(crate) expires: Instant,
+    /// The session among those of the token's account.
+    pub(crate) session: Arc<AccountSession>,
 }
 
 impl Identity {
     /// The identity of a token that auth-svc has just accepted.
-    pub(crate) fn new(token: Token, bearer: Bearer) -> Identity {
+    pub(crate) fn new(token: Token, bearer: Bearer, session: Arc<AccountSession>) -> Identity {
         let left = Duration::from_secs(bearer.expires_at.saturating_sub(unix_now()));
         let left = if left.is_zero() { LEEWAY } else { left };
         // `Instant` cannot hold an expiry in the far future.
         let now = Instant::now();
         let expires = now.checked_add(left).unwrap_or(now + Duration::from_secs(10 * 365 * 86_400));
-        Identity { token, bearer, expires }
+        Identity { token, bearer, expires, session }
     }
 }
 
@@ -51,11 +54,18 @@ impl Identity {
 #[derive(Debug)]
 pub(super) struct Binding {
     /// The account; `*` for all.
-    pub(super) account_id: String,
-    /// The binding as the client sent it.
-    pub(super) text: String,
+    pub(super) account_id: Arc<str>,
+    /// The binding as the client sent it; listings share it.
+    pub(super) text: Arc<str>,
     /// The binding gets events until this is dropped. `None` only while it is being replaced.
     pub(super) membership: Option<Membership>,
+}
+
+impl Binding {
+    /// About how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.membership.as_ref().map_or(0, Membership::bytes)
+    }
 }
 
 /// A session's state between requests.
@@ -101,7 +111,7 @@ impl State {
     /// Updates the session's entry in the registry.
     pub(super) fn update_registry(&self) {
         let account = self.identity.as_ref().map(|identity| identity.bearer.account_id.as_str());
-        self.entry.update(account, self.bindings.iter().map(|binding| binding.text.as_str()));
+        self.entry.update(account, self.bindings.iter().map(|binding| &binding.text));
     }
 
     /// When the session must be closed because its token expires (`Some(None)`: never); `None` before it has a token.
@@ -128,7 +138,7 @@ impl State {
 
     /// The index of an account's binding.
     pub(super) fn index_of(&self, account: &str, text: &str) -> Option<usize> {
-        self.bindings.iter().position(|own| own.account_id == account && own.text == text)
+        self.bindings.iter().position(|own| *own.account_id == *account && *own.text == *text)
     }
 
     /// An account's binding.
@@ -146,18 +156,27 @@ impl State {
     pub(super) fn bind(&mut self, account: &str, texts: Vec<String>, memberships: Vec<Membership>) {
         // Most sessions subscribe once.
         self.bindings.reserve_exact(texts.len());
+        let account_id: Arc<str> = account.into();
         for (text, membership) in texts.into_iter().zip(memberships) {
             let membership = Some(membership);
             let own = self.index_of(account, &text).and_then(|index| self.bindings.get_mut(index));
             match own {
                 Some(own) => own.membership = membership,
-                None => self.bindings.push(Binding { account_id: account.to_owned(), text, membership }),
+                None => {
+                    let (account_id, text) = (Arc::clone(&account_id), text.into());
+                    self.bindings.push(Binding { account_id, text, membership });
+                }
             }
         }
     }
 
+    /// About how much memory all bindings take.
+    pub(super) fn binding_bytes(&self) -> usize {
+        self.bindings.iter().map(Binding::bytes).sum()
+    }
+
     /// The texts of all bindings.
     pub(super) fn binding_texts(&self) -> Vec<&str> {
-        self.bindings.iter().map(|binding| binding.text.as_str()).collect()
+        self.bindings.iter().map(|binding| &*binding.text).collect()
     }
 }

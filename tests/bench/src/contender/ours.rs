@@ -47,6 +47,8 @@ impl Ours {
             ("WS__ACCEPT_PER_SECOND", "1000000".to_owned()),
             ("WS__MAX_CONNECTIONS_PER_IP", "0".to_owned()),
             ("WS__MAX_TOKENLESS_PER_IP", "0".to_owned()),
+            ("WS__MAX_SESSIONS_PER_ACCOUNT", "0".to_owned()),
+            ("WS__MAX_SUBJECTS_PER_ACCOUNT", "0".to_owned()),
         ];
         if !history {
             env.push((HISTORY_OFF.0, HISTORY_OFF.1.to_owned()));
