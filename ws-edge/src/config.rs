@@ -42,13 +42,20 @@ pub struct WsConfig {
     pub max_connections: usize,
     /// New sessions per second. Sessions that would wait longer than five seconds are refused with HTTP 503.
     pub accept_per_second: u32,
-    /// Sessions per client address; more are refused with HTTP 429. `None`: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connections_per_ip: Option<usize>,
+    /// Connections per client address (IPv6: per network of 64 bits); more are refused with HTTP 429. 0: no limit.
+    pub max_connections_per_ip: usize,
+    /// Connections per client address without an accepted token; more are refused with HTTP 429. 0: no limit.
+    pub max_tokenless_per_ip: usize,
+    /// Sessions per account; more are refused. 0: no limit.
+    pub max_sessions_per_account: usize,
+    /// Distinct NATS subjects of an account's sessions; bindings that need more are refused. 0: no limit.
+    pub max_subjects_per_account: usize,
     /// The rate limit of a session's requests.
     pub rate: RateConfig,
     /// Bindings per session.
     pub max_bindings: usize,
+    /// Memory that a session's bindings may take.
+    pub max_binding_bytes: ByteSize,
     /// The largest frame from a client.
     pub max_frame: ByteSize,
     /// Queue of a slow consumer. When it is full, the session catches up from the stream later.
@@ -165,9 +172,13 @@ impl Default for WsConfig {
             view: View::Both,
             max_connections: 50_000,
             accept_per_second: 1000,
-            max_connections_per_ip: None,
+            max_connections_per_ip: 5000,
+            max_tokenless_per_ip: 2000,
+            max_sessions_per_account: 10_000,
+            max_subjects_per_account: 50_000,
             rate: RateConfig::default(),
             max_bindings: 1000,
+            max_binding_bytes: ByteSize::mib(2),
             max_frame: ByteSize::kib(64),
             queue_bytes: ByteSize::mib(1),
             replay_bytes_per_second: ByteSize::mib(16),
@@ -217,7 +228,6 @@ impl Configuration for EdgeConfig {
         positive(ws.max_connections > 0, "ws.max_connections")?;
         positive(ws.accept_per_second > 0, "ws.accept_per_second")?;
         positive(ws.drain_per_second > 0, "ws.drain_per_second")?;
-        positive(ws.max_connections_per_ip != Some(0), "ws.max_connections_per_ip")?;
         positive(ws.max_bindings > 0, "ws.max_bindings")?;
         positive(ws.rate.burst > 0, "ws.rate.burst")?;
         positive(ws.rate.per_second > 0, "ws.rate.per_second")?;
@@ -234,6 +244,7 @@ impl Configuration for EdgeConfig {
                 "must lie between 1 KiB and 1 GiB",
             )
         };
+        size(ws.max_binding_bytes, "ws.max_binding_bytes")?;
         size(ws.max_frame, "ws.max_frame")?;
         size(ws.queue_bytes, "ws.queue_bytes")?;
         size(ws.replay_bytes_per_second, "ws.replay_bytes_per_second")?;

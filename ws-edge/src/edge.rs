@@ -10,6 +10,7 @@ use crate::{
     config::WsConfig,
     delivery::dispatcher::Dispatcher,
     kazoo::{crossbar::Crossbar, targeted::Targeted},
+    limits::Limits,
     metrics::Metrics,
     operator::{drain::OpenSessions, registry::Registry},
     outbox::flusher::Flusher,
@@ -41,6 +42,8 @@ pub(crate) struct Edge {
     pub(crate) targeted: Targeted,
     /// Calls Crossbar, if it is configured.
     pub(crate) crossbar: Option<Crossbar>,
+    /// What clients and accounts may take.
+    pub(crate) limits: Limits,
     /// Open sessions, to be closed when the edge drains.
     pub(crate) sessions: Arc<OpenSessions>,
     /// Open sessions, as operators list them.

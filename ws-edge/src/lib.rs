@@ -12,6 +12,7 @@
 //! | `session` | one WebSocket session: its task, and how its requests are answered |
 //! | `http` | the WebSocket port: upgrades, pages, refusals |
 //! | `protocol` | requests, replies, close codes, cursors |
+//! | `limits` | what one client and one account may take |
 //! | `access` | auth-svc's decisions, bindings, stopped families |
 //! | `kazoo` | requests that go on to KAZOO |
 //! | `operator` | listing sessions, requests over NATS, draining |
@@ -26,6 +27,7 @@ pub mod error;
 mod http;
 pub mod ids;
 mod kazoo;
+pub mod limits;
 pub mod metrics;
 mod operator;
 pub mod outbox;
@@ -57,6 +59,7 @@ use crate::{
     edge::Edge,
     error::EdgeError,
     kazoo::{crossbar::Crossbar, targeted::Targeted},
+    limits::Limits,
     metrics::Metrics,
     operator::{admin_pages, control::Control, rechecks::Rechecks, registry::Registry},
     outbox::{flusher::Flusher, lagging_sessions::LaggingSessions},
@@ -151,6 +154,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let rechecks = Rechecks::new(Arc::clone(&sessions), authorizer.clone(), config.ws.recheck_interval);
     tokio::spawn(rechecks.run(changes, subjects.auth_changed(), reader_shutdown.clone()));
     let edge = Edge {
+        limits: Limits::new(&config.ws),
         config: config.ws,
         catalogue,
         families,

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub(crate) handshakes_refused: Family<Reason, Counter>,
     /// Requests of clients, by outcome.
     pub(crate) requests: Family<Outcome, Counter>,
+    /// Requests of clients that a limit refused, by limit.
+    pub(crate) requests_limited: Family<Reason, Counter>,
     /// Bindings of all sessions.
     pub(crate) subscriptions: Gauge,
     /// Distinct subjects subscribed at NATS.
@@ -92,6 +94,7 @@ impl Default for Metrics {
             lag: Histogram::new(exponential_buckets(1.0, 4.0, 12)),
             handshakes_refused: Family::default(),
             requests: Family::default(),
+            requests_limited: Family::default(),
             subscriptions: Gauge::default(),
             subjects: Gauge::default(),
             families_stopped: Gauge::default(),
@@ -114,6 +117,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a request that a limit refuses, and returns the error that the client gets.
+    pub(crate) fn limited(&self, reason: &'static str, error: String) -> String {
+        self.requests_limited.get_or_create(&Reason { reason }).inc();
+        error
+    }
+
     /// Registers the metrics; the registry shares their values.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let edge = registry.sub_registry_with_prefix("edge");
@@ -145,6 +154,11 @@ impl Metrics {
             self.handshakes_refused.clone(),
         );
         edge.register("requests", "Requests of clients, by outcome", self.requests.clone());
+        edge.register(
+            "requests_limited",
+            "Requests of clients that a limit refused, by limit",
+            self.requests_limited.clone(),
+        );
         edge.register("subscriptions", "Bindings of all sessions", self.subscriptions.clone());
         edge.register("subjects", "Distinct subjects subscribed at NATS", self.subjects.clone());
         edge.register("families_stopped", "Stopped binding families", self.families_stopped.clone());

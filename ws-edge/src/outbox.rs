@@ -142,8 +142,8 @@ impl Outbox {
     }
 
     /// Notes the account of the session's token. A session belongs to the account of its first token.
-    pub(crate) fn set_account(&self, account: &str) {
-        self.account.get_or_init(|| account.into());
+    pub(crate) fn set_account(&self, account: &Arc<str>) {
+        self.account.get_or_init(|| Arc::clone(account));
     }
 
     /// The account of the session's token; empty before it has one.

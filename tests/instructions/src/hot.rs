@@ -17,6 +17,7 @@ use ws_edge::{
             template::FrameTemplate,
         },
     },
+    limits::accounts::Share,
     outbox::{Outbox, flusher::Flusher, queue::OutboundSocket},
     protocol::{
         cursor::{EventPosition, StreamId},
@@ -128,6 +129,7 @@ fn deliver(times: u64, accounts: u64, sessions: u64) {
             template: Arc::new(template(View::Args, &of)),
             subjects: vec![format!("{ROOT}.{of}.call.*.*")],
             since: None,
+            share: Share::default(),
         };
         let joined = dispatcher.join(&outbox, vec![request], Vec::new());
         held.push((outbox, joined));

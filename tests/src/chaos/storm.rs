@@ -81,7 +81,13 @@ struct Session {
 /// Runs a storm of this many sessions, with three bindings each.
 pub async fn run(sessions: usize) -> Report {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let settings = [("WS__ACCEPT_PER_SECOND", "100000"), ("LOG__FILTER", "info")];
+    // All sessions come from one address.
+    let settings = [
+        ("WS__ACCEPT_PER_SECOND", "100000"),
+        ("WS__MAX_CONNECTIONS_PER_IP", "0"),
+        ("WS__MAX_TOKENLESS_PER_IP", "0"),
+        ("LOG__FILTER", "info"),
+    ];
     let stack = Stack::start_with("storm", &settings).await;
     let other = stack.another_edge("edge-2", &settings).await;
     let families = (0..ACCOUNTS / 2).map(|_| AccountPair::fresh());

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     ids::{ReplayId, SubjectNumber},
+    limits::accounts::Share,
     metrics::Metrics,
     outbox::{Outbox, flusher::Flusher},
     protocol::close::Close,
@@ -46,12 +47,18 @@ pub struct Membership {
     outbox: Arc<Outbox>,
     template: Arc<FrameTemplate>,
     subjects: Box<[SubjectNumber]>,
+    share: Share,
 }
 
 impl Membership {
     /// What its frames look like.
     pub(crate) fn template(&self) -> &Arc<FrameTemplate> {
         &self.template
+    }
+
+    /// About how much memory its binding takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.share.bytes()
     }
 }
 
@@ -73,6 +80,8 @@ pub struct SubscribeRequest {
     pub since: Option<u64>,
     /// Events of realms begin after this position at the earliest: before it, the realm was another account's.
     pub realms_after: u64,
+    /// What it takes of its account's limits.
+    pub share: Share,
 }
 
 /// The outcome of a join.
@@ -143,6 +152,7 @@ impl Dispatcher {
                 outbox: Arc::clone(outbox),
                 template: request.template,
                 subjects: subjects.into(),
+                share: request.share,
             });
         }
         let confirmation = (!all_confirmed).then(|| {

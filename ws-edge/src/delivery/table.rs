@@ -22,6 +22,9 @@ use crate::{
     outbox::Outbox,
 };
 
+/// Subjects without members that linger; beyond these the oldest are forgotten at once. They count for no account.
+const MAX_UNUSED: usize = 10_000;
+
 #[derive(Debug)]
 pub(super) struct Table {
     event_root: String,
@@ -121,7 +124,7 @@ impl Table {
         self.index.subjects().map(|(number, subject)| (number, Arc::clone(&subject.text))).collect()
     }
 
-    /// Forgets the subjects that have had no member for longer than `linger`, and returns them.
+    /// Forgets the subjects that have had no member for longer than `linger`, and the oldest of very many, and returns them.
     pub(super) fn take_unused(&mut self, now: Instant, linger: Duration) -> Vec<SubjectNumber> {
         for number in std::mem::take(&mut self.left) {
             if let Some(subject) = self.index.subject_mut(number).filter(|subject| subject.groups.is_empty())
@@ -132,7 +135,7 @@ impl Table {
         }
         let mut forgotten = Vec::new();
         while let Some(&(since, number)) = self.unused.front()
-            && now.saturating_duration_since(since) >= linger
+            && (now.saturating_duration_since(since) >= linger || self.unused.len() > MAX_UNUSED)
         {
             self.unused.pop_front();
             // It may have been joined, and left again later.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     ids::SubjectNumber,
+    limits::accounts::Share,
     outbox::{Outbox, flusher::Flusher, tests::Kept},
     protocol::{
         cursor::{EventPosition, StreamId},
@@ -33,7 +34,13 @@ pub(crate) fn template(binding: &str) -> Arc<FrameTemplate> {
 
 pub(crate) fn request(binding: &str, subjects: &[&str]) -> SubscribeRequest {
     let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
-    SubscribeRequest { template: template(binding), subjects, since: None, realms_after: 0 }
+    SubscribeRequest {
+        template: template(binding),
+        subjects,
+        since: None,
+        realms_after: 0,
+        share: Share::default(),
+    }
 }
 
 /// An event at a position of the stream; 0 for none.

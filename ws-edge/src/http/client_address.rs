@@ -15,13 +15,12 @@ pub(super) fn client_address(
     header: AddressHeader,
     trusted: &[IpNet],
 ) -> IpAddr {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut address = peer.to_canonical();
     let lines: Vec<_> = headers.get_all(header.name()).iter().collect();
     for line in lines.into_iter().rev() {
         let Ok(line) = line.to_str() else { return address };
         for element in line.split(',').rev() {
-            if !is_trusted(&address) {
+            if !is_trusted(address, trusted) {
                 return address;
             }
             let node = match header {
@@ -35,6 +34,12 @@ pub(super) fn client_address(
         }
     }
     address
+}
+
+/// Whether this is a proxy that names the client's address.
+pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    trusted.iter().any(|network| network.contains(&address))
 }
 
 /// The parameter `for` of an element of `Forwarded` (RFC 7239).

@@ -9,12 +9,17 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    connection_limit::ConnectionPermit,
-    limits::Limits,
+    client_address::is_trusted,
     pages::page,
+    refusal::Refusal,
     upgrade::{Upgrade, is_upgrade, upgrade},
 };
-use crate::{edge::Edge, metrics::Reason, session::task::Session};
+use crate::{
+    edge::Edge,
+    limits::{client_network::ClientNetwork, places::Place},
+    metrics::Reason,
+    session::task::Session,
+};
 
 /// The largest request header: a token and the headers of proxies.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -43,7 +48,6 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts connections until `shutdown`, which drops connections that are not upgraded yet. Returns when the last
 /// session has ended; the caller closes the sessions.
 pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: CancellationToken) {
-    let limits = Arc::new(Limits::new(&edge.config));
     let sessions = TaskTracker::new();
     loop {
         let (stream, peer) = tokio::select! {
@@ -57,15 +61,22 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
                 }
             },
         };
+        let place = match place(&edge, peer) {
+            Ok(place) => place,
+            Err(refusal) => {
+                count(&edge, &refusal);
+                // Without waiting: a client that does not take the answer gets none.
+                let _ = stream.into_std().and_then(|stream| refusal.answer_unread(&stream));
+                continue;
+            }
+        };
         let edge = Arc::clone(&edge);
         // Boxed, so that a session's task does not reserve space for its handshake.
-        let open =
-            Box::pin(open_session(Arc::clone(&edge), Arc::clone(&limits), stream, peer, shutdown.clone()));
+        let open = Box::pin(open_session(Arc::clone(&edge), stream, peer, place, shutdown.clone()));
         sessions.spawn(async move {
             edge.metrics.connections.inc();
-            if let Some((session, permit)) = open.await {
+            if let Some(session) = open.await {
                 session.run().await;
-                drop(permit);
             }
             edge.metrics.connections.dec();
         });
@@ -75,33 +86,46 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
     sessions.wait().await;
 }
 
+/// The place of a new connection; `None` if it comes from a proxy, which has yet to name the client's address.
+fn place(edge: &Edge, peer: SocketAddr) -> Result<Option<Place>, Refusal> {
+    if is_trusted(peer.ip(), &edge.config.trusted_proxies) {
+        return Ok(None);
+    }
+    Ok(Some(edge.limits.places.connection(ClientNetwork::of(peer.ip()))?))
+}
+
+fn count(edge: &Edge, refusal: &Refusal) {
+    edge.metrics.handshakes_refused.get_or_create(&Reason { reason: refusal.reason }).inc();
+}
+
 /// Opens the session of an upgraded connection; `None` if the connection was not upgraded.
 async fn open_session(
     edge: Arc<Edge>,
-    limits: Arc<Limits>,
     stream: TcpStream,
     peer: SocketAddr,
+    place: Option<Place>,
     shutdown: CancellationToken,
-) -> Option<(Box<Session>, ConnectionPermit)> {
+) -> Option<Box<Session>> {
     // Send small frames at once.
     let _ = stream.set_nodelay(true);
-    let Upgrade { connection, start, permit } = handshake(&edge, &limits, stream, peer, &shutdown).await?;
+    let Upgrade { connection, start } = handshake(&edge, stream, peer, place, &shutdown).await?;
     let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((Session::new(edge, parts.io.into_inner(), parts.read_buf, start), permit))
+    Some(Session::new(edge, parts.io.into_inner(), parts.read_buf, start))
 }
 
 /// Serves HTTP until the connection is upgraded, closed or timed out.
 async fn handshake(
     edge: &Edge,
-    limits: &Limits,
     stream: TcpStream,
     peer: SocketAddr,
+    place: Option<Place>,
     shutdown: &CancellationToken,
 ) -> Option<Upgrade> {
+    let place = Mutex::new(place);
     let upgraded: Mutex<Option<Upgrade>> = Mutex::default();
     let service = service_fn(|request| async {
         let response = if is_upgrade(&request) {
-            upgrade(edge, limits, peer, request).await.map(|(response, upgrade)| {
+            upgrade(edge, peer, &place, request).await.map(|(response, upgrade)| {
                 *upgraded.lock() = Some(upgrade);
                 response
             })
@@ -109,7 +133,7 @@ async fn handshake(
             page(edge, &request)
         };
         Ok::<_, Infallible>(response.unwrap_or_else(|refusal| {
-            edge.metrics.handshakes_refused.get_or_create(&Reason { reason: refusal.reason }).inc();
+            count(edge, &refusal);
             refusal.response()
         }))
     });

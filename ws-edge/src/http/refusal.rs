@@ -1,11 +1,18 @@
 //! The HTTP response to a connection that does not become a session.
 
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+};
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
     header::{self, HeaderName, HeaderValue},
 };
+
+use crate::limits::{accounts::Exceeded, pace::Busy, places::NoPlace};
 
 /// Why a connection does not become a session.
 #[derive(Debug)]
@@ -27,6 +34,20 @@ impl Refusal {
         self
     }
 
+    /// Answers a connection at once, before its request is read: to wait for that would take a place. What has already
+    /// arrived is read, because closing a connection with unread bytes resets it, and the client could lose the answer.
+    pub(super) fn answer_unread(self, mut stream: &TcpStream) -> io::Result<()> {
+        let Refusal { status, text, header, .. } = self;
+        let header = header.map(|(name, value)| format!("{name}: {value}\r\n")).unwrap_or_default();
+        let length = text.len() + 1;
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n{header}Connection: close\r\n\r\n{text}\n"
+        );
+        stream.write_all(answer.as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        stream.read(&mut [0; 4096]).map(drop)
+    }
+
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::from(self.text + "\n"));
         *response.status_mut() = self.status;
@@ -36,5 +57,51 @@ impl Refusal {
             headers.insert(name, HeaderValue::from_static(value));
         }
         response
+    }
+}
+
+impl From<NoPlace> for Refusal {
+    fn from(none: NoPlace) -> Refusal {
+        let (status, reason, text) = match none {
+            NoPlace::Edge => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "full",
+                "this server has as many sessions as it may, come back later",
+            ),
+            NoPlace::Client => {
+                (StatusCode::TOO_MANY_REQUESTS, "per_address", "too many connections from your address")
+            }
+            NoPlace::Tokenless => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "tokenless",
+                "too many connections from your address that have not sent a token",
+            ),
+        };
+        Refusal::new(status, reason, text).with_header(header::RETRY_AFTER, "5")
+    }
+}
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Refusal {
+        let (status, reason, text) = match busy {
+            Busy::Edge => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "pace",
+                "too many sessions begin at the moment, come back in a few seconds",
+            ),
+            Busy::Client => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "pace_per_address",
+                "too many sessions from your address begin at the moment, come back in a few seconds",
+            ),
+        };
+        Refusal::new(status, reason, text).with_header(header::RETRY_AFTER, "5")
+    }
+}
+
+impl From<Exceeded> for Refusal {
+    fn from(exceeded: Exceeded) -> Refusal {
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, exceeded.label(), exceeded.to_string())
+            .with_header(header::RETRY_AFTER, "5")
     }
 }

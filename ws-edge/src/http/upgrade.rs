@@ -15,13 +15,13 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
     upgrade::OnUpgrade,
 };
+use parking_lot::Mutex;
 use tungstenite::handshake::derive_accept_key;
 
-use super::{
-    client_address::client_address, connection_limit::ConnectionPermit, limits::Limits, refusal::Refusal,
-};
+use super::{client_address::client_address, refusal::Refusal};
 use crate::{
     edge::Edge,
+    limits::{client_network::ClientNetwork, places::Place},
     protocol::{token::Token, view::View},
     session::{state::Identity, task::SessionStart},
 };
@@ -33,7 +33,6 @@ const KEY_BYTES: usize = 16;
 pub(super) struct Upgrade {
     pub(super) connection: OnUpgrade,
     pub(super) start: SessionStart,
-    pub(super) permit: ConnectionPermit,
 }
 
 /// Whether the request asks for a WebSocket.
@@ -41,11 +40,12 @@ pub(super) fn is_upgrade(request: &Request<Incoming>) -> bool {
     has_word(request.headers(), &header::UPGRADE, "websocket")
 }
 
-/// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one.
+/// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one. `place` is
+/// the connection's, if it has one already: that of a proxy gets one at the address that the proxy names.
 pub(super) async fn upgrade(
     edge: &Edge,
-    limits: &Limits,
     peer: SocketAddr,
+    place: &Mutex<Option<Place>>,
     mut request: Request<Incoming>,
 ) -> Result<(Response<Full<Bytes>>, Upgrade), Refusal> {
     let headers = request.headers();
@@ -70,15 +70,25 @@ pub(super) async fn upgrade(
     let view = view(request.uri().query(), edge.config.view).map_err(|text| bad(&text))?;
     let address =
         client_address(peer.ip(), headers, edge.config.address_header, &edge.config.trusted_proxies);
-    let permit = limits.connections.acquire(address)?;
-    limits.accepts.wait().await?;
+    let client = ClientNetwork::of(address);
+    // A refused request must not take the connection's place from it: it stays open.
+    let named = if place.lock().is_none() { Some(edge.limits.places.connection(client)?) } else { None };
+    let session_place = edge.limits.places.session()?;
+    edge.limits.pace.wait(client).await?;
     let identity = authenticate(edge, headers).await?;
+    let mut place = match named.or_else(|| place.lock().take()) {
+        Some(place) => place,
+        None => edge.limits.places.connection(client)?,
+    };
+    if identity.is_some() {
+        place.token_accepted();
+    }
 
     let number = {
         static LAST: AtomicU64 = AtomicU64::new(0);
         LAST.fetch_add(1, Ordering::Relaxed)
     };
-    let start = SessionStart { number, address, view, identity };
+    let start = SessionStart { number, address, view, identity, place, session_place };
     let connection = hyper::upgrade::on(&mut request);
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -88,7 +98,7 @@ pub(super) async fn upgrade(
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok((response, Upgrade { connection, start, permit }))
+    Ok((response, Upgrade { connection, start }))
 }
 
 /// Refuses what proxies and servers may read differently, so that nobody smuggles a second request behind the first.
@@ -127,7 +137,10 @@ async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identit
     };
     match edge.authorizer.check(&token, None).await {
         Ok(reply) => match &*reply {
-            AuthReply::Accepted { bearer, .. } => Ok(Some(Identity::new(token, bearer.clone()))),
+            AuthReply::Accepted { bearer, .. } => {
+                let session = edge.limits.accounts.enter(&bearer.account_id)?;
+                Ok(Some(Identity::new(token, bearer.clone(), session)))
+            }
             AuthReply::Refused { reason } => Err(forbidden(reason)),
         },
         Err(unavailable) => {

@@ -126,7 +126,7 @@ mod tests {
         let (session, _) = outbox(1, 1);
         let concerned = |account: &str| session.concerns(&HashSet::from([account.to_owned()]));
         assert!(!concerned("a") && !concerned(""));
-        session.set_account("a");
+        session.set_account(&"a".into());
         session.set_other_accounts(vec!["b".into()]);
         assert!(concerned("a") && concerned("b") && !concerned("c"));
     }

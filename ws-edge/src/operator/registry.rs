@@ -50,7 +50,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Details {
     account_id: Option<Box<str>>,
-    bindings: Box<[Box<str>]>,
+    /// The session's own texts.
+    bindings: Box<[Arc<str>]>,
     name: Option<Box<str>>,
     /// As JSON text: parsed values take several times the memory.
     metadata: Option<Box<str>>,
@@ -74,14 +75,14 @@ impl RegistryEntry {
     pub(crate) fn update<'a>(
         &self,
         account_id: Option<&str>,
-        bindings: impl Iterator<Item = &'a str> + Clone,
+        bindings: impl Iterator<Item = &'a Arc<str>> + Clone,
     ) {
         let mut details = self.entry.details.lock();
         if details.account_id.as_deref() != account_id {
             details.account_id = account_id.map(Into::into);
         }
-        if !details.bindings.iter().map(|binding| &**binding).eq(bindings.clone()) {
-            details.bindings = bindings.map(Into::into).collect();
+        if !details.bindings.iter().eq(bindings.clone()) {
+            details.bindings = bindings.cloned().collect();
         }
     }
 
@@ -180,7 +181,7 @@ mod tests {
         let registry = registry();
         let listed = enter(&registry);
         assert_eq!(all(&registry).await.len(), 1, "before its first request");
-        listed.update(Some("acc"), ["call.*.*", "fax.status.*"].into_iter());
+        listed.update(Some("acc"), ["call.*.*", "fax.status.*"].map(Arc::from).iter());
         listed.describe(ClientInfo { name: Some("desk".into()), metadata: Some(json!({ "room": 4 })) });
         listed.describe(ClientInfo { name: Some("front desk".into()), metadata: None });
         let sessions = all(&registry).await;
@@ -195,7 +196,7 @@ mod tests {
                 "source": "192.0.2.7", "destination": "edge1.example.com",
             })
         );
-        listed.update(Some("acc"), ["fax.status.*"].into_iter());
+        listed.update(Some("acc"), ["fax.status.*"].map(Arc::from).iter());
         assert_eq!(all(&registry).await[0].bindings, ["fax.status.*"]);
         drop(listed);
         assert_eq!(all(&registry).await, []);

@@ -1,11 +1,12 @@
 //! Authentication of sessions, and their authorization for accounts.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use blackhole_common::wire::{Access, AuthReply};
 
 use crate::{
     edge::Edge,
+    limits::accounts::AccountSession,
     protocol::{request::Request, token::Token},
     session::state::{Identity, State},
 };
@@ -30,8 +31,12 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
                 });
                 state.confirmed_at = Instant::now();
                 if renews {
-                    state.outbox.set_account(&bearer.account_id);
-                    state.identity = Some(Identity::new(token.clone(), bearer.clone()));
+                    let session = match &state.identity {
+                        Some(own) => Arc::clone(&own.session),
+                        None => enter(edge, &bearer.account_id)?,
+                    };
+                    state.outbox.set_account(session.account());
+                    state.identity = Some(Identity::new(token.clone(), bearer.clone(), session));
                 }
                 Ok(())
             }
@@ -40,6 +45,14 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
         Err(_) if state.identity.is_some() => Ok(()),
         Err(unavailable) => Err(unavailable.to_string()),
     }
+}
+
+/// A session of this account, if it may have another one.
+fn enter(edge: &Edge, account_id: &str) -> Result<Arc<AccountSession>, String> {
+    edge.limits
+        .accounts
+        .enter(account_id)
+        .map_err(|exceeded| edge.metrics.limited(exceeded.label(), exceeded.to_string()))
 }
 
 /// What the token may see of the account (`None`: its own; `*`: all). While auth-svc is unavailable, its earlier grants

@@ -1,6 +1,6 @@
 //! Asking auth-svc again whether a session may still have what it has.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use blackhole_common::wire::{Access, AuthReply, Bearer};
 
@@ -8,6 +8,7 @@ use crate::{
     access::binding,
     delivery::dispatcher::SubscribeRequest,
     edge::Edge,
+    limits::accounts::AccountSession,
     protocol::{close::Close, revoked::Revoked},
     session::{
         authorize::{denied, refused},
@@ -34,9 +35,9 @@ pub(super) async fn recheck(edge: &Arc<Edge>, state: &mut State) -> Loss {
     let Some(identity) = state.identity.clone().filter(|identity| Instant::now() < identity.expires) else {
         return Loss::default();
     };
-    let mut accounts: BTreeSet<String> = state.accounts();
+    let mut accounts = state.accounts();
     if accounts.is_empty() {
-        accounts.insert(identity.bearer.account_id);
+        accounts.insert(Arc::clone(identity.session.account()));
     }
     let mut loss = Loss::default();
     let mut is_confirmed = true;
@@ -56,8 +57,9 @@ pub(super) async fn recheck(edge: &Arc<Edge>, state: &mut State) -> Loss {
             }
             AuthReply::Accepted { bearer, access } => {
                 if state.grant_of(&account).is_none_or(|earlier| *earlier != *reply) {
-                    loss.revoked.extend(renew(edge, state, &account, bearer, access).await);
-                    state.remember(Some(account), Arc::clone(&reply));
+                    loss.revoked
+                        .extend(renew(edge, state, &identity.session, &account, bearer, access).await);
+                    state.remember(Some(account.to_string()), Arc::clone(&reply));
                 }
             }
         }
@@ -78,6 +80,7 @@ pub(super) async fn recheck(edge: &Arc<Edge>, state: &mut State) -> Loss {
 async fn renew(
     edge: &Arc<Edge>,
     state: &mut State,
+    session: &Arc<AccountSession>,
     account: &str,
     bearer: &Bearer,
     access: &Access,
@@ -91,15 +94,12 @@ async fn renew(
     for text in state.texts_of(account) {
         let Ok(resolved) = resolve(&text) else { continue };
         let Some(membership) = state.take_membership(account, &text) else { continue };
-        let template = Arc::clone(membership.template());
-        requests.push(SubscribeRequest {
-            template,
-            subjects: resolved.subjects,
-            since: None,
-            realms_after: 0,
-        });
+        let (template, subjects) = (Arc::clone(membership.template()), resolved.subjects);
+        // An account at its limit keeps what it has.
+        let share = session.share(&subjects, membership.bytes()).unwrap_or_default();
+        requests.push(SubscribeRequest { template, subjects, since: None, realms_after: 0, share });
         replaced.push(membership);
-        texts.push(text);
+        texts.push(text.to_string());
     }
     let joined = edge.dispatcher.join(&state.outbox, requests, replaced);
     state.bind(account, texts, joined.memberships);

@@ -33,6 +33,7 @@ async fn reply_to(edge: &Arc<Edge>, state: &mut State, frame: &str) -> Reply {
     if !state.rate.try_take(Instant::now()) {
         let id = if frame.len() <= SMALL_FRAME_BYTES { Request::id_of(frame) } else { None };
         let error = format!("rate limiting threshold hit for {}!", state.address);
+        let error = edge.metrics.limited("rate", error);
         return Reply::error(id.unwrap_or_else(generated_id), error);
     }
     let request = match Request::read(frame) {

@@ -128,7 +128,9 @@ pub(super) async fn join(
     state.bind(account, bindings, joined.memberships);
     if recovered.is_err() {
         // Remove the new bindings; existing ones continue.
-        state.bindings.retain(|own| !(own.account_id == account && new.contains(&own.text)));
+        state
+            .bindings
+            .retain(|own| !(*own.account_id == *account && new.iter().any(|new| **new == *own.text)));
     }
     recovered
 }

@@ -14,6 +14,7 @@ use crate::{
     config::OnTokenExpiry,
     delivery::dispatcher::Membership,
     edge::Edge,
+    limits::accounts::AccountSession,
     operator::registry::RegistryEntry,
     outbox::Outbox,
     protocol::{revoked::Revoked, token::Token, view::View},
@@ -34,17 +35,19 @@ pub(crate) struct Identity {
     pub(crate) bearer: Bearer,
     /// When the token expires.
     pub(crate) expires: Instant,
+    /// The session among those of the token's account.
+    pub(crate) session: Arc<AccountSession>,
 }
 
 impl Identity {
     /// The identity of a token that auth-svc has just accepted.
-    pub(crate) fn new(token: Token, bearer: Bearer) -> Identity {
+    pub(crate) fn new(token: Token, bearer: Bearer, session: Arc<AccountSession>) -> Identity {
         let left = Duration::from_secs(bearer.expires_at.saturating_sub(unix_now()));
         let left = if left.is_zero() { LEEWAY } else { left };
         // `Instant` cannot hold an expiry in the far future.
         let now = Instant::now();
         let expires = now.checked_add(left).unwrap_or(now + Duration::from_secs(10 * 365 * 86_400));
-        Identity { token, bearer, expires }
+        Identity { token, bearer, expires, session }
     }
 }
 
@@ -52,11 +55,18 @@ impl Identity {
 #[derive(Debug)]
 pub(super) struct Binding {
     /// The account; `*` for all.
-    pub(super) account_id: String,
-    /// The binding as the client sent it.
-    pub(super) text: String,
+    pub(super) account_id: Arc<str>,
+    /// The binding as the client sent it; listings share it.
+    pub(super) text: Arc<str>,
     /// The binding gets events until this is dropped. `None` only while it is being replaced.
     pub(super) membership: Option<Membership>,
+}
+
+impl Binding {
+    /// About how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.membership.as_ref().map_or(0, Membership::bytes)
+    }
 }
 
 /// A session's state between requests.
@@ -87,7 +97,7 @@ impl State {
         outbox: Arc<Outbox>,
     ) -> State {
         if let Some(identity) = &identity {
-            outbox.set_account(&identity.bearer.account_id);
+            outbox.set_account(identity.session.account());
         }
         let state = State {
             address,
@@ -108,7 +118,7 @@ impl State {
     /// Updates the session's entry in the registry.
     pub(super) fn update_registry(&self) {
         let account = self.identity.as_ref().map(|identity| identity.bearer.account_id.as_str());
-        self.entry.update(account, self.bindings.iter().map(|binding| binding.text.as_str()));
+        self.entry.update(account, self.bindings.iter().map(|binding| &binding.text));
     }
 
     /// When the session must be closed because its token expires (`Some(None)`: never); `None` before it has a token.
@@ -144,7 +154,7 @@ impl State {
 
     /// The index of an account's binding.
     pub(super) fn index_of(&self, account: &str, text: &str) -> Option<usize> {
-        self.bindings.iter().position(|own| own.account_id == account && own.text == text)
+        self.bindings.iter().position(|own| *own.account_id == *account && *own.text == *text)
     }
 
     /// An account's binding.
@@ -162,40 +172,44 @@ impl State {
     pub(super) fn bind(&mut self, account: &str, texts: Vec<String>, memberships: Vec<Membership>) {
         // Most sessions subscribe once.
         self.bindings.reserve_exact(texts.len());
+        let account_id: Arc<str> = account.into();
         for (text, membership) in texts.into_iter().zip(memberships) {
             let membership = Some(membership);
             let own = self.index_of(account, &text).and_then(|index| self.bindings.get_mut(index));
             match own {
                 Some(own) => own.membership = membership,
-                None => self.bindings.push(Binding { account_id: account.to_owned(), text, membership }),
+                None => {
+                    let (account_id, text) = (Arc::clone(&account_id), text.into());
+                    self.bindings.push(Binding { account_id, text, membership });
+                }
             }
         }
         self.note_accounts();
     }
 
     /// The accounts of all bindings.
-    pub(super) fn accounts(&self) -> BTreeSet<String> {
-        self.bindings.iter().map(|binding| binding.account_id.clone()).collect()
+    pub(super) fn accounts(&self) -> BTreeSet<Arc<str>> {
+        self.bindings.iter().map(|binding| Arc::clone(&binding.account_id)).collect()
     }
 
     /// Tells the outbox which accounts concern the session.
     pub(super) fn note_accounts(&self) {
         let mut accounts = self.accounts();
         if let Some(identity) = &self.identity {
-            accounts.remove(&identity.bearer.account_id);
+            accounts.remove(&*identity.bearer.account_id);
         }
-        self.outbox.set_other_accounts(accounts.into_iter().map(Into::into).collect());
+        self.outbox.set_other_accounts(accounts.into_iter().collect());
     }
 
     /// The texts of an account's bindings.
-    pub(super) fn texts_of(&self, account: &str) -> Vec<String> {
-        let bindings = self.bindings.iter().filter(|binding| binding.account_id == account);
-        bindings.map(|binding| binding.text.clone()).collect()
+    pub(super) fn texts_of(&self, account: &str) -> Vec<Arc<str>> {
+        let bindings = self.bindings.iter().filter(|binding| *binding.account_id == *account);
+        bindings.map(|binding| Arc::clone(&binding.text)).collect()
     }
 
     /// Ends the bindings of an account for which `reason` has one.
     pub(super) fn end(&mut self, account: &str, reason: impl Fn(&str) -> Option<String>) -> Vec<Revoked> {
-        self.end_if(|binding| (binding.account_id == account).then(|| reason(&binding.text)).flatten())
+        self.end_if(|binding| (*binding.account_id == *account).then(|| reason(&binding.text)).flatten())
     }
 
     /// Ends all bindings.
@@ -208,7 +222,7 @@ impl State {
         self.bindings.retain(|binding| match reason(binding) {
             None => true,
             Some(reason) => {
-                let (account_id, binding) = (binding.account_id.clone(), binding.text.clone());
+                let (account_id, binding) = (binding.account_id.to_string(), binding.text.to_string());
                 revoked.push(Revoked { account_id, binding, reason });
                 false
             }
@@ -216,8 +230,13 @@ impl State {
         revoked
     }
 
+    /// About how much memory all bindings take.
+    pub(super) fn binding_bytes(&self) -> usize {
+        self.bindings.iter().map(Binding::bytes).sum()
+    }
+
     /// The texts of all bindings.
     pub(super) fn binding_texts(&self) -> Vec<&str> {
-        self.bindings.iter().map(|binding| binding.text.as_str()).collect()
+        self.bindings.iter().map(|binding| &*binding.text).collect()
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     access::binding::{self, BindingError, ParsedBinding, ResolvedBinding},
     delivery::{dispatcher::SubscribeRequest, frame::template::FrameTemplate},
     edge::Edge,
+    limits::accounts::{AccountSession, Share},
     protocol::{
         cursor::{Cursor, EventPosition, Rank},
         request::Subscribe,
@@ -22,6 +23,11 @@ use crate::{
     },
 };
 
+/// What a binding takes besides its texts, as measured on a running edge.
+const BYTES_PER_BINDING: usize = 450;
+/// What a subject takes besides its text, as measured.
+const BYTES_PER_SUBJECT: usize = 400;
+
 /// Subscribes to all bindings of a request, or to none of them.
 pub(super) async fn subscribe(
     edge: &Arc<Edge>,
@@ -31,7 +37,7 @@ pub(super) async fn subscribe(
     request_id: Option<&Value>,
 ) -> Result<Value, String> {
     let Subscribe { account_id, bindings, client, .. } = subscribe;
-    let Some(Identity { token, bearer, .. }) = state.identity.clone() else {
+    let Some(Identity { token, bearer, session, .. }) = state.identity.clone() else {
         return Err("authentication token required".to_owned());
     };
     if bindings.len() > edge.config.max_bindings {
@@ -48,7 +54,7 @@ pub(super) async fn subscribe(
         _ => "*".to_owned(),
     };
 
-    let requests: Vec<SubscribeRequest> = bindings
+    let mut requests: Vec<SubscribeRequest> = bindings
         .iter()
         .zip(&parsed)
         .map(|(binding, parsed)| request(edge, state.view, binding, parsed, &access, request_id))
@@ -58,6 +64,7 @@ pub(super) async fn subscribe(
     if state.bindings.len() + bindings.iter().filter(is_new).count() > edge.config.max_bindings {
         return Err(too_many(edge));
     }
+    share(edge, state, &session, &account, &bindings, &mut requests)?;
 
     let mut data = Map::from_iter([("subscribed".to_owned(), json!(bindings))]);
     match resume_from {
@@ -104,12 +111,42 @@ fn request(
     };
     let ResolvedBinding { subjects, subscription_key, shown_key } = resolved;
     let template = FrameTemplate::new(view, request_id, account, binding, &subscription_key, shown_key);
-    Ok(SubscribeRequest {
-        template: Arc::new(template.of(parsed.family())),
-        subjects,
-        since: None,
-        realms_after: 0,
-    })
+    let template = Arc::new(template.of(parsed.family()));
+    Ok(SubscribeRequest { template, subjects, since: None, realms_after: 0, share: Share::default() })
+}
+
+/// Gives the requests their shares of what the session and its account may take.
+fn share(
+    edge: &Edge,
+    state: &State,
+    session: &Arc<AccountSession>,
+    account: &str,
+    bindings: &[String],
+    requests: &mut [SubscribeRequest],
+) -> Result<(), String> {
+    let sizes: Vec<usize> =
+        bindings.iter().zip(&*requests).map(|(text, request)| bytes(text, request)).collect();
+    let replaced: usize =
+        bindings.iter().filter_map(|binding| state.find(account, binding)).map(Binding::bytes).sum();
+    let all = state.binding_bytes().saturating_sub(replaced).saturating_add(sizes.iter().sum());
+    let max = edge.config.max_binding_bytes.as_u64();
+    if all as u64 > max {
+        let error = format!("too many bindings : they may take {max} bytes per session");
+        return Err(edge.metrics.limited("binding_bytes", error));
+    }
+    for (request, bytes) in requests.iter_mut().zip(sizes) {
+        request.share = session
+            .share(&request.subjects, bytes)
+            .map_err(|exceeded| edge.metrics.limited(exceeded.label(), exceeded.to_string()))?;
+    }
+    Ok(())
+}
+
+/// About how much memory a binding takes: its texts, and what the edge keeps for each binding and subject.
+/// A subject that other sessions have too is kept once, but counts for each of them: they may leave first.
+fn bytes(binding: &str, request: &SubscribeRequest) -> usize {
+    let subjects: usize = request.subjects.iter().map(|subject| BYTES_PER_SUBJECT + subject.len()).sum();
+    BYTES_PER_BINDING + binding.len() + request.template.head().len() + subjects
 }
 
 /// Subscribes to live events, and waits until the NATS server has confirmed all subjects. A failure undoes it.
@@ -149,7 +186,8 @@ async fn join(
 }
 
 fn too_many(edge: &Edge) -> String {
-    format!("too many bindings : at most {} per session", edge.config.max_bindings)
+    let error = format!("too many bindings : at most {} per session", edge.config.max_bindings);
+    edge.metrics.limited("bindings", error)
 }
 
 /// Unsubscribing an unknown binding succeeds: an error here once sent Monster UI into an endless loop.
@@ -161,7 +199,8 @@ pub(super) fn unsubscribe(
     let own = state.identity.as_ref().map(|identity| identity.bearer.account_id.clone());
     let account = account_id.or(own).unwrap_or_default();
     let is_affected = |own: &Binding| {
-        own.account_id == account && bindings.as_ref().is_none_or(|bindings| bindings.contains(&own.text))
+        *own.account_id == *account
+            && bindings.as_ref().is_none_or(|bindings| bindings.iter().any(|text| **text == *own.text))
     };
     let (removed, kept) = std::mem::take(&mut state.bindings).into_iter().partition(is_affected);
     state.bindings = kept;
@@ -174,7 +213,7 @@ pub(super) fn unsubscribe_all(state: &mut State) -> Value {
 }
 
 fn unsubscribed(removed: Vec<Binding>, state: &State) -> Value {
-    let removed: Vec<&str> = removed.iter().map(|binding| binding.text.as_str()).collect();
+    let removed: Vec<&str> = removed.iter().map(|binding| &*binding.text).collect();
     let left = state.binding_texts();
     json!({ "unsubscribed": removed, "subscribed": left, "subscriptions": left })
 }

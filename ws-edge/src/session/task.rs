@@ -24,6 +24,7 @@ use crate::{
     config::RateConfig,
     edge::Edge,
     ids::SessionNumber,
+    limits::places::{Place, SessionPlace},
     metrics::{Outcome, Reason},
     outbox::{Flushed, Outbox},
     protocol::{
@@ -60,6 +61,10 @@ pub(crate) struct SessionStart {
     pub(crate) view: View,
     /// Its identity, if the request had a token.
     pub(crate) identity: Option<Identity>,
+    /// Its connection's place at the client's address.
+    pub(crate) place: Place,
+    /// Its place among all sessions.
+    pub(crate) session_place: SessionPlace,
 }
 
 /// Work on the session's state. While it runs, no further request is read.
@@ -84,6 +89,8 @@ pub(crate) struct Session {
     keepalive: Keepalive,
     control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
+    place: Place,
+    _session_place: SessionPlace,
 }
 
 /// Why a session ended.
@@ -119,6 +126,8 @@ impl Session {
             state: Some(Box::new(state)),
             working: None,
             timer: Box::pin(sleep(Duration::ZERO)),
+            place: start.place,
+            _session_place: start.session_place,
             edge,
         })
     }
@@ -241,6 +250,7 @@ impl Session {
 
     fn answered(&mut self, mut state: Box<State>, reply: &Reply) -> Result<(), tungstenite::Error> {
         if let Some(expires) = state.expiry(&self.edge) {
+            self.place.token_accepted();
             self.keepalive.authenticated(expires);
         }
         let resumes = std::mem::take(&mut state.resumes);

@@ -45,6 +45,10 @@ impl Ours {
             ("AUTH__JWT__HS256_SECRET", SECRET.to_owned()),
             // Measure how many sessions an edge can accept, not its configured limit.
             ("WS__ACCEPT_PER_SECOND", "1000000".to_owned()),
+            ("WS__MAX_CONNECTIONS_PER_IP", "0".to_owned()),
+            ("WS__MAX_TOKENLESS_PER_IP", "0".to_owned()),
+            ("WS__MAX_SESSIONS_PER_ACCOUNT", "0".to_owned()),
+            ("WS__MAX_SUBJECTS_PER_ACCOUNT", "0".to_owned()),
         ];
         if !history {
             env.push((HISTORY_OFF.0, HISTORY_OFF.1.to_owned()));

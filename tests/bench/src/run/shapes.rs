@@ -22,6 +22,7 @@ const UNLIMITED: &[(&str, &str)] = &[
     ("WS__RATE__BURST", "1000000000"),
     ("WS__RATE__PER_SECOND", "1000000000"),
     ("WS__MAX_BINDINGS", "10000000"),
+    ("WS__MAX_BINDING_BYTES", "1 GiB"),
 ];
 const GROWTH_SUBJECT_SESSIONS: u32 = 100;
 const PER_EDGE: u32 = 15_000;

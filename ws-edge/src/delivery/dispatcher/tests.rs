@@ -110,6 +110,21 @@ fn an_unused_subject_lingers_then_is_forgotten() {
 }
 
 #[test]
+fn of_very_many_unused_subjects_the_oldest_do_not_linger() {
+    let dispatcher = dispatcher();
+    let requests = |from: u32, to: u32| {
+        (from..to).map(|number| request("b", &[&format!("ev.t.{number}")])).collect::<Vec<_>>()
+    };
+    let now = Instant::now();
+    drop(join(&dispatcher, &outbox(1, ROOM).0, requests(0, 1)));
+    assert!(dispatcher.take_unused(now).is_empty(), "it lingers");
+    drop(join(&dispatcher, &outbox(1, ROOM).0, requests(1, 10_001)));
+    assert_eq!(dispatcher.take_unused(now).len(), 1);
+    assert_eq!(members(&dispatcher, "ev.t.0"), None);
+    assert_eq!(members(&dispatcher, "ev.t.1"), Some(0));
+}
+
+#[test]
 fn only_an_events_last_frame_has_a_cursor_after_the_whole_event() {
     let dispatcher = dispatcher();
     let (outbox, kept) = outbox(1, ROOM);
@@ -134,12 +149,7 @@ fn an_event_that_cannot_be_shown_is_counted_once() {
     let dispatcher = Arc::new(Dispatcher::new("ev", LINGER, flusher, Arc::clone(&metrics)));
     let (outbox, kept) = outbox(1, ROOM);
     let template = FrameTemplate::new(View::Data, None, "acc", "b", "b", ShownKey::AsPublished);
-    let request = SubscribeRequest {
-        template: Arc::new(template),
-        subjects: vec!["ev.t.a".into()],
-        since: None,
-        realms_after: 0,
-    };
+    let request = SubscribeRequest { template: Arc::new(template), ..request("a", &["ev.t.a"]) };
     let _membership = join(&dispatcher, &outbox, vec![request]);
     let number = settle(&dispatcher)["ev.t.a"];
     deliver(&dispatcher, number, &event("ev.t.a", 1));

@@ -68,7 +68,7 @@ impl FrameTemplate {
         FrameTemplate { family: family.clone(), ..self }
     }
 
-    pub(super) fn head(&self) -> &str {
+    pub(crate) fn head(&self) -> &str {
         &self.head
     }
 
