@@ -1,6 +1,7 @@
 //! Hostile input: it leads to an error reply, a documented close code or the dead-letter queue, never to events of
 //! another account, and other sessions are not affected.
 
+mod admin;
 mod bindings;
 mod bodies;
 mod flood;
