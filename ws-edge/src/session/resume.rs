@@ -18,6 +18,7 @@ use crate::{
 /// Why past events are not sent. Clients match on these texts.
 const EXPIRED: &str = "cursor expired";
 const UNKNOWN: &str = "unknown stream";
+const UNKNOWN_CURSOR: &str = "unknown cursor";
 /// The error if there is no history.
 const NO_HISTORY: &str = "there is no history here : since is not possible";
 
@@ -30,6 +31,8 @@ pub(super) enum ResumeFrom {
     Position(u64),
     /// Some of the events have left the history.
     Trimmed,
+    /// The cursor is not one that this edge understands.
+    Unknown,
 }
 
 impl ResumeFrom {
@@ -40,7 +43,7 @@ impl ResumeFrom {
             ResumeFrom::Cursor(cursor) if rank <= cursor.rank => cursor.position.sequence,
             ResumeFrom::Cursor(cursor) => cursor.position.sequence.saturating_sub(1),
             ResumeFrom::Position(position) => position,
-            ResumeFrom::Trimmed => 0,
+            ResumeFrom::Trimmed | ResumeFrom::Unknown => 0,
         }
     }
 }
@@ -59,6 +62,7 @@ pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String
     let info = edge.history.info().await.map_err(unavailable)?.ok_or(NO_HISTORY)?;
     match since {
         Since::Cursor(cursor) => Ok(ResumeFrom::Cursor(cursor)),
+        Since::Unknown => Ok(ResumeFrom::Unknown),
         Since::Ago(age) => {
             let now = SystemTime::now();
             let time = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -136,6 +140,7 @@ fn check_recoverable(from: ResumeFrom, after: u64, info: &StreamInfo) -> Result<
             Err(UNKNOWN)
         }
         ResumeFrom::Trimmed => Err(EXPIRED),
+        ResumeFrom::Unknown => Err(UNKNOWN_CURSOR),
         ResumeFrom::Cursor(_) | ResumeFrom::Position(_) if info.reaches_back_to(after) => Ok(()),
         ResumeFrom::Cursor(_) | ResumeFrom::Position(_) => Err(EXPIRED),
     }
@@ -174,6 +179,7 @@ mod tests {
         assert_eq!(check(cursor("other", 7), 7), Err("unknown stream"));
         assert_eq!(check(ResumeFrom::Position(3), 3), Err("cursor expired"));
         assert_eq!(check(ResumeFrom::Trimmed, 0), Err("cursor expired"));
+        assert_eq!(check(ResumeFrom::Unknown, 0), Err("unknown cursor"));
     }
 
     #[test]
