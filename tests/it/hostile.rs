@@ -4,6 +4,7 @@
 mod admin;
 mod bindings;
 mod bodies;
+mod cursors;
 mod flood;
 mod frames;
 mod keys;
