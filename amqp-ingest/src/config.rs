@@ -1,10 +1,6 @@
 //! The configuration: `[nats]`, `[log]`, `[admin]`, `[amqp]`, `[history]`, `[catalogue]`.
 
-use std::{
-    fmt,
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use blackhole_common::config::{
     AdminConfig, CatalogueConfig, Configuration, InvalidValue, LogConfig, NatsConfig, ServerUrl,
@@ -26,7 +22,7 @@ const MAX_ZONE_BYTES: usize = 64;
 const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
 /// The whole configuration of the ingest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IngestConfig {
     /// The connection to NATS.
@@ -34,7 +30,7 @@ pub struct IngestConfig {
     /// Logging.
     pub log: LogConfig,
     /// Metrics and health.
-    pub(crate) admin: AdminConfig,
+    pub(crate) admin: AdminConfig<9401>,
     /// The brokers and the queue.
     pub(crate) amqp: AmqpConfig,
     /// The stream.
@@ -99,19 +95,6 @@ pub(crate) enum Storage {
     Memory,
 }
 
-impl Default for IngestConfig {
-    fn default() -> Self {
-        IngestConfig {
-            nats: NatsConfig::default(),
-            log: LogConfig::default(),
-            admin: AdminConfig { listen: (Ipv4Addr::LOCALHOST, 9401).into() },
-            amqp: AmqpConfig::default(),
-            history: HistoryConfig::default(),
-            catalogue: CatalogueConfig::default(),
-        }
-    }
-}
-
 impl Default for AmqpConfig {
     fn default() -> Self {
         AmqpConfig {
@@ -144,6 +127,7 @@ impl Configuration for IngestConfig {
     fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
+        self.admin.check()?;
         self.catalogue.check()?;
         self.amqp.check()?;
         self.history.check()

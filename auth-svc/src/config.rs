@@ -1,9 +1,6 @@
 //! The configuration of auth-svc.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use blackhole_common::config::{AdminConfig, Configuration, InvalidValue, LogConfig, NatsConfig, Secret};
 use serde::{Deserialize, Serialize};
@@ -23,8 +20,8 @@ pub struct AuthSvcConfig {
     #[serde(default)]
     pub log: LogConfig,
     /// Metrics and health.
-    #[serde(default = "admin")]
-    pub admin: AdminConfig,
+    #[serde(default)]
+    pub admin: AdminConfig<9402>,
     /// Tokens and accounts.
     #[serde(default)]
     pub auth: AuthConfig,
@@ -53,10 +50,6 @@ pub struct JwtConfig {
     pub keys_dir: Option<PathBuf>,
 }
 
-fn admin() -> AdminConfig {
-    AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9402)) }
-}
-
 impl Configuration for AuthSvcConfig {
     fn admin(&self) -> Option<SocketAddr> {
         Some(self.admin.listen)
@@ -66,6 +59,7 @@ impl Configuration for AuthSvcConfig {
     fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
+        self.admin.check()?;
         self.auth.jwt.check()?;
         let key = "auth.accounts_file";
         let Some(file) = &self.auth.accounts_file else {

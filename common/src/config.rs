@@ -3,6 +3,7 @@
 //! All services can share one file: each reads its own tables and ignores the others'. On an unknown table or key, a
 //! wrong type or an invalid value the service exits with one line that names the key, the value and its origin.
 
+mod admin;
 mod secret;
 
 use std::{net::SocketAddr, path::Path};
@@ -16,6 +17,7 @@ use figment::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+pub use admin::AdminConfig;
 pub use secret::{Secret, ServerUrl};
 
 use crate::catalogue::Catalogue;
@@ -157,14 +159,6 @@ impl LogConfig {
     }
 }
 
-/// `[admin]`: metrics and health. Not for public networks.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdminConfig {
-    /// The address that the admin server listens on.
-    pub listen: SocketAddr,
-}
-
 /// `[catalogue]`: binding families.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -277,7 +271,8 @@ fn invalid_value(figment: &Figment, key: &str, reason: &str) -> ConfigError {
 
 fn shown(key: &str, value: &Value) -> String {
     // A list of brokers that does not parse is one string with passwords in it.
-    let is_secret = ["secret", "password", "brokers"].iter().any(|word| key.contains(word));
+    let is_secret =
+        key == "admin.token" || ["secret", "password", "brokers"].iter().any(|word| key.contains(word));
     if is_secret && !matches!(value, Value::Array(..) | Value::Dict(..)) {
         return secret::HIDDEN.to_owned();
     }

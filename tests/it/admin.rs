@@ -1,12 +1,20 @@
-//! The admin ports: health checks and metrics, and no secrets in metrics and logs.
+//! The admin ports: health checks and metrics, who may list and drain, and no secrets in metrics and logs.
 
 use std::collections::HashMap;
 
-use blackhole_dev::{brokers::Nats, http, ports, services::Service, workspace::RunDir};
+use blackhole_dev::{
+    brokers::Nats,
+    http, ports,
+    process::{Process, Spec},
+    services::Service,
+    workspace::RunDir,
+};
 use blackhole_tests::{
     accounts::{self, Account},
     client::Client,
-    events, stack,
+    events,
+    raw::RawClient,
+    stack,
     stack::Stack,
 };
 use serde_json::json;
@@ -40,6 +48,67 @@ async fn readiness_names_the_missing_connections() {
         assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
         assert_eq!(http::get(service.admin(), "/nothing").await.unwrap().status, 404);
     }
+}
+
+#[tokio::test]
+async fn lists_and_drain_need_the_admin_token_where_one_is_set() {
+    const TOKEN: &str = "the-token-of-the-operator";
+    let stack = Stack::shared();
+    let file = stack.dir.path().join("admin-token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let settings = [("ADMIN__TOKEN_FILE", file.to_str().unwrap())];
+    let edge = stack.another_edge("edge-admin-token", &settings).await;
+    let ingest = stack.another_ingest("ingest-admin-token", &[("ADMIN__TOKEN", TOKEN)]).await;
+    let status = async |admin: &str, request: &str, token: Option<&str>| {
+        let (_, port) = admin.rsplit_once(':').unwrap();
+        let mut client = RawClient::connect(port.parse().unwrap()).await;
+        let header = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        client.send(format!("{request} HTTP/1.1\r\nHost: {admin}\r\n{header}\r\n")).await;
+        client.response().await.status
+    };
+    for admin in [edge.service.admin(), ingest.admin()] {
+        assert_eq!(status(admin, "GET /health/ready", None).await, 200);
+        assert_eq!(status(admin, "GET /metrics", None).await, 200);
+        assert_eq!(status(admin, "GET /sessions", None).await, 401);
+        assert_eq!(status(admin, "GET /sessions", Some("the-token-of-somebody-else")).await, 401);
+        assert_eq!(status(admin, "GET /sessions", Some(TOKEN)).await, 200);
+    }
+    assert_eq!(status(edge.service.admin(), "POST /drain", None).await, 401);
+    assert_eq!(status(edge.service.admin(), "GET /health/ready", None).await, 200, "it does not drain");
+    assert_eq!(status(edge.service.admin(), "POST /drain", Some(TOKEN)).await, 202);
+    assert!(edge.service.server().process().unwrap().exited().await.unwrap().success());
+    for log in ["edge-admin-token.log", "ingest-admin-token.log"] {
+        let log = std::fs::read_to_string(stack.dir.path().join(log)).unwrap();
+        assert!(!log.contains(TOKEN), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn lists_and_drain_are_not_available_to_a_network_without_a_token() {
+    let stack = Stack::shared();
+    let port = ports::free().unwrap();
+    let dir = RunDir::create("admin-everywhere").unwrap();
+    let env = [
+        ("NATS__URL", stack.nats.url()),
+        ("WS__LISTEN", format!("127.0.0.1:{}", ports::free().unwrap())),
+        ("ADMIN__LISTEN", format!("0.0.0.0:{port}")),
+    ];
+    let spec = env.iter().fold(Spec::new(stack::binaries().ws_edge), |spec, (name, value)| {
+        spec.env(format!("BLACKHOLE_{name}"), value)
+    });
+    let _edge = Process::start(&spec.log(dir.path().join("ws-edge.log"))).unwrap();
+    let admin = format!("127.0.0.1:{port}");
+    blackhole_tests::eventually("readiness", || async {
+        http::get(&admin, "/health/ready").await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    assert_eq!(http::get(&admin, "/metrics").await.unwrap().status, 200);
+    let text = "not available without a token: set admin.token_file or admin.token, or let admin.listen be a loopback address\n";
+    for refused in [http::get(&admin, "/sessions").await, http::post(&admin, "/drain").await] {
+        let refused = refused.unwrap();
+        assert_eq!((refused.status, refused.body.as_str()), (403, text));
+    }
+    assert_eq!(http::get(&admin, "/health/ready").await.unwrap().status, 200, "it does not drain");
 }
 
 #[tokio::test]

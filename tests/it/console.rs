@@ -1,5 +1,6 @@
 //! The console that an edge serves, in a real Chromium, operated by keyboard.
 
+use blackhole_dev::workspace;
 use blackhole_tests::{
     accounts::Account,
     browser::Browser,
@@ -131,8 +132,12 @@ async fn the_console_loads_nothing_from_other_servers() {
     // Ignore the requests of the browser's first tab.
     requests.retain(|url| !["data:", "chrome:", "chrome-untrusted:"].iter().any(|own| url.starts_with(own)));
     requests.sort();
-    let parts: Vec<String> =
-        ["", "bindings", "client.js"].iter().map(|part| format!("{page}{part}")).collect();
+    let modules = std::fs::read_dir(workspace::root().unwrap().join("ws-edge/web/console")).unwrap();
+    let modules = modules.map(|file| format!("console/{}", file.unwrap().file_name().display()));
+    let files = ["", "bindings", "client.js", "console.css", "console.js"].map(str::to_owned);
+    let mut parts: Vec<String> =
+        files.into_iter().chain(modules).map(|part| format!("{page}{part}")).collect();
+    parts.sort();
     assert_eq!(requests.len(), parts.len() + 1, "{requests:?}");
     assert_eq!(requests[..parts.len()], parts);
     assert!(requests[parts.len()].starts_with(&socket), "{requests:?}");
@@ -141,6 +146,60 @@ async fn the_console_loads_nothing_from_other_servers() {
         [""; 0],
         "the content security policy allows everything the page does"
     );
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn the_console_cannot_run_inline_script_or_connect_elsewhere() {
+    let console = Console::watching(&["call.*.*"]).await;
+    let browser = &console.browser;
+    let elsewhere = Stack::shared().another_edge("edge-console-elsewhere", &[]).await;
+    browser
+        .script(
+            "window.violated = []; \
+             addEventListener('securitypolicyviolation', (one) => violated.push(one.effectiveDirective)); \
+             const add = (tag, text) => { const node = document.createElement(tag); node.textContent = text; \
+               document.head.append(node); }; \
+             add('script', 'window.hacked = 1'); add('style', 'body { display: none }'); \
+             const button = document.createElement('button'); button.setAttribute('onclick', 'window.hacked = 1'); \
+             document.body.append(button); button.click(); button.remove()",
+        )
+        .await;
+    browser
+        .script(&format!(
+            "try {{ new WebSocket('{}') }} catch {{ }} fetch('http://127.0.0.1:{}/bindings').catch(() => {{ }})",
+            elsewhere.url(""),
+            elsewhere.port
+        ))
+        .await;
+    let violated = "JSON.stringify([...violated].sort())";
+    let expected =
+        json!(["connect-src", "connect-src", "script-src-attr", "script-src-elem", "style-src-elem"])
+            .to_string();
+    browser.until(&format!("{violated} === {}", json!(expected))).await;
+    assert_eq!(browser.script("return window.hacked === undefined").await, json!(true));
+    // The page goes on.
+    console.call("CHANNEL_CREATE", "a-call").await;
+    console.until_shown(&["a-call"]).await;
+    console.browser.close().await;
+}
+
+#[tokio::test]
+async fn the_view_can_be_chosen() {
+    let console = Console::watching(&["call.*.*"]).await;
+    let browser = &console.browser;
+    browser
+        .script("document.getElementById('view').value = 'data'; document.getElementById('connect').click()")
+        .await;
+    console.until_says("status-detail", "?view=data").await;
+    console.until_says("status", "connected").await;
+    console.until_subscribed("call.*.*").await;
+    console.call("CHANNEL_CREATE", "a-call").await;
+    console.until_shown(&["a-call"]).await;
+    browser.tab_to(".row").await;
+    browser.press(Key::Enter).await;
+    let views = "[...document.querySelectorAll('.views [data-view]')].map((one) => one.dataset.view).join()";
+    assert_eq!(browser.text(views).await, "data,frame");
     console.browser.close().await;
 }
 

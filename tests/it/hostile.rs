@@ -2,8 +2,10 @@
 //! another account, and other sessions are not affected.
 
 mod accounts;
+mod admin;
 mod bindings;
 mod bodies;
+mod cursors;
 mod flood;
 mod frames;
 mod keys;

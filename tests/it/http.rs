@@ -46,7 +46,13 @@ async fn the_console_is_served_at_the_root_with_a_strict_content_security_policy
     let page = answer_of(edge, &get("/")).await;
     assert_eq!(page.status, 200);
     assert!(page.body.contains("<title>") && page.body.contains("Blackhole"));
-    assert!(page.header("content-security-policy").unwrap().starts_with("default-src 'none';"));
+    let policy = page.header("content-security-policy").unwrap();
+    assert_eq!(
+        policy,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    assert_eq!(page.header("cache-control"), Some("no-cache"));
     assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
     assert_eq!(answer_of(edge, &get("/?view=args")).await.status, 200);
     assert_eq!(answer_of(edge, &get("/elsewhere")).await.status, 404);
@@ -54,6 +60,25 @@ async fn the_console_is_served_at_the_root_with_a_strict_content_security_policy
         answer_of(edge, "POST / HTTP/1.1\r\nHost: edge\r\nContent-Length: 0\r\n\r\n").await.status,
         405
     );
+}
+
+#[tokio::test]
+async fn the_consoles_files_have_their_types_and_the_same_policy() {
+    let edge = &Stack::shared().edge;
+    let page = answer_of(edge, &get("/")).await;
+    for (path, content_type) in [
+        ("/console.css", "text/css; charset=utf-8"),
+        ("/console.js", "text/javascript; charset=utf-8"),
+        ("/console/json.js", "text/javascript; charset=utf-8"),
+    ] {
+        let file = answer_of(edge, &get(path)).await;
+        assert_eq!((file.status, file.header("content-type")), (200, Some(content_type)), "{path}");
+        for header in ["content-security-policy", "x-content-type-options", "cache-control"] {
+            assert!(file.header(header).is_some() && file.header(header) == page.header(header), "{path}");
+        }
+    }
+    assert_eq!(answer_of(edge, &get("/console/")).await.status, 404);
+    assert_eq!(answer_of(edge, &get("/console/../console.js")).await.status, 404);
 }
 
 #[tokio::test]

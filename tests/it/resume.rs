@@ -175,15 +175,45 @@ async fn since_may_be_a_time() {
 }
 
 #[tokio::test]
-async fn a_malformed_cursor_is_an_error_and_a_cursor_of_another_stream_is_unknown() {
-    let stack = Stack::start_with("since-unknown", &[]).await;
-    let account = Account::fresh();
+async fn a_malformed_time_is_an_error() {
+    let stack = Stack::shared();
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
-    for bad in ["", "nonsense", "-5", "AAAAAAAAAAAAAAAAAAAAAAAA"] {
-        let reply = subscribe_since(&mut client, &account, &["call.*.*"], bad).await;
+    for bad in ["-", "-5", "-5 parsecs"] {
+        let reply = subscribe_since(&mut client, &Account::fresh(), &["call.*.*"], bad).await;
         let expected = "invalid since : must be the cursor of an event, or a time back such as -5m";
         assert_eq!(reply["data"]["errors"], json!([expected]), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_cursor_that_an_edge_does_not_understand_recovers_nothing_and_live_events_follow() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    let mut watcher = Client::connect(&stack.edge.url("view=args")).await;
+    watcher.subscribe(&account, &["call.*.*"]).await;
+    publish(stack, &account, 0..1).await;
+    let known = cursor(&watcher.event().await);
+    let of_a_newer_edge = format!("v2.{known}");
+    for (unknown, number) in
+        ["", "nonsense", "AAAAAAAAAAAAAAAAAAAAAAAA", &of_a_newer_edge].into_iter().zip(1..)
+    {
+        let mut client = Client::connect(&stack.edge.url("view=args")).await;
+        let reply = subscribe_since(&mut client, &account, &["call.*.*"], unknown).await;
+        assert_eq!(
+            (&reply["status"], &reply["data"]["recovered"], &reply["data"]["reason"]),
+            (&json!("success"), &json!(false), &json!("unknown cursor")),
+            "{reply}"
+        );
+        publish(stack, &account, number..number + 1).await;
+        assert_eq!(numbers(&mut client, 1).await, [number], "only new events");
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_stream_is_unknown() {
+    let stack = Stack::start_with("since-unknown", &[]).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
     client.subscribe(&account, &["call.*.*"]).await;
     publish(&stack, &account, 0..1).await;
     let since = cursor(&client.event().await);

@@ -13,7 +13,7 @@ use url::Url;
 use crate::protocol::view::View;
 
 /// The configuration of ws-edge.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EdgeConfig {
     /// The connection to NATS.
@@ -21,7 +21,7 @@ pub struct EdgeConfig {
     /// Logs.
     pub log: LogConfig,
     /// Metrics and health.
-    pub admin: AdminConfig,
+    pub admin: AdminConfig<9403>,
     /// Binding families.
     pub catalogue: CatalogueConfig,
     /// WebSocket sessions.
@@ -152,18 +152,6 @@ impl AddressHeader {
     }
 }
 
-impl Default for EdgeConfig {
-    fn default() -> Self {
-        EdgeConfig {
-            nats: NatsConfig::default(),
-            log: LogConfig::default(),
-            admin: AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 9403)) },
-            catalogue: CatalogueConfig::default(),
-            ws: WsConfig::default(),
-        }
-    }
-}
-
 impl Default for WsConfig {
     fn default() -> Self {
         WsConfig {
@@ -218,6 +206,7 @@ impl Configuration for EdgeConfig {
     fn check(&self) -> Result<(), InvalidValue> {
         self.nats.check()?;
         self.log.check()?;
+        self.admin.check()?;
         self.catalogue.check()?;
         let ws = &self.ws;
         let positive =

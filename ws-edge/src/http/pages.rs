@@ -11,17 +11,40 @@ use hyper::{
 use super::{bindings, refusal::Refusal};
 use crate::edge::Edge;
 
-const CONSOLE: &str = include_str!("../../web/console.html");
-const CLIENT: &str = include_str!("../../web/client.js");
-const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; connect-src *; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What a browser may do on a page: run and load files of this edge and connect to it, also as `ws:` or `wss:`, and
+/// nothing else. The page's icon is in the page.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// The console's files, and the client: path, content type, content.
+const FILES: [(&str, &str, &str); 14] = [
+    ("/", HTML, include_str!("../../web/console.html")),
+    ("/console.css", CSS, include_str!("../../web/console.css")),
+    ("/client.js", JAVASCRIPT, include_str!("../../web/client.js")),
+    ("/console.js", JAVASCRIPT, include_str!("../../web/console.js")),
+    ("/console/bindings.js", JAVASCRIPT, include_str!("../../web/console/bindings.js")),
+    ("/console/connection.js", JAVASCRIPT, include_str!("../../web/console/connection.js")),
+    ("/console/event.js", JAVASCRIPT, include_str!("../../web/console/event.js")),
+    ("/console/events.js", JAVASCRIPT, include_str!("../../web/console/events.js")),
+    ("/console/json.js", JAVASCRIPT, include_str!("../../web/console/json.js")),
+    ("/console/page.js", JAVASCRIPT, include_str!("../../web/console/page.js")),
+    ("/console/replies.js", JAVASCRIPT, include_str!("../../web/console/replies.js")),
+    ("/console/state.js", JAVASCRIPT, include_str!("../../web/console/state.js")),
+    ("/console/subscriptions.js", JAVASCRIPT, include_str!("../../web/console/subscriptions.js")),
+    ("/console/token.js", JAVASCRIPT, include_str!("../../web/console/token.js")),
+];
 
 /// The page at the request's path.
 pub(super) fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
-    let (content_type, content) = match request.uri().path() {
-        "/" => ("text/html; charset=utf-8", Full::from(CONSOLE)),
-        "/client.js" => ("text/javascript; charset=utf-8", Full::from(CLIENT)),
-        "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
-        _ => {
+    let path = request.uri().path();
+    let file = FILES.iter().find(|(own, _, _)| *own == path);
+    let (content_type, content) = match file {
+        Some((_, content_type, content)) => (*content_type, Full::from(*content)),
+        None if path == "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
+        None => {
             let text = "nothing here: open a WebSocket at any path, or / for the console";
             return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", text));
         }
@@ -34,7 +57,7 @@ pub(super) fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_TYPE, content_type),
-        (header::CONTENT_SECURITY_POLICY, CONSOLE_POLICY),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
         // Pages of other origins may load the client and the list of bindings.
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::REFERRER_POLICY, "no-referrer"),

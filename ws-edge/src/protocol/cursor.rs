@@ -4,8 +4,10 @@
 //! these frames. So a cursor contains the event's position and the [`Rank`] of the frame's binding: every edge sends
 //! the frames of an event in the order of their ranks.
 //!
-//! A cursor is 24 characters of base64url: five bytes identify the stream, eight are the event's position in it, four
-//! the rank, and one a checksum. Clients treat it as opaque.
+//! A cursor of version 1 is 24 characters of base64url: five bytes identify the stream, eight are the event's position in
+//! it, four the rank, and one a checksum. Clients treat it as opaque. A later version will begin with `v`, its number and
+//! a dot, such as `v2.`, which version 1 cannot contain. Edges of two releases run side by side during an upgrade, so an
+//! edge writes a version only when all edges can read it.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
@@ -42,9 +44,9 @@ pub(crate) struct Cursor {
     pub(crate) rank: Rank,
 }
 
-/// The text is not a cursor.
+/// The text is not a cursor, or one of a version that this edge does not know.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("not a cursor")]
+#[error("not a cursor that this edge knows")]
 pub(crate) struct Malformed;
 
 impl StreamId {
@@ -141,9 +143,16 @@ mod tests {
     #[test]
     fn other_texts_are_rejected() {
         let good = text(cursor("t", 7, "b"));
-        for bad in
-            ["", "x", "-5m", &good[1..], &format!("{good}A"), "========================", "ÄÄÄÄÄÄÄÄÄÄÄÄ"]
-        {
+        for bad in [
+            "",
+            "x",
+            "-5m",
+            &good[1..],
+            &format!("{good}A"),
+            "========================",
+            "ÄÄÄÄÄÄÄÄÄÄÄÄ",
+            "v2.aaaaaaaaaaaaaaaaaaaaa",
+        ] {
             assert_eq!(Cursor::parse(bad), Err(Malformed), "{bad}");
         }
     }

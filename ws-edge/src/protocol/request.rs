@@ -69,6 +69,8 @@ pub(crate) enum Since {
     Cursor(Cursor),
     /// This much time ago.
     Ago(Duration),
+    /// A text that this edge does not understand: perhaps a cursor of a newer edge.
+    Unknown,
 }
 
 /// A name and arbitrary JSON that a client may give its session.
@@ -245,14 +247,14 @@ pub(crate) fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>
     }
 }
 
-/// Parses a cursor, or an age such as `-5m`.
+/// Parses a cursor, or an age such as `-5m`: only an age is shorter than a cursor and begins with `-`.
 fn since(text: &str) -> Result<Since, RequestError> {
-    let since = match text.strip_prefix('-').filter(|_| text.len() < TEXT_BYTES) {
-        Some(back) => humantime::parse_duration(back).ok().map(Since::Ago),
-        None => Cursor::parse(text).ok().map(Since::Cursor),
+    let Some(back) = text.strip_prefix('-').filter(|_| text.len() < TEXT_BYTES) else {
+        return Ok(Cursor::parse(text).map_or(Since::Unknown, Since::Cursor));
     };
     let reason = "must be the cursor of an event, or a time back such as -5m";
-    since.ok_or(RequestError::Invalid { key: "since", reason })
+    let age = humantime::parse_duration(back).map_err(|_| RequestError::Invalid { key: "since", reason })?;
+    Ok(Since::Ago(age))
 }
 
 fn text(value: Value, key: &'static str) -> Result<String, RequestError> {

@@ -22,6 +22,7 @@ use crate::{
 /// Why past events are not sent. Clients match on these texts.
 const EXPIRED: &str = "cursor expired";
 const UNKNOWN: &str = "unknown stream";
+const UNKNOWN_CURSOR: &str = "unknown cursor";
 /// The error if the stream does not answer.
 const UNAVAILABLE: &str = "events are not available at the moment, try again";
 /// The error if there is no history.
@@ -36,6 +37,8 @@ pub(super) enum ResumeFrom {
     Position(u64),
     /// Some of the events have left the history.
     Trimmed,
+    /// The cursor is not one that this edge understands.
+    Unknown,
 }
 
 impl ResumeFrom {
@@ -46,7 +49,7 @@ impl ResumeFrom {
             ResumeFrom::Cursor(cursor) if rank <= cursor.rank => cursor.position.sequence,
             ResumeFrom::Cursor(cursor) => cursor.position.sequence.saturating_sub(1),
             ResumeFrom::Position(position) => position,
-            ResumeFrom::Trimmed => 0,
+            ResumeFrom::Trimmed | ResumeFrom::Unknown => 0,
         }
     }
 }
@@ -65,6 +68,7 @@ pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String
     let info = edge.history.info().await.map_err(unavailable)?.ok_or(NO_HISTORY)?;
     match since {
         Since::Cursor(cursor) => Ok(ResumeFrom::Cursor(cursor)),
+        Since::Unknown => Ok(ResumeFrom::Unknown),
         Since::Ago(age) => {
             let now = SystemTime::now();
             let time = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -158,6 +162,7 @@ fn check_recoverable(from: ResumeFrom, after: u64, info: &StreamInfo) -> Result<
             Err(UNKNOWN)
         }
         ResumeFrom::Trimmed => Err(EXPIRED),
+        ResumeFrom::Unknown => Err(UNKNOWN_CURSOR),
         ResumeFrom::Cursor(_) | ResumeFrom::Position(_) if info.reaches_back_to(after) => Ok(()),
         ResumeFrom::Cursor(_) | ResumeFrom::Position(_) => Err(EXPIRED),
     }
@@ -196,6 +201,7 @@ mod tests {
         assert_eq!(check(cursor("other", 7), 7), Err("unknown stream"));
         assert_eq!(check(ResumeFrom::Position(3), 3), Err("cursor expired"));
         assert_eq!(check(ResumeFrom::Trimmed, 0), Err("cursor expired"));
+        assert_eq!(check(ResumeFrom::Unknown, 0), Err("unknown cursor"));
     }
 
     #[test]

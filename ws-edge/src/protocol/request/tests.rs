@@ -50,10 +50,16 @@ fn since_is_a_cursor_or_an_age() {
     assert_eq!(since(json!("-5m")), Ok(Some(Since::Ago(Duration::from_secs(300)))));
     assert_eq!(since(json!("-1h 30m")), Ok(Some(Since::Ago(Duration::from_secs(5400)))));
     assert_eq!(since(Value::Null), Ok(None));
-    for bad in ["", "-", "-5", "5m", "--5m", "yesterday", &text[1..]] {
+    for unknown in
+        ["", "5m", "yesterday", &text[1..], "v2.xOjuWb8AAAAAAABHrCvbbUU5", "-a-cursor-that-was-changed"]
+    {
+        assert_eq!(since(json!(unknown)), Ok(Some(Since::Unknown)), "{unknown}");
+    }
+    for bad in ["-", "-5", "--5m", "-5 parsecs"] {
         let expected = "invalid since : must be the cursor of an event, or a time back such as -5m";
         assert_eq!(since(json!(bad)), Err(expected.to_owned()), "{bad}");
     }
+    assert_eq!(since(json!({})), Err("invalid since : must be a string".to_owned()));
     assert_eq!(since(json!(5)), Err("invalid since : must be a string".to_owned()));
 }
 
