@@ -3,9 +3,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value};
-
-use crate::refusal::Refusal;
+use crate::{
+    members::{Member, Members},
+    refusal::Refusal,
+};
 
 /// Tolerated clock skew.
 pub const LEEWAY_SECONDS: u64 = 30;
@@ -30,29 +31,24 @@ impl VerifiedToken {
     ///
     /// # Errors
     /// The first rule that the claims violate.
-    pub fn from_claims(claims: &Map<String, Value>, now: u64) -> Result<VerifiedToken, Refusal> {
+    pub fn from_claims(claims: &Members, now: u64) -> Result<VerifiedToken, Refusal> {
         let expires_at = expiry(claims, now)?;
         not_before(claims, now)?;
         audience(claims)?;
         let account_id = account(claims)?;
         Ok(VerifiedToken {
-            account_id: account_id.to_owned(),
+            token_id: token_id(claims).unwrap_or_else(|| account_id.clone()),
+            account_id,
             expires_at,
-            owner_id: text(claims, "owner_id").map(str::to_owned),
-            token_id: token_id(claims).unwrap_or(account_id).to_owned(),
+            owner_id: claims.text("owner_id"),
         })
     }
 }
 
 /// The token's id: `auth_id` if KAZOO has set it, else the identity that `identity_sig` signs, which is the
 /// device, else the user, else the account.
-fn token_id(claims: &Map<String, Value>) -> Option<&str> {
-    ["auth_id", "device_id", "owner_id", "account_id"].into_iter().find_map(|claim| text(claims, claim))
-}
-
-/// The value of a claim, if it is a non-empty string.
-fn text<'c>(claims: &'c Map<String, Value>, claim: &str) -> Option<&'c str> {
-    claims.get(claim).and_then(Value::as_str).filter(|text| !text.is_empty())
+fn token_id(claims: &Members) -> Option<String> {
+    ["auth_id", "device_id", "owner_id", "account_id"].into_iter().find_map(|claim| claims.text(claim))
 }
 
 /// Now, in Unix seconds.
@@ -64,7 +60,7 @@ pub fn unix_now() -> u64 {
 ///
 /// # Errors
 /// If it is past, missing or not a time.
-pub fn expiry(claims: &Map<String, Value>, now: u64) -> Result<u64, Refusal> {
+pub fn expiry(claims: &Members, now: u64) -> Result<u64, Refusal> {
     let expires_at = time(claims, "exp")?.ok_or(Refusal::NoExpiry)?;
     if expires_at.saturating_add(LEEWAY_SECONDS) < now {
         return Err(Refusal::Expired);
@@ -76,7 +72,7 @@ pub fn expiry(claims: &Map<String, Value>, now: u64) -> Result<u64, Refusal> {
 ///
 /// # Errors
 /// If it is in the future or not a time.
-pub fn not_before(claims: &Map<String, Value>, now: u64) -> Result<Option<u64>, Refusal> {
+pub fn not_before(claims: &Members, now: u64) -> Result<Option<u64>, Refusal> {
     match time(claims, "nbf")? {
         Some(not_before) if not_before > now.saturating_add(LEEWAY_SECONDS) => Err(Refusal::NotYetValid),
         not_before => Ok(not_before),
@@ -87,9 +83,9 @@ pub fn not_before(claims: &Map<String, Value>, now: u64) -> Result<Option<u64>, 
 ///
 /// # Errors
 /// If it is present.
-pub fn audience(claims: &Map<String, Value>) -> Result<(), Refusal> {
+pub fn audience(claims: &Members) -> Result<(), Refusal> {
     match claims.get("aud") {
-        None | Some(Value::Null) => Ok(()),
+        None | Some(Member::Null) => Ok(()),
         Some(_) => Err(Refusal::Audience),
     }
 }
@@ -98,19 +94,23 @@ pub fn audience(claims: &Map<String, Value>) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// If it is missing, empty or not a string.
-pub fn account(claims: &Map<String, Value>) -> Result<&str, Refusal> {
+pub fn account(claims: &Members) -> Result<String, Refusal> {
     match claims.get("account_id") {
-        None | Some(Value::Null) => Err(Refusal::NoAccount),
-        Some(Value::String(id)) if id.is_empty() => Err(Refusal::NoAccount),
-        Some(Value::String(id)) => Ok(id),
+        None | Some(Member::Null) => Err(Refusal::NoAccount),
+        Some(Member::Text(id)) if id.is_empty() => Err(Refusal::NoAccount),
+        Some(Member::Text(id)) => Ok(id),
         Some(_) => Err(Refusal::InvalidClaim("account_id")),
     }
 }
 
 /// Parses a NumericDate (RFC 7519, 2): seconds, whose fraction is ignored.
-fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, Refusal> {
-    let Some(value) = claims.get(claim) else { return Ok(None) };
-    let seconds = match (value.as_u64(), value.as_f64()) {
+fn time(claims: &Members, claim: &'static str) -> Result<Option<u64>, Refusal> {
+    let number = match claims.get(claim) {
+        None => return Ok(None),
+        Some(Member::Number(number)) => number,
+        Some(_) => return Err(Refusal::InvalidClaim(claim)),
+    };
+    let seconds = match (number.as_u64(), number.as_f64()) {
         (Some(seconds), _) => seconds,
         // The cast saturates.
         (None, Some(seconds)) if seconds.is_finite() && seconds >= 0.0 => seconds as u64,
@@ -121,14 +121,16 @@ fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>,
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use serde_json::{Value, json};
 
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
 
     fn validate(claims: Value) -> Result<VerifiedToken, Refusal> {
-        VerifiedToken::from_claims(claims.as_object().unwrap(), NOW)
+        let claims = Members::decode(&URL_SAFE_NO_PAD.encode(claims.to_string())).unwrap();
+        VerifiedToken::from_claims(&claims, NOW)
     }
 
     #[test]

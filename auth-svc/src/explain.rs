@@ -4,14 +4,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use serde_json::{Map, Value};
-
 use crate::{
     access,
     accounts::Accounts,
     claims,
     directory::Account,
     jwt_verifier::{ChosenKey, JwtVerifier},
+    members::{Member, Members},
     refusal::Refusal,
     token::Token,
 };
@@ -50,21 +49,22 @@ impl Explanation {
     /// Explains `text` as a token at `now` (Unix seconds).
     pub fn of(text: &str, verifier: &JwtVerifier, accounts: &Accounts, now: u64) -> Explanation {
         let mut explanation = Explanation::default();
-        let form = Token::parse(text);
+        // The service parses the claims last. Here they are shown even if nobody has signed them.
+        let form = Token::parse(text).and_then(|token| Ok((token.claims()?, token)));
         explanation.check("form", form.as_ref().map(|_| format!("{} bytes in three parts", text.len())));
-        let Ok(token) = form else { return explanation };
+        let Ok((claims, token)) = form else { return explanation };
         explanation.header = members(&token.header);
-        explanation.claims = members(&token.claims);
+        explanation.claims = members(&claims);
 
         let key = verifier.choose_key(&token);
         explanation.check("key", key.as_ref().map(|key| describe(key, &token)));
         match key {
-            Ok(key) if key.verifies(&token) => explanation.check("signature", Ok("fits".into())),
+            Ok(key) if verifier.has_signed(&key, &token) => explanation.check("signature", Ok("fits".into())),
             Ok(_) => explanation.check("signature", Err(&Refusal::Signature)),
             Err(_) => explanation.push("signature", Verdict::Skipped, "not checked without a key".into()),
         }
 
-        let claims = &token.claims;
+        let claims = &claims;
         explanation.check("expiry", claims::expiry(claims, now).as_ref().map(|exp| when("ends", *exp, now)));
         match claims::not_before(claims, now) {
             Ok(None) => {}
@@ -75,7 +75,7 @@ impl Explanation {
             explanation.check("audience", Err(&refusal));
         }
 
-        let account = claims::account(claims).and_then(|id| accounts.get(id).ok_or(Refusal::UnknownAccount));
+        let account = claims::account(claims).and_then(|id| accounts.get(&id).ok_or(Refusal::UnknownAccount));
         match account {
             Ok(account) if account.enabled => {
                 explanation.check("account", Ok(line(account)));
@@ -109,7 +109,7 @@ fn describe(key: &ChosenKey, token: &Token<'_>) -> String {
         ChosenKey::Secret(_) => "HS256 with auth.jwt.hs256_secret, for development".into(),
         ChosenKey::Public(_, algorithm) => {
             let id = token.key_id().ok().flatten().unwrap_or_default();
-            format!("{algorithm:?} with {}.pem of auth.jwt.keys_dir", printable(id))
+            format!("{algorithm:?} with {}.pem of auth.jwt.keys_dir", printable(&id))
         }
     }
 }
@@ -146,14 +146,14 @@ fn line(account: &Account) -> String {
 }
 
 /// The members of a header or payload, sorted by name.
-fn members(object: &Map<String, Value>) -> Vec<(String, String)> {
-    let shown = |name: &str, value: &Value| match value {
+fn members(members: &Members) -> Vec<(String, String)> {
+    let shown = |name: &str, json: &str| match members.get(name) {
         // Useless without the key, but should not end up in tickets or chats.
         _ if name == "identity_sig" => "[hidden]".to_owned(),
-        Value::String(text) => printable(text),
-        other => printable(&other.to_string()),
+        Some(Member::Text(text)) => printable(&text),
+        _ => printable(json),
     };
-    object.iter().map(|(name, value)| (printable(name), shown(name, value))).collect()
+    members.iter().map(|(name, json)| (printable(name), shown(name, json))).collect()
 }
 
 /// The text, truncated, with terminal control and bidirectional formatting characters escaped.
@@ -208,7 +208,7 @@ mod tests {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use blackhole_common::config::Secret;
     use jsonwebtoken::{EncodingKey, Header};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::testing;

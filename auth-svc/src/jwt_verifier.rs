@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use blackhole_common::config::Secret;
 use futures_util::future::{self, BoxFuture};
-use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use jsonwebtoken::Algorithm;
+use ring::hmac;
 
 use crate::{
     claims::{self, VerifiedToken},
@@ -16,6 +18,7 @@ use crate::{
     keys::{Keys, VerifyingKey},
     refusal::Refusal,
     reload::Reloaded,
+    signatures::Signatures,
     token::Token,
     verifier::TokenVerifier,
 };
@@ -23,15 +26,16 @@ use crate::{
 /// Verifies tokens with keys from files and, for development, a shared secret.
 #[derive(Debug)]
 pub struct JwtVerifier {
-    secret: Option<DecodingKey>,
+    secret: Option<hmac::Key>,
     keys: Option<Arc<Reloaded<Keys>>>,
+    signatures: Signatures,
 }
 
 /// The key that verifies one token.
 #[derive(Clone, Debug)]
 pub enum ChosenKey {
     /// The secret, with HS256.
-    Secret(DecodingKey),
+    Secret(hmac::Key),
     /// A public key, with one of its algorithms.
     Public(VerifyingKey, Algorithm),
 }
@@ -39,8 +43,8 @@ pub enum ChosenKey {
 impl JwtVerifier {
     /// A verifier that accepts signatures by `keys` and by `secret`.
     pub fn new(secret: Option<&Secret>, keys: Option<Arc<Reloaded<Keys>>>) -> JwtVerifier {
-        let secret = secret.map(|secret| DecodingKey::from_secret(secret.reveal().as_bytes()));
-        JwtVerifier { secret, keys }
+        let secret = secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()));
+        JwtVerifier { secret, keys, signatures: Signatures::default() }
     }
 
     /// Chooses the key for this token.
@@ -58,11 +62,22 @@ impl JwtVerifier {
         }
         let id = token.key_id()?.ok_or(Refusal::NoKeyId)?;
         let keys = self.keys.as_ref().map(|keys| keys.current());
-        let key = keys.as_ref().and_then(|keys| keys.get(id)).ok_or(Refusal::UnknownKey)?;
+        let key = keys.as_ref().and_then(|keys| keys.get(&id)).ok_or(Refusal::UnknownKey)?;
         if !key.algorithms().contains(&algorithm) {
             return Err(Refusal::KeyMismatch);
         }
         Ok(ChosenKey::Public(key.clone(), algorithm))
+    }
+
+    /// Whether the token's signature was made with this key.
+    pub fn has_signed(&self, key: &ChosenKey, token: &Token<'_>) -> bool {
+        match key {
+            ChosenKey::Public(key, algorithm) => self.signatures.is_good(key, *algorithm, token),
+            // Not worth remembering.
+            ChosenKey::Secret(secret) => URL_SAFE_NO_PAD
+                .decode(token.signature)
+                .is_ok_and(|tag| hmac::verify(secret, token.signed.as_bytes(), &tag).is_ok()),
+        }
     }
 
     /// Verifies a token at `now` (Unix seconds).
@@ -71,23 +86,11 @@ impl JwtVerifier {
     /// If it is not valid.
     pub fn verify_at(&self, token: &str, now: u64) -> Result<VerifiedToken, Refusal> {
         let token = Token::parse(token)?;
-        if !self.choose_key(&token)?.verifies(&token) {
+        let key = self.choose_key(&token)?;
+        if !self.has_signed(&key, &token) {
             return Err(Refusal::Signature);
         }
-        VerifiedToken::from_claims(&token.claims, now)
-    }
-}
-
-impl ChosenKey {
-    /// Whether the token's signature was made with this key.
-    pub fn verifies(&self, token: &Token<'_>) -> bool {
-        match self {
-            ChosenKey::Public(key, algorithm) => key.verifies(*algorithm, token.signed, token.signature),
-            ChosenKey::Secret(secret) => {
-                crypto::verify(token.signature, token.signed.as_bytes(), secret, Algorithm::HS256)
-                    .unwrap_or(false)
-            }
-        }
+        VerifiedToken::from_claims(&token.claims()?, now)
     }
 }
 

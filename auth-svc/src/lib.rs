@@ -7,7 +7,8 @@
 //! | [`service`] | requests and replies over NATS |
 //! | [`authority`] | the decision on one request |
 //! | [`verifier`], [`jwt_verifier`] | token verification: the trait, and the implementation with local keys |
-//! | [`token`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
+//! | [`token`], [`members`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
+//! | [`signatures`] | remembering which signatures are good or bad |
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
 //! | [`access`] | the access rule |
 //! | [`refusal`], [`error`] | errors for clients, and errors for operators |
@@ -26,11 +27,13 @@ pub mod error;
 pub mod explain;
 pub mod jwt_verifier;
 pub mod keys;
+pub mod members;
 pub mod metrics;
 pub mod mint;
 pub mod refusal;
 pub mod reload;
 pub mod service;
+pub mod signatures;
 pub mod token;
 pub mod verifier;
 

@@ -14,7 +14,7 @@ pub enum Refusal {
     /// Longer than [`MAX_TOKEN_BYTES`](blackhole_common::wire::MAX_TOKEN_BYTES).
     #[error("{TOKEN_TOO_LONG}")]
     TooLong,
-    /// Not three parts of base64url with a JSON object in the first two.
+    /// Not three parts of base64url with a JSON object in the first two, or one that is nested too deep.
     #[error("token is malformed")]
     Malformed,
     /// The header requires an extension (RFC 7515, 4.1.11: such tokens must be rejected).

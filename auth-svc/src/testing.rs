@@ -22,6 +22,14 @@ pub(crate) const RSA_PUBLIC: &str = include_str!("testdata/rsa-public.pem");
 pub(crate) const RSA_PUBLIC_PKCS1: &str = include_str!("testdata/rsa-public-pkcs1.pem");
 pub(crate) const RSA_1024_PUBLIC: &str = include_str!("testdata/rsa-1024-public.pem");
 pub(crate) const RSA_2047_PUBLIC: &str = include_str!("testdata/rsa-2047-public.pem");
+pub(crate) const RSA_EVEN_PUBLIC: &str = include_str!("testdata/rsa-even-public.pem");
+pub(crate) const RSA_4096_PRIVATE: &str = include_str!("testdata/rsa-4096-private.pem");
+pub(crate) const RSA_4096_PUBLIC: &str = include_str!("testdata/rsa-4096-public.pem");
+pub(crate) const KAZOO_PRIVATE: &str = include_str!("testdata/kazoo-private.pem");
+pub(crate) const KAZOO_PUBLIC: &str = include_str!("testdata/kazoo-public.pem");
+/// Tokens of KAZOO, signed with [`KAZOO_PRIVATE`], whose id is `96247ed90b4bec8294c09ae6ece923a2`.
+pub(crate) const KAZOO_TOKENS: &str = include_str!("testdata/kazoo-tokens.txt");
+pub(crate) const P256_COMPRESSED: &str = include_str!("testdata/p256-compressed.pem");
 pub(crate) const P256_PRIVATE: &str = include_str!("testdata/p256-private.pem");
 pub(crate) const P256_PUBLIC: &str = include_str!("testdata/p256-public.pem");
 pub(crate) const P384_PUBLIC: &str = include_str!("testdata/p384-public.pem");

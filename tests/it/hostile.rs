@@ -8,6 +8,7 @@ mod frames;
 mod keys;
 mod poison;
 mod slow;
+mod tokens;
 
 use blackhole_dev::simulator::Publisher;
 use blackhole_tests::{

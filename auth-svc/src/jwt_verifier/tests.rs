@@ -208,6 +208,64 @@ fn the_signature_is_checked_before_the_claims() {
 }
 
 #[test]
+fn claims_are_parsed_only_after_the_signature() {
+    let fixture = Fixture::new();
+    let deep = format!(
+        "{{\"account_id\":\"child\",\"exp\":{},\"a\":{}{}}}",
+        NOW + 60,
+        "[".repeat(99),
+        "]".repeat(99)
+    );
+    for claims in [URL_SAFE_NO_PAD.encode(deep), "not base64url!".into(), part(&json!([]))] {
+        let signed = format!("{}.{claims}", part(&json!({"alg": "RS256", "kid": "rsa"})));
+        assert_eq!(fixture.verify(&format!("{signed}.AAAA"))[0], Err(Refusal::Signature));
+        let signature =
+            jsonwebtoken::crypto::sign(signed.as_bytes(), &encoding_key(Algorithm::RS256), Algorithm::RS256);
+        assert_eq!(fixture.verify(&format!("{signed}.{}", signature.unwrap()))[0], Err(Refusal::Malformed));
+    }
+}
+
+/// The first verification is remembered; what depends on time or files is not.
+#[test]
+fn a_remembered_signature_does_not_outlive_the_token_or_its_key() {
+    let fixture = Fixture::new();
+    let [verifier, ..] = fixture.verifiers();
+    let token = signed(Algorithm::RS256, Some("rsa"), &valid_claims());
+    let bad = format!("{}AAAA", &token[..token.len() - 4]);
+    let late = NOW + 3600 + claims::LEEWAY_SECONDS + 1;
+    for _ in 0..2 {
+        verifier.verify_at(&token, NOW).unwrap();
+        assert_eq!(verifier.verify_at(&bad, NOW), Err(Refusal::Signature));
+        assert_eq!(verifier.verify_at(&token, late), Err(Refusal::Expired));
+    }
+    let reload = || fixture.keys.poll().and_then(|_| fixture.keys.poll()).unwrap().unwrap();
+    // Another key under the same id, and back again.
+    for (pem, expected) in [
+        (testing::KAZOO_PUBLIC, Err(Refusal::Signature)),
+        (testing::P256_PUBLIC, Err(Refusal::KeyMismatch)),
+        (testing::RSA_PUBLIC, Ok(())),
+    ] {
+        fixture.dir.write("rsa.pem", pem);
+        reload();
+        assert_eq!(verifier.verify_at(&token, NOW).map(drop), expected);
+        assert!(verifier.verify_at(&bad, NOW).is_err());
+    }
+    std::fs::remove_file(fixture.dir.path().join("rsa.pem")).unwrap();
+    reload();
+    assert_eq!(verifier.verify_at(&token, NOW), Err(Refusal::UnknownKey));
+}
+
+#[test]
+fn kazoos_own_tokens_verify() {
+    let dir = TempDir::new();
+    dir.write("96247ed90b4bec8294c09ae6ece923a2.pem", testing::KAZOO_PRIVATE);
+    let verifier = JwtVerifier::new(None, Some(Arc::new(Reloaded::open(dir.path()).unwrap())));
+    let ids = testing::KAZOO_TOKENS.lines().map(|token| verifier.verify_at(token, NOW).unwrap().token_id);
+    let (user, device) = ("6b1c7e2f8a904d53b0e2a1f4c7d89e01", "d0d0beefd0d0beefd0d0beefd0d0beef");
+    assert_eq!(ids.collect::<Vec<_>>(), [user, "4b31dd1d32ce6d249897c06332375d65", device]);
+}
+
+#[test]
 fn tokens_that_are_too_long_are_refused() {
     let fixture = Fixture::new();
     let mut claims = valid_claims();
