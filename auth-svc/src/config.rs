@@ -13,6 +13,11 @@ use crate::{accounts::Accounts, keys::Keys, reload::FromFiles};
 /// A shorter secret could be found by brute force from a single token.
 const MIN_SECRET_BYTES: usize = 16;
 
+/// Stood in `deploy/.env.example` once, so everybody knows it.
+const KNOWN_SECRET: &str = "change-me-this-is-for-development";
+
+const SECRET: &str = "auth.jwt.hs256_secret";
+
 /// The configuration of the service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuthSvcConfig {
@@ -48,6 +53,8 @@ pub struct JwtConfig {
     /// For development: a secret for HS256 tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hs256_secret: Option<Secret>,
+    /// Allows `hs256_secret` beside keys: whoever knows it can make tokens as good as those that the keys verify.
+    pub dangerous_secret_beside_keys: bool,
     /// A directory of public keys, one `<kid>.pem` each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_dir: Option<PathBuf>,
@@ -81,6 +88,11 @@ impl Configuration for AuthSvcConfig {
 impl JwtConfig {
     fn check(&self) -> Result<(), InvalidValue> {
         self.check_secret()?;
+        InvalidValue::unless(
+            self.hs256_secret.is_none() || self.keys_dir.is_none() || self.dangerous_secret_beside_keys,
+            SECRET,
+            "is set beside auth.jwt.keys_dir: whoever knows it can make a token of any account. Remove it, or set auth.jwt.dangerous_secret_beside_keys = true",
+        )?;
         let key = "auth.jwt.keys_dir";
         let Some(directory) = &self.keys_dir else {
             return InvalidValue::unless(
@@ -97,10 +109,16 @@ impl JwtConfig {
     }
 
     fn check_secret(&self) -> Result<(), InvalidValue> {
+        let Some(secret) = self.hs256_secret.as_ref().map(Secret::reveal) else { return Ok(()) };
         InvalidValue::unless(
-            self.hs256_secret.as_ref().is_none_or(|secret| secret.reveal().len() >= MIN_SECRET_BYTES),
-            "auth.jwt.hs256_secret",
+            secret.len() >= MIN_SECRET_BYTES,
+            SECRET,
             "must have at least 16 bytes; `openssl rand -base64 32` generates one",
+        )?;
+        InvalidValue::unless(
+            secret != KNOWN_SECRET,
+            SECRET,
+            "is the former example, which everybody knows; `openssl rand -base64 32` generates another, deploy/prepare.sh puts one into deploy/.env",
         )
     }
 }
@@ -118,7 +136,7 @@ impl Configuration for MintConfig {
         self.auth.jwt.check_secret()?;
         InvalidValue::unless(
             self.auth.jwt.hs256_secret.is_some(),
-            "auth.jwt.hs256_secret",
+            SECRET,
             "is required to mint development tokens; real tokens come from KAZOO's login",
         )
     }
@@ -156,6 +174,15 @@ mod tests {
             (format!("[auth.jwt]\n{secret}"), "`auth.accounts_file` (by default): is required"),
             (auth(&accounts, ""), "set auth.jwt.hs256_secret"),
             (auth(&accounts, "hs256_secret = \"short\""), "`auth.jwt.hs256_secret` = [hidden]"),
+            (
+                auth(&accounts, &format!("hs256_secret = \"{KNOWN_SECRET}\"")),
+                "`auth.jwt.hs256_secret` = [hidden] (in",
+            ),
+            (auth(&accounts, &format!("hs256_secret = \"{KNOWN_SECRET}\"")), "is the former example"),
+            (
+                auth(&accounts, &format!("{secret}\n{}", keys_dir("keys"))),
+                "set auth.jwt.dangerous_secret_beside_keys = true",
+            ),
             (auth(&accounts, "hs256_secrets = \"s\""), "unknown key"),
             (auth(&accounts, &keys_dir("none")), "No such file"),
             (auth(&accounts, &keys_dir("broken-keys")), "b.pem: is an RSA key of 1024 bits"),
@@ -166,8 +193,10 @@ mod tests {
             let error = load::<AuthSvcConfig>(&dir, &text).unwrap_err();
             assert!(error.contains(expected), "{error} instead of {expected}");
             assert!(!error.contains('\n') && !error.contains("short\"") && !error.contains(testing::SECRET));
+            assert!(!error.contains(KNOWN_SECRET));
         }
-        for jwt in [secret.clone(), keys_dir("keys"), format!("{secret}\n{}", keys_dir("keys"))] {
+        let both = format!("{secret}\n{}\ndangerous_secret_beside_keys = true", keys_dir("keys"));
+        for jwt in [secret.clone(), keys_dir("keys"), both] {
             let config: AuthSvcConfig = load(&dir, &auth(&accounts, &jwt)).unwrap();
             assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9402");
         }
