@@ -35,7 +35,7 @@ impl Members {
     /// Decodes the JSON object in a token's part.
     ///
     /// # Errors
-    /// If it is none, or nested deeper than [`MAX_DEPTH`].
+    /// If it is none, or nested deeper than the limit.
     pub fn decode(part: &str) -> Result<Members, Refusal> {
         let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Malformed)?;
         if !is_shallow(&json) {
@@ -63,6 +63,11 @@ impl Members {
             Some(Member::Text(text)) if !text.is_empty() => Some(text),
             _ => None,
         }
+    }
+
+    /// The strings of a member that is a list of nothing else.
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        self.0.get(name).and_then(|value| serde_json::from_str(value.get()).ok()).unwrap_or_default()
     }
 
     /// The members as JSON text, sorted by name.
@@ -130,6 +135,7 @@ mod tests {
             assert_eq!(members.get(name), expected, "{name}");
         }
         assert_eq!((members.text("text").as_deref(), members.text("empty")), (Some("ab"), None));
+        assert_eq!((members.texts("list"), members.texts("text")), (vec!["x".to_owned()], vec![]));
         assert!(members.iter().any(|member| member == ("object", r#"{"a": 1}"#)));
     }
 

@@ -12,7 +12,7 @@ use ring::digest;
 
 use crate::{keys::VerifyingKey, token::Token};
 
-/// About 5 MiB of good ones, and 2 of bad ones.
+/// 7 MiB of good ones, and 3.5 of bad ones.
 const MAX_GOOD: u64 = 20_000;
 const MAX_BAD: u64 = 10_000;
 /// The usual life of KAZOO's tokens.

@@ -12,8 +12,8 @@ use std::{
 use futures_util::future::{self, BoxFuture};
 
 use crate::{
-    accounts::Accounts, authority::Authority, claims::VerifiedToken, error::Error, refusal::Refusal,
-    reload::Reloaded, verifier::TokenVerifier,
+    accounts::Accounts, authority::Authority, claims::VerifiedToken, error::Error, issuers::Scope,
+    refusal::Refusal, reload::Reloaded, verifier::TokenVerifier,
 };
 
 pub(crate) const RSA_PRIVATE_PKCS1: &str = include_str!("testdata/rsa-private-pkcs1.pem");
@@ -72,7 +72,8 @@ realm = "below.example.com"
 parent = "closed"
 "#;
 
-/// Treats a token as its account's id; `bad` is invalid, `later` cannot be verified now.
+/// Treats a token as its account's id, after `below ID: ` with an issuer that may name only accounts from there on; `bad` is
+/// invalid, `later` cannot be verified now.
 struct PlainTokens;
 
 impl TokenVerifier for PlainTokens {
@@ -80,12 +81,17 @@ impl TokenVerifier for PlainTokens {
         Box::pin(future::ready(match token {
             "bad" => Err(Refusal::Signature.into()),
             "later" => Err(Error::Unavailable { what: "keys", reason: "timeout".into() }),
-            id => Ok(VerifiedToken {
-                account_id: id.into(),
-                expires_at: 9,
-                owner_id: None,
-                token_id: format!("id of {id}"),
-            }),
+            token => {
+                let restricted = token.strip_prefix("below ").and_then(|token| token.split_once(": "));
+                let (top, id) = restricted.unwrap_or(("*", token));
+                Ok(VerifiedToken {
+                    account_id: id.into(),
+                    expires_at: 9,
+                    owner_id: None,
+                    token_id: format!("id of {id}"),
+                    scope: Arc::new(Scope::of(&[top.into()])),
+                })
+            }
         }))
     }
 }
