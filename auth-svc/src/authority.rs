@@ -51,6 +51,9 @@ impl Authority {
     async fn decide(&self, request: &AuthRequest) -> Result<Answer, Error> {
         let verified = self.verifier.verify(&request.token).await?;
         let account = self.directory.account(&verified.account_id).await?.ok_or(Refusal::UnknownAccount)?;
+        if !verified.scope.contains(&account) {
+            return Err(Refusal::IssuerAccount.into());
+        }
         if !account.enabled {
             return Err(Refusal::DisabledAccount.into());
         }

@@ -1,11 +1,16 @@
 //! Validation of a token's claims. Each rule is a function of its own, so that `check-token` can report them
 //! one by one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use serde_json::{Map, Value};
-
-use crate::refusal::Refusal;
+use crate::{
+    issuers::{Issuer, Scope},
+    members::{Member, Members},
+    refusal::Refusal,
+};
 
 /// Tolerated clock skew.
 pub const LEEWAY_SECONDS: u64 = 30;
@@ -23,36 +28,34 @@ pub struct VerifiedToken {
     pub owner_id: Option<String>,
     /// The token's id: see `token_id`.
     pub token_id: String,
+    /// The accounts that the token's issuer may name.
+    pub scope: Arc<Scope>,
 }
 
 impl VerifiedToken {
-    /// Validates the claims of a token whose signature has been verified. `now` is in Unix seconds.
+    /// Validates the claims of a token that `issuer` has signed. `now` is in Unix seconds.
     ///
     /// # Errors
     /// The first rule that the claims violate.
-    pub fn from_claims(claims: &Map<String, Value>, now: u64) -> Result<VerifiedToken, Refusal> {
+    pub fn from_claims(claims: &Members, issuer: &Issuer, now: u64) -> Result<VerifiedToken, Refusal> {
         let expires_at = expiry(claims, now)?;
         not_before(claims, now)?;
-        audience(claims)?;
+        audience(claims, issuer.audience.as_deref())?;
         let account_id = account(claims)?;
         Ok(VerifiedToken {
-            account_id: account_id.to_owned(),
+            token_id: token_id(claims).unwrap_or_else(|| account_id.clone()),
+            account_id,
             expires_at,
-            owner_id: text(claims, "owner_id").map(str::to_owned),
-            token_id: token_id(claims).unwrap_or(account_id).to_owned(),
+            owner_id: claims.text("owner_id"),
+            scope: Arc::clone(&issuer.scope),
         })
     }
 }
 
 /// The token's id: `auth_id` if KAZOO has set it, else the identity that `identity_sig` signs, which is the
 /// device, else the user, else the account.
-fn token_id(claims: &Map<String, Value>) -> Option<&str> {
-    ["auth_id", "device_id", "owner_id", "account_id"].into_iter().find_map(|claim| text(claims, claim))
-}
-
-/// The value of a claim, if it is a non-empty string.
-fn text<'c>(claims: &'c Map<String, Value>, claim: &str) -> Option<&'c str> {
-    claims.get(claim).and_then(Value::as_str).filter(|text| !text.is_empty())
+fn token_id(claims: &Members) -> Option<String> {
+    ["auth_id", "device_id", "owner_id", "account_id"].into_iter().find_map(|claim| claims.text(claim))
 }
 
 /// Now, in Unix seconds.
@@ -60,11 +63,23 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
 }
 
+/// The one of `issuers` that `iss` names.
+///
+/// # Errors
+/// If it names none of them.
+pub fn issuer<'i>(
+    claims: &Members,
+    mut issuers: impl Iterator<Item = &'i Issuer>,
+) -> Result<&'i Issuer, Refusal> {
+    let iss = claims.text("iss").ok_or(Refusal::Issuer)?;
+    issuers.find(|issuer| issuer.iss == iss).ok_or(Refusal::Issuer)
+}
+
 /// Validates `exp`: required, and not past by more than [`LEEWAY_SECONDS`].
 ///
 /// # Errors
 /// If it is past, missing or not a time.
-pub fn expiry(claims: &Map<String, Value>, now: u64) -> Result<u64, Refusal> {
+pub fn expiry(claims: &Members, now: u64) -> Result<u64, Refusal> {
     let expires_at = time(claims, "exp")?.ok_or(Refusal::NoExpiry)?;
     if expires_at.saturating_add(LEEWAY_SECONDS) < now {
         return Err(Refusal::Expired);
@@ -76,41 +91,49 @@ pub fn expiry(claims: &Map<String, Value>, now: u64) -> Result<u64, Refusal> {
 ///
 /// # Errors
 /// If it is in the future or not a time.
-pub fn not_before(claims: &Map<String, Value>, now: u64) -> Result<Option<u64>, Refusal> {
+pub fn not_before(claims: &Members, now: u64) -> Result<Option<u64>, Refusal> {
     match time(claims, "nbf")? {
         Some(not_before) if not_before > now.saturating_add(LEEWAY_SECONDS) => Err(Refusal::NotYetValid),
         not_before => Ok(not_before),
     }
 }
 
-/// Rejects tokens with `aud`: KAZOO never sets it, so the token was issued for another service (RFC 7519, 4.1.3).
+/// Validates `aud`: it must name `expected` (RFC 7519, 4.1.3), or be absent if nothing is expected. KAZOO never sets it, so
+/// a token that has it was issued for another service.
 ///
 /// # Errors
-/// If it is present.
-pub fn audience(claims: &Map<String, Value>) -> Result<(), Refusal> {
-    match claims.get("aud") {
-        None | Some(Value::Null) => Ok(()),
-        Some(_) => Err(Refusal::Audience),
-    }
+/// If it does not.
+pub fn audience(claims: &Members, expected: Option<&str>) -> Result<(), Refusal> {
+    let is_right = match (claims.get("aud"), expected) {
+        (None | Some(Member::Null), expected) => expected.is_none(),
+        (Some(Member::Text(audience)), Some(expected)) => audience == expected,
+        (Some(_), Some(expected)) => claims.texts("aud").iter().any(|audience| audience == expected),
+        (Some(_), None) => false,
+    };
+    if is_right { Ok(()) } else { Err(Refusal::Audience) }
 }
 
 /// Validates `account_id`.
 ///
 /// # Errors
 /// If it is missing, empty or not a string.
-pub fn account(claims: &Map<String, Value>) -> Result<&str, Refusal> {
+pub fn account(claims: &Members) -> Result<String, Refusal> {
     match claims.get("account_id") {
-        None | Some(Value::Null) => Err(Refusal::NoAccount),
-        Some(Value::String(id)) if id.is_empty() => Err(Refusal::NoAccount),
-        Some(Value::String(id)) => Ok(id),
+        None | Some(Member::Null) => Err(Refusal::NoAccount),
+        Some(Member::Text(id)) if id.is_empty() => Err(Refusal::NoAccount),
+        Some(Member::Text(id)) => Ok(id),
         Some(_) => Err(Refusal::InvalidClaim("account_id")),
     }
 }
 
 /// Parses a NumericDate (RFC 7519, 2): seconds, whose fraction is ignored.
-fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>, Refusal> {
-    let Some(value) = claims.get(claim) else { return Ok(None) };
-    let seconds = match (value.as_u64(), value.as_f64()) {
+fn time(claims: &Members, claim: &'static str) -> Result<Option<u64>, Refusal> {
+    let number = match claims.get(claim) {
+        None => return Ok(None),
+        Some(Member::Number(number)) => number,
+        Some(_) => return Err(Refusal::InvalidClaim(claim)),
+    };
+    let seconds = match (number.as_u64(), number.as_f64()) {
         (Some(seconds), _) => seconds,
         // The cast saturates.
         (None, Some(seconds)) if seconds.is_finite() && seconds >= 0.0 => seconds as u64,
@@ -121,14 +144,16 @@ fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<u64>,
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use serde_json::{Value, json};
 
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
 
     fn validate(claims: Value) -> Result<VerifiedToken, Refusal> {
-        VerifiedToken::from_claims(claims.as_object().unwrap(), NOW)
+        let claims = Members::decode(&URL_SAFE_NO_PAD.encode(claims.to_string())).unwrap();
+        VerifiedToken::from_claims(&claims, &Issuer::kazoo(None, None), NOW)
     }
 
     #[test]
@@ -142,6 +167,7 @@ mod tests {
             expires_at: NOW + 3600,
             owner_id: Some("o".into()),
             token_id: "o".into(),
+            scope: Arc::new(Scope::All),
         };
         assert_eq!(verified, Ok(expected));
     }
@@ -200,11 +226,50 @@ mod tests {
         }
     }
 
+    fn members(claims: Value) -> Members {
+        Members::decode(&URL_SAFE_NO_PAD.encode(claims.to_string())).unwrap()
+    }
+
     #[test]
-    fn tokens_with_an_audience_are_refused() {
-        for aud in [json!("other"), json!(["other"]), json!([])] {
-            let claims = json!({"account_id": "a", "exp": NOW, "aud": aud});
-            assert_eq!(validate(claims), Err(Refusal::Audience));
+    fn tokens_for_another_audience_are_refused() {
+        for (aud, expected, is_right) in [
+            (json!(null), None, true),
+            (json!("other"), None, false),
+            (json!([]), None, false),
+            (json!("me"), Some("me"), true),
+            (json!(["other", "me"]), Some("me"), true),
+            (json!("other"), Some("me"), false),
+            (json!(["other"]), Some("me"), false),
+            (json!(["me", 5]), Some("me"), false),
+            (json!({"me": 1}), Some("me"), false),
+            (json!([]), Some("me"), false),
+            (json!(null), Some("me"), false),
+        ] {
+            let result = audience(&members(json!({ "aud": aud })), expected);
+            assert_eq!(result, if is_right { Ok(()) } else { Err(Refusal::Audience) }, "{aud} {expected:?}");
+        }
+        assert_eq!(audience(&members(json!({})), Some("me")), Err(Refusal::Audience));
+        let claims = json!({"account_id": "a", "exp": NOW, "aud": "other"});
+        assert_eq!(validate(claims), Err(Refusal::Audience));
+    }
+
+    #[test]
+    fn the_issuer_must_be_one_of_those() {
+        let kazoo = Issuer::kazoo(None, None);
+        let other = Issuer { iss: "https://idp.example.com".into(), ..kazoo.clone() };
+        let issuers = [kazoo, other];
+        for (claims, expected) in [
+            (json!({"iss": "kazoo"}), Some("kazoo")),
+            (json!({"iss": "https://idp.example.com"}), Some("https://idp.example.com")),
+            (json!({"iss": "https://idp.example.com/"}), None),
+            (json!({"iss": "Kazoo"}), None),
+            (json!({"iss": ""}), None),
+            (json!({"iss": ["kazoo"]}), None),
+            (json!({"iss": null}), None),
+            (json!({}), None),
+        ] {
+            let found = issuer(&members(claims.clone()), issuers.iter()).map(|issuer| issuer.iss.as_str());
+            assert_eq!(found, expected.ok_or(Refusal::Issuer), "{claims}");
         }
     }
 }

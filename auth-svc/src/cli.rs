@@ -3,7 +3,6 @@
 use std::{
     io::{self, Read},
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
@@ -16,10 +15,10 @@ use crate::{
     config::{AuthSvcConfig, MintConfig},
     error::Error,
     explain::Explanation,
+    issuers::Issuer,
     jwt_verifier::JwtVerifier,
-    keys::Keys,
     mint,
-    reload::{FromFiles, Reloaded},
+    reload::FromFiles,
 };
 
 /// Verifies tokens and decides which accounts they can access, for the other Blackhole services, over NATS
@@ -92,8 +91,7 @@ impl CheckTokenArgs {
     /// If the token, the keys or the accounts cannot be read.
     pub fn explain(&self, config: &AuthSvcConfig) -> Result<Explanation, Error> {
         let token = self.token()?;
-        let keys = config.auth.jwt.keys_dir.as_deref().map(Reloaded::<Keys>::open).transpose()?.map(Arc::new);
-        let verifier = JwtVerifier::new(config.auth.jwt.hs256_secret.as_ref(), keys);
+        let verifier = JwtVerifier::new(Issuer::all(&config.auth)?);
         let accounts = Accounts::read(config.auth.accounts_file.as_deref().unwrap_or(Path::new("")))?;
         Ok(Explanation::of(token.trim(), &verifier, &accounts, claims::unix_now()))
     }

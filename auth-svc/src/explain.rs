@@ -4,14 +4,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use serde_json::{Map, Value};
-
 use crate::{
     access,
     accounts::Accounts,
     claims,
     directory::Account,
-    jwt_verifier::{ChosenKey, JwtVerifier},
+    issuers::Issuer,
+    jwt_verifier::{Candidate, ChosenKey, JwtVerifier},
+    members::{Member, Members},
     refusal::Refusal,
     token::Token,
 };
@@ -50,33 +50,45 @@ impl Explanation {
     /// Explains `text` as a token at `now` (Unix seconds).
     pub fn of(text: &str, verifier: &JwtVerifier, accounts: &Accounts, now: u64) -> Explanation {
         let mut explanation = Explanation::default();
-        let form = Token::parse(text);
+        // The service parses the claims last. Here they are shown even if nobody has signed them.
+        let form = Token::parse(text).and_then(|token| Ok((token.claims()?, token)));
         explanation.check("form", form.as_ref().map(|_| format!("{} bytes in three parts", text.len())));
-        let Ok(token) = form else { return explanation };
+        let Ok((claims, token)) = form else { return explanation };
         explanation.header = members(&token.header);
-        explanation.claims = members(&token.claims);
+        explanation.claims = members(&claims);
 
-        let key = verifier.choose_key(&token);
-        explanation.check("key", key.as_ref().map(|key| describe(key, &token)));
-        match key {
-            Ok(key) if key.verifies(&token) => explanation.check("signature", Ok("fits".into())),
-            Ok(_) => explanation.check("signature", Err(&Refusal::Signature)),
-            Err(_) => explanation.push("signature", Verdict::Skipped, "not checked without a key".into()),
+        let candidates = verifier.candidates(&token);
+        explanation.check("key", candidates.as_ref().map(|candidates| describe(candidates, &token)));
+        let mut signers = candidates.unwrap_or_default();
+        match signers.len() {
+            0 => explanation.push("signature", Verdict::Skipped, "not checked without a key".into()),
+            _ => {
+                signers.retain(|candidate| verifier.has_signed(candidate, &token));
+                let fits = if signers.is_empty() { Err(&Refusal::Signature) } else { Ok("fits".into()) };
+                explanation.check("signature", fits);
+            }
         }
+        let issuer = explanation.issuer(&claims, verifier, &signers);
 
-        let claims = &token.claims;
+        let claims = &claims;
         explanation.check("expiry", claims::expiry(claims, now).as_ref().map(|exp| when("ends", *exp, now)));
         match claims::not_before(claims, now) {
             Ok(None) => {}
             Ok(Some(time)) => explanation.check("start", Ok(when("starts", time, now))),
             Err(refusal) => explanation.check("start", Err(&refusal)),
         }
-        if let Err(refusal) = claims::audience(claims) {
-            explanation.check("audience", Err(&refusal));
+        let audience = issuer.and_then(|issuer| issuer.audience.as_deref());
+        match (claims::audience(claims, audience), audience) {
+            (Err(refusal), _) => explanation.check("audience", Err(&refusal)),
+            (Ok(()), Some(audience)) => explanation.check("audience", Ok(printable(audience))),
+            (Ok(()), None) => {}
         }
 
-        let account = claims::account(claims).and_then(|id| accounts.get(id).ok_or(Refusal::UnknownAccount));
+        let account = claims::account(claims).and_then(|id| accounts.get(&id).ok_or(Refusal::UnknownAccount));
         match account {
+            Ok(account) if issuer.is_some_and(|issuer| !issuer.scope.contains(account)) => {
+                explanation.check("account", Err(&Refusal::IssuerAccount));
+            }
             Ok(account) if account.enabled => {
                 explanation.check("account", Ok(line(account)));
                 explanation.accessible = accessible(account, accounts);
@@ -85,6 +97,35 @@ impl Explanation {
             Err(refusal) => explanation.check("account", Err(&refusal)),
         }
         explanation
+    }
+
+    /// Checks the issuer, and returns it if it is configured. Whether it has signed the token is told apart from whether it is
+    /// configured, as the remedies differ.
+    fn issuer<'v>(
+        &mut self,
+        claims: &Members,
+        verifier: &'v JwtVerifier,
+        signers: &[Candidate<'v>],
+    ) -> Option<&'v Issuer> {
+        const NAME: &str = "issuer";
+        let Ok(issuer) = claims::issuer(claims, verifier.issuers().iter()) else {
+            let names: Vec<_> = verifier.issuers().iter().map(|issuer| printable(&issuer.iss)).collect();
+            let text = format!("{}: configured are {}", Refusal::Issuer, names.join(", "));
+            self.push(NAME, Verdict::Failed, text);
+            return None;
+        };
+        let own = signers.iter().any(|signer| signer.issuer.iss == issuer.iss);
+        let name = printable(&issuer.iss);
+        let (verdict, text) = match signers.first() {
+            Some(_) if own => (Verdict::Passed, name),
+            Some(other) => {
+                let text = format!("{}: the key is one of {}", Refusal::Issuer, printable(&other.issuer.iss));
+                (Verdict::Failed, text)
+            }
+            None => (Verdict::Skipped, format!("{name}, if it has signed it")),
+        };
+        self.push(NAME, verdict, text);
+        Some(issuer)
     }
 
     /// Whether the service would accept the token.
@@ -104,14 +145,15 @@ impl Explanation {
     }
 }
 
-fn describe(key: &ChosenKey, token: &Token<'_>) -> String {
-    match key {
+fn describe(candidates: &[Candidate<'_>], token: &Token<'_>) -> String {
+    let id = token.key_id().ok().flatten().unwrap_or_default();
+    let key = |candidate: &Candidate<'_>| match &candidate.key {
         ChosenKey::Secret(_) => "HS256 with auth.jwt.hs256_secret, for development".into(),
         ChosenKey::Public(_, algorithm) => {
-            let id = token.key_id().ok().flatten().unwrap_or_default();
-            format!("{algorithm:?} with {}.pem of auth.jwt.keys_dir", printable(id))
+            format!("{algorithm:?} with {}.pem of {}", printable(&id), printable(&candidate.issuer.iss))
         }
-    }
+    };
+    candidates.iter().map(key).collect::<Vec<_>>().join(", ")
 }
 
 /// `ends 2026-11-23T09:00:00Z, in 1h`
@@ -146,14 +188,14 @@ fn line(account: &Account) -> String {
 }
 
 /// The members of a header or payload, sorted by name.
-fn members(object: &Map<String, Value>) -> Vec<(String, String)> {
-    let shown = |name: &str, value: &Value| match value {
+fn members(members: &Members) -> Vec<(String, String)> {
+    let shown = |name: &str, json: &str| match members.get(name) {
         // Useless without the key, but should not end up in tickets or chats.
         _ if name == "identity_sig" => "[hidden]".to_owned(),
-        Value::String(text) => printable(text),
-        other => printable(&other.to_string()),
+        Some(Member::Text(text)) => printable(&text),
+        _ => printable(json),
     };
-    object.iter().map(|(name, value)| (printable(name), shown(name, value))).collect()
+    members.iter().map(|(name, json)| (printable(name), shown(name, json))).collect()
 }
 
 /// The text, truncated, with terminal control and bidirectional formatting characters escaped.
@@ -204,109 +246,4 @@ impl fmt::Display for Explanation {
 }
 
 #[cfg(test)]
-mod tests {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    use blackhole_common::config::Secret;
-    use jsonwebtoken::{EncodingKey, Header};
-    use serde_json::json;
-
-    use super::*;
-    use crate::testing;
-
-    const NOW: u64 = 1_800_000_000;
-
-    fn explain(token: &str) -> (bool, String) {
-        let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
-        let accounts = Accounts::parse(testing::ACCOUNTS).unwrap();
-        let explanation = Explanation::of(token, &verifier, &accounts, NOW);
-        let verified = verifier.verify_at(token, NOW);
-        let account = verified.ok().and_then(|token| accounts.get(&token.account_id).cloned());
-        assert_eq!(explanation.is_valid(), account.is_some_and(|account| account.enabled));
-        (explanation.is_valid(), explanation.to_string())
-    }
-
-    fn token(claims: &Value) -> String {
-        let key = EncodingKey::from_secret(testing::SECRET.as_bytes());
-        jsonwebtoken::encode(&Header::default(), claims, &key).unwrap()
-    }
-
-    #[test]
-    fn valid_tokens_are_explained() {
-        let claims =
-            json!({"account_id": "reseller", "exp": NOW + 3660, "identity_sig": "x", "nbf": NOW - 5});
-        let (valid, text) = explain(&token(&claims));
-        assert!(valid, "{text}");
-        for expected in [
-            "  alg  HS256\n",
-            "  account_id    reseller\n",
-            "identity_sig  [hidden]",
-            "expiry     ok      ends 2027-01-15T09:01:00Z, in 1h 1m",
-            "start      ok      starts 2027-01-15T07:59:55Z, 5s ago",
-            "account    ok      reseller  Reseller (Reseller.example.com)",
-            "it may see\n  reseller  Reseller (Reseller.example.com)\n  child  Child (child.example.com)\n  below-closed",
-        ] {
-            assert!(text.contains(expected), "{expected}\n{text}");
-        }
-        let (_, text) = explain(&token(&json!({"account_id": "system", "exp": NOW})));
-        assert!(
-            text.ends_with("*  all accounts, and events without an account (superduper admin)\n"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn long_lists_of_accounts_are_truncated() {
-        let secret = Secret::new(testing::SECRET);
-        let verifier = JwtVerifier::new(Some(&secret), None);
-        let token = token(&json!({"account_id": "0", "exp": NOW}));
-        for (count, expected) in [(20, "  19  a19 (r19)\n"), (22, "  19  a19 (r19)\n  and 2 more\n")] {
-            let text: String = (0..count)
-                .map(|id| {
-                    let parent = if id > 0 { "parent = \"0\"\n" } else { "" };
-                    format!("[[account]]\nid = \"{id}\"\nname = \"a{id:02}\"\nrealm = \"r{id}\"\n{parent}")
-                })
-                .collect();
-            let accounts = Accounts::parse(&text).unwrap();
-            let explanation = Explanation::of(&token, &verifier, &accounts, NOW).to_string();
-            assert!(explanation.ends_with(expected), "{explanation}");
-        }
-    }
-
-    #[test]
-    fn every_failed_check_is_reported() {
-        let bad = token(&json!({"account_id": "closed", "exp": NOW - 60, "nbf": NOW + 60, "aud": "x"}));
-        let (valid, text) = explain(&bad[..bad.len() - 4]);
-        assert!(!valid);
-        for expected in [
-            "bad signature",
-            "token is expired",
-            "token is not valid yet",
-            "token is for another audience",
-            "account is disabled",
-            "the token is refused",
-        ] {
-            assert!(text.contains(expected), "{expected}\n{text}");
-        }
-        let none =
-            format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode("{}"));
-        let (_, text) = explain(&none);
-        for expected in ["algorithm is not accepted", "not checked without a key", "no expiry", "no account"]
-        {
-            assert!(text.contains(expected), "{expected}\n{text}");
-        }
-        assert!(explain("").1.contains("token is missing"));
-        assert!(explain("a.b").1.contains("token is malformed"));
-    }
-
-    #[test]
-    fn output_contains_neither_control_characters_nor_the_token() {
-        let claims = json!({
-            "account_id": "\u{1b}[2J\u{9b}2J\u{202e}", "exp": u64::MAX, "a\u{7}": ["\u{1b}"], "long": "x".repeat(999)
-        });
-        let token = token(&claims);
-        let (_, text) = explain(&token);
-        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
-        assert!(!text.contains('\u{202e}') && text.contains('…'));
-        assert!(token.split('.').all(|part| !text.contains(part)));
-    }
-}
+mod tests;

@@ -1,68 +1,119 @@
-//! Verifies tokens with local keys: KAZOO's public keys from files, and a shared secret for development.
+//! Verifies tokens with the keys of their issuers: public keys from files, and a shared secret for development.
 //!
 //! The header does not control how a token is verified. HS256 uses only the secret, if there is one; any
-//! other algorithm uses only the key named by `kid`, and only if that key supports the algorithm. So a public
+//! other algorithm uses only the keys named by `kid`, and only those that support the algorithm. So a public
 //! key never serves as an HMAC secret, and `none` is just an unknown algorithm.
+//!
+//! Claims are not parsed before the signature is verified, so `iss` cannot choose the key. Issuers that have a key of the same
+//! id are all tried, and then the token must name one of those that have signed it.
 
-use std::sync::Arc;
-
-use blackhole_common::config::Secret;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::{self, BoxFuture};
-use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use jsonwebtoken::Algorithm;
+use ring::hmac;
 
 use crate::{
     claims::{self, VerifiedToken},
     error::Error,
-    keys::{Keys, VerifyingKey},
+    issuers::Issuer,
+    keys::VerifyingKey,
     refusal::Refusal,
-    reload::Reloaded,
+    signatures::Signatures,
     token::Token,
     verifier::TokenVerifier,
 };
 
-/// Verifies tokens with keys from files and, for development, a shared secret.
+/// Verifies tokens of these issuers.
 #[derive(Debug)]
 pub struct JwtVerifier {
-    secret: Option<DecodingKey>,
-    keys: Option<Arc<Reloaded<Keys>>>,
+    issuers: Vec<Issuer>,
+    signatures: Signatures,
 }
 
-/// The key that verifies one token.
+/// An issuer with a key that fits a token.
+#[derive(Clone, Debug)]
+pub struct Candidate<'v> {
+    /// The issuer.
+    pub issuer: &'v Issuer,
+    /// Its key.
+    pub key: ChosenKey,
+}
+
+/// A key that may have signed a token.
 #[derive(Clone, Debug)]
 pub enum ChosenKey {
     /// The secret, with HS256.
-    Secret(DecodingKey),
+    Secret(hmac::Key),
     /// A public key, with one of its algorithms.
     Public(VerifyingKey, Algorithm),
 }
 
 impl JwtVerifier {
-    /// A verifier that accepts signatures by `keys` and by `secret`.
-    pub fn new(secret: Option<&Secret>, keys: Option<Arc<Reloaded<Keys>>>) -> JwtVerifier {
-        let secret = secret.map(|secret| DecodingKey::from_secret(secret.reveal().as_bytes()));
-        JwtVerifier { secret, keys }
+    /// A verifier that accepts tokens of `issuers`.
+    pub fn new(issuers: Vec<Issuer>) -> JwtVerifier {
+        JwtVerifier { issuers, signatures: Signatures::default() }
     }
 
-    /// Chooses the key for this token.
+    /// The issuers.
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
+    }
+
+    /// The issuers that have a key for this token: at least one.
     ///
     /// # Errors
     /// If there is none.
-    pub fn choose_key(&self, token: &Token<'_>) -> Result<ChosenKey, Refusal> {
+    pub fn candidates(&self, token: &Token<'_>) -> Result<Vec<Candidate<'_>>, Refusal> {
         // Parsing fails for algorithms that jsonwebtoken does not know, including `none`.
         let algorithm: Algorithm = token.algorithm()?.parse().map_err(|_| Refusal::Algorithm)?;
-        match (algorithm, &self.secret, &self.keys) {
-            (Algorithm::HS256, Some(secret), _) => return Ok(ChosenKey::Secret(secret.clone())),
-            (Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512, _, Some(_)) => {}
-            (Algorithm::ES256 | Algorithm::EdDSA, _, Some(_)) => {}
-            _ => return Err(Refusal::Algorithm),
+        let found = match algorithm {
+            Algorithm::HS256 => self.with_secret(),
+            Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512 | Algorithm::ES256 | Algorithm::EdDSA => {
+                self.with_key(token, algorithm)?
+            }
+            _ => Vec::new(),
+        };
+        if found.is_empty() { Err(Refusal::Algorithm) } else { Ok(found) }
+    }
+
+    fn with_secret(&self) -> Vec<Candidate<'_>> {
+        let secrets = self.issuers.iter().filter_map(|issuer| Some((issuer, issuer.secret.clone()?)));
+        secrets.map(|(issuer, secret)| Candidate { issuer, key: ChosenKey::Secret(secret) }).collect()
+    }
+
+    fn with_key(&self, token: &Token<'_>, algorithm: Algorithm) -> Result<Vec<Candidate<'_>>, Refusal> {
+        let key_rings: Vec<_> = self
+            .issuers
+            .iter()
+            .filter_map(|issuer| Some((issuer, issuer.keys.as_ref()?.current())))
+            .collect();
+        if key_rings.is_empty() {
+            return Err(Refusal::Algorithm);
         }
         let id = token.key_id()?.ok_or(Refusal::NoKeyId)?;
-        let keys = self.keys.as_ref().map(|keys| keys.current());
-        let key = keys.as_ref().and_then(|keys| keys.get(id)).ok_or(Refusal::UnknownKey)?;
-        if !key.algorithms().contains(&algorithm) {
-            return Err(Refusal::KeyMismatch);
+        let mut refusal = Refusal::UnknownKey;
+        let mut found = Vec::new();
+        for (issuer, keys) in key_rings {
+            match keys.get(&id) {
+                Some(key) if key.algorithms().contains(&algorithm) => {
+                    found.push(Candidate { issuer, key: ChosenKey::Public(key.clone(), algorithm) });
+                }
+                Some(_) => refusal = Refusal::KeyMismatch,
+                None => {}
+            }
         }
-        Ok(ChosenKey::Public(key.clone(), algorithm))
+        if found.is_empty() { Err(refusal) } else { Ok(found) }
+    }
+
+    /// Whether the token's signature was made with this candidate's key.
+    pub fn has_signed(&self, candidate: &Candidate<'_>, token: &Token<'_>) -> bool {
+        match &candidate.key {
+            ChosenKey::Public(key, algorithm) => self.signatures.is_good(key, *algorithm, token),
+            // Not worth remembering.
+            ChosenKey::Secret(secret) => URL_SAFE_NO_PAD
+                .decode(token.signature)
+                .is_ok_and(|tag| hmac::verify(secret, token.signed.as_bytes(), &tag).is_ok()),
+        }
     }
 
     /// Verifies a token at `now` (Unix seconds).
@@ -71,23 +122,14 @@ impl JwtVerifier {
     /// If it is not valid.
     pub fn verify_at(&self, token: &str, now: u64) -> Result<VerifiedToken, Refusal> {
         let token = Token::parse(token)?;
-        if !self.choose_key(&token)?.verifies(&token) {
+        let mut signers = self.candidates(&token)?;
+        signers.retain(|candidate| self.has_signed(candidate, &token));
+        if signers.is_empty() {
             return Err(Refusal::Signature);
         }
-        VerifiedToken::from_claims(&token.claims, now)
-    }
-}
-
-impl ChosenKey {
-    /// Whether the token's signature was made with this key.
-    pub fn verifies(&self, token: &Token<'_>) -> bool {
-        match self {
-            ChosenKey::Public(key, algorithm) => key.verifies(*algorithm, token.signed, token.signature),
-            ChosenKey::Secret(secret) => {
-                crypto::verify(token.signature, token.signed.as_bytes(), secret, Algorithm::HS256)
-                    .unwrap_or(false)
-            }
-        }
+        let claims = token.claims()?;
+        let issuer = claims::issuer(&claims, signers.iter().map(|signer| signer.issuer))?;
+        VerifiedToken::from_claims(&claims, issuer, now)
     }
 }
 

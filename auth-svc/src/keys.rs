@@ -69,7 +69,7 @@ impl FromFiles for Keys {
                     if key.was_private() {
                         tracing::warn!(
                             file = %path.display(),
-                            "auth.jwt.keys_dir contains a private key, the public key is enough"
+                            "a directory of keys contains a private key, the public key is enough"
                         );
                     }
                     keys.by_id.insert(id.to_owned(), key);

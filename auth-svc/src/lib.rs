@@ -7,7 +7,9 @@
 //! | [`service`] | requests and replies over NATS |
 //! | [`authority`] | the decision on one request |
 //! | [`verifier`], [`jwt_verifier`] | token verification: the trait, and the implementation with local keys |
-//! | [`token`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
+//! | [`issuers`] | whose tokens are accepted |
+//! | [`token`], [`members`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
+//! | [`signatures`] | remembering which signatures are good or bad |
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
 //! | [`access`] | the access rule |
 //! | [`announce`] | telling the edges what has changed |
@@ -26,13 +28,16 @@ pub mod config;
 pub mod directory;
 pub mod error;
 pub mod explain;
+pub mod issuers;
 pub mod jwt_verifier;
 pub mod keys;
+pub mod members;
 pub mod metrics;
 pub mod mint;
 pub mod refusal;
 pub mod reload;
 pub mod service;
+pub mod signatures;
 pub mod token;
 pub mod verifier;
 
@@ -54,6 +59,7 @@ use crate::{
     authority::Authority,
     config::AuthSvcConfig,
     error::Error,
+    issuers::Issuer,
     jwt_verifier::JwtVerifier,
     keys::Keys,
     metrics::Metrics,
@@ -70,7 +76,7 @@ const MAX_QUEUED_REQUESTS: usize = 16_384;
 pub struct AuthSvc {
     config: AuthSvcConfig,
     accounts: Arc<Reloaded<Accounts>>,
-    keys: Option<Arc<Reloaded<Keys>>>,
+    issuers: Vec<Issuer>,
     metrics: Metrics,
     latches: Latches,
     admin: AdminServer,
@@ -109,13 +115,12 @@ impl AuthSvc {
         let accounts = Arc::new(Reloaded::<Accounts>::open(&file)?);
         latches.accounts.set(true);
         metrics.accounts.set(gauge(accounts.current().count()));
-        let directory = config.auth.jwt.keys_dir.as_deref();
-        let keys = directory.map(Reloaded::<Keys>::open).transpose()?.map(Arc::new);
-        let count = keys.as_ref().map_or(0, |keys| keys.current().len());
+        let issuers = Issuer::all(&config.auth)?;
+        let count = count_keys(&issuers);
         latches.keys.set(config.auth.jwt.hs256_secret.is_some() || count > 0);
         metrics.keys.set(gauge(count));
         let admin = AdminServer::bind(&config.admin, registry, readiness).await.map_err(Error::Admin)?;
-        Ok(AuthSvc { config, accounts, keys, metrics, latches, admin })
+        Ok(AuthSvc { config, accounts, issuers, metrics, latches, admin })
     }
 
     /// The address of the admin server.
@@ -153,17 +158,19 @@ impl AuthSvc {
                 "auth.jwt.hs256_secret is set, for development only: anyone who knows it can mint any token"
             );
         }
-        if let Some(keys) = self.keys.clone() {
+        for keys in self.issuers.iter().filter_map(|issuer| issuer.keys.clone()) {
             let (metrics, latch) = (self.metrics.clone(), self.latches.keys.clone());
             let changed = announcer.clone();
+            let issuers = self.issuers.clone();
             tokio::spawn(keys.watch(tasks.clone(), move |result| {
                 report_reload(&metrics, result, |keys: &Keys| {
                     for error in keys.errors() {
                         metrics.reloaded(Keys::NAME, error.kind());
                         tracing::error!(%error, "key not loaded");
                     }
-                    metrics.keys.set(gauge(keys.len()));
-                    latch.set(has_secret || !keys.is_empty());
+                    let count = count_keys(&issuers);
+                    metrics.keys.set(gauge(count));
+                    latch.set(has_secret || count > 0);
                     changed.anything();
                     keys.len()
                 });
@@ -180,7 +187,7 @@ impl AuthSvc {
                 }
             })
             .await?;
-        let verifier = JwtVerifier::new(self.config.auth.jwt.hs256_secret.as_ref(), self.keys);
+        let verifier = JwtVerifier::new(self.issuers);
         let authority = Arc::new(Authority::new(Arc::new(verifier), self.accounts));
         let subjects = Subjects::new(&self.config.nats.prefix);
         tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
@@ -206,6 +213,11 @@ fn report_reload<T: FromFiles>(
             tracing::error!(what = T::NAME, %error, "reload failed, keeping the previous version");
         }
     }
+}
+
+/// The keys of all issuers.
+fn count_keys(issuers: &[Issuer]) -> usize {
+    issuers.iter().filter_map(|issuer| issuer.keys.as_ref()).map(|keys| keys.current().len()).sum()
 }
 
 fn gauge(count: usize) -> i64 {

@@ -6,7 +6,7 @@ use blackhole_common::config::Secret;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use crate::{claims, error::Error};
+use crate::{claims, error::Error, issuers};
 
 /// One year.
 const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -40,7 +40,8 @@ pub fn mint(
         ));
     }
     let iat = claims::unix_now();
-    let claims = Claims { iss: "kazoo", account_id, owner_id, iat, exp: iat.saturating_add(ttl.as_secs()) };
+    let claims =
+        Claims { iss: issuers::KAZOO, account_id, owner_id, iat, exp: iat.saturating_add(ttl.as_secs()) };
     let key = EncodingKey::from_secret(secret.reveal().as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
         .map_err(|error| Error::Mint(format!("signing the token failed: {error}")))
@@ -49,12 +50,12 @@ pub fn mint(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{jwt_verifier::JwtVerifier, refusal::Refusal, testing};
+    use crate::{issuers::Issuer, jwt_verifier::JwtVerifier, refusal::Refusal, testing};
 
     #[test]
     fn minted_tokens_are_valid_until_they_expire() {
         let secret = Secret::new(testing::SECRET);
-        let verifier = JwtVerifier::new(Some(&secret), None);
+        let verifier = JwtVerifier::new(vec![Issuer::kazoo(Some(&secret), None)]);
         let before = claims::unix_now();
         let token = mint(&secret, "child", Some("owner"), Duration::from_secs(60)).unwrap();
         let now = claims::unix_now();
@@ -64,7 +65,8 @@ mod tests {
         let end = verified.expires_at + claims::LEEWAY_SECONDS;
         verifier.verify_at(&token, end).unwrap();
         assert_eq!(verifier.verify_at(&token, end + 1), Err(Refusal::Expired));
-        let other = JwtVerifier::new(Some(&Secret::new("another secret, as long")), None);
+        let other = Secret::new("another secret, as long");
+        let other = JwtVerifier::new(vec![Issuer::kazoo(Some(&other), None)]);
         assert_eq!(other.verify_at(&token, now), Err(Refusal::Signature));
     }
 

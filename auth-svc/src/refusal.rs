@@ -14,7 +14,7 @@ pub enum Refusal {
     /// Longer than [`MAX_TOKEN_BYTES`](blackhole_common::wire::MAX_TOKEN_BYTES).
     #[error("{TOKEN_TOO_LONG}")]
     TooLong,
-    /// Not three parts of base64url with a JSON object in the first two.
+    /// Not three parts of base64url with a JSON object in the first two, or one that is nested too deep.
     #[error("token is malformed")]
     Malformed,
     /// The header requires an extension (RFC 7515, 4.1.11: such tokens must be rejected).
@@ -35,6 +35,9 @@ pub enum Refusal {
     /// The signature is wrong.
     #[error("bad signature")]
     Signature,
+    /// `iss` names no configured issuer, or one that has not signed the token.
+    #[error("issuer is not accepted")]
+    Issuer,
     /// No `exp`.
     #[error("token has no expiry")]
     NoExpiry,
@@ -47,12 +50,15 @@ pub enum Refusal {
     /// `nbf` is in the future.
     #[error("token is not valid yet")]
     NotYetValid,
-    /// `aud` is present: the token was issued for another service.
+    /// `aud` names another audience than the configured one, or one although none is configured.
     #[error("token is for another audience")]
     Audience,
     /// No `account_id`.
     #[error("token has no account")]
     NoAccount,
+    /// The issuer's tokens may not name this account.
+    #[error("issuer may not name this account")]
+    IssuerAccount,
     /// The token's account does not exist.
     #[error("unknown account")]
     UnknownAccount,
@@ -74,12 +80,14 @@ impl Refusal {
             Refusal::NoKeyId => "no_key_id",
             Refusal::UnknownKey => "unknown_key",
             Refusal::Signature => "signature",
+            Refusal::Issuer => "issuer",
             Refusal::NoExpiry => "no_expiry",
             Refusal::InvalidClaim(_) => "invalid_claim",
             Refusal::Expired => "expired",
             Refusal::NotYetValid => "not_yet_valid",
             Refusal::Audience => "audience",
             Refusal::NoAccount => "no_account",
+            Refusal::IssuerAccount => "issuer_account",
             Refusal::UnknownAccount => "unknown_account",
             Refusal::DisabledAccount => "disabled_account",
         }
@@ -103,12 +111,14 @@ mod tests {
             (Refusal::NoKeyId, "no_key_id", "token names no key"),
             (Refusal::UnknownKey, "unknown_key", "unknown key id"),
             (Refusal::Signature, "signature", "bad signature"),
+            (Refusal::Issuer, "issuer", "issuer is not accepted"),
             (Refusal::NoExpiry, "no_expiry", "token has no expiry"),
             (Refusal::InvalidClaim("exp"), "invalid_claim", "claim exp is invalid"),
             (Refusal::Expired, "expired", "token is expired"),
             (Refusal::NotYetValid, "not_yet_valid", "token is not valid yet"),
             (Refusal::Audience, "audience", "token is for another audience"),
             (Refusal::NoAccount, "no_account", "token has no account"),
+            (Refusal::IssuerAccount, "issuer_account", "issuer may not name this account"),
             (Refusal::UnknownAccount, "unknown_account", "unknown account"),
             (Refusal::DisabledAccount, "disabled_account", "account is disabled"),
         ] {

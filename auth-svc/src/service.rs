@@ -19,6 +19,10 @@ pub const NAME: &str = "blackhole-auth";
 /// NATS delivers each request to one member of the queue group.
 const QUEUE_GROUP: &str = "auth-svc";
 /// Requests processed concurrently. More wait in the subscription's queue.
+///
+/// They verify on the runtime's own threads: the slowest key, RSA with 4096 bits, takes 75 µs, and handing that to another
+/// thread costs as much again as most keys need. So 64 of them delay the connection to NATS and the admin port by a few
+/// milliseconds.
 const MAX_CONCURRENT_REQUESTS: u32 = 64;
 /// How long requests may take to finish during shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);

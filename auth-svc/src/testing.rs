@@ -12,8 +12,8 @@ use std::{
 use futures_util::future::{self, BoxFuture};
 
 use crate::{
-    accounts::Accounts, authority::Authority, claims::VerifiedToken, error::Error, refusal::Refusal,
-    reload::Reloaded, verifier::TokenVerifier,
+    accounts::Accounts, authority::Authority, claims::VerifiedToken, error::Error, issuers::Scope,
+    refusal::Refusal, reload::Reloaded, verifier::TokenVerifier,
 };
 
 pub(crate) const RSA_PRIVATE_PKCS1: &str = include_str!("testdata/rsa-private-pkcs1.pem");
@@ -22,6 +22,14 @@ pub(crate) const RSA_PUBLIC: &str = include_str!("testdata/rsa-public.pem");
 pub(crate) const RSA_PUBLIC_PKCS1: &str = include_str!("testdata/rsa-public-pkcs1.pem");
 pub(crate) const RSA_1024_PUBLIC: &str = include_str!("testdata/rsa-1024-public.pem");
 pub(crate) const RSA_2047_PUBLIC: &str = include_str!("testdata/rsa-2047-public.pem");
+pub(crate) const RSA_EVEN_PUBLIC: &str = include_str!("testdata/rsa-even-public.pem");
+pub(crate) const RSA_4096_PRIVATE: &str = include_str!("testdata/rsa-4096-private.pem");
+pub(crate) const RSA_4096_PUBLIC: &str = include_str!("testdata/rsa-4096-public.pem");
+pub(crate) const KAZOO_PRIVATE: &str = include_str!("testdata/kazoo-private.pem");
+pub(crate) const KAZOO_PUBLIC: &str = include_str!("testdata/kazoo-public.pem");
+/// Tokens of KAZOO, signed with [`KAZOO_PRIVATE`], whose id is `96247ed90b4bec8294c09ae6ece923a2`.
+pub(crate) const KAZOO_TOKENS: &str = include_str!("testdata/kazoo-tokens.txt");
+pub(crate) const P256_COMPRESSED: &str = include_str!("testdata/p256-compressed.pem");
 pub(crate) const P256_PRIVATE: &str = include_str!("testdata/p256-private.pem");
 pub(crate) const P256_PUBLIC: &str = include_str!("testdata/p256-public.pem");
 pub(crate) const P384_PUBLIC: &str = include_str!("testdata/p384-public.pem");
@@ -64,7 +72,8 @@ realm = "below.example.com"
 parent = "closed"
 "#;
 
-/// Treats a token as its account's id; `bad` is invalid, `later` cannot be verified now.
+/// Treats a token as its account's id, after `below ID: ` with an issuer that may name only accounts from there on; `bad` is
+/// invalid, `later` cannot be verified now.
 struct PlainTokens;
 
 impl TokenVerifier for PlainTokens {
@@ -72,12 +81,17 @@ impl TokenVerifier for PlainTokens {
         Box::pin(future::ready(match token {
             "bad" => Err(Refusal::Signature.into()),
             "later" => Err(Error::Unavailable { what: "keys", reason: "timeout".into() }),
-            id => Ok(VerifiedToken {
-                account_id: id.into(),
-                expires_at: 9,
-                owner_id: None,
-                token_id: format!("id of {id}"),
-            }),
+            token => {
+                let restricted = token.strip_prefix("below ").and_then(|token| token.split_once(": "));
+                let (top, id) = restricted.unwrap_or(("*", token));
+                Ok(VerifiedToken {
+                    account_id: id.into(),
+                    expires_at: 9,
+                    owner_id: None,
+                    token_id: format!("id of {id}"),
+                    scope: Arc::new(Scope::of(&[top.into()])),
+                })
+            }
         }))
     }
 }

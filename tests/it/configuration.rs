@@ -214,3 +214,46 @@ fn a_port_in_use_is_reported() {
         assert!(line.contains(&address) && line.contains("in use"), "{line}");
     }
 }
+
+/// What `deploy/prepare.sh` puts into `.env`.
+fn prepared_secret(dir: &Path) -> String {
+    let script = dir.join("prepare.sh");
+    out(&Command::new("sh").arg(script).output().unwrap());
+    let env = std::fs::read_to_string(dir.join(".env")).unwrap();
+    env.lines().find_map(|line| line.strip_prefix("DEV_SECRET=")).unwrap().to_owned()
+}
+
+#[test]
+fn the_compose_file_gets_a_secret_of_its_own_which_auth_svc_accepts() {
+    let deploy = blackhole_dev::workspace::root().unwrap().join("deploy");
+    let files = Files::new();
+    let fresh = |name: &str| {
+        let dir = files.0.subdir(name).unwrap();
+        std::fs::create_dir(dir.join("haproxy")).unwrap();
+        for file in ["prepare.sh", ".env.example"] {
+            std::fs::copy(deploy.join(file), dir.join(file)).unwrap();
+        }
+        dir
+    };
+    let (one, two) = (fresh("one"), fresh("two"));
+    let secret = prepared_secret(&one);
+    assert_eq!(prepared_secret(&one), secret, "what is there stays");
+    assert_ne!(prepared_secret(&two), secret);
+    assert!(one.join("haproxy/cert_key.pem").exists());
+
+    let [_, auth, _] = programs();
+    let file = files.file("accounts-only.toml", "[auth]\naccounts_file = \"ACCOUNTS\"\n");
+    let check = |secret: &str| {
+        let arguments = ["--config", file.to_str().unwrap(), "--check-config"];
+        run(&auth, &arguments, &[("BLACKHOLE_AUTH__JWT__HS256_SECRET", secret)])
+    };
+    out(&check(&secret));
+
+    // The example of former versions, which may be in use.
+    let known = "change-me-this-is-for-development";
+    let line = error_of(&check(known));
+    assert!(line.contains("is the former example") && !line.contains(known), "{line}");
+    std::fs::write(one.join(".env"), format!("DEV_SECRET={known}\nAMQP_URL=amqp://mine\n")).unwrap();
+    assert_ne!(prepared_secret(&one), known);
+    assert!(std::fs::read_to_string(one.join(".env")).unwrap().ends_with("\nAMQP_URL=amqp://mine\n"));
+}

@@ -13,6 +13,7 @@ mod places;
 mod poison;
 mod replays;
 mod slow;
+mod tokens;
 
 use blackhole_dev::simulator::Publisher;
 use blackhole_tests::{

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blackhole_dev::{ports, services::Service, workspace::RunDir};
 use blackhole_tests::{
-    accounts::{self, Account},
+    accounts::{self, Account, AccountPair},
     client::Client,
     eventually, stack,
     stack::Stack,
@@ -14,9 +14,13 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use serde_json::json;
 
 fn signed(algorithm: Algorithm, kid: &str, key: &EncodingKey, account: &Account) -> String {
+    signed_by("kazoo", algorithm, kid, key, account)
+}
+
+fn signed_by(iss: &str, algorithm: Algorithm, kid: &str, key: &EncodingKey, account: &Account) -> String {
     let header = Header { kid: Some(kid.to_owned()), ..Header::new(algorithm) };
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(600);
-    let claims = json!({ "iss": "kazoo", "account_id": account.id, "exp": expires.as_secs() });
+    let claims = json!({ "iss": iss, "account_id": account.id, "exp": expires.as_secs() });
     jsonwebtoken::encode(&header, &claims, key).unwrap()
 }
 
@@ -83,6 +87,61 @@ async fn keys_are_selected_by_id_and_may_be_added_and_removed() {
         refusal(&reply(&url, &good).await) == Some("unknown key id")
     })
     .await;
+}
+
+#[tokio::test]
+async fn each_issuer_has_its_own_keys_and_accounts() {
+    let dir = RunDir::create("issuers").unwrap();
+    let (kazoo_keys, idp_keys) = (dir.subdir("kazoo").unwrap(), dir.subdir("idp").unwrap());
+    let keys = [(); 2].map(|()| KeyPair::generate_for(&PKCS_ED25519).unwrap());
+    for (keys_dir, key) in [&kazoo_keys, &idp_keys].into_iter().zip(&keys) {
+        std::fs::write(keys_dir.join("1.pem"), key.public_key_pem()).unwrap();
+    }
+    std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
+    let (pair, stranger) = (AccountPair::fresh(), Account::fresh());
+    let issuers = format!(
+        "[{{iss=\"https://idp\",keys_dir=\"{}\",accounts=[\"{}\"]}}]",
+        idp_keys.display(),
+        pair.parent.id
+    );
+    let mut env = vec![
+        ("NATS__URL", Stack::shared().nats.url()),
+        ("NATS__PREFIX", "issuers.v1".to_owned()),
+        ("AUTH__ACCOUNTS_FILE", dir.path().join("accounts.toml").display().to_string()),
+        ("AUTH__JWT__KEYS_DIR", kazoo_keys.display().to_string()),
+        ("AUTH__ISSUERS", issuers),
+    ];
+    let binaries = stack::binaries();
+    let auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
+    assert_eq!(Stack::metric(&auth_svc, "blackhole_auth_keys").await, 2.0);
+    let port = ports::free().unwrap();
+    env.push(("WS__LISTEN", format!("127.0.0.1:{port}")));
+    env.push(("WS__AUTH_CACHE", "1ms".to_owned()));
+    let _edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
+    let url = format!("ws://127.0.0.1:{port}");
+
+    let [kazoo, idp] = keys.map(|key| EncodingKey::from_ed_der(key.serialized_der()));
+    for (iss, key, account, expected) in [
+        ("kazoo", &kazoo, &stranger, None),
+        ("https://idp", &idp, &pair.parent, None),
+        ("https://idp", &idp, &pair.child, None),
+        ("https://idp", &idp, &stranger, Some("issuer may not name this account")),
+        ("https://idp", &kazoo, &pair.parent, Some("issuer is not accepted")),
+        ("kazoo", &idp, &pair.parent, Some("issuer is not accepted")),
+        ("https://other", &kazoo, &pair.parent, Some("issuer is not accepted")),
+    ] {
+        let token = signed_by(iss, Algorithm::EdDSA, "1", key, account);
+        assert_eq!(refusal(&reply(&url, &token).await), expected, "{iss}");
+    }
+
+    // Its keys are reloaded like KAZOO's.
+    let token = signed_by("https://idp", Algorithm::EdDSA, "1", &idp, &pair.parent);
+    std::fs::remove_file(idp_keys.join("1.pem")).unwrap();
+    eventually("the end of the issuer's key", || async {
+        refusal(&reply(&url, &token).await) == Some("bad signature")
+    })
+    .await;
+    assert_eq!(Stack::metric(&auth_svc, "blackhole_auth_keys").await, 1.0);
 }
 
 #[tokio::test]

@@ -77,6 +77,10 @@ fn tokens_of_missing_or_disabled_accounts_are_refused() {
         ("closed", Some("below-closed"), Refusal::DisabledAccount),
         ("*", Some("*"), Refusal::UnknownAccount),
         ("bad", None, Refusal::Signature),
+        ("below child: reseller", None, Refusal::IssuerAccount),
+        ("below child: reseller", Some("child"), Refusal::IssuerAccount),
+        ("below child: closed", None, Refusal::IssuerAccount),
+        ("below child: nobody", None, Refusal::UnknownAccount),
     ] {
         let reply = AuthReply::Refused { reason: refusal.to_string() };
         let expected = Answer { reply, reason: Some(refusal.kind()) };
@@ -88,6 +92,14 @@ fn tokens_of_missing_or_disabled_accounts_are_refused() {
 fn an_unavailable_verifier_is_an_error_and_not_a_refusal() {
     let error = ask(&authority(testing::ACCOUNTS), "later", None).unwrap_err();
     assert_eq!(error.kind(), "unavailable");
+}
+
+#[test]
+fn an_issuer_may_name_its_accounts_and_those_below() {
+    let authority = authority(testing::ACCOUNTS);
+    for token in ["below reseller: reseller", "below reseller: child", "below child: child"] {
+        assert!(matches!(access(&authority, token, Some("child")), Access::Account { .. }), "{token}");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,10 +1,19 @@
+mod issuers;
+
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use blackhole_common::config::Secret;
 use jsonwebtoken::{EncodingKey, Header};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{self, TempDir};
+use crate::{
+    keys::Keys,
+    reload::Reloaded,
+    testing::{self, TempDir},
+};
 
 const NOW: u64 = 1_800_000_000;
 
@@ -28,15 +37,20 @@ impl Fixture {
         let secret = Secret::new(testing::SECRET);
         let keys = || Some(Arc::clone(&self.keys));
         [
-            JwtVerifier::new(None, keys()),
-            JwtVerifier::new(Some(&secret), None),
-            JwtVerifier::new(Some(&secret), keys()),
+            Issuer::kazoo(None, keys()),
+            Issuer::kazoo(Some(&secret), None),
+            Issuer::kazoo(Some(&secret), keys()),
         ]
+        .map(|issuer| JwtVerifier::new(vec![issuer]))
     }
 
     fn verify(&self, token: &str) -> [Result<(), Refusal>; 3] {
         self.verifiers().map(|verifier| verifier.verify_at(token, NOW).map(drop))
     }
+}
+
+fn with_secret() -> JwtVerifier {
+    JwtVerifier::new(vec![Issuer::kazoo(Some(&Secret::new(testing::SECRET)), None)])
 }
 
 fn valid_claims() -> Value {
@@ -197,14 +211,73 @@ fn changed_tokens_have_a_bad_signature() {
 #[test]
 fn the_signature_is_checked_before_the_claims() {
     let fixture = Fixture::new();
-    let expired = json!({"account_id": "child", "exp": NOW - 31});
+    let expired = json!({"iss": "kazoo", "account_id": "child", "exp": NOW - 31});
     let token = signed(Algorithm::RS256, Some("rsa"), &expired);
     assert_eq!(fixture.verify(&token)[0], Err(Refusal::Expired));
     let last = if token.ends_with("AAAA") { "BBBB" } else { "AAAA" };
     let forged = format!("{}{last}", &token[..token.len() - 4]);
     assert_eq!(fixture.verify(&forged)[0], Err(Refusal::Signature));
-    let token = signed(Algorithm::RS256, Some("rsa"), &json!({"account_id": "child"}));
+    let token = signed(Algorithm::RS256, Some("rsa"), &json!({"iss": "kazoo", "account_id": "child"}));
     assert_eq!(fixture.verify(&token)[0], Err(Refusal::NoExpiry));
+}
+
+#[test]
+fn claims_are_parsed_only_after_the_signature() {
+    let fixture = Fixture::new();
+    let deep = format!(
+        "{{\"account_id\":\"child\",\"exp\":{},\"a\":{}{}}}",
+        NOW + 60,
+        "[".repeat(99),
+        "]".repeat(99)
+    );
+    for claims in [URL_SAFE_NO_PAD.encode(deep), "not base64url!".into(), part(&json!([]))] {
+        let signed = format!("{}.{claims}", part(&json!({"alg": "RS256", "kid": "rsa"})));
+        assert_eq!(fixture.verify(&format!("{signed}.AAAA"))[0], Err(Refusal::Signature));
+        let signature =
+            jsonwebtoken::crypto::sign(signed.as_bytes(), &encoding_key(Algorithm::RS256), Algorithm::RS256);
+        assert_eq!(fixture.verify(&format!("{signed}.{}", signature.unwrap()))[0], Err(Refusal::Malformed));
+    }
+}
+
+/// The first verification is remembered; what depends on time or files is not.
+#[test]
+fn a_remembered_signature_does_not_outlive_the_token_or_its_key() {
+    let fixture = Fixture::new();
+    let [verifier, ..] = fixture.verifiers();
+    let token = signed(Algorithm::RS256, Some("rsa"), &valid_claims());
+    let bad = format!("{}AAAA", &token[..token.len() - 4]);
+    let late = NOW + 3600 + claims::LEEWAY_SECONDS + 1;
+    for _ in 0..2 {
+        verifier.verify_at(&token, NOW).unwrap();
+        assert_eq!(verifier.verify_at(&bad, NOW), Err(Refusal::Signature));
+        assert_eq!(verifier.verify_at(&token, late), Err(Refusal::Expired));
+    }
+    let reload = || fixture.keys.poll().and_then(|_| fixture.keys.poll()).unwrap().unwrap();
+    // Another key under the same id, and back again.
+    for (pem, expected) in [
+        (testing::KAZOO_PUBLIC, Err(Refusal::Signature)),
+        (testing::P256_PUBLIC, Err(Refusal::KeyMismatch)),
+        (testing::RSA_PUBLIC, Ok(())),
+    ] {
+        fixture.dir.write("rsa.pem", pem);
+        reload();
+        assert_eq!(verifier.verify_at(&token, NOW).map(drop), expected);
+        assert!(verifier.verify_at(&bad, NOW).is_err());
+    }
+    std::fs::remove_file(fixture.dir.path().join("rsa.pem")).unwrap();
+    reload();
+    assert_eq!(verifier.verify_at(&token, NOW), Err(Refusal::UnknownKey));
+}
+
+#[test]
+fn kazoos_own_tokens_verify() {
+    let dir = TempDir::new();
+    dir.write("96247ed90b4bec8294c09ae6ece923a2.pem", testing::KAZOO_PRIVATE);
+    let keys = Arc::new(Reloaded::open(dir.path()).unwrap());
+    let verifier = JwtVerifier::new(vec![Issuer::kazoo(None, Some(keys))]);
+    let ids = testing::KAZOO_TOKENS.lines().map(|token| verifier.verify_at(token, NOW).unwrap().token_id);
+    let (user, device) = ("6b1c7e2f8a904d53b0e2a1f4c7d89e01", "d0d0beefd0d0beefd0d0beefd0d0beef");
+    assert_eq!(ids.collect::<Vec<_>>(), [user, "4b31dd1d32ce6d249897c06332375d65", device]);
 }
 
 #[test]
@@ -218,9 +291,11 @@ fn tokens_that_are_too_long_are_refused() {
 
 #[tokio::test]
 async fn the_service_verifies_at_the_current_time() {
-    let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
+    let verifier = with_secret();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let token = |exp: u64| signed(Algorithm::HS256, None, &json!({"account_id": "child", "exp": exp}));
+    let token = |exp: u64| {
+        signed(Algorithm::HS256, None, &json!({"iss": "kazoo", "account_id": "child", "exp": exp}))
+    };
     let verified = verifier.verify(&token(now + 60)).await.unwrap();
     assert_eq!((verified.account_id.as_str(), verified.expires_at), ("child", now + 60));
     let error = verifier.verify(&token(now - 60)).await.unwrap_err();
@@ -245,7 +320,7 @@ fn keys_can_be_added_and_removed_without_a_restart() {
 proptest! {
     #[test]
     fn random_signatures_do_not_verify(signature in prop::collection::vec(any::<u8>(), 0..40)) {
-        let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
+        let verifier = with_secret();
         let header = json!({"alg": "HS256"});
         let token = format!("{}.{}.{}", part(&header), part(&valid_claims()), URL_SAFE_NO_PAD.encode(signature));
         prop_assert_eq!(verifier.verify_at(&token, NOW), Err(Refusal::Signature));
@@ -253,7 +328,7 @@ proptest! {
 
     #[test]
     fn changing_any_single_byte_invalidates_the_token(index in 0usize..200, byte in b'-'..=b'z') {
-        let verifier = JwtVerifier::new(Some(&Secret::new(testing::SECRET)), None);
+        let verifier = with_secret();
         let good = signed(Algorithm::HS256, None, &valid_claims());
         let mut bytes = good.clone().into_bytes();
         let index = index % bytes.len();

@@ -129,6 +129,7 @@ fn deliver(times: u64, accounts: u64, sessions: u64) {
             template: Arc::new(template(View::Args, &of)),
             subjects: vec![format!("{ROOT}.{of}.call.*.*")],
             since: None,
+            realms_after: 0,
             share: Share::default(),
         };
         let joined = dispatcher.join(&outbox, vec![request], Vec::new());
