@@ -10,7 +10,7 @@
 //! operator's token.
 
 mod access;
-mod places;
+mod connection_limit;
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     access::Access,
-    places::{Place, Places},
+    connection_limit::{ConnectionLimit, ConnectionPermit},
 };
 use crate::{config::AdminConfig, readiness::Readiness};
 
@@ -215,7 +215,7 @@ impl AdminServer {
 
     /// Serves until `shutdown` is cancelled.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let places = Places::new(MAX_CONNECTIONS);
+        let limit = ConnectionLimit::new(MAX_CONNECTIONS);
         let (limits, site) = (self.limits, Arc::new(self.site));
         loop {
             let accepted = tokio::select! {
@@ -227,12 +227,12 @@ impl AdminServer {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let place = places.take(peer.ip()).await;
+            let permit = limit.take(peer.ip()).await;
             let (site, shutdown) = (Arc::clone(&site), shutdown.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
-                    () = serve_connection(stream, &site, limits, place) => {}
+                    () = serve_connection(stream, &site, limits, permit) => {}
                 }
             });
         }
@@ -240,7 +240,7 @@ impl AdminServer {
 }
 
 /// Answers one request. Without keep-alive, so that no client has a connection for longer than it needs it.
-async fn serve_connection(stream: TcpStream, site: &Site, limits: Limits, place: Place) {
+async fn serve_connection(stream: TcpStream, site: &Site, limits: Limits, permit: ConnectionPermit) {
     // Held until the client has the list.
     let list: Mutex<Option<OwnedSemaphorePermit>> = Mutex::default();
     let service = service_fn(|request| async {
@@ -257,7 +257,7 @@ async fn serve_connection(stream: TcpStream, site: &Site, limits: Limits, place:
         .serve_connection(TokioIo::new(stream), service);
     // How it ends does not matter here.
     tokio::select! {
-        () = place.displaced() => {}
+        () = permit.displaced() => {}
         _ = timeout(limits.connection, connection) => {}
     }
 }

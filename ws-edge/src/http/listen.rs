@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     edge::Edge,
-    limits::{client_network::ClientNetwork, places::Place},
+    limits::{client_network::ClientNetwork, connection_limit::ConnectionPermit},
     metrics::Reason,
     session::task::Session,
 };
@@ -61,8 +61,8 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
                 }
             },
         };
-        let place = match place(&edge, peer) {
-            Ok(place) => place,
+        let permit = match permit(&edge, peer) {
+            Ok(permit) => permit,
             Err(refusal) => {
                 count(&edge, &refusal);
                 // Without waiting: a client that does not take the answer gets none.
@@ -72,7 +72,7 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
         };
         let edge = Arc::clone(&edge);
         // Boxed, so that a session's task does not reserve space for its handshake.
-        let open = Box::pin(open_session(Arc::clone(&edge), stream, peer, place, shutdown.clone()));
+        let open = Box::pin(open_session(Arc::clone(&edge), stream, peer, permit, shutdown.clone()));
         sessions.spawn(async move {
             edge.metrics.connections.inc();
             if let Some(session) = open.await {
@@ -86,12 +86,12 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
     sessions.wait().await;
 }
 
-/// The place of a new connection; `None` if it comes from a proxy, which has yet to name the client's address.
-fn place(edge: &Edge, peer: SocketAddr) -> Result<Option<Place>, Refusal> {
+/// The permit of a new connection; `None` if it comes from a proxy, which has yet to name the client's address.
+fn permit(edge: &Edge, peer: SocketAddr) -> Result<Option<ConnectionPermit>, Refusal> {
     if is_trusted(peer.ip(), &edge.config.trusted_proxies) {
         return Ok(None);
     }
-    Ok(Some(edge.limits.places.connection(ClientNetwork::of(peer.ip()))?))
+    Ok(Some(edge.limits.connections.connection(ClientNetwork::of(peer.ip()))?))
 }
 
 fn count(edge: &Edge, refusal: &Refusal) {
@@ -103,12 +103,12 @@ async fn open_session(
     edge: Arc<Edge>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Option<Place>,
+    permit: Option<ConnectionPermit>,
     shutdown: CancellationToken,
 ) -> Option<Box<Session>> {
     // Send small frames at once.
     let _ = stream.set_nodelay(true);
-    let Upgrade { connection, start } = handshake(&edge, stream, peer, place, &shutdown).await?;
+    let Upgrade { connection, start } = handshake(&edge, stream, peer, permit, &shutdown).await?;
     let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
     Some(Session::new(edge, parts.io.into_inner(), parts.read_buf, start))
 }
@@ -118,14 +118,14 @@ async fn handshake(
     edge: &Edge,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Option<Place>,
+    permit: Option<ConnectionPermit>,
     shutdown: &CancellationToken,
 ) -> Option<Upgrade> {
-    let place = Mutex::new(place);
+    let permit = Mutex::new(permit);
     let upgraded: Mutex<Option<Upgrade>> = Mutex::default();
     let service = service_fn(|request| async {
         let response = if is_upgrade(&request) {
-            upgrade(edge, peer, &place, request).await.map(|(response, upgrade)| {
+            upgrade(edge, peer, &permit, request).await.map(|(response, upgrade)| {
                 *upgraded.lock() = Some(upgrade);
                 response
             })

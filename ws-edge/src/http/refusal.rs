@@ -12,7 +12,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use crate::limits::{accounts::Exceeded, pace::Busy, places::NoPlace};
+use crate::limits::{accept_limiter::Busy, accounts::Exceeded, connection_limit::LimitReached};
 
 /// Why a connection does not become a session.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Refusal {
         self
     }
 
-    /// Answers a connection at once, before its request is read: to wait for that would take a place. What has already
+    /// Answers a connection at once, before its request is read: to wait for that would keep a connection open. What has already
     /// arrived is read, because closing a connection with unread bytes resets it, and the client could lose the answer.
     pub(super) fn answer_unread(self, mut stream: &TcpStream) -> io::Result<()> {
         let Refusal { status, text, header, .. } = self;
@@ -60,18 +60,18 @@ impl Refusal {
     }
 }
 
-impl From<NoPlace> for Refusal {
-    fn from(none: NoPlace) -> Refusal {
-        let (status, reason, text) = match none {
-            NoPlace::Edge => (
+impl From<LimitReached> for Refusal {
+    fn from(reached: LimitReached) -> Refusal {
+        let (status, reason, text) = match reached {
+            LimitReached::Edge => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "full",
                 "this server has as many sessions as it may, come back later",
             ),
-            NoPlace::Client => {
+            LimitReached::Client => {
                 (StatusCode::TOO_MANY_REQUESTS, "per_address", "too many connections from your address")
             }
-            NoPlace::Tokenless => (
+            LimitReached::Tokenless => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "tokenless",
                 "too many connections from your address that have not sent a token",

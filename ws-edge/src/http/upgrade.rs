@@ -21,7 +21,7 @@ use tungstenite::handshake::derive_accept_key;
 use super::{client_address::client_address, refusal::Refusal};
 use crate::{
     edge::Edge,
-    limits::{client_network::ClientNetwork, places::Place},
+    limits::{client_network::ClientNetwork, connection_limit::ConnectionPermit},
     protocol::{token::Token, view::View},
     session::{state::Identity, task::SessionStart},
 };
@@ -40,12 +40,12 @@ pub(super) fn is_upgrade(request: &Request<Incoming>) -> bool {
     has_word(request.headers(), &header::UPGRADE, "websocket")
 }
 
-/// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one. `place` is
+/// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one. `permit` is
 /// the connection's, if it has one already: that of a proxy gets one at the address that the proxy names.
 pub(super) async fn upgrade(
     edge: &Edge,
     peer: SocketAddr,
-    place: &Mutex<Option<Place>>,
+    permit: &Mutex<Option<ConnectionPermit>>,
     mut request: Request<Incoming>,
 ) -> Result<(Response<Full<Bytes>>, Upgrade), Refusal> {
     let headers = request.headers();
@@ -71,24 +71,25 @@ pub(super) async fn upgrade(
     let address =
         client_address(peer.ip(), headers, edge.config.address_header, &edge.config.trusted_proxies);
     let client = ClientNetwork::of(address);
-    // A refused request must not take the connection's place from it: it stays open.
-    let named = if place.lock().is_none() { Some(edge.limits.places.connection(client)?) } else { None };
-    let session_place = edge.limits.places.session()?;
-    edge.limits.pace.wait(client).await?;
+    // A refused request must not take the connection's permit from it: it stays open.
+    let named =
+        if permit.lock().is_none() { Some(edge.limits.connections.connection(client)?) } else { None };
+    let session_permit = edge.limits.connections.session()?;
+    edge.limits.accepts.wait(client).await?;
     let identity = authenticate(edge, headers).await?;
-    let mut place = match named.or_else(|| place.lock().take()) {
-        Some(place) => place,
-        None => edge.limits.places.connection(client)?,
+    let mut permit = match named.or_else(|| permit.lock().take()) {
+        Some(permit) => permit,
+        None => edge.limits.connections.connection(client)?,
     };
     if identity.is_some() {
-        place.token_accepted();
+        permit.token_accepted();
     }
 
     let number = {
         static LAST: AtomicU64 = AtomicU64::new(0);
         LAST.fetch_add(1, Ordering::Relaxed)
     };
-    let start = SessionStart { number, address, view, identity, place, session_place };
+    let start = SessionStart { number, address, view, identity, permit, session_permit };
     let connection = hyper::upgrade::on(&mut request);
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -24,7 +24,7 @@ use crate::{
     config::RateConfig,
     edge::Edge,
     ids::SessionNumber,
-    limits::places::{Place, SessionPlace},
+    limits::connection_limit::{ConnectionPermit, SessionPermit},
     metrics::{Outcome, Reason},
     outbox::{Flushed, Outbox},
     protocol::{
@@ -61,10 +61,10 @@ pub(crate) struct SessionStart {
     pub(crate) view: View,
     /// Its identity, if the request had a token.
     pub(crate) identity: Option<Identity>,
-    /// Its connection's place at the client's address.
-    pub(crate) place: Place,
-    /// Its place among all sessions.
-    pub(crate) session_place: SessionPlace,
+    /// Its connection's permit at the client's address.
+    pub(crate) permit: ConnectionPermit,
+    /// Its permit among all sessions.
+    pub(crate) session_permit: SessionPermit,
 }
 
 /// Work on the session's state. While it runs, no further request is read.
@@ -89,8 +89,8 @@ pub(crate) struct Session {
     keepalive: Keepalive,
     control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
-    place: Place,
-    _session_place: SessionPlace,
+    permit: ConnectionPermit,
+    _session_permit: SessionPermit,
 }
 
 /// Why a session ended.
@@ -126,8 +126,8 @@ impl Session {
             state: Some(Box::new(state)),
             working: None,
             timer: Box::pin(sleep(Duration::ZERO)),
-            place: start.place,
-            _session_place: start.session_place,
+            permit: start.permit,
+            _session_permit: start.session_permit,
             edge,
         })
     }
@@ -250,7 +250,7 @@ impl Session {
 
     fn answered(&mut self, mut state: Box<State>, reply: &Reply) -> Result<(), tungstenite::Error> {
         if let Some(expires) = state.expiry(&self.edge) {
-            self.place.token_accepted();
+            self.permit.token_accepted();
             self.keepalive.authenticated(expires);
         }
         let resumes = std::mem::take(&mut state.resumes);

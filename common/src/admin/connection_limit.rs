@@ -1,4 +1,4 @@
-//! The limit of connections. When all places are taken, a new connection takes the place of another one, so connections
+//! The limit of connections. When it is reached, a new connection displaces another one, so connections
 //! that are held open lock out nobody.
 
 use std::{
@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// The places for connections.
+/// The limit of connections.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct ConnectionLimit {
     free: Arc<Semaphore>,
     taken: Arc<Mutex<Taken>>,
 }
@@ -31,24 +31,24 @@ struct Connection {
     displaced: CancellationToken,
 }
 
-/// The place of one connection, until it is dropped.
+/// A connection counts until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     id: u64,
     displaced: CancellationToken,
     taken: Arc<Mutex<Taken>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Places {
+impl ConnectionLimit {
     /// This many.
-    pub(super) fn new(count: usize) -> Places {
-        Places { free: Arc::new(Semaphore::new(count)), taken: Arc::default() }
+    pub(super) fn new(count: usize) -> ConnectionLimit {
+        ConnectionLimit { free: Arc::new(Semaphore::new(count)), taken: Arc::default() }
     }
 
-    /// A place for a connection from this address. If none is free, the client with the most connections loses its
-    /// oldest one; so a client that opens many displaces only its own. Ends when the place is free.
-    pub(super) async fn take(&self, address: IpAddr) -> Place {
+    /// A permit for a connection from this address. If none is free, the client with the most connections loses its
+    /// oldest one; so a client that opens many displaces only its own. Ends when there is room.
+    pub(super) async fn take(&self, address: IpAddr) -> ConnectionPermit {
         let client = client(address);
         let displaced = CancellationToken::new();
         let id = {
@@ -61,10 +61,10 @@ impl Places {
             taken.connections.push(Connection { id, client, displaced: displaced.clone() });
             id
         };
-        let mut place = Place { id, displaced, taken: Arc::clone(&self.taken), _permit: None };
+        let mut permit = ConnectionPermit { id, displaced, taken: Arc::clone(&self.taken), _permit: None };
         // The semaphore is never closed.
-        place._permit = Arc::clone(&self.free).acquire_owned().await.ok();
-        place
+        permit._permit = Arc::clone(&self.free).acquire_owned().await.ok();
+        permit
     }
 }
 
@@ -82,14 +82,14 @@ impl Taken {
     }
 }
 
-impl Place {
-    /// Ends when another connection needs the place.
+impl ConnectionPermit {
+    /// Ends when another connection needs the permit.
     pub(super) async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.taken.lock().connections.retain(|connection| connection.id != self.id);
     }
@@ -107,40 +107,40 @@ fn client(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn is_displaced(place: &Place) -> bool {
-        place.displaced.is_cancelled()
+    fn is_displaced(permit: &ConnectionPermit) -> bool {
+        permit.displaced.is_cancelled()
     }
 
     #[tokio::test]
     async fn a_client_with_many_connections_displaces_only_its_own() {
-        let places = Arc::new(Places::new(3));
+        let limit = Arc::new(ConnectionLimit::new(3));
         let (probe, flood) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
-        let probes = places.take(probe).await;
-        let mut floods = vec![places.take(flood).await, places.take(flood).await];
+        let probes = limit.take(probe).await;
+        let mut floods = vec![limit.take(flood).await, limit.take(flood).await];
         for number in 0..9 {
             let next = tokio::spawn({
-                let places = Arc::clone(&places);
+                let limit = Arc::clone(&limit);
                 // Another address of the same network.
                 let address = IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) + number));
-                async move { places.take(address).await }
+                async move { limit.take(address).await }
             });
             floods[0].displaced().await;
             assert!(!is_displaced(&floods[1]) && !is_displaced(&probes));
-            assert!(!next.is_finished(), "it waits until the place is free");
+            assert!(!next.is_finished(), "it waits until there is room");
             floods.remove(0);
             floods.push(next.await.unwrap());
         }
         drop((probes, floods));
-        assert_eq!(places.free.available_permits(), 3);
-        assert!(places.taken.lock().connections.is_empty());
+        assert_eq!(limit.free.available_permits(), 3);
+        assert!(limit.taken.lock().connections.is_empty());
     }
 
     #[tokio::test]
     async fn of_clients_with_equally_many_the_oldest_connection_is_displaced() {
-        let places = Places::new(2);
+        let limit = ConnectionLimit::new(2);
         let [one, other, third] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|ip| ip.parse().unwrap());
-        let (first, second) = (places.take(one).await, places.take(other).await);
-        let (_, ()) = tokio::join!(places.take(third), async {
+        let (first, second) = (limit.take(one).await, limit.take(other).await);
+        let (_, ()) = tokio::join!(limit.take(third), async {
             first.displaced().await;
             drop(first);
         });

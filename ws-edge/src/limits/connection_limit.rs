@@ -1,4 +1,4 @@
-//! Places of connections: per client, with and without an accepted token, and of sessions in total.
+//! ConnectionLimit of connections: per client, with and without an accepted token, and of sessions in total.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 
 use super::client_network::ClientNetwork;
 
-/// Why there is no place.
+/// Why there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoPlace {
+pub(crate) enum LimitReached {
     /// The edge has as many sessions as it may.
     Edge,
     /// The client has as many connections as it may.
@@ -20,9 +20,9 @@ pub(crate) enum NoPlace {
     Tokenless,
 }
 
-/// All places.
+/// The limits, and what is open.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct ConnectionLimit {
     max_sessions: usize,
     max_per_client: usize,
     max_tokenless: usize,
@@ -43,56 +43,56 @@ struct Own {
     tokenless: usize,
 }
 
-/// The place of a client's connection, until it is dropped.
+/// A client's connection counts until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionPermit {
     client: ClientNetwork,
     is_tokenless: bool,
     taken: Arc<Mutex<Taken>>,
 }
 
-/// The place of a session among all sessions of the edge, until it is dropped.
+/// A session counts among all of the edge until this is dropped.
 #[derive(Debug)]
-pub(crate) struct SessionPlace {
+pub(crate) struct SessionPermit {
     taken: Arc<Mutex<Taken>>,
 }
 
-impl Places {
+impl ConnectionLimit {
     /// At most `max_sessions` in total; of one client at most `max_per_client` connections, of which at most
     /// `max_tokenless` have no accepted token.
-    pub(crate) fn new(max_sessions: usize, max_per_client: usize, max_tokenless: usize) -> Places {
-        Places { max_sessions, max_per_client, max_tokenless, taken: Arc::default() }
+    pub(crate) fn new(max_sessions: usize, max_per_client: usize, max_tokenless: usize) -> ConnectionLimit {
+        ConnectionLimit { max_sessions, max_per_client, max_tokenless, taken: Arc::default() }
     }
 
-    /// A place for a client's connection, which has no accepted token yet.
-    pub(crate) fn connection(&self, client: ClientNetwork) -> Result<Place, NoPlace> {
+    /// A permit for a client's connection, which has no accepted token yet.
+    pub(crate) fn connection(&self, client: ClientNetwork) -> Result<ConnectionPermit, LimitReached> {
         let mut taken = self.taken.lock();
         if let Some(own) = taken.by_client.get(&client) {
             if own.all >= self.max_per_client {
-                return Err(NoPlace::Client);
+                return Err(LimitReached::Client);
             }
             if own.tokenless >= self.max_tokenless {
-                return Err(NoPlace::Tokenless);
+                return Err(LimitReached::Tokenless);
             }
         }
         let own = taken.by_client.entry(client).or_default();
         own.all += 1;
         own.tokenless += 1;
-        Ok(Place { client, is_tokenless: true, taken: Arc::clone(&self.taken) })
+        Ok(ConnectionPermit { client, is_tokenless: true, taken: Arc::clone(&self.taken) })
     }
 
-    /// A place for a session.
-    pub(crate) fn session(&self) -> Result<SessionPlace, NoPlace> {
+    /// A permit for a session.
+    pub(crate) fn session(&self) -> Result<SessionPermit, LimitReached> {
         let mut taken = self.taken.lock();
         if taken.sessions >= self.max_sessions {
-            return Err(NoPlace::Edge);
+            return Err(LimitReached::Edge);
         }
         taken.sessions += 1;
-        Ok(SessionPlace { taken: Arc::clone(&self.taken) })
+        Ok(SessionPermit { taken: Arc::clone(&self.taken) })
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     /// The connection's token was accepted: it no longer counts among the client's connections without one.
     pub(crate) fn token_accepted(&mut self) {
         if std::mem::take(&mut self.is_tokenless)
@@ -103,7 +103,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.token_accepted();
         if let Entry::Occupied(mut own) = self.taken.lock().by_client.entry(self.client) {
@@ -115,7 +115,7 @@ impl Drop for Place {
     }
 }
 
-impl Drop for SessionPlace {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
         self.taken.lock().sessions -= 1;
     }
@@ -131,37 +131,37 @@ mod tests {
 
     #[test]
     fn a_client_leaves_places_for_others_and_gets_its_own_back() {
-        let places = Places::new(9, 2, 9);
-        let held = [(); 2].map(|()| places.connection(client(1)).unwrap());
-        assert_eq!(places.connection(client(1)).unwrap_err(), NoPlace::Client);
-        let other = places.connection(client(2)).unwrap();
+        let limit = ConnectionLimit::new(9, 2, 9);
+        let held = [(); 2].map(|()| limit.connection(client(1)).unwrap());
+        assert_eq!(limit.connection(client(1)).unwrap_err(), LimitReached::Client);
+        let other = limit.connection(client(2)).unwrap();
         drop(held);
-        assert!(places.connection(client(1)).is_ok());
+        assert!(limit.connection(client(1)).is_ok());
         drop(other);
-        assert!(places.taken.lock().by_client.is_empty(), "clients without connections are forgotten");
+        assert!(limit.taken.lock().by_client.is_empty(), "clients without connections are forgotten");
     }
 
     #[test]
     fn an_accepted_token_makes_room_for_a_connection_without_one() {
-        let places = Places::new(9, 3, 1);
-        let mut first = places.connection(client(1)).unwrap();
-        assert_eq!(places.connection(client(1)).unwrap_err(), NoPlace::Tokenless);
+        let limit = ConnectionLimit::new(9, 3, 1);
+        let mut first = limit.connection(client(1)).unwrap();
+        assert_eq!(limit.connection(client(1)).unwrap_err(), LimitReached::Tokenless);
         first.token_accepted();
         first.token_accepted();
-        let second = places.connection(client(1)).unwrap();
-        assert_eq!(places.connection(client(1)).unwrap_err(), NoPlace::Tokenless, "it counts once");
+        let second = limit.connection(client(1)).unwrap();
+        assert_eq!(limit.connection(client(1)).unwrap_err(), LimitReached::Tokenless, "it counts once");
         drop(first);
-        assert_eq!(places.connection(client(1)).unwrap_err(), NoPlace::Tokenless, "it had a token");
+        assert_eq!(limit.connection(client(1)).unwrap_err(), LimitReached::Tokenless, "it had a token");
         drop(second);
-        assert!(places.connection(client(1)).is_ok());
+        assert!(limit.connection(client(1)).is_ok());
     }
 
     #[test]
     fn sessions_are_limited_in_total() {
-        let places = Places::new(1, 9, 9);
-        let session = places.session().unwrap();
-        assert_eq!(places.session().unwrap_err(), NoPlace::Edge);
+        let limit = ConnectionLimit::new(1, 9, 9);
+        let session = limit.session().unwrap();
+        assert_eq!(limit.session().unwrap_err(), LimitReached::Edge);
         drop(session);
-        assert!(places.session().is_ok());
+        assert!(limit.session().is_ok());
     }
 }

@@ -1,7 +1,7 @@
-//! The pace of new sessions: when many clients connect at once, they queue instead of overloading the edge.
+//! The rate of new sessions: when many clients connect at once, they queue instead of overloading the edge.
 //!
-//! A client may wait with as many sessions as there are places left in the queue. So one client takes at most half of it,
-//! and ten together leave an eleventh: a client that has none waiting nearly always finds a place.
+//! A client may wait with as many sessions as there is room left in the queue. So one client takes at most half of it,
+//! and ten together leave an eleventh: a client that has none waiting nearly always finds room.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -29,7 +29,7 @@ pub(crate) enum Busy {
 
 /// Schedules the start of each new session.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct AcceptLimiter {
     interval: Duration,
     max_waiting: usize,
     queue: Mutex<Queue>,
@@ -40,17 +40,17 @@ struct Queue {
     /// When the next session may start.
     next: Instant,
     /// The starts that are still to come, in order. One of a client that has gone meanwhile stays: otherwise a client
-    /// could use up the pace by connecting and leaving.
+    /// could use up the rate by connecting and leaving.
     waiting: VecDeque<(Instant, ClientNetwork)>,
     /// How many of these each client has.
     by_client: HashMap<ClientNetwork, usize>,
 }
 
-impl Pace {
+impl AcceptLimiter {
     /// At most `per_second`, after a burst of one second's worth.
-    pub(crate) fn new(per_second: u32) -> Pace {
+    pub(crate) fn new(per_second: u32) -> AcceptLimiter {
         let per_second = per_second.max(1);
-        Pace {
+        AcceptLimiter {
             interval: Duration::from_secs(1) / per_second,
             max_waiting: MAX_WAIT_SECONDS * per_second as usize,
             queue: Mutex::new(Queue {
@@ -109,15 +109,15 @@ mod tests {
         ClientNetwork::of(std::net::Ipv4Addr::from_bits(number).into())
     }
 
-    /// A pace of 100 per second that has not been used for a while, and the time.
-    fn rested() -> (Pace, Instant) {
-        (Pace::new(100), Instant::now() + Duration::from_secs(60))
+    /// A limiter of 100 per second that has not been used for a while, and the time.
+    fn rested() -> (AcceptLimiter, Instant) {
+        (AcceptLimiter::new(100), Instant::now() + Duration::from_secs(60))
     }
 
     #[tokio::test(start_paused = true)]
     async fn sessions_of_many_clients_wait_at_most_five_seconds_and_others_are_refused() {
-        let (pace, now) = rested();
-        let starts: Vec<_> = (0..700).map(|number| pace.reserve(client(number), now)).collect();
+        let (limiter, now) = rested();
+        let starts: Vec<_> = (0..700).map(|number| limiter.reserve(client(number), now)).collect();
         let waits =
             |index: usize| starts[index].as_ref().ok().map(|start| start.saturating_duration_since(now));
         assert_eq!(waits(0), Some(Duration::ZERO));
@@ -126,42 +126,42 @@ mod tests {
         assert_eq!(waits(600), Some(Duration::from_secs(5)));
         assert_eq!(starts[601..], [Err(Busy::Edge); 99]);
         let later = now + Duration::from_secs(1);
-        assert!(pace.reserve(client(1), later).is_ok(), "the queue is shorter again");
+        assert!(limiter.reserve(client(1), later).is_ok(), "the queue is shorter again");
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_client_takes_the_burst_and_half_of_the_queue_and_others_still_begin() {
-        let (pace, now) = rested();
-        let starts: Vec<_> = (0..2000).map(|_| pace.reserve(client(1), now)).collect();
+        let (limiter, now) = rested();
+        let starts: Vec<_> = (0..2000).map(|_| limiter.reserve(client(1), now)).collect();
         let accepted = starts.iter().filter(|start| start.is_ok()).count();
         assert_eq!(accepted, 101 + 250, "the burst, and half of five seconds");
         assert_eq!(starts.last(), Some(&Err(Busy::Client)));
-        let other = pace.reserve(client(2), now).unwrap();
+        let other = limiter.reserve(client(2), now).unwrap();
         assert_eq!(other - now, Duration::from_millis(2510), "behind these");
     }
 
     #[tokio::test(start_paused = true)]
     async fn hundred_greedy_clients_leave_places_for_others() {
-        let (pace, now) = rested();
+        let (limiter, now) = rested();
         for _ in 0..50 {
             for number in 0..100 {
-                let _ = pace.reserve(client(number), now);
+                let _ = limiter.reserve(client(number), now);
             }
         }
-        assert_eq!(pace.reserve(client(0), now), Err(Busy::Client));
-        assert!((1000..1004).all(|other| pace.reserve(client(other), now).is_ok()));
+        assert_eq!(limiter.reserve(client(0), now), Err(Busy::Client));
+        assert!((1000..1004).all(|other| limiter.reserve(client(other), now).is_ok()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_has_started_is_forgotten() {
-        let (pace, now) = rested();
+        let (limiter, now) = rested();
         for number in 0..1000 {
-            let _ = pace.reserve(client(number), now);
+            let _ = limiter.reserve(client(number), now);
         }
-        assert_eq!(pace.queue.lock().by_client.len(), 500);
+        assert_eq!(limiter.queue.lock().by_client.len(), 500);
         let later = now + Duration::from_secs(30);
-        assert_eq!(pace.reserve(client(1), later), Ok(later - BURST));
-        let queue = pace.queue.lock();
+        assert_eq!(limiter.reserve(client(1), later), Ok(later - BURST));
+        let queue = limiter.queue.lock();
         assert!(queue.by_client.is_empty() && queue.waiting.is_empty());
     }
 }
