@@ -5,7 +5,6 @@
 
 mod admin;
 mod browser;
-mod catalogue;
 mod chaos;
 mod client;
 mod configuration;

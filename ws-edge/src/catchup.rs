@@ -16,9 +16,9 @@
 //! when its client has read.
 
 mod budget;
-mod plan;
+pub(crate) mod plan;
 mod read;
-mod replay;
+pub(crate) mod replay;
 mod schedule;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -33,6 +33,8 @@ mod operator;
 pub mod outbox;
 pub mod protocol;
 mod session;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};

@@ -9,7 +9,7 @@ const MAX_READERS: usize = 64;
 
 /// What a replay reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     /// All events, of all tenants.
     Everything,
     /// The events of these subjects, each with a reader of its own.
@@ -21,7 +21,7 @@ impl Reading {
     ///
     /// Filters cover whole tenants, so that their number does not depend on how many subjects a client asks for. Who
     /// needs a few subjects of one tenant gets them alone.
-    pub(super) fn choose(event_root: &str, subjects: Vec<Arc<str>>, gap: u64) -> Reading {
+    pub(crate) fn choose(event_root: &str, subjects: Vec<Arc<str>>, gap: u64) -> Reading {
         let tenants: BTreeSet<Arc<str>> =
             subjects.iter().map(|subject| tenant_filter(event_root, subject)).collect();
         let filters = if subjects.len() <= tenants.len() { subjects } else { Vec::from_iter(tenants) };

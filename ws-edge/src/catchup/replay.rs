@@ -20,13 +20,13 @@ use crate::{
 
 /// Sessions that are replayed to together.
 #[derive(Debug)]
-pub(super) struct ReplayBatch {
+pub(crate) struct ReplayBatch {
     id: ReplayId,
     /// With the position up to which each has had everything.
     sessions: HashMap<SessionNumber, (Arc<Outbox>, u64)>,
     index: Index,
     /// Outboxes that have to be flushed.
-    pub(super) filled: Vec<Arc<Outbox>>,
+    pub(crate) filled: Vec<Arc<Outbox>>,
 }
 
 impl ReplayBatch {
@@ -34,7 +34,7 @@ impl ReplayBatch {
     ///
     /// If the stream has a leader among several servers (`is_replicated`), a session that may still be owed late events
     /// from before the replay's start is left out, and returned beside it.
-    pub(super) fn new(
+    pub(crate) fn new(
         id: ReplayId,
         sessions: Vec<Arc<Outbox>>,
         dispatcher: &Dispatcher,
@@ -75,39 +75,39 @@ impl ReplayBatch {
     }
 
     /// The replay's id.
-    pub(super) fn id(&self) -> ReplayId {
+    pub(crate) fn id(&self) -> ReplayId {
         self.id
     }
 
     /// The numbers of its subjects.
-    pub(super) fn subject_numbers(&self) -> HashSet<SubjectNumber> {
+    pub(crate) fn subject_numbers(&self) -> HashSet<SubjectNumber> {
         self.index.subjects().map(|(number, _)| number).collect()
     }
 
     /// Its subjects.
-    pub(super) fn subjects(&self) -> Vec<Arc<str>> {
+    pub(crate) fn subjects(&self) -> Vec<Arc<str>> {
         self.index.subjects().map(|(_, subject)| Arc::clone(&subject.text)).collect()
     }
 
     /// The position after which the first session is owed events.
-    pub(super) fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.sessions.values().map(|(_, after)| *after).min().unwrap_or_default()
     }
 
     /// Whether some session is still in it.
-    pub(super) fn is_needed(&self) -> bool {
+    pub(crate) fn is_needed(&self) -> bool {
         self.outboxes().any(|outbox| outbox.is_in_replay(self.id))
     }
 
     /// Delivers a past event to all sessions that are owed it.
-    pub(super) fn deliver(&mut self, event: &Event, frames: &EventFrames<'_>, metrics: &Metrics) {
+    pub(crate) fn deliver(&mut self, event: &Event, frames: &EventFrames<'_>, metrics: &Metrics) {
         let numbers = self.index.matching(frames.tenant(), &event.subject);
         let mode = Mode::Replayed(self.id);
         deliver(&self.index, &numbers, event, frames, mode, &mut self.filled, metrics);
     }
 
     /// Everything up to `position` has been replayed.
-    pub(super) fn advance(&mut self, position: u64) {
+    pub(crate) fn advance(&mut self, position: u64) {
         for (outbox, after) in self.sessions.values_mut() {
             outbox.advance(self.id, position);
             *after = (*after).max(position);
@@ -115,7 +115,7 @@ impl ReplayBatch {
     }
 
     /// Everything up to `position` has been replayed, and `events` have come live since: the sessions are live.
-    pub(super) fn finish(&mut self, event_root: &str, position: u64, events: &[Event], metrics: &Metrics) {
+    pub(crate) fn finish(&mut self, event_root: &str, position: u64, events: &[Event], metrics: &Metrics) {
         for event in events.iter().filter(|event| event.sequence() > Some(position)) {
             if let Some(frames) = EventFrames::read(event_root, event) {
                 self.deliver(event, &frames, metrics);
@@ -128,7 +128,7 @@ impl ReplayBatch {
     }
 
     /// Events before `position` have left the history: closes the sessions that were owed some of them.
-    pub(super) fn close_behind(&self, position: u64) {
+    pub(crate) fn close_behind(&self, position: u64) {
         for (outbox, after) in self.sessions.values() {
             if outbox.is_in_replay(self.id) && after.saturating_add(1) < position {
                 outbox.close(Close::Behind);
@@ -137,7 +137,7 @@ impl ReplayBatch {
     }
 
     /// Ends the replay early. Returns the sessions that need another one.
-    pub(super) fn abort(self) -> Vec<Arc<Outbox>> {
+    pub(crate) fn abort(self) -> Vec<Arc<Outbox>> {
         let sessions = self.sessions.into_values().map(|(outbox, _)| outbox);
         sessions.filter(|outbox| outbox.leave_replay(self.id)).collect()
     }

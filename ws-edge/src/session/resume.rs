@@ -30,7 +30,7 @@ const NO_HISTORY: &str = "there is no history here : since is not possible";
 
 /// Where a session resumes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum ResumeFrom {
+pub(crate) enum ResumeFrom {
     /// After this frame.
     Cursor(Cursor),
     /// After this position of the current stream.
@@ -44,7 +44,7 @@ pub(super) enum ResumeFrom {
 impl ResumeFrom {
     /// The position after which a binding of this rank needs events. Bindings of a higher rank than the cursor's have
     /// not received the cursor's own event.
-    fn after(self, rank: Rank) -> u64 {
+    pub(crate) fn after(self, rank: Rank) -> u64 {
         match self {
             ResumeFrom::Cursor(cursor) if rank <= cursor.rank => cursor.position.sequence,
             ResumeFrom::Cursor(cursor) => cursor.position.sequence.saturating_sub(1),
@@ -154,7 +154,7 @@ async fn wait_until_reached(edge: &Edge, cursor: Cursor) {
 }
 
 /// Checks that the history has everything after position `after`.
-fn check_recoverable(from: ResumeFrom, after: u64, info: &StreamInfo) -> Result<(), &'static str> {
+pub(crate) fn check_recoverable(from: ResumeFrom, after: u64, info: &StreamInfo) -> Result<(), &'static str> {
     match from {
         ResumeFrom::Cursor(Cursor { position, .. })
             if position.stream != info.id || position.sequence > info.last =>

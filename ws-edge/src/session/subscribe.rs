@@ -57,7 +57,7 @@ pub(super) async fn subscribe(
     let mut requests: Vec<SubscribeRequest> = bindings
         .iter()
         .zip(&parsed)
-        .map(|(binding, parsed)| request(edge, state.view, binding, parsed, &access, request_id))
+        .map(|(binding, parsed)| request(&edge.event_root, state.view, binding, parsed, &access, request_id))
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
     let is_new = |binding: &&String| state.index_of(&account, binding).is_none();
@@ -96,15 +96,16 @@ pub(super) fn with_cursor(edge: &Edge, state: &State, mut data: Map<String, Valu
     Value::Object(data)
 }
 
-fn request(
-    edge: &Edge,
+/// What the dispatcher is asked for a binding.
+pub(crate) fn request(
+    event_root: &str,
     view: View,
     binding: &str,
     parsed: &ParsedBinding<'_>,
     access: &Access,
     request_id: Option<&Value>,
 ) -> Result<SubscribeRequest, BindingError> {
-    let resolved = parsed.resolve(&edge.event_root, access)?;
+    let resolved = parsed.resolve(event_root, access)?;
     let account = match access {
         Access::Account { account_id, .. } => account_id,
         _ => "*",
