@@ -2,6 +2,7 @@
 //!
 //! Every process started here ends with the process that started it, even if that one is killed.
 
+pub mod autobahn;
 pub mod bench;
 pub mod brokers;
 pub mod chaos;

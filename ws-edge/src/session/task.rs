@@ -94,7 +94,7 @@ pub(crate) struct Session {
 }
 
 /// Why a session ended.
-enum End {
+pub(super) enum End {
     /// The edge closes it.
     Close(Close),
     /// The client closed it or is unreachable; the label of the metric.
@@ -343,7 +343,7 @@ impl Session {
     }
 }
 
-fn end_of(error: &tungstenite::Error) -> End {
+pub(super) fn end_of(error: &tungstenite::Error) -> End {
     use tungstenite::Error;
     match error {
         Error::Capacity(_) => End::Close(Close::TooBig),

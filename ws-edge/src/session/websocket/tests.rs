@@ -1,3 +1,5 @@
+mod autobahn;
+
 use std::future::poll_fn;
 
 use proptest::prelude::*;

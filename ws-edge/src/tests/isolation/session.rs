@@ -58,19 +58,27 @@ pub(super) struct Session {
     last_event: usize,
 }
 
+/// A session that has not subscribed yet.
+pub(super) struct Opened {
+    pub(super) session: Session,
+    /// What it asks the dispatcher for.
+    pub(super) requests: Vec<SubscribeRequest>,
+    pub(super) since: Option<Since>,
+}
+
 impl Session {
-    /// A session and its request to the dispatcher; none if no binding is accepted. `since` is the client's text.
+    /// A new session; none if no binding is accepted. `since` is the client's text.
     ///
     /// # Errors
     /// If a binding is accepted that must not be, or the other way round.
-    pub(super) fn new(
+    pub(super) fn open(
         ground: &Ground,
         dice: &Dice,
         number: u64,
         who: &Who,
         since: Option<&str>,
         rng: &mut StdRng,
-    ) -> Result<Option<(Session, Vec<SubscribeRequest>, Option<Since>)>, String> {
+    ) -> Result<Option<Opened>, String> {
         let all: Vec<Asked> =
             (0..rng.random_range(1..5)).map(|_| bindings::asked(who, dice.binding(rng))).collect();
         let request_id = [None, Some(json!("7")), Some(json!(7))][rng.random_range(0..3)].clone();
@@ -118,7 +126,7 @@ impl Session {
             session.bindings.push(Held { asked: asked.clone(), rank, after: 0, got: BTreeMap::new() });
             requests.push(request);
         }
-        Ok((!requests.is_empty()).then_some((session, requests, subscribe.since)))
+        Ok((!requests.is_empty()).then_some(Opened { session, requests, since: subscribe.since }))
     }
 
     /// Reads the frames that have come.

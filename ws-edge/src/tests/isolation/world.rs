@@ -11,7 +11,7 @@ use super::{
     dice::Dice,
     events,
     reference::{self, Happening, Owner, Who},
-    session::Session,
+    session::{Opened, Session},
 };
 use crate::{
     access::families::Families,
@@ -182,8 +182,8 @@ impl<'g> World<'g> {
     fn open(&mut self, number: u64, rng: &mut StdRng) -> Result<(), String> {
         let who = self.everybody[rng.random_range(0..self.everybody.len())].clone();
         let since = if self.has_history && rng.random_ratio(1, 2) { Some(self.since(rng)?) } else { None };
-        let opened = Session::new(self.ground, &self.dice, number, &who, since.as_deref(), rng)?;
-        let Some((mut session, mut requests, since)) = opened else { return Ok(()) };
+        let opened = Session::open(self.ground, &self.dice, number, &who, since.as_deref(), rng)?;
+        let Some(Opened { mut session, mut requests, since }) = opened else { return Ok(()) };
         let live = self.last();
         if self.has_history {
             // The answer that confirms the subjects says how far the stream is.
