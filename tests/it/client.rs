@@ -1,6 +1,8 @@
 //! The JavaScript client in a real Chromium and in Node: it reconnects and resumes, and each binding's events arrive in
 //! order, without loss or duplicates.
 
+mod revoked;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -437,13 +439,13 @@ async fn closing_with(codes: &'static [u16]) -> u16 {
 
 #[tokio::test]
 async fn the_client_reconnects_after_every_close_code_except_final_ones() {
-    let url = format!("ws://127.0.0.1:{}/", closing_with(&[1001, 1012, 4000, 4401, 4499, 4500]).await);
+    let url = format!("ws://127.0.0.1:{}/", closing_with(&[1001, 1012, 1013, 4000, 4401, 4499, 4500]).await);
     let watcher = Watcher::anywhere(&config(&url, json!({ "given": "any" }), &[])).await;
     let ended = watcher.until("the end", 1, |one| one["state"] == "ended").await;
     assert_eq!(ended, [json!({ "state": "ended", "code": 4500, "reason": "as told" })]);
-    let waited = watcher.until("the waits", 5, |one| one["state"] == "waiting").await;
+    let waited = watcher.until("the waits", 6, |one| one["state"] == "waiting").await;
     let codes: Vec<&Value> = waited.iter().map(|one| &one["code"]).collect();
-    assert_eq!(codes, [1001, 1012, 4000, 4401, 4499]);
+    assert_eq!(codes, [1001, 1012, 1013, 4000, 4401, 4499]);
     let waits: Vec<f64> = waited.iter().map(|one| one["wait"].as_f64().unwrap()).collect();
     for (attempt, wait) in waits.iter().enumerate() {
         assert!((0.0..=250.0 * 2f64.powi(attempt as i32)).contains(wait), "{wait} before attempt {attempt}");

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 /// A stack whose accounts file the tests here change.
-fn stack() -> &'static Stack {
+pub(crate) fn stack() -> &'static Stack {
     static STACK: LazyLock<Stack> = LazyLock::new(|| {
         let start = || tokio::runtime::Runtime::new().unwrap().block_on(Stack::start("revoked"));
         std::thread::scope(|scope| scope.spawn(start).join().unwrap())
@@ -29,13 +29,13 @@ fn stack() -> &'static Stack {
 }
 
 /// The lines of an account in the accounts file, from its id on.
-fn entry(account: &Account, parent: &str) -> String {
+pub(crate) fn entry(account: &Account, parent: &str) -> String {
     let Account { id, realm } = account;
     format!("id = \"{id}\"\nname = \"test\"\nrealm = \"{realm}\"\nparent = \"{parent}\"\n")
 }
 
 /// Changes the accounts file of [`stack`].
-fn change(changes: &[(String, String)]) {
+pub(crate) fn change(changes: &[(String, String)]) {
     static FILE: LazyLock<Mutex<PathBuf>> =
         LazyLock::new(|| Mutex::new(stack().dir.path().join("accounts.toml")));
     let file = FILE.lock();
@@ -165,15 +165,15 @@ async fn events_until_own(client: &mut Client, account: &Account, publisher: &Pu
 }
 
 /// A separate deployment on the shared NATS server, with one short-lived auth-svc.
-struct Deployment {
+pub(crate) struct Deployment {
     _dir: RunDir,
-    auth_svc: Service,
+    pub(crate) auth_svc: Service,
     edge: Service,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Deployment {
-    async fn start(prefix: &str, settings: &[(&'static str, &str)]) -> Deployment {
+    pub(crate) async fn start(prefix: &str, settings: &[(&'static str, &str)]) -> Deployment {
         let dir = RunDir::create(prefix).unwrap();
         let file = dir.path().join("accounts.toml");
         fs::write(&file, accounts::file()).unwrap();

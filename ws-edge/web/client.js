@@ -29,6 +29,7 @@ class BlackholeClient {
    * @param {function(object, string)} [options.onevent] an event, and its frame's text
    * @param {function(string, object)} [options.onstate] `connecting`, `open`, `waiting` to reconnect, or `ended`
    * @param {function({ account, bindings, reason })} [options.ongap] events may be missing: read the current state
+   * @param {function({ account, binding, reason })} [options.onrevoked] a subscription has ended: it is no longer granted
    * @param {function(Error)} [options.onerror] an error that no promise reports
    * @param {function(object, object, string)} [options.onreply] every reply, its request, and the frame's text
    * @param {string} [options.name] the session's name in listings
@@ -243,7 +244,8 @@ class BlackholeClient {
     try { frame = JSON.parse(text); } catch { /* reported below */ }
     if (frame?.action === 'event') this.#event(frame, text);
     else if (frame?.action === 'reply') this.#reply(frame, text);
-    else this.#options.onerror?.(new Error('what came is neither an event nor a reply'));
+    else if (frame?.action === 'revoked') this.#revoked(frame.data.revoked);
+    else this.#options.onerror?.(new Error('an unknown frame came'));
   }
 
   #event(event, text) {
@@ -273,6 +275,20 @@ class BlackholeClient {
     request?.done(error, data);
     if (error && BlackholeClient.#isTokenError(error)) this.#tokenRefused(error);
     if (this.#state === 'open' && this.#requests.size === 0) this.#keepAlive();
+  }
+
+  // Where the whole session is concerned, a close follows: 4401 asks for another token, 1013 for patience. Then the
+  // subscriptions are renewed.
+  #revoked(all) {
+    for (const { account_id: account, binding, reason } of all) {
+      if (/^(failed to authenticate|the authentication service)/.test(reason)) continue;
+      // The token's own account may be subscribed as `null`.
+      const key = [account, ''].map((id) => `${id}\n${binding}`).find((id) => this.#subscriptions.get(id)?.isActive);
+      if (key === undefined) continue;
+      const one = this.#subscriptions.get(key);
+      this.#subscriptions.delete(key);
+      this.#options.onrevoked?.({ account: one.account, binding, reason });
+    }
   }
 
   static #isTokenError(error) {

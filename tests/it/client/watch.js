@@ -7,6 +7,7 @@ const client = new BlackholeClient(config.url, {
   }),
   onstate: (state, detail) => report({ state, ...detail }),
   ongap: (gap) => report({ gap }),
+  onrevoked: (revoked) => report({ revoked }),
   onerror: (error) => report({ error: error.message }),
 });
 function subscribe(account, bindings) {

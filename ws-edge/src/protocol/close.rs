@@ -1,4 +1,5 @@
-//! Why the edge closes sessions. `docs/protocol.md` lists the codes: after 1012 and 4000 to 4499 clients reconnect,
+//! Why the edge closes sessions. `docs/protocol.md` lists the codes: after 1012, 1013 and 4000 to 4499 clients
+//! reconnect,
 //! after 4500 to 4999 they do not.
 
 use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};

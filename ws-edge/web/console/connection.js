@@ -17,8 +17,9 @@ const CLOSE_CODES = {
   1007: 'The server received text that is not valid UTF-8.',
   1009: 'The server refused a message because it is too large.',
   1012: 'The server is restarting.',
+  1013: 'The server cannot ask whether the token is still accepted.',
   4008: 'This client read too slowly, and the server could not keep all its events.',
-  4401: 'The token has expired. Paste a new one and connect.',
+  4401: 'The token has expired or is no longer accepted. Paste a new one and connect.',
   4408: 'The session was idle for too long.',
 };
 
@@ -72,6 +73,7 @@ export function connect() {
     onreply: ifCurrent(receivedReply),
     onevent: ifCurrent(receivedEvent),
     ongap: ifCurrent((gap) => logNote(`Events of ${gap.bindings.join(', ')} may be missing: ${gap.reason}`, 'error')),
+    onrevoked: ifCurrent(revoked),
     onerror: ifCurrent(failed),
   });
   setState('connecting');
@@ -139,6 +141,14 @@ function failed(error) {
   const subscription = subscriptions.get(keyOf(error.account ?? '', error.binding));
   if (subscription) subscription.reason = error.message;
   showProblem('subscribe', error.message);
+  drawSubscriptions();
+}
+
+// The client has ended this subscription. It stays in the list, to be tried again with the next token.
+function revoked({ account, binding, reason }) {
+  logNote(`${binding} has ended: ${reason}`, 'error');
+  const subscription = subscriptions.get(keyOf(account ?? '', binding));
+  if (subscription) Object.assign(subscription, { state: 'refused', reason });
   drawSubscriptions();
 }
 
