@@ -22,6 +22,8 @@ pub(crate) enum Close {
     Flood,
     /// No token was accepted within `ws.auth_timeout`.
     Unauthenticated,
+    /// Too many tokens were refused.
+    TokensRefused,
     /// The token has expired.
     TokenExpired,
     /// The token is no longer accepted: its key, its account or the account's access is gone.
@@ -42,7 +44,7 @@ impl Close {
             Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
             Close::TooSlow | Close::Behind => 4008,
-            Close::Unauthenticated | Close::TokenExpired | Close::Revoked => 4401,
+            Close::Unauthenticated | Close::TokensRefused | Close::TokenExpired | Close::Revoked => 4401,
             Close::Idle => 4408,
             Close::Flood => 4429,
         }
@@ -59,6 +61,7 @@ impl Close {
             Close::Behind => "behind",
             Close::Flood => "flood",
             Close::Unauthenticated => "unauthenticated",
+            Close::TokensRefused => "tokens_refused",
             Close::TokenExpired => "token_expired",
             Close::Revoked => "revoked",
             Close::Unconfirmed => "unconfirmed",
@@ -77,6 +80,7 @@ impl Close {
             Close::Behind => "events that were still to come have left the history",
             Close::Flood => "too many control frames or fragments",
             Close::Unauthenticated => "no token was accepted in time",
+            Close::TokensRefused => "too many tokens were refused",
             Close::TokenExpired => "the token expired",
             Close::Revoked => "the token is no longer accepted",
             Close::Unconfirmed => "the authentication service is not available, come back later",
