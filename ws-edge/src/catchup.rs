@@ -233,7 +233,7 @@ impl Catchup {
                 }
             }
             let is_live = self.dispatcher.end_buffer(batch.id(), |events| {
-                batch.finish(self.dispatcher.event_root(), last, &events, &self.metrics);
+                batch.finish(self.dispatcher.event_root(), last, events, &self.metrics);
             });
             if is_live {
                 return Ok(ReadEnd::Complete);

@@ -115,7 +115,15 @@ impl ReplayBatch {
     }
 
     /// Everything up to `position` has been replayed, and `events` have come live since: the sessions are live.
-    pub(super) fn finish(&mut self, event_root: &str, position: u64, events: &[Event], metrics: &Metrics) {
+    pub(super) fn finish(
+        &mut self,
+        event_root: &str,
+        position: u64,
+        mut events: Vec<Event>,
+        metrics: &Metrics,
+    ) {
+        // A late one came after later ones. None of them was delivered yet.
+        events.sort_by_key(Event::sequence);
         for event in events.iter().filter(|event| event.sequence() > Some(position)) {
             if let Some(frames) = EventFrames::read(event_root, event) {
                 self.deliver(event, &frames, metrics);

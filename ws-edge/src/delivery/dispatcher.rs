@@ -91,8 +91,10 @@ pub struct Joined {
     pub memberships: Vec<Membership>,
     /// Resolves when the server has confirmed every subject; `None`: it has already.
     pub(crate) confirmation: Option<oneshot::Receiver<()>>,
-    /// The position up to which the session had everything before.
-    pub(crate) position: u64,
+    /// The position up to which the session had everything before; `None` if it had no subjects.
+    pub(crate) had: Option<u64>,
+    /// The position up to which live sessions have been served.
+    pub(crate) live: u64,
 }
 
 /// What sessions use.
@@ -121,11 +123,11 @@ impl Dispatcher {
     ) -> Joined {
         let mut table = self.table.lock();
         let live = table.position;
-        let mut position = live;
+        let mut had = Some(live);
         let since = requests.iter().filter_map(|request| request.since).min();
         if let Some(since) = since {
-            position = outbox.hold(since, live);
-            table.raise_watermarks(outbox, position);
+            had = outbox.hold(since, live);
+            table.raise_watermarks(outbox, had.unwrap_or_default());
         }
         let mut served = HashMap::new();
         for membership in &mut replaced {
@@ -169,7 +171,7 @@ impl Dispatcher {
         if confirmation.is_some() {
             self.changed.notify_one();
         }
-        Joined { memberships, confirmation, position }
+        Joined { memberships, confirmation, had, live }
     }
 
     /// Whether a subject's tenant is a realm.

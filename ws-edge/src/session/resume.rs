@@ -124,10 +124,11 @@ pub(super) async fn join(
     // The answer that confirmed the subjects has also updated `edge.stream`.
     let (recovered, end) = match &*edge.stream.borrow() {
         Some(info) => (confirmed.map(|()| check_recoverable(from, after, info)), info.last),
-        None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.position),
+        None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.live),
     };
     if recovered != Ok(Ok(())) {
-        edge.dispatcher.forgo_past(&state.outbox, &joined.memberships, joined.position, end);
+        let had = joined.had.unwrap_or(end);
+        edge.dispatcher.forgo_past(&state.outbox, &joined.memberships, had, end);
     }
     state.bind(account, bindings, joined.memberships);
     if recovered.is_err() {
