@@ -6,6 +6,7 @@ pub mod family_switch;
 pub mod frame;
 pub(crate) mod index;
 mod live_buffer;
+mod pattern_tree;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -267,7 +267,7 @@ impl Dispatcher {
         let mut table = self.table.lock();
         match event.sequence() {
             Some(sequence) => {
-                let numbers = table.index.matching(frames.tenant(), &event.subject);
+                let numbers = table.index.matching(&self.event_root, &event.subject);
                 table.deliver(&numbers, event, frames, Mode::Live, &self.metrics);
                 table.reached(sequence);
             }
@@ -279,7 +279,7 @@ impl Dispatcher {
     /// `late` goes out after later ones.
     pub(crate) fn deliver_missed(&self, event: &Event, frames: &EventFrames<'_>, is_late: bool) {
         let mut table = self.table.lock();
-        let numbers = table.index.matching(frames.tenant(), &event.subject);
+        let numbers = table.index.matching(&self.event_root, &event.subject);
         let mode = if is_late { Mode::Late } else { Mode::Live };
         table.deliver(&numbers, event, frames, mode, &self.metrics);
         table.reached(event.sequence().unwrap_or_default());

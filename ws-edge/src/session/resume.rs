@@ -70,7 +70,8 @@ pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String
         Since::Cursor(cursor) => Ok(ResumeFrom::Cursor(cursor)),
         Since::Unknown => Ok(ResumeFrom::Unknown),
         Since::Ago(age) => {
-            let now = SystemTime::now();
+            // The server's: the edge's clock may differ.
+            let now = edge.history.time().await.map_err(unavailable)?;
             let time = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
             if !info.reaches_back_to_time(time, now) {
                 return Ok(ResumeFrom::Trimmed);
@@ -182,6 +183,7 @@ mod tests {
             first: 5,
             first_at: SystemTime::UNIX_EPOCH,
             last: 9,
+            last_at: SystemTime::UNIX_EPOCH,
             max_age: Duration::from_secs(600),
             is_roomy: true,
             leader: None,

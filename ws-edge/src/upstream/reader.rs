@@ -128,6 +128,8 @@ impl EventReader {
         let mut backoff = Backoff::for_brokers();
         let mut is_logged = false;
         while !shutdown.is_cancelled() {
+            // Without a connection sessions come, wait in vain, and go.
+            self.dispatcher.take_unused(Instant::now());
             let connected = tokio::select! {
                 () = shutdown.cancelled() => return,
                 connected = self.servers.connect(CLIENT_NAME) => connected,

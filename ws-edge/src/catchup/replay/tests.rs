@@ -27,7 +27,7 @@ fn begin(
 
 fn replay<'e>(batch: &mut ReplayBatch, events: impl IntoIterator<Item = &'e Event>) {
     for event in events {
-        batch.deliver(event, &EventFrames::read("ev", event).unwrap(), &Metrics::default());
+        batch.deliver("ev", event, &EventFrames::read("ev", event).unwrap(), &Metrics::default());
     }
 }
 

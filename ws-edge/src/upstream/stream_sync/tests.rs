@@ -11,6 +11,7 @@ fn stream(name: &str, last: u64, leader: Option<&str>) -> StreamInfo {
         created: SystemTime::UNIX_EPOCH,
         first: 1,
         first_at: SystemTime::UNIX_EPOCH,
+        last_at: SystemTime::UNIX_EPOCH,
         last,
         max_age: Duration::from_secs(600),
         is_roomy: true,
