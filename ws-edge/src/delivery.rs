@@ -7,7 +7,7 @@ pub mod frame;
 pub(crate) mod index;
 mod live_buffer;
 mod pattern_tree;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod watermark;

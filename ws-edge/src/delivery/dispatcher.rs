@@ -16,9 +16,9 @@ use tokio::sync::{Notify, oneshot};
 use super::{
     deliver::Mode,
     frame::{builder::EventFrames, event::Event, template::FrameTemplate},
-    index::Index,
+    index::{Index, SubjectState},
     live_buffer::LiveBuffer,
-    table::Table,
+    table::{Refused, Table, Unconfirmed},
 };
 use crate::{
     ids::{ReplayId, SubjectNumber},
@@ -90,7 +90,7 @@ pub struct Joined {
     /// A membership for each request.
     pub memberships: Vec<Membership>,
     /// Resolves when the server has confirmed every subject; `None`: it has already.
-    pub(crate) confirmation: Option<oneshot::Receiver<()>>,
+    pub(crate) confirmation: Option<oneshot::Receiver<Result<(), Refused>>>,
     /// The position up to which the session had everything before; `None` if it had no subjects.
     pub(crate) had: Option<u64>,
     /// The position up to which live sessions have been served.
@@ -159,7 +159,9 @@ impl Dispatcher {
         }
         let confirmation = (!all_confirmed).then(|| {
             let (confirmed, confirmation) = oneshot::channel();
-            table.unconfirmed.push(confirmed);
+            let subjects =
+                memberships.iter().flat_map(|own: &Membership| own.subjects.iter().copied()).collect();
+            table.unconfirmed.push(Unconfirmed { session: outbox.number, subjects, confirmed });
             confirmation
         });
         self.metrics.subjects.set(gauge(table.index.len()));
@@ -239,25 +241,40 @@ impl Dispatcher {
     }
 
     /// The sessions that wait for the confirmation of their subjects.
-    pub(crate) fn take_unconfirmed(&self) -> Vec<oneshot::Sender<()>> {
+    pub(crate) fn take_unconfirmed(&self) -> Vec<Unconfirmed> {
         let mut waiting = std::mem::take(&mut self.table.lock().unconfirmed);
-        waiting.retain(|session| !session.is_closed());
+        waiting.retain(|session| !session.confirmed.is_closed());
         waiting
     }
 
     /// Returns sessions that [`Dispatcher::take_unconfirmed`] gave, for another attempt.
-    pub(crate) fn put_back_unconfirmed(&self, sessions: Vec<oneshot::Sender<()>>) {
+    pub(crate) fn put_back_unconfirmed(&self, sessions: Vec<Unconfirmed>) {
         self.table.lock().unconfirmed.extend(sessions);
     }
 
-    /// The server has these subjects.
-    pub(crate) fn confirm(&self, subjects: &[SubjectNumber]) {
+    /// The server has refused these subjects.
+    pub(crate) fn refuse(&self, subjects: impl IntoIterator<Item = SubjectNumber>) {
         let mut table = self.table.lock();
         for number in subjects {
-            if let Some(subject) = table.index.subject_mut(*number) {
-                subject.confirmed = true;
+            if let Some(subject) = table.index.subject_mut(number) {
+                subject.state = SubjectState::Refused;
             }
         }
+    }
+
+    /// The number of a subject.
+    pub(crate) fn number(&self, subject: &str) -> Option<SubjectNumber> {
+        self.table.lock().index.number(subject)
+    }
+
+    /// The server has these subjects, but for those that it has refused, which are returned. `waiting` are the sessions
+    /// that are told next; others that have members of what is refused are closed.
+    pub(crate) fn confirm(
+        &self,
+        subjects: &[SubjectNumber],
+        waiting: &[Unconfirmed],
+    ) -> HashSet<SubjectNumber> {
+        self.table.lock().confirm(subjects, waiting)
     }
 
     /// Delivers a live event, which came for the subject `number`, to the live members of every subject that it matches.

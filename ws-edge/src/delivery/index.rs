@@ -23,12 +23,23 @@ pub(crate) struct Index {
 #[derive(Debug)]
 pub(crate) struct Subject {
     pub(crate) text: Arc<str>,
-    /// The NATS server has it.
-    pub(super) confirmed: bool,
+    /// Whether the NATS server has it.
+    pub(super) state: SubjectState,
     /// Since when it has had no members.
     pub(super) unused_since: Option<Instant>,
     /// In the order of their templates' ranks.
     pub(crate) groups: Vec<Group>,
+}
+
+/// Whether the NATS server has a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SubjectState {
+    /// Not known yet.
+    Unconfirmed,
+    /// It does.
+    Confirmed,
+    /// It has refused it.
+    Refused,
 }
 
 /// Members of a subject that get the same frames, so that each distinct frame is built once.
@@ -76,6 +87,13 @@ impl Index {
         self.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
     }
 
+    /// On a new connection, what was refused before is tried again.
+    pub(super) fn forget_refusals(&mut self) {
+        for subject in self.subjects.values_mut().filter(|subject| subject.state == SubjectState::Refused) {
+            subject.state = SubjectState::Unconfirmed;
+        }
+    }
+
     /// Adds a subject without members.
     pub(super) fn insert(&mut self, event_root: &str, number: SubjectNumber, text: Arc<str>) -> &mut Subject {
         self.numbers.insert(Arc::clone(&text), number);
@@ -83,7 +101,8 @@ impl Index {
             let (tenant, words) = tenant_and_words(event_root, &text);
             self.patterns.entry(tenant.into()).or_default().insert(words, number);
         }
-        let subject = Subject { text, confirmed: false, unused_since: None, groups: Vec::new() };
+        let state = SubjectState::Unconfirmed;
+        let subject = Subject { text, state, unused_since: None, groups: Vec::new() };
         self.subjects.entry(number).insert_entry(subject).into_mut()
     }
 

@@ -28,6 +28,8 @@ pub(crate) enum Close {
     TokenExpired,
     /// The token is no longer accepted: its key, its account or the account's access is gone.
     Revoked,
+    /// The NATS server refuses a subscription that it had taken before.
+    Unavailable,
     /// auth-svc could not be asked for `ws.grant_lifetime`.
     Unconfirmed,
     /// Neither a request nor an event within `ws.idle_timeout`.
@@ -39,7 +41,7 @@ impl Close {
     pub(crate) fn code(self) -> u16 {
         match self {
             Close::Restart => 1012,
-            Close::Unconfirmed => 1013,
+            Close::Unavailable | Close::Unconfirmed => 1013,
             Close::Protocol => 1002,
             Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
@@ -64,6 +66,7 @@ impl Close {
             Close::TokensRefused => "tokens_refused",
             Close::TokenExpired => "token_expired",
             Close::Revoked => "revoked",
+            Close::Unavailable => "unavailable",
             Close::Unconfirmed => "unconfirmed",
             Close::Idle => "idle",
         }
@@ -83,6 +86,7 @@ impl Close {
             Close::TokensRefused => "too many tokens were refused",
             Close::TokenExpired => "the token expired",
             Close::Revoked => "the token is no longer accepted",
+            Close::Unavailable => "events are not available, come back later",
             Close::Unconfirmed => "the authentication service is not available, come back later",
             Close::Idle => "nothing was asked or sent for too long",
         };
