@@ -61,3 +61,45 @@ impl<'c> Charge<'c> {
         self.accounts.iter().for_each(|account| budgets.charge(account, bytes, now));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::testing::event;
+
+    /// How many times what takes a second to pay an account has used.
+    fn used(budgets: &Mutex<Budgets<Arc<str>>>, account: &str, since: Instant) -> f64 {
+        let paid = budgets.lock().exhausted_until(account, since);
+        paid.map_or(0.0, |paid| (paid - since).as_secs_f64().round())
+    }
+
+    #[test]
+    fn what_a_replay_reads_is_charged_to_its_accounts_in_equal_parts() {
+        let event = event("ev.t.a", 1);
+        let budgets = Mutex::new(Budgets::new(event.bytes() as f64, Duration::ZERO));
+        let (metrics, since) = (Metrics::default(), Instant::now());
+        let charge = |accounts: &[&str]| {
+            Charge::new(&budgets, &metrics, accounts.iter().map(|&account| account.into()).collect())
+        };
+        let mut alone = charge(&["a"]);
+        assert!(!alone.settle(), "nothing was read");
+        (0..3).for_each(|_| alone.add(&event));
+        assert!(alone.settle());
+        assert_eq!(used(&budgets, "a", since), 3.0);
+
+        let mut shared = charge(&["b", "c"]);
+        (0..4).for_each(|_| shared.add(&event));
+        assert!(!shared.settle(), "a replay that is shared goes on");
+        assert_eq!((used(&budgets, "b", since), used(&budgets, "c", since)), (2.0, 2.0));
+        let bytes = 7 * event.bytes() as u64;
+        assert_eq!((metrics.replayed_bytes.get(), metrics.replays_throttled.get()), (bytes, 1));
+    }
+
+    #[test]
+    fn looking_for_events_is_charged_too() {
+        let budgets = Mutex::new(Budgets::new(POSITION_BYTES as f64, Duration::ZERO));
+        let (metrics, since) = (Metrics::default(), Instant::now());
+        Charge::new(&budgets, &metrics, vec!["a".into()]).settle_positions(5);
+        assert_eq!(used(&budgets, "a", since), 5.0);
+    }
+}
