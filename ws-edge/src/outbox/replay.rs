@@ -30,6 +30,15 @@ impl Outbox {
         }
     }
 
+    /// Positions after `position` are given anew.
+    pub(crate) fn truncate(&self, position: u64) {
+        match &mut self.state.lock().delivery {
+            DeliveryState::Live { caught_up } => *caught_up = (*caught_up).min(position),
+            DeliveryState::Lagging(lag) => lag.after = lag.after.min(position),
+            DeliveryState::Ended => {}
+        }
+    }
+
     /// Lets a session that is held be brought up to date.
     pub(crate) fn release(&self) {
         self.state.lock().delivery.wait_after(Stage::Held);

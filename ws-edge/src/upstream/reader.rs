@@ -244,7 +244,7 @@ impl EventReader {
                 return;
             }
         };
-        let effects = self.sync.informed(info.clone(), Instant::now());
+        let effects = self.sync.informed(info.clone(), question.position, Instant::now());
         self.apply(effects);
         let refused = self.dispatcher.confirm(&question.subjects, &question.sessions);
         // Confirmed sessions look at the stream's state next.
@@ -261,6 +261,10 @@ impl EventReader {
                 Effect::ResetPositions => {
                     self.repair = None;
                     self.dispatcher.reset_positions();
+                }
+                Effect::Truncate(position) => {
+                    self.repair = None;
+                    self.dispatcher.truncate_positions(position);
                 }
                 Effect::Verified(position) => self.dispatcher.verify(position),
                 Effect::Release => self.release(),
