@@ -5,9 +5,9 @@
 //! broker. The broker redelivers what was not acknowledged, in order, so there is no state to recover.
 
 mod broker;
-mod connection;
+pub mod connection;
 mod delivery;
-mod frame;
+pub mod frame;
 mod session;
 mod topology;
 mod window;

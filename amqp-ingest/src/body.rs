@@ -20,7 +20,7 @@ const MAX_NAME_BYTES: usize = 256;
 
 /// Why an event is rejected to the dead-letter exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejection {
+pub enum Rejection {
     /// Not JSON, or JSON that some parsers do not accept.
     NotJson,
     /// JSON, but not an object.
@@ -37,7 +37,7 @@ pub(crate) enum Rejection {
 
 impl Rejection {
     /// All reasons.
-    pub(crate) const ALL: [Rejection; 6] = [
+    pub const ALL: [Rejection; 6] = [
         Rejection::NotJson,
         Rejection::NotAnObject,
         Rejection::NoName,
@@ -47,7 +47,7 @@ impl Rejection {
     ];
 
     /// The reason as shown in metrics and logs.
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Rejection::NotJson => "not_json",
             Rejection::NotAnObject => "not_an_object",
@@ -61,18 +61,18 @@ impl Rejection {
 
 /// The extracted parts of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ParsedBody<'b> {
+pub struct ParsedBody<'b> {
     /// The event's name: not empty, at most [`MAX_NAME_BYTES`].
-    pub(crate) name: Cow<'b, str>,
+    pub name: Cow<'b, str>,
     /// The strings at the requested paths, in their order; `None` where there is no string.
-    pub(crate) members: Vec<Option<Cow<'b, str>>>,
+    pub members: Vec<Option<Cow<'b, str>>>,
 }
 
 /// Parses a body and extracts the members at `paths`, in which dots separate the names of nested members.
 ///
 /// # Errors
 /// [`Rejection::NotJson`], [`Rejection::NotAnObject`] and [`Rejection::NoName`].
-pub(crate) fn parse<'b>(body: &'b [u8], paths: &[&str]) -> Result<ParsedBody<'b>, Rejection> {
+pub fn parse<'b>(body: &'b [u8], paths: &[&str]) -> Result<ParsedBody<'b>, Rejection> {
     // serde_json checks only the strings that it builds.
     let text = std::str::from_utf8(body).map_err(|_| Rejection::NotJson)?;
     let mut found = vec![None; paths.len() + 1];

@@ -23,8 +23,8 @@
 //! An event is acknowledged to AMQP only after the stream has acknowledged it. If any process dies, the broker still
 //! has what the stream lacks. Events of one queue reach the stream in the queue's order; `publish` documents how.
 
-mod amqp;
-mod body;
+pub mod amqp;
+pub mod body;
 mod config;
 mod connection_status;
 mod error;

@@ -56,21 +56,15 @@ pub fn push_header_text(escaped: &mut String, text: &str) {
 /// Whether a text is the inside of a JSON string in printable ASCII, as [`header_text`] writes it, so that it can be
 /// spliced into a frame as it is.
 pub fn is_header_text(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let valid = match byte {
-            b'\\' => match bytes.next() {
-                Some(b'u') => (0..4).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
-                escaped => matches!(escaped, Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')),
-            },
-            b' '..=b'~' => byte != b'"',
-            _ => false,
-        };
-        if !valid {
-            return false;
-        }
+    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return false;
     }
-    true
+    // The common case.
+    if !text.contains('\\') {
+        return !text.contains('"');
+    }
+    // Also refuses half of a surrogate pair, which not every parser reads.
+    serde_json::from_str::<String>(&format!("\"{text}\"")).is_ok()
 }
 
 /// The subjects and other names below a prefix.
@@ -349,6 +343,12 @@ mod tests {
             let is_string = serde_json::from_str::<&serde_json::value::RawValue>(&json).is_ok();
             proptest::prop_assert_eq!(is_header_text(&text), is_string && text.is_ascii());
         }
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_no_header_text() {
+        assert!(is_header_text("\\ud83d\\ude00"));
+        assert!(!is_header_text("\\ud83d") && !is_header_text("\\ude00\\ud83d"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ fn settings(seconds: u64, cluster: bool) -> Settings {
         time: Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(seconds)),
         seed: number("CHAOS_SEED").unwrap_or_else(rand::random),
         cluster,
+        hostile: number("CHAOS_HOSTILE") == Some(1),
     }
 }
 

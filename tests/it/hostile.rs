@@ -11,6 +11,7 @@ mod frames;
 mod keys;
 mod places;
 mod poison;
+mod refused_tokens;
 mod replays;
 mod slow;
 mod tokens;

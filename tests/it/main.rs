@@ -24,6 +24,7 @@ mod resume;
 mod revoked;
 mod sessions;
 mod stopped_families;
+mod subscriptions;
 mod targeted;
 mod tls;
 mod tokens;

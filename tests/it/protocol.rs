@@ -246,9 +246,11 @@ async fn a_session_needs_the_token_only_once() {
 
 #[tokio::test]
 async fn bad_tokens_are_refused_with_their_reason() {
-    let mut client = connect().await;
-    let expired = accounts::signed(&json!({ "account_id": accounts::TOP, "exp": 1_000_000_000 }));
-    let endless = accounts::signed(&json!({ "account_id": accounts::TOP }));
+    let expired =
+        accounts::signed(&json!({ "iss": "kazoo", "account_id": accounts::TOP, "exp": 1_000_000_000 }));
+    let endless = accounts::signed(&json!({ "iss": "kazoo", "account_id": accounts::TOP }));
+    let foreign =
+        accounts::signed(&json!({ "iss": "other", "account_id": accounts::TOP, "exp": 9_000_000_000_u64 }));
     let unknown = accounts::token("nobody", Duration::from_secs(60));
     let disabled = accounts::token(accounts::DISABLED, Duration::from_secs(60));
     let forged = accounts::top_token() + "x";
@@ -258,17 +260,19 @@ async fn bad_tokens_are_refused_with_their_reason() {
         ("nonsense", "token is malformed"),
         (&expired, "token is expired"),
         (&endless, "token has no expiry"),
+        (&foreign, "issuer is not accepted"),
         (&unknown, "unknown account"),
         (&disabled, "account is disabled"),
         (&forged, "bad signature"),
         (&unsigned, "algorithm is not accepted"),
         (&"x".repeat(20_000), "token is too long"),
     ] {
+        let mut client = connect().await;
         let reply = client.request(json!({ "action": "ping", "auth_token": token })).await;
         assert_eq!(error(&reply), format!("failed to authenticate token : {reason}"));
+        let reply = client.request(json!({ "action": "ping" })).await;
+        assert_eq!(error(&reply), "authentication token required", "a refused token authenticates nobody");
     }
-    let reply = client.request(json!({ "action": "ping" })).await;
-    assert_eq!(error(&reply), "authentication token required", "a refused token authenticates nobody");
 }
 
 #[tokio::test]

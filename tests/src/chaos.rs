@@ -7,6 +7,7 @@
 //! | [`source`] | KAZOO: events numbered per call, which count as sent once they are in the durable queue |
 //! | [`clients`] | resuming, lagging and plain clients |
 //! | [`faults`] | the faults |
+//! | [`hostile`] | clients that flood the edges, or resume from the beginning again and again |
 //! | [`storm`] | thousands of sessions that lose their edge at once |
 //! | [`standstill`] | a client that stops reading |
 //! | [`verdict`] | lost, duplicate and out-of-order events |
@@ -15,6 +16,7 @@ pub mod clients;
 pub mod deployment;
 pub mod faults;
 pub mod flood;
+pub mod hostile;
 pub mod source;
 pub mod standstill;
 pub mod starve;
@@ -28,6 +30,7 @@ use tokio::time::Instant;
 
 use clients::Clients;
 use deployment::Deployment;
+use hostile::Hostile;
 use source::Source;
 
 /// At the end, with everything running again: give up after this long without a new event.
@@ -42,6 +45,8 @@ pub struct Settings {
     pub seed: u64,
     /// A cluster of three NATS servers instead of one server.
     pub cluster: bool,
+    /// Hostile clients beside the others.
+    pub hostile: bool,
 }
 
 /// Prints a result. cargo hides what a passing test prints with `println!`.
@@ -69,13 +74,17 @@ pub async fn run(mut settings: Settings) {
 
 /// Runs the test once. The error describes how the servers of the cluster disagree.
 async fn run_once(settings: Settings) -> Result<(), String> {
-    let Settings { time, seed, cluster } = settings;
-    show(format_args!("chaos for {time:?}, cluster: {cluster}, seed {seed}"));
+    let Settings { time, seed, cluster, hostile } = settings;
+    show(format_args!("chaos for {time:?}, cluster: {cluster}, hostile clients: {hostile}, seed {seed}"));
     let deployment = Arc::new(Deployment::start(cluster).await);
     let source = Source::new();
     let clients = Clients::start(&deployment, &source, seed).await;
     let sending = source.start(&deployment);
+    let hostile = hostile.then(|| Hostile::start(deployment.edges.iter().map(|edge| edge.port).collect()));
     let counts = faults::run(&deployment, time, seed).await;
+    if let Some(hostile) = hostile {
+        println!("attempts of hostile clients: {}", hostile.stop());
+    }
     deployment.until_ready().await;
     sending.stop().await;
     println!("faults: {counts}");

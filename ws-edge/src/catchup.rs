@@ -21,19 +21,23 @@ mod read;
 pub(crate) mod replay;
 mod schedule;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use blackhole_common::backoff::Backoff;
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     task::{self, JoinError, JoinSet},
-    time::{Instant, sleep, sleep_until},
+    time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    budget::{Budgets, Charge},
+    budget::{BURST, Charge},
     plan::{ReadEnd, Reading},
     replay::ReplayBatch,
     schedule::{Job, Schedule},
@@ -41,6 +45,7 @@ use self::{
 use crate::{
     delivery::dispatcher::Dispatcher,
     ids::ReplayId,
+    limits::budget::Budgets,
     metrics::Metrics,
     outbox::{Outbox, Stage, lagging_sessions::LaggingSessions},
     protocol::close::Close,
@@ -61,7 +66,7 @@ pub(crate) struct Catchup {
     history: History,
     /// The stream as the event reader knows it.
     stream: watch::Receiver<Option<StreamInfo>>,
-    budgets: Mutex<Budgets>,
+    budgets: Mutex<Budgets<Arc<str>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -76,7 +81,7 @@ impl Catchup {
         bytes_per_second: u64,
         metrics: Arc<Metrics>,
     ) -> Catchup {
-        let budgets = Mutex::new(Budgets::new(bytes_per_second));
+        let budgets = Mutex::new(Budgets::new(bytes_per_second as f64, BURST));
         Catchup { lagging, dispatcher, history, stream, budgets, metrics }
     }
 
@@ -103,7 +108,7 @@ impl Catchup {
                         schedule.finished(replay);
                     }
                 }
-                () = async { sleep_until(paid.unwrap_or_else(Instant::now)).await }, if paid.is_some() => {}
+                () = async { sleep_until(paid.unwrap_or_else(Instant::now).into()).await }, if paid.is_some() => {}
             }
             if schedule.is_empty() {
                 continue;
@@ -228,7 +233,7 @@ impl Catchup {
                 }
             }
             let is_live = self.dispatcher.end_buffer(batch.id(), |events| {
-                batch.finish(self.dispatcher.event_root(), last, &events, &self.metrics);
+                batch.finish(self.dispatcher.event_root(), last, events, &self.metrics);
             });
             if is_live {
                 return Ok(ReadEnd::Complete);

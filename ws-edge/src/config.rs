@@ -52,6 +52,8 @@ pub struct WsConfig {
     pub max_subjects_per_account: usize,
     /// The rate limit of a session's requests.
     pub rate: RateConfig,
+    /// Tokens of one client address that may be refused, before further ones must wait.
+    pub refused_tokens: RateConfig,
     /// Bindings per session.
     pub max_bindings: usize,
     /// Memory that a session's bindings may take.
@@ -112,13 +114,13 @@ pub struct WsConfig {
     pub crossbar_max_answer: ByteSize,
 }
 
-/// `[ws.rate]`: a token bucket per session, as in KAZOO's Blackhole.
+/// `[ws.rate]` and `[ws.refused_tokens]`: a token bucket, as KAZOO's Blackhole has one per session.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateConfig {
-    /// Requests in a burst.
+    /// How many at once.
     pub burst: u32,
-    /// Requests per second on average.
+    /// How many per second on average.
     pub per_second: u32,
 }
 
@@ -165,6 +167,7 @@ impl Default for WsConfig {
             max_sessions_per_account: 10_000,
             max_subjects_per_account: 50_000,
             rate: RateConfig::default(),
+            refused_tokens: RateConfig { burst: 1000, per_second: 20 },
             max_bindings: 1000,
             max_binding_bytes: ByteSize::mib(2),
             max_frame: ByteSize::kib(64),
@@ -220,6 +223,8 @@ impl Configuration for EdgeConfig {
         positive(ws.max_bindings > 0, "ws.max_bindings")?;
         positive(ws.rate.burst > 0, "ws.rate.burst")?;
         positive(ws.rate.per_second > 0, "ws.rate.per_second")?;
+        positive(ws.refused_tokens.burst > 0, "ws.refused_tokens.burst")?;
+        positive(ws.refused_tokens.per_second > 0, "ws.refused_tokens.per_second")?;
         positive(!ws.idle_timeout.is_zero(), "ws.idle_timeout")?;
         positive(!ws.ping_interval.is_zero(), "ws.ping_interval")?;
         positive(!ws.handshake_timeout.is_zero(), "ws.handshake_timeout")?;

@@ -6,7 +6,8 @@ pub mod family_switch;
 pub mod frame;
 pub(crate) mod index;
 mod live_buffer;
-mod table;
+mod pattern_tree;
+pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod watermark;

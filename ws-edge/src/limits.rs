@@ -5,16 +5,23 @@
 //! | `client_network` | which addresses count as one client |
 //! | `connection_limit` | connections per client, with and without an accepted token, and sessions in total |
 //! | `accept_limiter` | how many sessions begin per second, and how many of one client wait for that |
+//! | `budget` | how much each may use per second |
 //! | `accounts` | sessions and distinct subjects per account |
 //!
 //! Everything that is kept about a client or an account is forgotten with its last connection.
 
 pub(crate) mod accept_limiter;
 pub mod accounts;
+pub(crate) mod budget;
 pub(crate) mod client_network;
 pub(crate) mod connection_limit;
 
-use crate::config::WsConfig;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use self::{budget::Budgets, client_network::ClientNetwork};
+use crate::config::{RateConfig, WsConfig};
 
 /// The limits that all sessions share.
 #[derive(Debug)]
@@ -23,6 +30,8 @@ pub(crate) struct Limits {
     pub(crate) connections: connection_limit::ConnectionLimit,
     /// New sessions per second.
     pub(crate) accepts: accept_limiter::AcceptLimiter,
+    /// Tokens of clients that were refused.
+    pub(crate) refusals: Mutex<Budgets<ClientNetwork>>,
     /// What accounts take.
     pub(crate) accounts: accounts::Accounts,
 }
@@ -31,7 +40,10 @@ impl Limits {
     /// The configured limits.
     pub(crate) fn new(config: &WsConfig) -> Limits {
         let or_none = |limit: usize| if limit == 0 { usize::MAX } else { limit };
+        let RateConfig { burst, per_second } = config.refused_tokens;
+        let burst = Duration::from_secs_f64(f64::from(burst) / f64::from(per_second));
         Limits {
+            refusals: Mutex::new(Budgets::new(f64::from(per_second), burst)),
             connections: connection_limit::ConnectionLimit::new(
                 config.max_connections,
                 or_none(config.max_connections_per_ip),

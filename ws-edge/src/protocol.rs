@@ -2,8 +2,9 @@
 
 pub(crate) mod close;
 pub mod cursor;
+mod json;
 pub(crate) mod reply;
-pub(crate) mod request;
+pub mod request;
 pub(crate) mod revoked;
-pub(crate) mod token;
+pub mod token;
 pub mod view;

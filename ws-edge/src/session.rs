@@ -1,7 +1,7 @@
 //! One WebSocket session: its task, its socket, its deadlines and its requests.
 
 mod actions;
-mod authorize;
+pub(crate) mod authorize;
 mod confirm;
 mod keepalive;
 mod rate_limit;

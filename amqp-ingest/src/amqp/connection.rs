@@ -258,7 +258,7 @@ fn client_properties(name: &str) -> FieldTable {
 ///
 /// # Errors
 /// [`IngestError::AmqpClosed`] if the broker closes the channel or the connection.
-fn parse_method(frame: &[u8]) -> Result<AMQPClass, IngestError> {
+pub fn parse_method(frame: &[u8]) -> Result<AMQPClass, IngestError> {
     let closed =
         |code: u16, reason: ShortString| IngestError::AmqpClosed { code, reason: reason.to_string() };
     match parse_frame(frame) {

@@ -16,31 +16,35 @@ const FRAME_OVERHEAD_BYTES: usize = FRAME_PREFIX_BYTES + 1;
 /// Class and method of `basic.deliver`.
 const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];
 
+/// The longest method frame; RabbitMQ's have less than 1 KiB. amq-protocol recurses into the tables in a method, which 5
+/// bytes each can nest: this many take at most 4 MiB of the main thread's stack of 8 MiB.
+const MAX_METHOD_BYTES: usize = 2048;
+
 /// The largest `max_payload` that nats-server allows. Larger bodies are skipped.
 const MAX_BODY_BYTES: u64 = 64 << 20;
 
 /// A delivery, as slices of the read buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Delivery {
+pub struct Delivery {
     /// The delivery tag.
-    pub(super) tag: u64,
+    pub tag: u64,
     /// Whether it may have been delivered before.
-    pub(super) redelivered: bool,
+    pub redelivered: bool,
     /// The exchange: arbitrary bytes.
-    pub(super) exchange: Bytes,
+    pub exchange: Bytes,
     /// The routing key: arbitrary bytes.
-    pub(super) routing_key: Bytes,
+    pub routing_key: Bytes,
     /// The property `message-id`: arbitrary bytes.
-    pub(super) message_id: Option<Bytes>,
+    pub message_id: Option<Bytes>,
     /// The property `timestamp`.
-    pub(super) timestamp: Option<u64>,
+    pub timestamp: Option<u64>,
     /// The body; `None` if it exceeds the largest possible `max_payload` of NATS.
-    pub(super) body: Option<Bytes>,
+    pub body: Option<Bytes>,
 }
 
 /// What the broker sends.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub enum Incoming {
     /// A complete delivery.
     Delivery(Delivery),
     /// The whole frame of another method.
@@ -52,11 +56,11 @@ pub(super) enum Incoming {
 /// The broker violates the protocol.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("the broker sent invalid AMQP 0-9-1: {0}")]
-pub(super) struct ProtocolError(&'static str);
+pub struct ProtocolError(&'static str);
 
 /// Assembles deliveries, each of which consists of a method frame, a header frame and any number of body frames.
 #[derive(Debug, Default)]
-pub(super) struct FrameDecoder {
+pub struct FrameDecoder {
     delivery: Delivery,
     /// Body bytes still expected; `None` before the header frame.
     body_remaining: Option<u64>,
@@ -69,7 +73,7 @@ impl FrameDecoder {
     ///
     /// # Errors
     /// If the input is invalid. The connection must be dropped then.
-    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Option<Incoming>, ProtocolError> {
+    pub fn next(&mut self, read: &mut BytesMut) -> Result<Option<Incoming>, ProtocolError> {
         while let Some(frame) = split_frame(read)? {
             let payload = frame.slice(FRAME_PREFIX_BYTES..frame.len() - 1);
             let is_complete = match frame.first().copied().unwrap_or_default() {
@@ -80,6 +84,9 @@ impl FrameDecoder {
                 }
                 FRAME_HEADER => self.take_header(payload).ok_or(ProtocolError("malformed content header"))?,
                 FRAME_BODY => self.take_body(payload)?,
+                FRAME_METHOD if frame.len() > MAX_METHOD_BYTES => {
+                    return Err(ProtocolError("method too large"));
+                }
                 FRAME_METHOD => return Ok(Some(Incoming::Method(frame))),
                 FRAME_HEARTBEAT => return Ok(Some(Incoming::Heartbeat)),
                 _ => return Err(ProtocolError("unknown frame type")),

@@ -7,6 +7,12 @@ use thiserror::Error;
 
 use super::{ACCOUNT, Catalogue, Event, Family, Form, Part, Template, TenantKind, TenantSource};
 
+/// The longest exchange, routing key or binding: AMQP's short strings.
+const MAX_KEY_BYTES: usize = 255;
+
+/// The most bindings of the queue for one kind of event. KAZOO's events need a dozen.
+const MAX_PATTERNS: usize = 1000;
+
 const BUILT_IN: &str = include_str!("../catalogue.toml");
 
 /// An invalid catalogue. The service does not start.
@@ -64,13 +70,21 @@ impl Catalogue {
     /// # Errors
     /// The first mistake, with the family and the reason.
     pub fn load(file: Option<&Path>) -> Result<Catalogue, CatalogueError> {
-        let mut catalogue = Catalogue { families: parse("(built in)", BUILT_IN)?.family };
-        if let Some(path) = file {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(path)
-                .map_err(|reason| CatalogueError::Unreadable { file: name.clone(), reason })?;
-            catalogue.merge(parse(&name, &text)?)?;
+        let Some(path) = file else { return Catalogue::with("", "") };
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Catalogue::with(&name, &text),
+            Err(reason) => Err(CatalogueError::Unreadable { file: name, reason }),
         }
+    }
+
+    /// The built-in families and those of an operator's file with this `name` and `text`.
+    ///
+    /// # Errors
+    /// The first mistake, with the family and the reason.
+    pub fn with(name: &str, text: &str) -> Result<Catalogue, CatalogueError> {
+        let mut catalogue = Catalogue { families: parse("(built in)", BUILT_IN)?.family };
+        catalogue.merge(parse(name, text)?)?;
         catalogue.check()?;
         Ok(catalogue)
     }
@@ -174,9 +188,10 @@ fn overlap(one: &Event, other: &Event) -> bool {
 
 impl Event {
     fn check(&self) -> Result<(), String> {
-        if self.exchange.is_empty() || self.exchange.len() > 255 {
-            return Err("`exchange` must have 1 to 255 bytes".into());
+        if self.exchange.is_empty() || self.exchange.len() > MAX_KEY_BYTES {
+            return Err(format!("`exchange` must have 1 to {MAX_KEY_BYTES} bytes"));
         }
+        self.check_patterns()?;
         // The first word separates the families of a tenant, so it must not match any word.
         if let Some(Part::Parameter(name)) = self.key.parts().first()
             && !self.values.contains_key(name)
@@ -200,6 +215,26 @@ impl Event {
         }
         for form in &self.form {
             self.check_form(form).map_err(|reason| format!("form `{}`: {reason}", form.binding.as_str()))?;
+        }
+        Ok(())
+    }
+
+    /// Each combination of listed values is a binding of amqp-ingest's queue.
+    fn check_patterns(&self) -> Result<(), String> {
+        let (mut patterns, mut bytes) = (1_usize, self.key.parts().len().saturating_sub(1));
+        for part in self.key.parts() {
+            let values = match part {
+                Part::Literal(word) => std::slice::from_ref(word),
+                Part::Parameter(name) => self.values.get(name).map_or(&[][..], Vec::as_slice),
+            };
+            patterns = patterns.saturating_mul(values.len().max(1));
+            bytes += values.iter().map(String::len).max().unwrap_or(1);
+        }
+        if patterns > MAX_PATTERNS {
+            return Err(format!("`values` has {patterns} combinations, more than {MAX_PATTERNS}"));
+        }
+        if bytes > MAX_KEY_BYTES {
+            return Err(format!("its longest binding has {bytes} bytes, more than {MAX_KEY_BYTES}"));
         }
         Ok(())
     }

@@ -257,6 +257,17 @@ fn errors_name_the_family_and_the_reason() {
             with_form("required_unless_superduper = { x = \"X\" }"),
             "form `mine.{y}`: `x` is required, but the binding has no such parameter",
         ),
+        (
+            family(&format!(
+                "key = \"mine.{{x}}.{{y}}\"\ntenant = []\nvalues = {{ x = {n:?}, y = {n:?} }}",
+                n = ["a"; 32]
+            )),
+            "event `mine.{x}.{y}`: `values` has 1024 combinations, more than 1000",
+        ),
+        (
+            family(&format!("key = \"mine.{{x}}.{{y}}\"\ntenant = []\nvalues.x = [\"{}\"]", "x".repeat(249))),
+            "event `mine.{x}.{y}`: its longest binding has 256 bytes, more than 255",
+        ),
         (family("key = \"mine.{x}\"\ntenant = []\nexchange_type = \"x\""), "unknown variant `x`"),
         (
             family("key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine.{y}\" }]"),
@@ -292,6 +303,7 @@ fn errors_name_the_family_and_the_reason() {
         family("key = \"mine.{x}\"\nshown = \"mine.{account}.{x}\"\ntenant = [{ body = \"a.b\" }]"),
         with_form("fixed = { x = \"b\" }, required = { y = \"Y\" }"),
         with_form("token_id = \"x\""),
+        family(&format!("key = \"mine.{{x}}.{{y}}\"\ntenant = []\nvalues.x = [\"{}\"]", "x".repeat(248))),
         // The same number of words, but the values differ.
         family("key = \"call.{event}.{x}\"\ntenant = []\nvalues.event = [\"OTHER\"]"),
     ] {

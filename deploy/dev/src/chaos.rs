@@ -18,6 +18,9 @@ pub struct Options {
     /// Run a cluster of three NATS servers instead of one server
     #[arg(long)]
     pub cluster: bool,
+    /// Let hostile clients flood the edges and resume from the beginning meanwhile
+    #[arg(long)]
+    pub hostile: bool,
     /// Instead: kill the edge of this many sessions, which resume on another edge
     #[arg(long, value_name = "SESSIONS", conflicts_with_all = ["cluster", "seed", "standstill"])]
     pub storm: Option<u64>,
@@ -34,7 +37,7 @@ pub struct Options {
 
 /// Runs it. The exit code is that of the test.
 pub async fn run(options: Options) -> Result<ExitCode> {
-    let Options { time, seed, cluster, storm, standstill, flood, starve } = options;
+    let Options { time, seed, cluster, hostile, storm, standstill, flood, starve } = options;
     let name = match (storm, standstill, cluster) {
         _ if starve => "chaos::old_cursors_of_one_account_do_not_delay_others",
         _ if flood => "chaos::hostile_clients_delay_nobody",
@@ -43,7 +46,12 @@ pub async fn run(options: Options) -> Result<ExitCode> {
         (None, false, true) => "chaos::no_event_is_lost_when_nats_servers_of_a_cluster_die",
         (None, false, false) => "chaos::no_event_is_lost_when_processes_die",
     };
-    let numbers = [("CHAOS_SECONDS", Some(time.as_secs())), ("CHAOS_SEED", seed), ("CHAOS_SESSIONS", storm)];
+    let numbers = [
+        ("CHAOS_SECONDS", Some(time.as_secs())),
+        ("CHAOS_SEED", seed),
+        ("CHAOS_SESSIONS", storm),
+        ("CHAOS_HOSTILE", hostile.then_some(1)),
+    ];
     let env = numbers.into_iter().filter_map(|(name, number)| Some((name, number?.to_string())));
     let args = ["-p", "blackhole-tests", "--test", "it", "--", "--exact", name, "--nocapture"];
     test::run_with(args.map(str::to_owned).to_vec(), env.collect()).await

@@ -97,7 +97,12 @@ pub fn find(tool: Tool) -> Result<PathBuf> {
     locate(tool).with_context(|| format!("{} is missing; {}", tool.program, advice(&[tool])))
 }
 
+/// `DEV_NATS_SERVER`, for instance, names another nats-server than the installed one.
 fn locate(tool: Tool) -> Option<PathBuf> {
+    let variable = format!("DEV_{}", tool.program.to_uppercase().replace('-', "_"));
+    if let Some(file) = std::env::var_os(variable) {
+        return Some(file.into());
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own = tool.dirs.iter().map(PathBuf::from);
     own.chain(std::env::split_paths(&path)).map(|dir| dir.join(tool.program)).find(|file| file.is_file())

@@ -250,8 +250,9 @@ async fn an_account_id_that_is_not_granted_is_refused() {
 #[tokio::test]
 async fn the_account_id_of_a_token_is_not_a_pattern() {
     let victim = Account::fresh();
-    let mut client = Client::connect(&Stack::shared().edge.url("")).await;
     for account_id in ["*", ">", "_", "", "*.>", &format!("{}.>", victim.id), &victim.id.to_uppercase()] {
+        // A few refused tokens close a session.
+        let mut client = Client::connect(&Stack::shared().edge.url("")).await;
         let token = accounts::token(account_id, std::time::Duration::from_secs(60));
         let data = json!({ "binding": "call.*.*" });
         let reply = client.request(json!({ "action": "subscribe", "auth_token": token, "data": data })).await;

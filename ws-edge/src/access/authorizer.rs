@@ -75,6 +75,16 @@ impl Authorizer {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether a reply is cached that accepts this token for this account.
+    pub(crate) async fn has_accepted(&self, token: &Token, account_id: Option<&str>) -> bool {
+        let reply = self.cache.get(&self.key(token, account_id)).await;
+        reply.is_some_and(|reply| matches!(*reply, AuthReply::Accepted { .. }))
+    }
+
+    fn key(&self, token: &Token, account_id: Option<&str>) -> CacheKey {
+        (token.digest(), account_id.map(Into::into), self.changes.load(Ordering::Relaxed))
+    }
+
     /// auth-svc's decision on this token and this account (`None`: the token's own; `*`: all).
     ///
     /// # Errors
@@ -88,7 +98,7 @@ impl Authorizer {
         if token.reveal().len() > MAX_TOKEN_BYTES {
             return Ok(Arc::new(AuthReply::Refused { reason: TOKEN_TOO_LONG.to_owned() }));
         }
-        let key = (token.digest(), account_id.map(Into::into), self.changes.load(Ordering::Relaxed));
+        let key = self.key(token, account_id);
         let reply = self
             .cache
             .try_get_with(key.clone(), self.call(token, account_id))

@@ -126,8 +126,9 @@ impl Catchup {
     fn deliver(&self, batch: &mut ReplayBatch, event: &Event, charge: &mut Charge<'_>) {
         charge.add(event);
         self.metrics.events_caught_up.inc();
-        match EventFrames::read(self.dispatcher.event_root(), event) {
-            Some(frames) => batch.deliver(event, &frames, &self.metrics),
+        let event_root = self.dispatcher.event_root();
+        match EventFrames::read(event_root, event) {
+            Some(frames) => batch.deliver(event_root, event, &frames, &self.metrics),
             None => drop(self.metrics.events_unreadable.inc()),
         }
     }

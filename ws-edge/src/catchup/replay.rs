@@ -100,8 +100,14 @@ impl ReplayBatch {
     }
 
     /// Delivers a past event to all sessions that are owed it.
-    pub(crate) fn deliver(&mut self, event: &Event, frames: &EventFrames<'_>, metrics: &Metrics) {
-        let numbers = self.index.matching(frames.tenant(), &event.subject);
+    pub(crate) fn deliver(
+        &mut self,
+        event_root: &str,
+        event: &Event,
+        frames: &EventFrames<'_>,
+        metrics: &Metrics,
+    ) {
+        let numbers = self.index.matching(event_root, &event.subject);
         let mode = Mode::Replayed(self.id);
         deliver(&self.index, &numbers, event, frames, mode, &mut self.filled, metrics);
     }
@@ -115,10 +121,18 @@ impl ReplayBatch {
     }
 
     /// Everything up to `position` has been replayed, and `events` have come live since: the sessions are live.
-    pub(crate) fn finish(&mut self, event_root: &str, position: u64, events: &[Event], metrics: &Metrics) {
+    pub(crate) fn finish(
+        &mut self,
+        event_root: &str,
+        position: u64,
+        mut events: Vec<Event>,
+        metrics: &Metrics,
+    ) {
+        // A late one came after later ones. None of them was delivered yet.
+        events.sort_by_key(Event::sequence);
         for event in events.iter().filter(|event| event.sequence() > Some(position)) {
             if let Some(frames) = EventFrames::read(event_root, event) {
-                self.deliver(event, &frames, metrics);
+                self.deliver(event_root, event, &frames, metrics);
             }
         }
         for member in self.index.members().filter(|member| member.outbox.is_in_replay(self.id)) {

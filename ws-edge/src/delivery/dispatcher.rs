@@ -4,6 +4,8 @@
 //! subscribe at the NATS server and which are no longer used, and hands in the events. Everything happens under one lock,
 //! which is never held across an await: counting references needs no protocol, and the reader never waits for a client.
 
+mod replays;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -16,12 +18,11 @@ use tokio::sync::{Notify, oneshot};
 use super::{
     deliver::Mode,
     frame::{builder::EventFrames, event::Event, template::FrameTemplate},
-    index::Index,
-    live_buffer::LiveBuffer,
-    table::Table,
+    index::SubjectState,
+    table::{Refused, Table, Unconfirmed},
 };
 use crate::{
-    ids::{ReplayId, SubjectNumber},
+    ids::SubjectNumber,
     limits::accounts::Share,
     metrics::Metrics,
     outbox::{Outbox, flusher::Flusher},
@@ -90,9 +91,11 @@ pub struct Joined {
     /// A membership for each request.
     pub memberships: Vec<Membership>,
     /// Resolves when the server has confirmed every subject; `None`: it has already.
-    pub(crate) confirmation: Option<oneshot::Receiver<()>>,
-    /// The position up to which the session had everything before.
-    pub(crate) position: u64,
+    pub(crate) confirmation: Option<oneshot::Receiver<Result<(), Refused>>>,
+    /// The position up to which the session had everything before; `None` if it had no subjects.
+    pub(crate) had: Option<u64>,
+    /// The position up to which live sessions have been served.
+    pub(crate) live: u64,
 }
 
 /// What sessions use.
@@ -121,11 +124,11 @@ impl Dispatcher {
     ) -> Joined {
         let mut table = self.table.lock();
         let live = table.position;
-        let mut position = live;
+        let mut had = Some(live);
         let since = requests.iter().filter_map(|request| request.since).min();
         if let Some(since) = since {
-            position = outbox.hold(since, live);
-            table.raise_watermarks(outbox, position);
+            had = outbox.hold(since, live);
+            table.raise_watermarks(outbox, had.unwrap_or_default());
         }
         let mut served = HashMap::new();
         for membership in &mut replaced {
@@ -157,7 +160,9 @@ impl Dispatcher {
         }
         let confirmation = (!all_confirmed).then(|| {
             let (confirmed, confirmation) = oneshot::channel();
-            table.unconfirmed.push(confirmed);
+            let subjects =
+                memberships.iter().flat_map(|own: &Membership| own.subjects.iter().copied()).collect();
+            table.unconfirmed.push(Unconfirmed { session: outbox.number, subjects, confirmed });
             confirmation
         });
         self.metrics.subjects.set(gauge(table.index.len()));
@@ -169,7 +174,7 @@ impl Dispatcher {
         if confirmation.is_some() {
             self.changed.notify_one();
         }
-        Joined { memberships, confirmation, position }
+        Joined { memberships, confirmation, had, live }
     }
 
     /// Whether a subject's tenant is a realm.
@@ -237,25 +242,40 @@ impl Dispatcher {
     }
 
     /// The sessions that wait for the confirmation of their subjects.
-    pub(crate) fn take_unconfirmed(&self) -> Vec<oneshot::Sender<()>> {
+    pub(crate) fn take_unconfirmed(&self) -> Vec<Unconfirmed> {
         let mut waiting = std::mem::take(&mut self.table.lock().unconfirmed);
-        waiting.retain(|session| !session.is_closed());
+        waiting.retain(|session| !session.confirmed.is_closed());
         waiting
     }
 
     /// Returns sessions that [`Dispatcher::take_unconfirmed`] gave, for another attempt.
-    pub(crate) fn put_back_unconfirmed(&self, sessions: Vec<oneshot::Sender<()>>) {
+    pub(crate) fn put_back_unconfirmed(&self, sessions: Vec<Unconfirmed>) {
         self.table.lock().unconfirmed.extend(sessions);
     }
 
-    /// The server has these subjects.
-    pub(crate) fn confirm(&self, subjects: &[SubjectNumber]) {
+    /// The server has refused these subjects.
+    pub(crate) fn refuse(&self, subjects: impl IntoIterator<Item = SubjectNumber>) {
         let mut table = self.table.lock();
         for number in subjects {
-            if let Some(subject) = table.index.subject_mut(*number) {
-                subject.confirmed = true;
+            if let Some(subject) = table.index.subject_mut(number) {
+                subject.state = SubjectState::Refused;
             }
         }
+    }
+
+    /// The number of a subject.
+    pub(crate) fn number(&self, subject: &str) -> Option<SubjectNumber> {
+        self.table.lock().index.number(subject)
+    }
+
+    /// The server has these subjects, but for those that it has refused, which are returned. `waiting` are the sessions
+    /// that are told next; others that have members of what is refused are closed.
+    pub(crate) fn confirm(
+        &self,
+        subjects: &[SubjectNumber],
+        waiting: &[Unconfirmed],
+    ) -> HashSet<SubjectNumber> {
+        self.table.lock().confirm(subjects, waiting)
     }
 
     /// Delivers a live event, which came for the subject `number`, to the live members of every subject that it matches.
@@ -265,7 +285,7 @@ impl Dispatcher {
         let mut table = self.table.lock();
         match event.sequence() {
             Some(sequence) => {
-                let numbers = table.index.matching(frames.tenant(), &event.subject);
+                let numbers = table.index.matching(&self.event_root, &event.subject);
                 table.deliver(&numbers, event, frames, Mode::Live, &self.metrics);
                 table.reached(sequence);
             }
@@ -277,7 +297,7 @@ impl Dispatcher {
     /// `late` goes out after later ones.
     pub(crate) fn deliver_missed(&self, event: &Event, frames: &EventFrames<'_>, is_late: bool) {
         let mut table = self.table.lock();
-        let numbers = table.index.matching(frames.tenant(), &event.subject);
+        let numbers = table.index.matching(&self.event_root, &event.subject);
         let mode = if is_late { Mode::Late } else { Mode::Live };
         table.deliver(&numbers, event, frames, mode, &self.metrics);
         table.reached(event.sequence().unwrap_or_default());
@@ -317,59 +337,20 @@ impl Dispatcher {
         }
     }
 
+    /// The stream has lost what it had after `last`: the positions after it are given anew.
+    pub(crate) fn truncate_positions(&self, last: u64) {
+        let mut table = self.table.lock();
+        table.position = table.position.min(last);
+        table.verified = table.verified.min(last);
+        for member in table.index.members() {
+            member.watermark.lower(last);
+            member.outbox.truncate(last);
+        }
+    }
+
     /// Closes every session that has a membership: what it is owed is gone.
     pub(crate) fn close_all(&self, reason: Close) {
         self.table.lock().index.members().for_each(|member| member.outbox.close(reason));
-    }
-}
-
-/// What replays use.
-impl Dispatcher {
-    /// The first words of all subjects.
-    pub(crate) fn event_root(&self) -> &str {
-        &self.event_root
-    }
-
-    /// The part of the index that is for the sessions that `is_wanted`, which have these subjects; and the position up to
-    /// which nothing is late any more.
-    pub(crate) fn subset(
-        &self,
-        subjects: HashSet<SubjectNumber>,
-        is_wanted: impl Fn(&Outbox) -> bool,
-    ) -> (Index, u64) {
-        let table = self.table.lock();
-        (table.index.subset(&self.event_root, subjects, is_wanted), table.verified)
-    }
-
-    /// Keeps live events of these subjects for a replay from now on. Returns the position up to which live sessions have
-    /// been served.
-    pub(crate) fn start_buffer(&self, replay: ReplayId, subjects: HashSet<SubjectNumber>) -> u64 {
-        let mut table = self.table.lock();
-        table.live_buffers.retain(|buffer| buffer.replay() != replay);
-        table.live_buffers.push(LiveBuffer::new(replay, subjects));
-        table.position
-    }
-
-    /// Ends a replay's buffer. Hands its events to `finish`, during which no live event comes. Returns whether there was
-    /// a complete buffer.
-    pub(crate) fn end_buffer(&self, replay: ReplayId, finish: impl FnOnce(Vec<Event>)) -> bool {
-        let mut table = self.table.lock();
-        let Some(index) = table.live_buffers.iter().position(|buffer| buffer.replay() == replay) else {
-            return false;
-        };
-        let Some(events) = table.live_buffers.swap_remove(index).into_events() else { return false };
-        finish(events);
-        true
-    }
-
-    /// Drops a replay's buffer.
-    pub(crate) fn drop_buffer(&self, replay: ReplayId) {
-        self.table.lock().live_buffers.retain(|buffer| buffer.replay() != replay);
-    }
-
-    /// Flushes these outboxes.
-    pub(crate) fn flush_these(&self, filled: &mut Vec<Arc<Outbox>>) {
-        self.flusher.flush(filled);
     }
 }
 

@@ -8,29 +8,38 @@ use std::{
     time::Instant,
 };
 
-use blackhole_common::subject::subject_matches;
-
-use super::{frame::template::FrameTemplate, watermark::Watermark};
+use super::{frame::template::FrameTemplate, pattern_tree::PatternTree, watermark::Watermark};
 use crate::{ids::SubjectNumber, outbox::Outbox};
 
-/// Subjects by number, by text and, for those with wildcards, by tenant.
+/// Subjects by number, by text and, for those with wildcards, by tenant and words.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     subjects: HashMap<SubjectNumber, Subject>,
     numbers: HashMap<Arc<str>, SubjectNumber>,
-    patterns: HashMap<Box<str>, Vec<SubjectNumber>>,
+    patterns: HashMap<Box<str>, PatternTree>,
 }
 
 /// A subject, perhaps with wildcards.
 #[derive(Debug)]
 pub(crate) struct Subject {
     pub(crate) text: Arc<str>,
-    /// The NATS server has it.
-    pub(super) confirmed: bool,
+    /// Whether the NATS server has it.
+    pub(super) state: SubjectState,
     /// Since when it has had no members.
     pub(super) unused_since: Option<Instant>,
     /// In the order of their templates' ranks.
     pub(crate) groups: Vec<Group>,
+}
+
+/// Whether the NATS server has a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SubjectState {
+    /// Not known yet.
+    Unconfirmed,
+    /// It does.
+    Confirmed,
+    /// It has refused it.
+    Refused,
 }
 
 /// Members of a subject that get the same frames, so that each distinct frame is built once.
@@ -78,16 +87,22 @@ impl Index {
         self.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
     }
 
+    /// On a new connection, what was refused before is tried again.
+    pub(super) fn forget_refusals(&mut self) {
+        for subject in self.subjects.values_mut().filter(|subject| subject.state == SubjectState::Refused) {
+            subject.state = SubjectState::Unconfirmed;
+        }
+    }
+
     /// Adds a subject without members.
     pub(super) fn insert(&mut self, event_root: &str, number: SubjectNumber, text: Arc<str>) -> &mut Subject {
         self.numbers.insert(Arc::clone(&text), number);
         if is_pattern(&text) {
-            // Most tenants have one.
-            let one = || Vec::with_capacity(1);
-            let patterns = self.patterns.entry(tenant_word(event_root, &text).into()).or_insert_with(one);
-            patterns.push(number);
+            let (tenant, words) = tenant_and_words(event_root, &text);
+            self.patterns.entry(tenant.into()).or_default().insert(words, number);
         }
-        let subject = Subject { text, confirmed: false, unused_since: None, groups: Vec::new() };
+        let state = SubjectState::Unconfirmed;
+        let subject = Subject { text, state, unused_since: None, groups: Vec::new() };
         self.subjects.entry(number).insert_entry(subject).into_mut()
     }
 
@@ -98,9 +113,9 @@ impl Index {
         if !is_pattern(&subject.text) {
             return;
         }
-        let tenant = tenant_word(event_root, &subject.text);
+        let (tenant, words) = tenant_and_words(event_root, &subject.text);
         if let Some(patterns) = self.patterns.get_mut(tenant) {
-            patterns.retain(|own| *own != number);
+            patterns.remove(words);
             if patterns.is_empty() {
                 self.patterns.remove(tenant);
             }
@@ -108,13 +123,14 @@ impl Index {
     }
 
     /// The numbers of the subjects that match an event's.
-    pub(crate) fn matching(&self, tenant: &str, subject: &[u8]) -> Vec<SubjectNumber> {
+    pub(crate) fn matching(&self, event_root: &str, subject: &[u8]) -> Vec<SubjectNumber> {
         let Ok(subject) = std::str::from_utf8(subject) else { return Vec::new() };
-        let is_matched = |number: &&SubjectNumber| {
-            self.subjects.get(number).is_some_and(|pattern| subject_matches(&pattern.text, subject))
-        };
-        let patterns = [tenant, "*"].into_iter().filter_map(|tenant| self.patterns.get(tenant)).flatten();
-        self.numbers.get(subject).into_iter().chain(patterns.filter(is_matched)).copied().collect()
+        let (tenant, words) = tenant_and_words(event_root, subject);
+        let mut found: Vec<SubjectNumber> = self.numbers.get(subject).copied().into_iter().collect();
+        for patterns in [tenant, "*"].into_iter().filter_map(|tenant| self.patterns.get(tenant)) {
+            patterns.find(words, &mut found);
+        }
+        found
     }
 
     /// The part of the index that is for the sessions that `is_wanted`, whose subjects have these numbers.
@@ -192,7 +208,8 @@ fn is_pattern(subject: &str) -> bool {
     subject.split('.').any(|word| matches!(word, "*" | ">"))
 }
 
-/// The tenant in a subject: the word after the root.
-fn tenant_word<'s>(event_root: &str, subject: &'s str) -> &'s str {
-    subject.get(event_root.len() + 1..).and_then(|rest| rest.split('.').next()).unwrap_or_default()
+/// The tenant in a subject, which is the word after the root, and the words after it.
+fn tenant_and_words<'s>(event_root: &str, subject: &'s str) -> (&'s str, &'s str) {
+    let rest = subject.get(event_root.len() + 1..).unwrap_or_default();
+    rest.split_once('.').unwrap_or((rest, ""))
 }

@@ -2,7 +2,7 @@
 //! come. It decides and does nothing itself: calls go in; frames in outboxes, subjects to subscribe and answers come out.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,18 +12,42 @@ use tokio::sync::oneshot;
 use super::{
     deliver::{Mode, deliver},
     frame::{builder::EventFrames, event::Event, template::FrameTemplate},
-    index::{Index, Member},
+    index::{Index, Member, SubjectState},
     live_buffer::LiveBuffer,
     watermark::Watermark,
 };
 use crate::{
-    ids::{INBOX, SubjectNumber},
+    ids::{INBOX, SessionNumber, SubjectNumber},
     metrics::Metrics,
     outbox::Outbox,
+    protocol::close::Close,
 };
 
 /// Subjects without members that linger; beyond these the oldest are forgotten at once. They count for no account.
 const MAX_UNUSED: usize = 10_000;
+
+/// The NATS server has refused a subject of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+/// A session that waits to hear that the server has all its subjects.
+#[derive(Debug)]
+pub(crate) struct Unconfirmed {
+    /// The session.
+    pub(super) session: SessionNumber,
+    /// The subjects that it waits for.
+    pub(super) subjects: Vec<SubjectNumber>,
+    pub(super) confirmed: oneshot::Sender<Result<(), Refused>>,
+}
+
+impl Unconfirmed {
+    /// Tells the session, of whose subjects those in `refused` were refused.
+    pub(crate) fn end(self, refused: &HashSet<SubjectNumber>) {
+        let is_refused = self.subjects.iter().any(|number| refused.contains(number));
+        // A session that is gone needs no answer.
+        let _ = self.confirmed.send(if is_refused { Err(Refused) } else { Ok(()) });
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -33,7 +57,7 @@ pub(super) struct Table {
     /// Subjects that are to be subscribed at the server.
     new: Vec<SubjectNumber>,
     /// Sessions that wait to hear that the server has all their subjects.
-    pub(super) unconfirmed: Vec<oneshot::Sender<()>>,
+    pub(super) unconfirmed: Vec<Unconfirmed>,
     /// Subjects that have lost their last member since [`Table::take_unused`] was last called.
     left: Vec<SubjectNumber>,
     /// Subjects without members and since when, oldest first.
@@ -83,10 +107,40 @@ impl Table {
         });
         let Some(subject) = self.index.subject_mut(number) else { return (number, false) };
         subject.unused_since = None;
+        // Perhaps the server takes it this time.
+        if subject.state == SubjectState::Refused {
+            subject.state = SubjectState::Unconfirmed;
+            self.new.push(number);
+        }
+        let is_confirmed = subject.state == SubjectState::Confirmed;
         let member = Member { outbox: Arc::clone(outbox), watermark: Watermark::at(after(number)) };
         subject.add(template, member);
         outbox.add_subject(number);
-        (number, subject.confirmed)
+        (number, is_confirmed)
+    }
+
+    /// The server has these subjects, but for those that it has refused, which are returned. Sessions that have members of
+    /// these are closed, unless they are among those `waiting`, which hear of it otherwise.
+    pub(super) fn confirm(
+        &mut self,
+        subjects: &[SubjectNumber],
+        waiting: &[Unconfirmed],
+    ) -> HashSet<SubjectNumber> {
+        let mut refused = HashSet::new();
+        for number in subjects {
+            let Some(subject) = self.index.subject_mut(*number) else { continue };
+            if subject.state != SubjectState::Refused {
+                subject.state = SubjectState::Confirmed;
+                continue;
+            }
+            refused.insert(*number);
+            let is_waiting = |outbox: &Outbox| waiting.iter().any(|session| session.session == outbox.number);
+            let members = subject.groups.iter().flat_map(|group| &group.members);
+            members
+                .filter(|member| !is_waiting(&member.outbox))
+                .for_each(|member| member.outbox.close(Close::Unavailable));
+        }
+        refused
     }
 
     /// Removes a session's members. Returns the position up to which it was served on each subject.
@@ -121,6 +175,7 @@ impl Table {
     /// All subjects, for a new connection.
     pub(super) fn take_all(&mut self) -> Vec<(SubjectNumber, Arc<str>)> {
         self.new.clear();
+        self.index.forget_refusals();
         self.index.subjects().map(|(number, subject)| (number, Arc::clone(&subject.text))).collect()
     }
 

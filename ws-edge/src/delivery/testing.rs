@@ -88,10 +88,9 @@ pub(crate) fn names(outbox: &Outbox, kept: &Kept) -> Vec<String> {
 /// Subscribes and confirms everything, as the event reader does.
 pub(crate) fn settle(dispatcher: &Dispatcher) -> HashMap<String, SubjectNumber> {
     let new = dispatcher.take_new();
-    dispatcher.confirm(&new.iter().map(|(number, _)| *number).collect::<Vec<_>>());
-    for session in dispatcher.take_unconfirmed() {
-        let _ = session.send(());
-    }
+    let waiting = dispatcher.take_unconfirmed();
+    let refused = dispatcher.confirm(&new.iter().map(|(number, _)| *number).collect::<Vec<_>>(), &waiting);
+    waiting.into_iter().for_each(|session| session.end(&refused));
     new.into_iter().map(|(number, text)| (text.to_string(), number)).collect()
 }
 

@@ -62,6 +62,14 @@ impl Watermark {
         self.complete.store(position, Ordering::Relaxed);
     }
 
+    /// Positions after `position` are given anew.
+    pub(crate) fn lower(&self, position: u64) {
+        if self.served() != LEFT {
+            self.served.fetch_min(position, Ordering::Relaxed);
+            self.complete.fetch_min(position, Ordering::Relaxed);
+        }
+    }
+
     /// The member has left.
     pub(crate) fn leave(&self) {
         self.set(LEFT);

@@ -1,7 +1,7 @@
 //! Upgrades to WebSockets: validation and authentication of the request.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -23,7 +23,11 @@ use crate::{
     edge::Edge,
     limits::{client_network::ClientNetwork, connection_limit::ConnectionPermit},
     protocol::{token::Token, view::View},
-    session::{state::Identity, task::SessionStart},
+    session::{
+        authorize::{NotChecked, check_new},
+        state::Identity,
+        task::SessionStart,
+    },
 };
 
 /// Length of the nonce in `Sec-WebSocket-Key` (RFC 6455, 4.1).
@@ -76,7 +80,7 @@ pub(super) async fn upgrade(
         if permit.lock().is_none() { Some(edge.limits.connections.connection(client)?) } else { None };
     let session_permit = edge.limits.connections.session()?;
     edge.limits.accepts.wait(client).await?;
-    let identity = authenticate(edge, headers).await?;
+    let identity = authenticate(edge, address, headers).await?;
     let mut permit = match named.or_else(|| permit.lock().take()) {
         Some(permit) => permit,
         None => edge.limits.connections.connection(client)?,
@@ -126,7 +130,11 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
 }
 
 /// Like KAZOO 5, accepts a token in `Authorization`, with or without `Bearer`.
-async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
+async fn authenticate(
+    edge: &Edge,
+    address: IpAddr,
+    headers: &HeaderMap,
+) -> Result<Option<Identity>, Refusal> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let forbidden = |reason: &str| {
         Refusal::new(StatusCode::FORBIDDEN, "token", format!("failed to authenticate token : {reason}"))
@@ -136,7 +144,7 @@ async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identit
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Token::new(token.trim()),
         _ => Token::new(text),
     };
-    match edge.authorizer.check(&token, None).await {
+    match check_new(edge, address, &token, None).await {
         Ok(reply) => match &*reply {
             AuthReply::Accepted { bearer, .. } => {
                 let session = edge.limits.accounts.enter(&bearer.account_id)?;
@@ -144,6 +152,10 @@ async fn authenticate(edge: &Edge, headers: &HeaderMap) -> Result<Option<Identit
             }
             AuthReply::Refused { reason } => Err(forbidden(reason)),
         },
+        Err(NotChecked::TooMany) => {
+            let text = NotChecked::TooMany.to_string();
+            Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "refused_tokens", text))
+        }
         Err(unavailable) => {
             Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "auth_unavailable", unavailable.to_string())
                 .with_header(header::RETRY_AFTER, "1"))

@@ -45,13 +45,21 @@ impl DeliveryState {
     /// Holds the session: it is owed events after position `after`, or what it was owed before if that is older. `live`
     /// is the position up to which live sessions have had everything. Returns the position up to which this session had.
     pub(super) fn hold(&mut self, after: u64, live: u64) -> u64 {
-        let (had, after) = match self {
-            DeliveryState::Live { .. } => (live, after.min(live)),
-            DeliveryState::Lagging(lag) => (lag.after, lag.after.min(after)),
+        let had = match self {
+            DeliveryState::Live { .. } => live,
+            DeliveryState::Lagging(lag) => lag.after,
             DeliveryState::Ended => return live,
         };
-        *self = DeliveryState::Lagging(Lag { after, stage: Stage::Held });
+        *self = DeliveryState::Lagging(Lag { after: after.min(had), stage: Stage::Held });
         had
+    }
+
+    /// Holds a session that was owed nothing before: it is owed events after position `after`, wherever live sessions
+    /// are. The edge may not know yet where the stream is, or may be behind itself.
+    pub(super) fn hold_new(&mut self, after: u64) {
+        if *self != DeliveryState::Ended {
+            *self = DeliveryState::Lagging(Lag { after, stage: Stage::Held });
+        }
     }
 
     /// Starts a replay for a session that waits for one. Returns the position up to which it has had everything.

@@ -8,19 +8,34 @@ use crate::ids::ReplayId;
 
 impl Outbox {
     /// Holds the session until [`Outbox::release`]: it is owed events after position `after`, or what it was owed before
-    /// if that is older. Returns the position up to which it had everything: `live`, if it was live.
-    pub(crate) fn hold(&self, after: u64, live: u64) -> u64 {
-        let delivery = &mut self.state.lock().delivery;
-        if let DeliveryState::Live { .. } = delivery {
+    /// if that is older. Returns the position up to which it had everything: `live`, if it was live; `None` if it had no
+    /// subjects.
+    pub(crate) fn hold(&self, after: u64, live: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        if let DeliveryState::Live { .. } = state.delivery {
             self.metrics.sessions_lagging.inc();
         }
-        delivery.hold(after, live)
+        if state.subjects.is_empty() {
+            state.delivery.hold_new(after);
+            None
+        } else {
+            Some(state.delivery.hold(after, live))
+        }
     }
 
     /// A session that is held is only owed what comes after `position`.
     pub(crate) fn forgo_past(&self, position: u64) {
         if let DeliveryState::Lagging(lag) = &mut self.state.lock().delivery {
             lag.after = position;
+        }
+    }
+
+    /// Positions after `position` are given anew.
+    pub(crate) fn truncate(&self, position: u64) {
+        match &mut self.state.lock().delivery {
+            DeliveryState::Live { caught_up } => *caught_up = (*caught_up).min(position),
+            DeliveryState::Lagging(lag) => lag.after = lag.after.min(position),
+            DeliveryState::Ended => {}
         }
     }
 

@@ -23,10 +23,14 @@ pub(crate) enum Close {
     Flood,
     /// No token was accepted within `ws.auth_timeout`.
     Unauthenticated,
+    /// Too many tokens were refused.
+    TokensRefused,
     /// The token has expired.
     TokenExpired,
     /// The token is no longer accepted: its key, its account or the account's access is gone.
     Revoked,
+    /// The NATS server refuses a subscription that it had taken before.
+    Unavailable,
     /// auth-svc could not be asked for `ws.grant_lifetime`.
     Unconfirmed,
     /// Neither a request nor an event within `ws.idle_timeout`.
@@ -38,12 +42,12 @@ impl Close {
     pub(crate) fn code(self) -> u16 {
         match self {
             Close::Restart => 1012,
-            Close::Unconfirmed => 1013,
+            Close::Unavailable | Close::Unconfirmed => 1013,
             Close::Protocol => 1002,
             Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
             Close::TooSlow | Close::Behind => 4008,
-            Close::Unauthenticated | Close::TokenExpired | Close::Revoked => 4401,
+            Close::Unauthenticated | Close::TokensRefused | Close::TokenExpired | Close::Revoked => 4401,
             Close::Idle => 4408,
             Close::Flood => 4429,
         }
@@ -60,8 +64,10 @@ impl Close {
             Close::Behind => "behind",
             Close::Flood => "flood",
             Close::Unauthenticated => "unauthenticated",
+            Close::TokensRefused => "tokens_refused",
             Close::TokenExpired => "token_expired",
             Close::Revoked => "revoked",
+            Close::Unavailable => "unavailable",
             Close::Unconfirmed => "unconfirmed",
             Close::Idle => "idle",
         }
@@ -78,8 +84,10 @@ impl Close {
             Close::Behind => "events that were still to come have left the history",
             Close::Flood => "too many control frames or fragments",
             Close::Unauthenticated => "no token was accepted in time",
+            Close::TokensRefused => "too many tokens were refused",
             Close::TokenExpired => "the token expired",
             Close::Revoked => "the token is no longer accepted",
+            Close::Unavailable => "events are not available, come back later",
             Close::Unconfirmed => "the authentication service is not available, come back later",
             Close::Idle => "nothing was asked or sent for too long",
         };

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{
     cursor::{Cursor, TEXT_BYTES},
+    json,
     token::Token,
 };
 
@@ -17,17 +18,17 @@ const MAX_METADATA_BYTES: usize = 4096;
 
 /// A request, parsed as far as all actions have in common.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub struct Request {
     /// The client's id for the request: a string or a number.
-    pub(crate) request_id: Option<Value>,
+    pub request_id: Option<Value>,
     /// The token in the request.
-    pub(crate) token: Option<Token>,
+    pub token: Option<Token>,
     members: Map<String, Value>,
 }
 
 /// The action that a client requests.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Subscribe to bindings.
     Subscribe(Subscribe),
     /// Unsubscribe from these bindings (`None`: all) of an account (`None`: the token's own).
@@ -51,20 +52,20 @@ pub(crate) enum Action {
 
 /// Parameters of the action `subscribe`.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Subscribe {
+pub struct Subscribe {
     /// The account; `None`: the token's own; `*`: all.
-    pub(crate) account_id: Option<String>,
+    pub account_id: Option<String>,
     /// The bindings: at least one, without duplicates.
-    pub(crate) bindings: Vec<String>,
+    pub bindings: Vec<String>,
     /// Where past events start; `None`: only live events.
-    pub(crate) since: Option<Since>,
+    pub since: Option<Since>,
     /// How the client describes itself.
-    pub(crate) client: ClientInfo,
+    pub client: ClientInfo,
 }
 
 /// Where past events start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Since {
+pub enum Since {
     /// After the frame with this cursor.
     Cursor(Cursor),
     /// This much time ago.
@@ -75,16 +76,16 @@ pub(crate) enum Since {
 
 /// A name and arbitrary JSON that a client may give its session.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct ClientInfo {
+pub struct ClientInfo {
     /// The name.
-    pub(crate) name: Option<String>,
+    pub name: Option<String>,
     /// Arbitrary JSON.
-    pub(crate) metadata: Option<Value>,
+    pub metadata: Option<Value>,
 }
 
 /// An invalid request. The client receives the text.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub(crate) enum RequestError {
+pub enum RequestError {
     /// Not JSON, or nested too deeply.
     #[error("malformed JSON : {0}")]
     Json(String),
@@ -112,9 +113,8 @@ pub(crate) enum RequestError {
 
 impl Request {
     /// Parses a frame.
-    pub(crate) fn read(frame: &str) -> Result<Request, RequestError> {
-        let value: Value =
-            serde_json::from_str(frame).map_err(|error| RequestError::Json(error.to_string()))?;
+    pub fn read(frame: &str) -> Result<Request, RequestError> {
+        let value = json::parse(frame).map_err(|error| RequestError::Json(error.to_string()))?;
         let Value::Object(mut members) = value else { return Err(RequestError::NotAnObject) };
         let request_id = match members.remove("request_id") {
             None | Some(Value::Null) => None,
@@ -136,8 +136,8 @@ impl Request {
     }
 
     /// The valid request id of a frame that cannot be processed, if it has one.
-    pub(crate) fn id_of(frame: &str) -> Option<Value> {
-        let value: Value = serde_json::from_str(frame).ok()?;
+    pub fn id_of(frame: &str) -> Option<Value> {
+        let value = json::parse(frame).ok()?;
         match value.get("request_id")? {
             Value::String(text) if text.len() > MAX_TEXT_BYTES => None,
             id @ (Value::String(_) | Value::Number(_)) => Some(id.clone()),
@@ -146,12 +146,12 @@ impl Request {
     }
 
     /// The account of the request, before `data` is validated.
-    pub(crate) fn account_id(&self) -> Option<&str> {
+    pub fn account_id(&self) -> Option<&str> {
         self.members.get("data")?.get("account_id")?.as_str()
     }
 
     /// Validates the action and its parameters.
-    pub(crate) fn action(mut self) -> Result<Action, RequestError> {
+    pub fn action(mut self) -> Result<Action, RequestError> {
         let action = match self.members.remove("action") {
             None => return Err(RequestError::Missing("action")),
             Some(action) => text(action, "action")?,
@@ -237,7 +237,7 @@ fn bindings(data: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Reques
 }
 
 /// The account in `data`; `None`: the token's own.
-pub(crate) fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>, RequestError> {
+pub fn account_id(data: &mut Map<String, Value>) -> Result<Option<String>, RequestError> {
     let account_id = optional_text(data.remove("account_id"), "account_id")?;
     match &account_id {
         Some(id) if id.is_empty() || id.len() > MAX_TEXT_BYTES => {

@@ -1,15 +1,20 @@
 //! Authentication of sessions, and their authorization for accounts.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use blackhole_common::wire::{Access, AuthReply};
+use thiserror::Error;
 
 use crate::{
+    access::authorizer::Unavailable,
     edge::Edge,
-    limits::accounts::AccountSession,
-    protocol::{request::Request, token::Token},
+    limits::{accounts::AccountSession, client_network::ClientNetwork},
+    protocol::{close::Close, request::Request, token::Token},
     session::state::{Identity, State},
 };
+
+/// A session of which this many tokens were refused is closed.
+const MAX_REFUSED_TOKENS: u32 = 5;
 
 /// Authenticates with the request's token; without one the session must be authenticated already.
 ///
@@ -22,9 +27,15 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
         (Some(token), Some(identity)) if *token == identity.token => return Ok(()),
         (Some(token), _) => token,
     };
-    match edge.authorizer.check(token, request.account_id()).await {
+    match check_new(edge, state.address, token, request.account_id()).await {
         Ok(reply) => match &*reply {
-            AuthReply::Refused { reason } => Err(refused(reason)),
+            AuthReply::Refused { reason } => {
+                state.refused_tokens += 1;
+                if state.refused_tokens >= MAX_REFUSED_TOKENS {
+                    state.outbox.close(Close::TokensRefused);
+                }
+                Err(refused(reason))
+            }
             AuthReply::Accepted { bearer, .. } => {
                 let renews = state.identity.as_ref().is_none_or(|own| {
                     own.bearer.account_id == bearer.account_id && own.bearer.expires_at < bearer.expires_at
@@ -41,10 +52,44 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
                 Ok(())
             }
         },
+        Err(NotChecked::TooMany) => {
+            Err(edge.metrics.limited("refused_tokens", NotChecked::TooMany.to_string()))
+        }
         // While auth-svc is unavailable, an authenticated session continues.
-        Err(_) if state.identity.is_some() => Ok(()),
+        Err(NotChecked::Unavailable(_)) if state.identity.is_some() => Ok(()),
         Err(unavailable) => Err(unavailable.to_string()),
     }
+}
+
+/// Why a token was not checked.
+#[derive(Clone, Copy, Debug, Error)]
+pub(crate) enum NotChecked {
+    /// Too many tokens from the client's address were refused.
+    #[error("too many tokens from your address were refused, try again later")]
+    TooMany,
+    /// auth-svc did not reply.
+    #[error(transparent)]
+    Unavailable(Unavailable),
+}
+
+/// auth-svc's decision on a token that a client shows. If too many from its address were refused, only a token is accepted
+/// that was shortly before.
+pub(crate) async fn check_new(
+    edge: &Edge,
+    address: IpAddr,
+    token: &Token,
+    account_id: Option<&str>,
+) -> Result<Arc<AuthReply>, NotChecked> {
+    let client = ClientNetwork::of(address);
+    let is_exhausted = || edge.limits.refusals.lock().exhausted_until(&client, Instant::now()).is_some();
+    if is_exhausted() && !edge.authorizer.has_accepted(token, account_id).await {
+        return Err(NotChecked::TooMany);
+    }
+    let reply = edge.authorizer.check(token, account_id).await.map_err(NotChecked::Unavailable)?;
+    if let AuthReply::Refused { .. } = *reply {
+        edge.limits.refusals.lock().charge(&client, 1.0, Instant::now());
+    }
+    Ok(reply)
 }
 
 /// A session of this account, if it may have another one.

@@ -70,7 +70,8 @@ pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String
         Since::Cursor(cursor) => Ok(ResumeFrom::Cursor(cursor)),
         Since::Unknown => Ok(ResumeFrom::Unknown),
         Since::Ago(age) => {
-            let now = SystemTime::now();
+            // The server's: the edge's clock may differ.
+            let now = edge.history.time().await.map_err(unavailable)?;
             let time = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
             if !info.reaches_back_to_time(time, now) {
                 return Ok(ResumeFrom::Trimmed);
@@ -124,10 +125,11 @@ pub(super) async fn join(
     // The answer that confirmed the subjects has also updated `edge.stream`.
     let (recovered, end) = match &*edge.stream.borrow() {
         Some(info) => (confirmed.map(|()| check_recoverable(from, after, info)), info.last),
-        None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.position),
+        None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.live),
     };
     if recovered != Ok(Ok(())) {
-        edge.dispatcher.forgo_past(&state.outbox, &joined.memberships, joined.position, end);
+        let had = joined.had.unwrap_or(end);
+        edge.dispatcher.forgo_past(&state.outbox, &joined.memberships, had, end);
     }
     state.bind(account, bindings, joined.memberships);
     if recovered.is_err() {
@@ -181,6 +183,7 @@ mod tests {
             first: 5,
             first_at: SystemTime::UNIX_EPOCH,
             last: 9,
+            last_at: SystemTime::UNIX_EPOCH,
             max_age: Duration::from_secs(600),
             is_roomy: true,
             leader: None,

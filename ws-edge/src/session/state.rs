@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) outbox: Arc<Outbox>,
     pub(super) rate: RateLimiter,
     pub(super) identity: Option<Identity>,
+    /// Tokens of the session that were refused.
+    pub(super) refused_tokens: u32,
     pub(super) entry: RegistryEntry,
     pub(super) bindings: Vec<Binding>,
     /// The session resumes: past events follow the reply.
@@ -105,6 +107,7 @@ impl State {
             outbox,
             rate: RateLimiter::new(edge.config.rate, Instant::now()),
             identity,
+            refused_tokens: 0,
             entry: edge.registry.enter(address),
             bindings: Vec::new(),
             resumes: false,

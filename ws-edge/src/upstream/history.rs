@@ -121,6 +121,15 @@ impl History {
         stream_info::ask(&self.client, &self.subjects, ANSWER_TIMEOUT).await
     }
 
+    /// The server's time.
+    ///
+    /// # Errors
+    /// If the stream does not answer.
+    pub(crate) async fn time(&self) -> Result<SystemTime, StreamError> {
+        // Before nats-server 2.10 answers have no time, but a consumer has always had the time of its creation.
+        Ok(self.consumer(DeliverPolicy::New, None).await?.cached_info().created.into())
+    }
+
     /// The position of the newest event stored before `time`, which the stream must reach back to.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backlog::Backlog,
     history::History,
-    question::Question,
+    question::Questions,
     repair::repair,
     stream_info::{self, StreamError, StreamInfo},
     stream_sync::{Effect, StreamSync},
@@ -43,7 +43,7 @@ use crate::{
         frame::{builder::EventFrames, event::Event},
     },
     error::EdgeError,
-    ids::{INBOX, SubjectNumber},
+    ids::INBOX,
     metrics::Metrics,
     protocol::cursor::EventPosition,
 };
@@ -61,17 +61,11 @@ pub(crate) struct EventReader {
     dispatcher: Arc<Dispatcher>,
     history: History,
     metrics: Arc<Metrics>,
-    subjects: Subjects,
     event_root: String,
     ready: Latch,
     /// The stream's state, for everyone who needs it.
     stream: watch::Sender<Option<StreamInfo>>,
-    /// The first words of the subjects of answers.
-    inbox: String,
-    question: Option<Question>,
-    last_question: u64,
-    /// Subjects that the next question confirms.
-    to_confirm: Vec<SubjectNumber>,
+    questions: Questions,
     sync: StreamSync,
     held: Backlog,
     repair: Option<Repair>,
@@ -100,17 +94,13 @@ impl EventReader {
         let subjects = Subjects::new(&config.prefix);
         let reader = EventReader {
             servers: Servers::new(config),
+            questions: Questions::new(&subjects, Arc::clone(&dispatcher)),
             dispatcher,
             history,
             metrics,
             event_root: subjects.event(),
-            subjects,
             ready,
             stream,
-            inbox: format!("_INBOX.{:032x}", rand::random::<u128>()),
-            question: None,
-            last_question: 0,
-            to_confirm: Vec::new(),
             sync: StreamSync::new(Instant::now()),
             held: Backlog::default(),
             repair: None,
@@ -128,6 +118,8 @@ impl EventReader {
         let mut backoff = Backoff::for_brokers();
         let mut is_logged = false;
         while !shutdown.is_cancelled() {
+            // Without a connection sessions come, wait in vain, and go.
+            self.dispatcher.take_unused(Instant::now());
             let connected = tokio::select! {
                 () = shutdown.cancelled() => return,
                 connected = self.servers.connect(CLIENT_NAME) => connected,
@@ -168,14 +160,7 @@ impl EventReader {
 
     /// Subscribes everything on a new connection.
     fn begin(&mut self, link: &mut Link) {
-        link.subscribe(INBOX, &format!("{}.*", self.inbox));
-        for (number, subject) in self.dispatcher.take_all() {
-            link.subscribe(number, &subject);
-            self.to_confirm.push(number);
-        }
-        if let Some(question) = self.question.take() {
-            self.dispatcher.put_back_unconfirmed(question.sessions);
-        }
+        self.questions.begin(link);
         self.disconnected();
     }
 
@@ -183,8 +168,8 @@ impl EventReader {
     async fn serve(&mut self, link: &mut Link) -> io::Error {
         let mut heard = Instant::now();
         loop {
-            self.subscribe(link);
-            self.ask(link);
+            self.questions.subscribe(link);
+            self.questions.ask(link, &mut self.sync, Instant::now());
             if let Err(error) = link.flush().await {
                 return error;
             }
@@ -218,59 +203,8 @@ impl EventReader {
     }
 
     fn next_timer(&self, heard: Instant) -> Instant {
-        let answer = self.question.as_ref().map(Question::deadline);
-        let next = answer.unwrap_or(self.sync.next_check()).min(heard + SILENCE_TIMEOUT);
+        let next = self.questions.deadline().unwrap_or(self.sync.next_check()).min(heard + SILENCE_TIMEOUT);
         self.dispatcher.next_unused().map_or(next, |unused| unused.min(next))
-    }
-
-    fn subscribe(&mut self, link: &mut Link) {
-        for (number, subject) in self.dispatcher.take_new() {
-            link.subscribe(number, &subject);
-            self.to_confirm.push(number);
-        }
-        for number in self.dispatcher.take_unused(Instant::now()) {
-            link.unsubscribe(number);
-        }
-    }
-
-    /// Asks for the stream's state, if it is time or somebody waits for a confirmation.
-    fn ask(&mut self, link: &mut Link) {
-        let now = Instant::now();
-        if let Some(question) = &self.question {
-            if now < question.deadline() {
-                return;
-            }
-            self.unanswered();
-        }
-        if !self.sync.may_check(now) {
-            return;
-        }
-        let sessions = self.dispatcher.take_unconfirmed();
-        if sessions.is_empty() && self.to_confirm.is_empty() && now < self.sync.next_check() {
-            return;
-        }
-        self.last_question += 1;
-        let number = self.last_question;
-        let reply_to = format!("{}.{number}", self.inbox);
-        link.publish(&stream_info::info_subject(&self.subjects), &reply_to, b"", b"");
-        // The server itself answers this, even if there is no stream.
-        link.ping();
-        let subjects = std::mem::take(&mut self.to_confirm);
-        self.question =
-            Some(Question { number, sent: now, position: self.sync.position(), subjects, sessions });
-        self.sync.asked(now);
-    }
-
-    /// A question got no usable answer. The stream may be without a leader, and the next one may have events that the
-    /// last one did not send.
-    fn unanswered(&mut self) {
-        let Some(question) = self.question.take() else { return };
-        tracing::debug!("no answer about the stream, asking again");
-        self.to_confirm.extend(question.subjects);
-        self.dispatcher.put_back_unconfirmed(question.sessions);
-        if self.sync.is_replicated() {
-            self.sync.doubt(Instant::now());
-        }
     }
 
     /// Handles everything that the link has read.
@@ -285,7 +219,10 @@ impl EventReader {
                         "the server is shutting down",
                     ));
                 }
-                Op::Error(error) => tracing::warn!(error, "nats refuses something"),
+                Op::Error(error) => {
+                    tracing::warn!(error, "nats refuses something");
+                    self.questions.refused(&error);
+                }
                 // A server of the cluster has come or gone. It may be the stream's leader.
                 Op::Info(_) if self.sync.is_replicated() => self.sync.doubt(Instant::now()),
                 Op::Info(_) | Op::Ping | Op::Pong | Op::Ok => {}
@@ -295,31 +232,24 @@ impl EventReader {
     }
 
     fn answered(&mut self, message: &Message) {
-        let number = message.subject().rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
-        let Some(question) = self.question.take_if(|question| Some(question.number) == number) else {
-            return;
-        };
+        let Some(question) = self.questions.answered(message) else { return };
         // A server without JetStream has no stream.
         let info = if message.status() == Some(503) { Ok(None) } else { stream_info::read(&message.payload) };
         let info = match info.and_then(|info| self.sync.believe(info, question.position)) {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(%error, "the answer about the stream cannot be used");
-                self.question = Some(question);
-                self.unanswered();
+                self.questions.unanswered(question, &mut self.sync);
                 self.sync.unusable(Instant::now());
                 return;
             }
         };
-        let effects = self.sync.informed(info.clone(), Instant::now());
+        let effects = self.sync.informed(info.clone(), question.position, Instant::now());
         self.apply(effects);
-        self.dispatcher.confirm(&question.subjects);
+        let refused = self.dispatcher.confirm(&question.subjects, &question.sessions);
         // Confirmed sessions look at the stream's state next.
         self.stream.send_replace(info);
-        for session in question.sessions {
-            // A session that is gone needs no answer.
-            let _ = session.send(());
-        }
+        question.sessions.into_iter().for_each(|session| session.end(&refused));
         if self.ready.set(true) {
             tracing::info!("events come from nats");
         }
@@ -331,6 +261,10 @@ impl EventReader {
                 Effect::ResetPositions => {
                     self.repair = None;
                     self.dispatcher.reset_positions();
+                }
+                Effect::Truncate(position) => {
+                    self.repair = None;
+                    self.dispatcher.truncate_positions(position);
                 }
                 Effect::Verified(position) => self.dispatcher.verify(position),
                 Effect::Release => self.release(),

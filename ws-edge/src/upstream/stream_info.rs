@@ -31,8 +31,10 @@ pub(crate) struct StreamInfo {
     pub created: SystemTime,
     /// The position of its oldest event; one more than the newest if it is empty.
     pub first: u64,
-    /// When its oldest event was stored.
+    /// When its oldest event was stored; without meaning if it is empty.
     pub first_at: SystemTime,
+    /// When its newest event was stored, which may have left it since.
+    pub last_at: SystemTime,
     /// The position of its newest event.
     pub last: u64,
     /// How long it keeps events.
@@ -85,6 +87,7 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
         first_seq: u64,
         first_ts: String,
         last_seq: u64,
+        last_ts: String,
     }
     #[derive(Deserialize)]
     struct Config {
@@ -123,6 +126,7 @@ pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
                 first: state.first_seq,
                 first_at: time(&state.first_ts).map_err(StreamError::new)?,
                 last: state.last_seq,
+                last_at: time(&state.last_ts).map_err(StreamError::new)?,
                 max_age: Duration::from_nanos(config.max_age),
                 is_roomy: u64::try_from(config.max_bytes).map_or(true, |max| state.bytes < max / 2),
                 leader,
@@ -153,10 +157,17 @@ impl StreamInfo {
     /// Whether all events published after `time` are still stored.
     ///
     /// The age of events that were dropped for space is unknown. So this holds only if an older event is still stored,
-    /// nothing was ever dropped, or events are dropped by age only.
+    /// nothing was ever dropped, or events are dropped by age only. An empty stream has had something after `time` unless
+    /// its newest event is older.
     pub(crate) fn reaches_back_to_time(&self, time: SystemTime, now: SystemTime) -> bool {
+        if time < self.created {
+            return false;
+        }
+        if self.first > self.last {
+            return self.last == 0 || self.last_at <= time;
+        }
         let is_young = now.duration_since(time).is_ok_and(|age| age <= self.max_age);
-        time >= self.created && (self.first <= 1 || self.first_at <= time || (is_young && self.is_roomy))
+        self.first <= 1 || self.first_at <= time || (is_young && self.is_roomy)
     }
 }
 
@@ -230,6 +241,14 @@ mod tests {
         assert!(info.reaches_back_to_time(minutes(&info, 31), now), "an older event is still stored");
         info.first = 1;
         assert!(info.reaches_back_to_time(minutes(&info, 1), now), "nothing was ever dropped");
+        (info.first, info.is_roomy) = (8, true);
+        assert!(
+            !info.reaches_back_to_time(minutes(&info, 30), now),
+            "its last events aged out or were purged"
+        );
+        assert!(info.reaches_back_to_time(minutes(&info, 31), now), "its last event is older");
+        (info.first, info.last) = (1, 0);
+        assert!(info.reaches_back_to_time(minutes(&info, 1), now), "it never had one");
         assert!(!info.reaches_back_to_time(info.created - Duration::from_secs(1), now), "before the stream");
     }
 }

@@ -38,6 +38,8 @@ enum SyncState {
 pub(super) enum Effect {
     /// The stream was replaced: forget all positions.
     ResetPositions,
+    /// The stream has come back shorter: forget everything after this position.
+    Truncate(u64),
     /// Live sessions have been served up to this position, and nothing before it is late.
     Verified(u64),
     /// Nothing is missing: deliver what was held back.
@@ -187,8 +189,8 @@ impl StreamSync {
         self.next_check = self.not_before;
     }
 
-    /// Compares the stream's state with the one before.
-    pub(super) fn informed(&mut self, info: Option<StreamInfo>, now: Instant) -> Vec<Effect> {
+    /// Compares the stream's state with the one before. `position` had come when it was asked for.
+    pub(super) fn informed(&mut self, info: Option<StreamInfo>, position: u64, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         let before = std::mem::replace(&mut self.known, info.clone());
         let Some(info) = info else {
@@ -211,6 +213,15 @@ impl StreamSync {
                 tracing::info!(leader = info.leader, "the stream has another leader");
                 self.repair_again = true;
                 self.doubt(now);
+            }
+            // After a power loss, or from a backup. What is stored from here on gets positions that were others' before.
+            Some(_) if info.last < position => {
+                tracing::warn!(
+                    last = info.last,
+                    position,
+                    "the stream has come back shorter, its newest events are lost"
+                );
+                effects.push(self.truncate(info.last, now));
             }
             Some(_) => {}
             // No session was told of a subscription yet: nobody is owed what was stored before.
@@ -286,6 +297,16 @@ impl StreamSync {
         self.state = SyncState::InSync;
         self.settled = self.settled.max(self.position);
         Effect::Release
+    }
+
+    fn truncate(&mut self, last: u64, now: Instant) -> Effect {
+        self.reset();
+        self.position = last;
+        self.settled = last;
+        self.verified = last;
+        self.checked = (now, last);
+        self.doubt(now);
+        Effect::Truncate(last)
     }
 
     fn reset(&mut self) -> Effect {

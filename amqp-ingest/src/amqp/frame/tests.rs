@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame};
 
 use super::*;
+use crate::amqp::connection::parse_method;
 
 /// Encodes frames with amq-protocol.
 fn encode(frames: &[AMQPFrame]) -> Vec<u8> {
@@ -217,4 +218,27 @@ proptest! {
         prop_assert!(expected.starts_with(&before));
         prop_assert!(items.starts_with(&before));
     }
+}
+
+/// Parsing more of them would take the whole stack.
+#[test]
+fn a_method_with_thousands_of_nested_tables_is_refused() {
+    let nested = |levels: usize| {
+        // A list in a list, each with its length.
+        let mut list = Vec::new();
+        for _ in 0..levels {
+            let bytes = u32::try_from(list.len()).unwrap().to_be_bytes();
+            list = [&b"A"[..], &bytes, &list].concat();
+        }
+        let table = [&b"\x01a"[..], &list].concat();
+        let bytes = u32::try_from(table.len()).unwrap().to_be_bytes();
+        let start = [&b"\0\x0a\0\x0a\0\x09"[..], &bytes, &table, &[0; 8]].concat();
+        let size = u32::try_from(start.len()).unwrap().to_be_bytes();
+        [&b"\x01\0\0"[..], &size, &start, &b"\xce"[..]].concat()
+    };
+    let (items, result) = decode(&nested(20_000));
+    assert_eq!((items.len(), result), (0, Err(ProtocolError("method too large"))));
+    let (items, result) = decode(&nested(100));
+    let [Incoming::Method(frame)] = items.as_slice() else { panic!("{items:?} {result:?}") };
+    assert!(parse_method(frame).is_ok());
 }

@@ -27,13 +27,13 @@ fn begin(
 
 fn replay<'e>(batch: &mut ReplayBatch, events: impl IntoIterator<Item = &'e Event>) {
     for event in events {
-        batch.deliver(event, &EventFrames::read("ev", event).unwrap(), &Metrics::default());
+        batch.deliver("ev", event, &EventFrames::read("ev", event).unwrap(), &Metrics::default());
     }
 }
 
 /// Ends a replay that has everything up to `position`. Returns whether its sessions are live.
 fn finish(dispatcher: &Dispatcher, batch: &mut ReplayBatch, position: u64) -> bool {
-    dispatcher.end_buffer(batch.id(), |events| batch.finish("ev", position, &events, &Metrics::default()))
+    dispatcher.end_buffer(batch.id(), |events| batch.finish("ev", position, events, &Metrics::default()))
 }
 
 /// Brings these sessions up to date from `history`.
@@ -265,6 +265,44 @@ fn a_late_event_comes_before_a_slow_session_is_replayed_to() {
     let expected: Vec<String> =
         [1].into_iter().chain(3..=after).chain([2, after + 1]).map(|n| format!("a n{n}")).collect();
     assert_eq!(got, expected);
+}
+
+#[test]
+fn a_late_event_that_comes_during_a_replay_is_put_in_its_order() {
+    let dispatcher = dispatcher();
+    let (outbox, kept) = outbox(1, ROOM);
+    let _mine = dispatcher.join(&outbox, vec![since(0, request("a", &["ev.t.a"]))], vec![]);
+    let number = settle(&dispatcher)["ev.t.a"];
+    dispatcher.verify(2);
+    outbox.release();
+    let (mut batch, _) = begin(&dispatcher, 1, &[&outbox], true);
+    assert_eq!(dispatcher.start_buffer(1, batch.subject_numbers()), 2);
+    replay(&mut batch, &[1, 2].map(|sequence| event("ev.t.a", sequence)));
+    // A leader kept the fourth to itself, and its successor has it.
+    for sequence in [3, 5] {
+        deliver(&dispatcher, number, &event("ev.t.a", sequence));
+    }
+    deliver_missed(&dispatcher, &event("ev.t.a", 4), true);
+    assert!(finish(&dispatcher, &mut batch, 2));
+    assert_eq!(names(&outbox, &kept), ["a n1", "a n2", "a n3", "a n4", "a n5"]);
+}
+
+#[test]
+fn a_new_session_resumes_at_its_cursor_wherever_the_edge_is() {
+    let dispatcher = dispatcher();
+    let resumed = |number, before: Vec<SubscribeRequest>| {
+        let (outbox, _) = crate::outbox::tests::outbox(number, ROOM);
+        let before = join(&dispatcher, &outbox, before);
+        let joined = dispatcher.join(&outbox, vec![since(700, request("b", &["ev.t.b"]))], vec![]);
+        (outbox.lagging().unwrap().after, joined.had, (before, joined.memberships))
+    };
+    let (after, had, _kept) = resumed(1, vec![]);
+    assert_eq!((after, had), (700, None), "the edge does not know yet where the stream is");
+    dispatcher.verify(3);
+    let (after, had, _kept) = resumed(2, vec![]);
+    assert_eq!((after, had), (700, None), "the edge was away");
+    let (after, had, _kept) = resumed(3, vec![request("a", &["ev.t.a"])]);
+    assert_eq!((after, had), (3, Some(3)), "another binding is owed what the edge has missed");
 }
 
 #[test]

@@ -170,6 +170,24 @@ fn a_new_connection_gets_all_subjects_once() {
     assert_eq!(dispatcher.take_all().len(), 2, "the next connection needs them again");
 }
 
+#[test]
+fn events_of_a_stream_that_came_back_shorter_are_delivered() {
+    let dispatcher = dispatcher();
+    let (outbox, kept) = outbox(1, ROOM);
+    let _membership = join(&dispatcher, &outbox, vec![request("a", &["ev.t.a"])]);
+    let number = settle(&dispatcher)["ev.t.a"];
+    for sequence in 1..=5 {
+        deliver(&dispatcher, number, &event("ev.t.a", sequence));
+    }
+    received(&outbox, &kept);
+    dispatcher.truncate_positions(3);
+    assert_eq!(dispatcher.position_of(&outbox), Some(3));
+    for sequence in 3..=5 {
+        deliver(&dispatcher, number, &event("ev.t.a", sequence));
+    }
+    assert_eq!(names(&outbox, &kept), ["a n4", "a n5"], "the third is still the one that it had");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Subscribe { session: u64, binding: usize },

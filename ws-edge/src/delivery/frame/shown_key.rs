@@ -54,7 +54,8 @@ impl ShownKey {
                 ShownPart::Text(word) => text.push_str(word),
                 ShownPart::Account(asked) => match asked {
                     Some(account) if tenant.starts_with('@') => text.push_str(&wire::header_text(account)),
-                    _ => text.push_str(tenant),
+                    // A subject's word may have quotes.
+                    _ => wire::push_header_text(&mut text, tenant),
                 },
                 ShownPart::KeyWord(position) => {
                     text.push_str(key.split('.').nth(*position).unwrap_or_default());

@@ -134,3 +134,11 @@ fn each_error_has_its_text() {
     let deep = "[".repeat(50_000);
     assert!(Request::read(&deep).unwrap_err().to_string().starts_with("malformed JSON : recursion limit"));
 }
+
+#[test]
+fn a_client_cannot_hide_its_session_with_metadata_that_other_services_cannot_read() {
+    let metadata = r#"{"a":1,"$serde_json::private::RawValue":5}"#;
+    let frame = format!(r#"{{"action":"subscribe","data":{{"binding":"a","metadata":{metadata}}}}}"#);
+    let error = Request::read(&frame).unwrap_err().to_string();
+    assert!(error.starts_with("malformed JSON : a member has a reserved name"), "{error}");
+}

@@ -248,7 +248,8 @@ impl<'g> World<'g> {
         let info = self.info();
         let is_recovered = check_recoverable(from, after, &info).is_ok();
         if !is_recovered {
-            self.dispatcher.forgo_past(&session.outbox, &joined.memberships, joined.position, info.last);
+            let had = joined.had.unwrap_or(info.last);
+            self.dispatcher.forgo_past(&session.outbox, &joined.memberships, had, info.last);
         }
         session.memberships = joined.memberships;
         session.outbox.release();
@@ -311,10 +312,10 @@ impl<'g> World<'g> {
         let range = start.max(self.first - 1) + 1..=live;
         let stored = self.stream.iter().filter(|event| range.contains(&event.sequence().unwrap()));
         for event in stored.filter(is_read) {
-            batch.deliver(event, &EventFrames::read(ROOT, event).unwrap(), &metrics);
+            batch.deliver(ROOT, event, &EventFrames::read(ROOT, event).unwrap(), &metrics);
         }
         batch.advance(live);
-        match self.dispatcher.end_buffer(id, |events| batch.finish(ROOT, live, &events, &metrics)) {
+        match self.dispatcher.end_buffer(id, |events| batch.finish(ROOT, live, events, &metrics)) {
             true => Ok(()),
             false => Err("the replay has no buffer".to_owned()),
         }
@@ -327,6 +328,7 @@ impl<'g> World<'g> {
             first: self.first,
             first_at: SystemTime::UNIX_EPOCH,
             last: self.last(),
+            last_at: SystemTime::UNIX_EPOCH,
             max_age: Duration::from_secs(600),
             is_roomy: true,
             leader: None,

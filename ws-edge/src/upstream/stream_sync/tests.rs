@@ -11,6 +11,7 @@ fn stream(name: &str, last: u64, leader: Option<&str>) -> StreamInfo {
         created: SystemTime::UNIX_EPOCH,
         first: 1,
         first_at: SystemTime::UNIX_EPOCH,
+        last_at: SystemTime::UNIX_EPOCH,
         last,
         max_age: Duration::from_secs(600),
         is_roomy: true,
@@ -21,7 +22,7 @@ fn stream(name: &str, last: u64, leader: Option<&str>) -> StreamInfo {
 /// In sync with a stream that ends at `last`.
 fn in_sync(last: u64, leader: Option<&str>, now: Instant) -> StreamSync {
     let mut sync = StreamSync::new(now);
-    let effects = sync.informed(Some(stream("s", last, leader)), now);
+    let effects = sync.informed(Some(stream("s", last, leader)), 0, now);
     assert_eq!(names(&effects), [format!("verified {last}"), "release".to_owned()]);
     sync
 }
@@ -29,6 +30,7 @@ fn in_sync(last: u64, leader: Option<&str>, now: Instant) -> StreamSync {
 fn names(effects: &[Effect]) -> Vec<String> {
     let name = |effect: &Effect| match effect {
         Effect::ResetPositions => "reset".to_owned(),
+        Effect::Truncate(last) => format!("truncate {last}"),
         Effect::Verified(position) => format!("verified {position}"),
         Effect::Release => "release".to_owned(),
         Effect::Repair(gap) => format!("repair {}..={}", gap.after + 1, gap.last),
@@ -45,7 +47,7 @@ fn events_are_held_back_until_the_stream_is_known() {
     let now = Instant::now();
     let mut sync = StreamSync::new(now);
     assert!(!sync.is_in_sync() && !accepts(&mut sync, 5));
-    sync.informed(Some(stream("s", 5, None)), now);
+    sync.informed(Some(stream("s", 5, None)), 0, now);
     assert!(sync.is_in_sync() && accepts(&mut sync, 5), "watermarks recognise what was stored before");
     assert!(accepts(&mut sync, 6));
 }
@@ -56,10 +58,10 @@ fn a_gap_after_a_lost_connection_is_repaired_from_the_last_event() {
     let mut sync = in_sync(5, None, now);
     assert!(accepts(&mut sync, 6));
     sync.disconnected(now);
-    assert_eq!(names(&sync.informed(Some(stream("s", 9, None)), now)), ["repair 7..=9"]);
+    assert_eq!(names(&sync.informed(Some(stream("s", 9, None)), 0, now)), ["repair 7..=9"]);
     assert_eq!(names(&sync.repaired(false, now)), [""; 0]);
     assert_eq!(sync.next_check(), now + RETRY_INTERVAL, "the stream could not be read");
-    assert_eq!(names(&sync.informed(Some(stream("s", 10, None)), now)), ["repair 7..=10"]);
+    assert_eq!(names(&sync.informed(Some(stream("s", 10, None)), 0, now)), ["repair 7..=10"]);
     assert_eq!(names(&sync.repaired(true, now)), ["verified 10", "release"]);
     assert!(sync.is_in_sync());
 }
@@ -70,7 +72,7 @@ fn a_new_leader_means_a_repair_from_what_is_verified() {
     let mut sync = in_sync(5, Some("n1"), start);
     assert!(accepts(&mut sync, 6) && accepts(&mut sync, 8));
     let later = start + CHECK_INTERVAL;
-    let effects = sync.informed(Some(stream("s", 9, Some("n2"))), later);
+    let effects = sync.informed(Some(stream("s", 9, Some("n2"))), 0, later);
     let Some(Effect::Repair(gap)) = effects.first() else { panic!("{effects:?}") };
     assert_eq!((gap.after, gap.last), (5, 9), "n1 may have kept 7 to itself");
     assert!(format!("{:?}", gap.seen).contains("[6, 8]"), "{:?}", gap.seen);
@@ -81,9 +83,9 @@ fn what_the_stream_had_one_check_ago_is_verified() {
     let start = Instant::now();
     let mut sync = in_sync(5, Some("n1"), start);
     let check = |n: u32| start + CHECK_INTERVAL * n;
-    assert_eq!(names(&sync.informed(Some(stream("s", 7, Some("n1"))), check(1))), ["verified 0"]);
-    assert_eq!(names(&sync.informed(Some(stream("s", 8, Some("n1"))), check(1))), [""; 0], "too early");
-    assert_eq!(names(&sync.informed(Some(stream("s", 9, Some("n1"))), check(2))), ["verified 7"]);
+    assert_eq!(names(&sync.informed(Some(stream("s", 7, Some("n1"))), 0, check(1))), ["verified 0"]);
+    assert_eq!(names(&sync.informed(Some(stream("s", 8, Some("n1"))), 0, check(1))), [""; 0], "too early");
+    assert_eq!(names(&sync.informed(Some(stream("s", 9, Some("n1"))), 0, check(2))), ["verified 7"]);
 }
 
 #[test]
@@ -94,7 +96,7 @@ fn positions_that_go_back_are_another_streams() {
     assert!(!accepts(&mut sync, 7));
     assert!(sync.accept(8, &Bytes::from_static(b"ev.t.b")).is_none(), "another event at the same position");
     sync.doubt(now);
-    assert_eq!(names(&sync.informed(Some(stream("new", 7, None)), now)), ["reset", "repair 1..=7"]);
+    assert_eq!(names(&sync.informed(Some(stream("new", 7, None)), 0, now)), ["reset", "repair 1..=7"]);
 }
 
 #[test]
@@ -102,7 +104,7 @@ fn a_repair_that_is_not_enough_is_followed_by_another() {
     let now = Instant::now();
     let mut sync = in_sync(5, Some("n1"), now);
     sync.doubt(now);
-    assert_eq!(names(&sync.informed(Some(stream("s", 7, Some("n1"))), now)), ["repair 6..=7"]);
+    assert_eq!(names(&sync.informed(Some(stream("s", 7, Some("n1"))), 0, now)), ["repair 6..=7"]);
     sync.dropped();
     assert_eq!(names(&sync.repaired(true, now)), ["verified 7"], "a held message was dropped");
     assert!(!sync.is_in_sync());
@@ -117,7 +119,7 @@ fn a_server_that_contradicts_what_is_known_is_believed_only_after_a_while() {
         assert!(sync.believe(None, 5).is_err());
     }
     assert!(sync.believe(None, 5).is_ok());
-    assert_eq!(names(&sync.informed(None, now)), ["reset"]);
+    assert_eq!(names(&sync.informed(None, 0, now)), ["reset"]);
     assert!(sync.is_in_sync(), "events without a history come as they are");
 }
 
@@ -128,4 +130,21 @@ fn an_answer_that_fits_is_believed_at_once() {
     assert!(sync.believe(Some(stream("s", 4, Some("n1"))), 5).is_err(), "less than what has come");
     assert!(sync.believe(Some(stream("s", 5, Some("n1"))), 5).is_ok());
     assert!(sync.believe(Some(stream("s", 4, Some("n1"))), 5).is_err(), "counted anew");
+}
+
+#[test]
+fn a_stream_that_comes_back_shorter_gives_its_positions_anew() {
+    let now = Instant::now();
+    let mut sync = in_sync(9, None, now);
+    sync.disconnected(now);
+    assert_eq!(names(&sync.informed(Some(stream("s", 5, None)), 9, now)), ["truncate 5", "release"]);
+    assert!(accepts(&mut sync, 6) && accepts(&mut sync, 7), "new events at positions that were others'");
+
+    let mut sync = in_sync(9, None, now);
+    assert!(accepts(&mut sync, 10));
+    assert_eq!(
+        names(&sync.informed(Some(stream("s", 9, None)), 9, now)),
+        [""; 0],
+        "the answer was under way"
+    );
 }

@@ -90,6 +90,14 @@ fn an_event_of_a_realm_is_shown_with_the_account_that_asked() {
 }
 
 #[test]
+fn an_account_with_quotes_adds_nothing_to_a_frame() {
+    let event = event(r#"bh.event.a","args":"b.call.CHANNEL_CREATE.x"#);
+    let frame = parsed(frame(&event, &template(View::Data, None, None)));
+    assert_eq!(frame["routing_key"], r#"call.a","args":"b.CHANNEL_CREATE.x"#);
+    assert!(frame.get("args").is_none());
+}
+
+#[test]
 fn odd_keys_come_back_as_they_were() {
     let event = event("bh.event.acc.call.CHANNEL_CREATE.\"=20=2A");
     let frame = parsed(frame(&event, &template(View::Args, None, Some("acc"))));

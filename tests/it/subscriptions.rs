@@ -1,0 +1,105 @@
+//! Subscriptions that the NATS server refuses: the client gets an error reply instead of a part of its events, and nobody
+//! else notices.
+
+use async_nats::HeaderMap;
+use blackhole_common::wire;
+use blackhole_dev::{brokers::Nats, ports, services::Service, workspace::RunDir};
+use blackhole_tests::{
+    accounts::{self, Account},
+    client::Client,
+    stack,
+};
+use serde_json::{Value, json};
+
+const REFUSED: &str = "the server of the events refuses this subscription";
+
+/// auth-svc and an edge on a NATS server of its own.
+struct Deployment {
+    _dir: RunDir,
+    nats: Nats,
+    _services: [Service; 2],
+    url: String,
+}
+
+impl Deployment {
+    async fn start(name: &str, nats_config: &str) -> Deployment {
+        let dir = RunDir::create(name).unwrap();
+        std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
+        let nats = Nats::with_config(&dir.subdir("nats").unwrap(), nats_config).await.unwrap();
+        let port = ports::free().unwrap();
+        let env = [
+            // A server without users lets in everyone.
+            ("NATS__URL", nats.url().replace("nats://", "nats://services:secret@")),
+            ("AUTH__ACCOUNTS_FILE", dir.path().join("accounts.toml").display().to_string()),
+            ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
+            ("WS__LISTEN", format!("127.0.0.1:{port}")),
+        ];
+        let binaries = stack::binaries();
+        let auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
+        let edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
+        let url = format!("ws://127.0.0.1:{port}/?view=args");
+        Deployment { _dir: dir, nats, _services: [auth_svc, edge], url }
+    }
+
+    /// Publishes an event as amqp-ingest does without history.
+    async fn publish(&self, account: &Account, call_id: &str) {
+        let login = async_nats::ConnectOptions::with_user_and_password("services".into(), "secret".into());
+        let nats = login.connect(self.nats.url()).await.unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(wire::EVENT_NAME, "CHANNEL_CREATE");
+        let subject = format!("blackhole.v1.event.{}.call.CHANNEL_CREATE.{call_id}", account.id);
+        nats.publish_with_headers(subject, headers, r#"{"Event-Name":"CHANNEL_CREATE"}"#.into())
+            .await
+            .unwrap();
+        nats.flush().await.unwrap();
+    }
+}
+
+/// Subscribes. Returns the error, if there is one.
+async fn subscribe(client: &mut Client, account: &Account, bindings: &[String]) -> Option<String> {
+    let data = json!({ "account_id": account.id, "bindings": bindings });
+    let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
+    let reply: Value = client.request(request).await;
+    reply["data"]["errors"][0].as_str().map(str::to_owned)
+}
+
+fn calls(ids: std::ops::Range<u32>) -> Vec<String> {
+    ids.map(|id| format!("call.*.{id}")).collect()
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_not_permitted_is_an_error_reply() {
+    let [one, other] = [(); 2].map(|()| Account::fresh());
+    let permissions = format!(r#"{{ subscribe: {{ deny: ["blackhole.v1.event.{}.>"] }} }}"#, one.id);
+    let config = format!(
+        "authorization {{ users: [ {{ user: services, password: secret, permissions: {permissions} }} ] }}"
+    );
+    let deployment = Deployment::start("not-permitted", &config).await;
+    let mut refused = Client::connect(&deployment.url).await;
+    let mut served = Client::connect(&deployment.url).await;
+    let all = ["call.*.*".to_owned()];
+    // At the same time: one answer of the server is for both.
+    let (error, none) =
+        tokio::join!(subscribe(&mut refused, &one, &all), subscribe(&mut served, &other, &all));
+    assert_eq!((error.as_deref(), none), (Some(REFUSED), None));
+    deployment.publish(&other, "x").await;
+    assert!(served.event().await["routing_key"].as_str().unwrap().ends_with(".CHANNEL_CREATE.x"));
+    let listed = refused.request(json!({ "action": "unsubscribe" })).await;
+    assert_eq!(listed["data"]["unsubscribed"], json!([]), "nothing of it is left");
+}
+
+#[tokio::test]
+async fn beyond_the_servers_limit_of_subscriptions_is_an_error_reply() {
+    // Each binding has a subject for the account and one for its realm.
+    let deployment = Deployment::start("too-many", "max_subscriptions: 60").await;
+    let [one, other] = [(); 2].map(|()| Account::fresh());
+    let mut served = Client::connect(&deployment.url).await;
+    assert_eq!(subscribe(&mut served, &one, &calls(0..20)).await, None);
+    let mut refused = Client::connect(&deployment.url).await;
+    assert_eq!(subscribe(&mut refused, &other, &calls(0..50)).await.as_deref(), Some(REFUSED));
+    assert_eq!(subscribe(&mut refused, &other, &calls(0..5)).await, None, "these fit");
+    for (client, account) in [(&mut served, &one), (&mut refused, &other)] {
+        deployment.publish(account, "4").await;
+        assert!(client.event().await["routing_key"].as_str().unwrap().ends_with(".CHANNEL_CREATE.4"));
+    }
+}
