@@ -24,7 +24,7 @@ pub mod config;
 pub mod delivery;
 mod edge;
 pub mod error;
-mod http;
+pub mod http;
 pub mod ids;
 mod kazoo;
 pub mod limits;
@@ -33,7 +33,7 @@ mod operator;
 pub mod outbox;
 pub mod protocol;
 mod session;
-mod upstream;
+pub mod upstream;
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
