@@ -1,7 +1,7 @@
 //! The WebSocket port: pages for browsers, upgrades to sessions, and refusals.
 
 mod bindings;
-mod client_address;
+pub mod client_address;
 pub(crate) mod listen;
 mod pages;
 mod refusal;

@@ -24,7 +24,7 @@ pub mod config;
 pub mod delivery;
 mod edge;
 pub mod error;
-mod http;
+pub mod http;
 pub mod ids;
 mod kazoo;
 pub mod limits;
@@ -35,7 +35,7 @@ pub mod protocol;
 mod session;
 #[cfg(test)]
 mod tests;
-mod upstream;
+pub mod upstream;
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 

@@ -9,23 +9,19 @@ use crate::config::AddressHeader;
 
 /// The client's address: the peer's, or, if the peer is a trusted proxy, the last address in `header` that is not one: a
 /// client may have forged the addresses before it. An address that cannot be read is nobody's: the proxy after it counts.
-pub(super) fn client_address(
-    peer: IpAddr,
-    headers: &HeaderMap,
-    header: AddressHeader,
-    trusted: &[IpNet],
-) -> IpAddr {
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, header: AddressHeader, trusted: &[IpNet]) -> IpAddr {
     let mut address = peer.to_canonical();
     let lines: Vec<_> = headers.get_all(header.name()).iter().collect();
     for line in lines.into_iter().rev() {
-        let Ok(line) = line.to_str() else { return address };
-        for element in line.split(',').rev() {
+        // Not as text: a client's bytes before a proxy's address must not make that unreadable.
+        for element in line.as_bytes().split(|byte| *byte == b',').rev() {
             if !is_trusted(address, trusted) {
                 return address;
             }
+            let element = std::str::from_utf8(element).ok();
             let node = match header {
-                AddressHeader::XForwardedFor => Some(element),
-                AddressHeader::Forwarded => forwarded_for(element),
+                AddressHeader::XForwardedFor => element,
+                AddressHeader::Forwarded => element.and_then(forwarded_for),
             };
             match node.and_then(parse) {
                 Some(previous) => address = previous.to_canonical(),
@@ -37,7 +33,7 @@ pub(super) fn client_address(
 }
 
 /// Whether this is a proxy that names the client's address.
-pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
 }
@@ -90,6 +86,11 @@ mod tests {
         for unreadable in [&b"nonsense"[..], b"\xff", b"", b"198.51.100.7, ", b"unknown", b"1.2.3.4:port"] {
             assert_eq!(behind_proxy(&[b"6.6.6.6", unreadable]), "10.0.0.1", "{unreadable:?}");
         }
+    }
+
+    #[test]
+    fn bytes_of_a_client_do_not_make_a_proxys_address_unreadable() {
+        assert_eq!(behind_proxy(&[b"\xff, 198.51.100.7"]), "198.51.100.7");
     }
 
     #[test]
