@@ -2,9 +2,10 @@
 //!
 //! lapin declares; events are consumed on a [`connection`] of our own. After a lost connection everything is declared
 //! and bound again, because KAZOO's exchanges, and with them the queue's bindings, do not survive a restart of the
-//! broker. The broker redelivers what was not acknowledged, in order, so there is no state to recover.
+//! broker. The broker redelivers what was not acknowledged, in order.
 
 mod broker;
+mod checkpoints;
 pub mod connection;
 mod delivery;
 pub mod frame;
@@ -40,6 +41,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
+/// A broker that is short of memory or disk space reads nothing from a connection that publishes, not even the
+/// acknowledgements that would relieve it. For this long after that, new connections store no checkpoints.
+const BLOCKED_FOR: Duration = Duration::from_secs(60);
+
 /// A connection that lasted longer than this resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -50,6 +55,8 @@ pub(crate) struct Consumer {
     pub(crate) broker: BrokerContext,
     /// The status of the connection to it.
     pub(crate) status: ConnectionStatus,
+    /// When the broker refused messages, so that no checkpoint can be stored for a while.
+    pub(crate) blocked_at: Option<Instant>,
 }
 
 impl Consumer {
@@ -60,6 +67,9 @@ impl Consumer {
             let started = Instant::now();
             let Err(error) = self.connect_and_consume(&shutdown).await else { return };
             self.status.mark_down(&error);
+            if matches!(error, IngestError::BrokerBlocked(_)) {
+                self.blocked_at = Some(Instant::now());
+            }
             if started.elapsed() > STABLE_AFTER {
                 backoff.reset();
             }
@@ -79,8 +89,9 @@ impl Consumer {
             topology::declare(&setup, &channel, config, catalogue).await?;
             setup.close(200, "declared".into()).await?;
             let uri = parse_uri(&endpoint.url)?;
-            let connection =
-                ConsumerConnection::open(&uri, "amqp-ingest", &config.queue, config.prefetch).await?;
+            let is_blocked = self.blocked_at.is_some_and(|at| at.elapsed() < BLOCKED_FOR);
+            let is_transactional = self.broker.has_history && !is_blocked;
+            let connection = ConsumerConnection::open(&uri, "amqp-ingest", config, is_transactional).await?;
             Ok::<_, IngestError>(ConsumerSession::new(connection, &self.broker))
         };
         let mut session = tokio::select! {

@@ -1,5 +1,5 @@
 //! Parses an event's body in one pass: checks that it is a JSON object and extracts its name and the members that the
-//! tenant is resolved from. Nothing else is built, and the body is forwarded byte for byte.
+//! tenant is resolved from. Nothing else is built, and the body is forwarded byte for byte, except what is not UTF-8.
 //!
 //! Validation is as strict as parsing into a `serde_json::Value`, for skipped values too: nesting beyond 127 levels,
 //! lone surrogates, numbers that do not fit a double and invalid UTF-8 are rejected. Every consumer downstream can
@@ -66,6 +66,15 @@ pub struct ParsedBody<'b> {
     pub name: Cow<'b, str>,
     /// The strings at the requested paths, in their order; `None` where there is no string.
     pub members: Vec<Option<Cow<'b, str>>>,
+}
+
+/// A body with U+FFFD in place of the bytes that are not UTF-8; `None` if there are none. KAZOO passes on what telephones
+/// send, such as a `User-Agent` in Latin-1.
+pub(crate) fn repair(body: &[u8]) -> Option<String> {
+    match String::from_utf8_lossy(body) {
+        Cow::Owned(repaired) => Some(repaired),
+        Cow::Borrowed(_) => None,
+    }
 }
 
 /// Parses a body and extracts the members at `paths`, in which dots separate the names of nested members.

@@ -15,6 +15,9 @@ const MAX_AMQP_NAME: usize = 255;
 /// The queue for KAZOO's requests is named `amqp.queue` plus this.
 const REQUESTS_SUFFIX: &str = "-requests";
 
+/// The queue for the latest checkpoint is named `amqp.queue` plus this. It is as long as [`REQUESTS_SUFFIX`].
+const CHECKPOINT_SUFFIX: &str = "-progress";
+
 /// A zone's name becomes a header of each of its events, and a metrics label.
 const MAX_ZONE_BYTES: usize = 64;
 
@@ -54,6 +57,8 @@ pub(crate) struct AmqpConfig {
     /// Maximum number of unacknowledged deliveries. A higher value compensates for a longer round trip to NATS, but
     /// costs memory and means more redeliveries after a lost connection.
     pub(crate) prefetch: u16,
+    /// Maximum bytes of unsettled bodies; beyond it the ingest does not read from the broker. One body may exceed it.
+    pub(crate) prefetch_bytes: ByteSize,
     /// Maximum body bytes in the queue; beyond it the broker drops the oldest events.
     pub(crate) queue_max_bytes: ByteSize,
     /// The exchange for rejected events, and the name of the queue bound to it.
@@ -102,6 +107,7 @@ impl Default for AmqpConfig {
             brokers: Vec::new(),
             queue: "blackhole-ingest".into(),
             prefetch: 1000,
+            prefetch_bytes: ByteSize::mib(64),
             queue_max_bytes: ByteSize::gib(1),
             dead_letter_exchange: "blackhole-dead-letter".into(),
         }
@@ -154,6 +160,11 @@ impl AmqpConfig {
     /// event queues answer requests separately too.
     pub(crate) fn requests_queue(&self) -> String {
         format!("{}{REQUESTS_SUFFIX}", self.queue)
+    }
+
+    /// The name of the queue for the latest checkpoint.
+    pub(crate) fn checkpoint_queue(&self) -> String {
+        format!("{}{CHECKPOINT_SUFFIX}", self.queue)
     }
 
     fn check_brokers(&self) -> Result<(), InvalidValue> {
@@ -210,6 +221,11 @@ impl AmqpConfig {
             self.prefetch > 0,
             "amqp.prefetch",
             "must be 1 or more: 0 means no limit in AMQP",
+        )?;
+        InvalidValue::unless(
+            self.prefetch_bytes.as_u64() > 0,
+            "amqp.prefetch_bytes",
+            "must be 1 byte or more",
         )?;
         let range = 1 << 20..=i64::MAX as u64;
         InvalidValue::unless(
@@ -312,6 +328,10 @@ mod tests {
             Some("amqp.dead_letter_exchange")
         );
         assert_eq!(invalid_key(|config| config.amqp.prefetch = 0), Some("amqp.prefetch"));
+        assert_eq!(
+            invalid_key(|config| config.amqp.prefetch_bytes = ByteSize::b(0)),
+            Some("amqp.prefetch_bytes")
+        );
         assert_eq!(
             invalid_key(|config| config.amqp.queue_max_bytes = ByteSize::b(u64::MAX)),
             Some("amqp.queue_max_bytes")

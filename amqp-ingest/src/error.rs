@@ -59,6 +59,9 @@ pub enum IngestError {
     /// The broker sent nothing, not even heartbeats, for this many seconds.
     #[error("the broker sent nothing for {0} s")]
     HeartbeatTimeout(u64),
+    /// The broker accepts no messages, and would not read acknowledgements from a connection that publishes.
+    #[error("the broker accepts no messages: {0}")]
+    BrokerBlocked(String),
     /// A delivery tag does not follow the previous one, so acknowledgements would go wrong.
     #[error("delivery tag {0} is out of order")]
     DeliveryTag(u64),
@@ -81,12 +84,21 @@ pub enum IngestError {
     /// The connection to NATS was lost.
     #[error("the connection was lost: {0}")]
     NatsLost(String),
+    /// NATS reported an error.
+    #[error("nats refuses: {0}")]
+    NatsRefused(String),
+    /// The process did not run for this many seconds, so that another ingest may have taken over.
+    #[error("the process stood still for {0} s")]
+    StoodStill(u64),
     /// The stream did not acknowledge an event within this many seconds.
     #[error("the stream did not acknowledge within {0} s")]
     AckTimeout(u64),
     /// The stream did not store an event, but may do so later.
     #[error("the stream stores no events at the moment: {0}")]
     NotStored(String),
+    /// Something else was stored between two events that were to follow each other.
+    #[error("the stream has changed meanwhile: {0}")]
+    StreamChanged(String),
     /// JetStream is not available.
     #[error("JetStream is not enabled on the server (nats-server -js) or has not started yet")]
     NoJetStream,

@@ -12,6 +12,7 @@
 //! | `body` | validates an event's body and extracts its name and tenant members |
 //! | `tenant` | resolves an event's tenant |
 //! | `message` | an event as published to NATS |
+//! | `checkpoint` | an event's number, and how far a queue was acknowledged |
 //! | `amqp` | one consumer per broker: topology, deliveries, acknowledgements, reconnecting |
 //! | `publish` | the publisher: order, acknowledgements, reconnecting, the stream |
 //! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
@@ -25,6 +26,7 @@
 
 pub mod amqp;
 pub mod body;
+mod checkpoint;
 mod config;
 mod connection_status;
 mod error;
@@ -101,7 +103,9 @@ impl Ingest {
         let (subjects, has_history) = (Subjects::new(&config.nats.prefix), !config.history.is_off());
         let nats =
             ConnectionStatus::new("nats", config.nats.url.to_string(), readiness.latch("nats"), &metrics);
-        for endpoint in config.amqp.brokers() {
+        let zones = config.amqp.brokers().into_iter().map(|endpoint| endpoint.zone);
+        let zones = zones.collect::<Vec<_>>();
+        for (source, endpoint) in config.amqp.brokers().into_iter().enumerate() {
             let latch = match endpoint.zone.as_str() {
                 "" => readiness.latch("amqp"),
                 // One zone suffices: an outage in one must not make the ingest unready for the others.
@@ -109,10 +113,13 @@ impl Ingest {
             };
             let consumer = Consumer {
                 status: ConnectionStatus::for_broker("amqp", &endpoint, latch, &metrics),
+                blocked_at: None,
                 broker: BrokerContext {
                     counters: BrokerCounters::for_zone(&endpoint.zone, &metrics),
+                    source,
                     endpoint,
                     config: config.amqp.clone(),
+                    has_history,
                     subject_root: if has_history { subjects.ingest() } else { subjects.event() },
                     catalogue: Arc::clone(&catalogue),
                     publisher: publisher_tx.clone(),
@@ -124,7 +131,7 @@ impl Ingest {
         // The publisher ends when the last consumer has dropped its sender.
         drop(publisher_tx);
         let publisher =
-            Publisher::new(config.nats.clone(), config.history.clone(), publisher_rx, nats, metrics);
+            Publisher::new(config.nats.clone(), config.history.clone(), &zones, publisher_rx, nats, metrics);
         requests.spawn(&mut tasks, &shutdown);
         tasks.spawn(admin.serve(shutdown.clone()));
         tasks.spawn(publisher.run());

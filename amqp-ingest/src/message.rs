@@ -1,22 +1,22 @@
-//! An event as published to NATS: subject, headers, and the unchanged body.
+//! An event as published to NATS: subject, headers (without its id, which depends on when it is published), and body.
 
 use blackhole_common::{nats::protocol::HeaderBlock, subject, tenant::Tenant, wire};
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-/// Bytes of the hash that form an id. 128 bits make collisions negligible, and ids are compared only within the
-/// stream's duplicate window.
-const ID_BYTES: usize = 16;
+use crate::checkpoint::Digest;
 
 /// An event, ready to be published, repeatedly if necessary.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     /// `<root>.<tenant>.<routing key>`.
     pub(crate) subject: String,
-    /// The header block.
+    /// The header block, without the id.
     pub(crate) headers: Bytes,
     /// The AMQP body.
     pub(crate) body: Bytes,
+    /// Recognises another delivery of the event.
+    pub(crate) digest: Digest,
 }
 
 impl Message {
@@ -34,14 +34,14 @@ impl Message {
         tenant.push_to(&mut subject);
         subject::push_key(&mut subject, event.routing_key.as_bytes());
         let mut headers = HeaderBlock::new();
-        headers.add(wire::MESSAGE_ID, &event.id(&body));
         headers.add(wire::EXCHANGE, event.exchange);
         headers.add(wire::ROUTING_KEY, event.routing_key);
         headers.add(wire::EVENT_NAME, name);
         if !event.zone.is_empty() {
             headers.add(wire::ZONE, event.zone);
         }
-        Message { subject, headers: headers.finish(), body }
+        let digest = event.digest(&body);
+        Message { subject, headers: headers.finish(), body, digest }
     }
 }
 
@@ -56,18 +56,17 @@ pub(crate) struct EventMetadata<'d> {
     pub(crate) message_id: Option<&'d [u8]>,
     /// The property `timestamp`.
     pub(crate) timestamp: Option<u64>,
-    /// The broker's zone; empty with a single unnamed broker. Not part of the id: an event federated from one zone to
-    /// another is one event.
+    /// The broker's zone; empty with a single unnamed broker.
     pub(crate) zone: &'d str,
 }
 
 impl EventMetadata<'_> {
-    /// The event's id for deduplication: a hash of everything that a redelivery repeats, and of nothing that it
-    /// changes. KAZOO's `Msg-ID` alone is not enough: some events lack it, others share it. It is part of the body,
-    /// so it still distinguishes events that are otherwise equal.
+    /// The event's digest: a hash of everything that a redelivery repeats, and of nothing that it changes. KAZOO's
+    /// `Msg-ID` alone is not enough: some events lack it, others share it. It is part of the body, so it still
+    /// distinguishes events that are otherwise equal. 128 bits make collisions negligible.
     ///
     /// Each part is prefixed with its length, so that different parts never concatenate to the same bytes.
-    fn id(&self, body: &[u8]) -> String {
+    fn digest(&self, body: &[u8]) -> Digest {
         let mut context = Context::new(&SHA256);
         let mut part = |bytes: &[u8]| {
             context.update(&(bytes.len() as u64).to_be_bytes());
@@ -82,9 +81,7 @@ impl EventMetadata<'_> {
         }
         part(body);
         let hash = context.finish();
-        let bytes = hash.as_ref().iter().take(ID_BYTES);
-        let digits = bytes.flat_map(|byte| [byte >> 4, byte & 0xf]);
-        digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+        hash.as_ref().first_chunk().map_or(0, |bytes| Digest::from_be_bytes(*bytes))
     }
 }
 
@@ -96,32 +93,35 @@ mod tests {
 
     use super::*;
 
-    fn id(
+    fn digest(
         exchange: &str,
         routing_key: &str,
         message_id: Option<&[u8]>,
         timestamp: Option<u64>,
         body: &[u8],
-    ) -> String {
-        EventMetadata { exchange, routing_key, message_id, timestamp, zone: "" }.id(body)
+    ) -> Digest {
+        EventMetadata { exchange, routing_key, message_id, timestamp, zone: "" }.digest(body)
     }
 
     #[test]
-    fn ids_are_stable_and_distinguish_events() {
-        // The id must not change between releases, or an upgrade would duplicate events.
-        assert_eq!(id("callevt", "call.X.1", None, None, b"{}"), "67fffb0fe8f5632c1453a3438ea8b558");
+    fn digests_are_stable_and_distinguish_events() {
+        // A digest must not change between releases, or an upgrade would duplicate events.
+        assert_eq!(
+            digest("callevt", "call.X.1", None, None, b"{}"),
+            0x67ff_fb0f_e8f5_632c_1453_a343_8ea8_b558
+        );
         let m = Some(&b"m"[..]);
-        let ids = [
-            id("callevt", "call.X.1", None, None, b"{}"),
-            id("callevt", "call.X.1", None, None, b"{ }"),
-            id("callevt", "call.X.2", None, None, b"{}"),
-            id("callevtc", "all.X.1", None, None, b"{}"),
-            id("callevt", "call.X.1", m, None, b"{}"),
-            id("callevt", "call.X.1", None, Some(5), b"{}"),
+        let digests = [
+            digest("callevt", "call.X.1", None, None, b"{}"),
+            digest("callevt", "call.X.1", None, None, b"{ }"),
+            digest("callevt", "call.X.2", None, None, b"{}"),
+            digest("callevtc", "all.X.1", None, None, b"{}"),
+            digest("callevt", "call.X.1", m, None, b"{}"),
+            digest("callevt", "call.X.1", None, Some(5), b"{}"),
             // Two events that share a `Msg-ID`.
-            id("callevt", "call.X.1", m, None, b"{\"Msg-ID\":\"m\"}"),
+            digest("callevt", "call.X.1", m, None, b"{\"Msg-ID\":\"m\"}"),
         ];
-        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{ids:?}");
+        assert_eq!(digests.iter().collect::<BTreeSet<_>>().len(), digests.len(), "{digests:?}");
     }
 
     #[test]
@@ -145,16 +145,11 @@ mod tests {
         assert_eq!(header("Bh-Exchange").as_deref(), Some("e\\u000d\\u000a"));
         assert_eq!(header("Bh-Key").as_deref(), Some("call.a b.>\\u00e9\\u000d\\u000a"));
         assert_eq!(header("Bh-Name").as_deref(), Some("n\\u000d\\u000aNats-Rollup: all\\ud83d\\ude00"));
-        assert_eq!(header("Nats-Msg-Id").map(|id| id.len()), Some(32));
+        assert_eq!(header("Nats-Msg-Id"), None, "it is added when the event is published");
         assert_eq!(header("Bh-Zone").as_deref(), Some("us-east"));
         let without_zone = EventMetadata { zone: "", ..event };
         let message = Message::new("b.ingest", &Tenant::Nobody, "n", &without_zone, body);
         assert_eq!(protocol::header(&message.headers, b"Bh-Zone"), None);
-        assert_eq!(
-            protocol::header(&message.headers, b"Nats-Msg-Id")
-                .map(|id| String::from_utf8(id.to_vec()).unwrap()),
-            header("Nats-Msg-Id")
-        );
     }
 
     #[test]

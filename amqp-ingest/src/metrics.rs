@@ -30,6 +30,10 @@ pub(crate) struct Metrics {
     pub(crate) published: Counter,
     /// Acknowledged events that the stream already had.
     pub(crate) duplicates: Counter,
+    /// Events whose body was not UTF-8.
+    pub(crate) repaired: Counter,
+    /// Refusals of NATS, each of which ends a connection.
+    pub(crate) refusals: Counter,
     /// Body bytes of the acknowledged events.
     pub(crate) bytes: Counter,
     in_flight: Family<ZoneLabel, Gauge>,
@@ -130,6 +134,8 @@ impl Metrics {
             redelivered: Counter::default(),
             published: Counter::default(),
             duplicates: Counter::default(),
+            repaired: Counter::default(),
+            refusals: Counter::default(),
             bytes: Counter::default(),
             in_flight: Family::default(),
             requests: Family::default(),
@@ -160,8 +166,18 @@ impl Metrics {
         registry.register("events_published", "Events acknowledged by the stream", metrics.published.clone());
         registry.register(
             "events_duplicate",
-            "Events that the stream acknowledged as duplicates",
+            "Events that the stream had already when they were to be published",
             metrics.duplicates.clone(),
+        );
+        registry.register(
+            "events_repaired",
+            "Events whose body was not UTF-8: the invalid bytes were replaced",
+            metrics.repaired.clone(),
+        );
+        registry.register(
+            "nats_refusals",
+            "Times that NATS refused an event or reported an error",
+            metrics.refusals.clone(),
         );
         registry.register_with_unit(
             "published",

@@ -6,51 +6,76 @@
 //! event 5 is not stored and event 6 is. Therefore:
 //!
 //! - The first failure (a negative acknowledgement, a timeout, a lost connection) ends the use of a connection. On a
-//!   new one, all unacknowledged events are published again, oldest first. The stream recognizes those that it has
-//!   already stored by `Nats-Msg-Id` and acknowledges them again. The AMQP side does not notice.
+//!   new one, the end of the stream is read ([`stream_end`]): what is stored there is settled, and everything else is
+//!   published again, oldest first. The AMQP side does not notice.
+//! - Each event names the position of the event before it in the stream, which refuses it if anything else is there
+//!   (`Nats-Expected-Last-Sequence`). So nothing is stored after an event that was refused, and nothing that an earlier
+//!   connection, or an ingest that was replaced, still sends. This needs a stream without replicas, into which no other
+//!   ingest publishes at the same time (one that carries other zones).
 //! - On a new connection the oldest event is published alone ([`PROBE_EVENTS`]); the others follow when it is stored.
-//!   While a stream flaps (no leader, no space), at most one event is tried at a time.
+//!   After an event was refused, a number of events is published one at a time ([`CAUTIOUS_EVENTS`]).
 //! - A [`connection`] never reconnects by itself: its buffered events would reach the stream before the lost ones.
 //!
-//! Two overlapping connections (the old one's last bytes are still in transit) are harmless: both carry a contiguous
-//! part of the same sequence, and an event counts where it is stored first.
+//! Where positions are not compared, copies that two overlapping connections send (the old one's last bytes are still
+//! in transit) are recognized by `Nats-Msg-Id` while the stream's duplicate window lasts.
 //!
 //! Not covered: with `replicas` above 1, a leader change loses the events that the old leader had not replicated,
 //! while later ones, published within the same round trip, may reach the new leader. Those are then stored before the
-//! lost ones, which are published again: the order breaks, but nothing is lost. (`Nats-Expected-Last-Msg-Id` would
-//! prevent it, but before nats-server 2.10.26 a replicated stream treats an event that it has refused as a duplicate
-//! when it is retried.)
+//! lost ones, which are published again: the order breaks, but nothing is lost. (Positions are not compared there:
+//! before nats-server 2.10.26 a replicated stream treats an event that it has refused as a duplicate when it is
+//! retried.)
+//!
+//! # Once
+//! See [`source`], and `docs/architecture.md`, "Once".
 //!
 //! # Without history
 //! With `history.max_age = "0s"` there is no stream, and events go directly to the subscribers. They count as
-//! delivered to the server when a barrier message sent after them comes back. Events published again after a failure
-//! may be duplicates, which nothing detects.
+//! delivered to the server when a barrier message sent after them comes back, and the server has reported no error
+//! before it. Events published again after a failure may be duplicates, which nothing detects.
 
 mod connection;
+mod pending;
 mod puback;
+mod queue;
 mod settlement;
+mod source;
 mod stream;
+mod stream_end;
 
 use std::{collections::VecDeque, future::Future, pin::pin};
 
-use blackhole_common::{backoff::Backoff, config::NatsConfig, nats::link::Servers, wire::Subjects};
+use blackhole_common::{
+    backoff::Backoff,
+    config::NatsConfig,
+    nats::{link::Servers, protocol::Message as Reply},
+    wire::Subjects,
+};
 use tokio::{
     sync::mpsc,
     time::{Duration, Instant, sleep_until},
 };
 
 pub(crate) use connection::CLIENT_NAME;
-pub(crate) use settlement::{Outcome, OutgoingEvent, SettleHandle, Settlement};
+pub(crate) use settlement::{FromConsumer, Outcome, OutgoingEvent, SettleHandle, Settlement};
 
 use crate::{
-    body::Rejection, config::HistoryConfig, connection_status::ConnectionStatus, error::IngestError,
+    checkpoint::Checkpoint, config::HistoryConfig, connection_status::ConnectionStatus, error::IngestError,
     log_throttle::LogThrottle, metrics::Metrics,
 };
-use connection::{Connection, TooLarge};
-use puback::PubAck;
+use connection::Connection;
+use pending::PendingEvent;
+use source::Source;
+use stream::StreamState;
+use stream_end::StreamEnd;
 
 /// Events published on a new connection before the first acknowledgement.
 const PROBE_EVENTS: usize = 1;
+
+/// Events published one at a time after one was refused.
+const CAUTIOUS_EVENTS: usize = 1000;
+
+/// A process that wakes up this much too late may have been replaced.
+const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// A connection on which an event stays unacknowledged for longer than this is dropped.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,25 +86,26 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Maximum number of events received from the consumers in one batch.
 const RECEIVE_BATCH: usize = 256;
 
-/// Abandoned events are not searched for below this many pending ones.
-const MIN_SWEEP_LEN: usize = 4096;
-
-/// An event that is not settled, or not yet removed.
-#[derive(Debug)]
-struct PendingEvent {
-    event: OutgoingEvent,
-    /// When it was published on the current connection.
-    published_at: Option<Instant>,
-    /// Settled, but an older event is not.
-    is_settled: bool,
-}
-
 /// The publisher; there is one per process.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     nats: NatsConfig,
     history: HistoryConfig,
-    consumers: mpsc::Receiver<OutgoingEvent>,
+    consumers: mpsc::Receiver<FromConsumer>,
+    /// The queues, one for each broker.
+    sources: Vec<Source>,
+    /// Sessions that have begun since the end of the stream was read.
+    began: Vec<(usize, Option<Checkpoint>)>,
+    /// The end of the stream was not read on this connection.
+    must_read: bool,
+    /// The stream, when it was last read.
+    stream: Option<StreamState>,
+    /// The position of the stream's last event, if positions are compared: that of the last event published so far.
+    last_position: Option<u64>,
+    /// The position of the last event that was acknowledged, in any source.
+    last_stored: Option<u64>,
+    /// How many events to publish one at a time.
+    cautious: usize,
     /// In order. The first `published` are published on the current connection.
     pending: VecDeque<PendingEvent>,
     published: usize,
@@ -87,8 +113,6 @@ pub(crate) struct Publisher {
     first_number: u64,
     /// Without history: a barrier covers the events before this number.
     barrier: u64,
-    /// Search for abandoned events at this many pending ones.
-    sweep_len: usize,
     status: ConnectionStatus,
     rejection_log: LogThrottle,
     metrics: Metrics,
@@ -98,11 +122,12 @@ pub(crate) struct Publisher {
 struct NoConsumers;
 
 impl Publisher {
-    /// A publisher for the events from `consumers`.
+    /// A publisher for the events from `consumers`, one for each of the `zones`.
     pub(crate) fn new(
         nats: NatsConfig,
         history: HistoryConfig,
-        consumers: mpsc::Receiver<OutgoingEvent>,
+        zones: &[String],
+        consumers: mpsc::Receiver<FromConsumer>,
         status: ConnectionStatus,
         metrics: Metrics,
     ) -> Publisher {
@@ -110,11 +135,17 @@ impl Publisher {
             nats,
             history,
             consumers,
+            sources: zones.iter().map(|zone| Source::new(zone)).collect(),
+            began: Vec::new(),
+            must_read: true,
+            stream: None,
+            last_position: None,
+            last_stored: None,
+            cautious: 0,
             pending: VecDeque::new(),
             published: 0,
             first_number: 0,
             barrier: 0,
-            sweep_len: MIN_SWEEP_LEN,
             status,
             rejection_log: LogThrottle::new(),
             metrics,
@@ -160,14 +191,24 @@ impl Publisher {
             Err(NoConsumers) => return Ok(()),
         };
         let has_history = !self.history.is_off();
-        // Without a stream there is no acknowledgement to probe for.
-        let mut probe_succeeded = !has_history;
+        let mut probe_succeeded = false;
         if self.pending.is_empty() {
             self.status.mark_up();
         }
         let mut received = Vec::with_capacity(RECEIVE_BATCH);
         loop {
-            let max_published = if probe_succeeded { usize::MAX } else { PROBE_EVENTS };
+            if has_history && self.must_read && self.published == 0 {
+                match self.read_stream_end(&mut connection).await {
+                    Ok(result) => result?,
+                    Err(NoConsumers) => return Ok(()),
+                }
+            }
+            let max_published = match (has_history && self.must_read, probe_succeeded && self.cautious == 0) {
+                // What is published must be settled first.
+                (true, _) => 0,
+                (false, false) => PROBE_EVENTS,
+                (false, true) => usize::MAX,
+            };
             while self.published < self.pending.len().min(max_published) {
                 self.publish_next(&mut connection)?;
                 if connection.is_full() {
@@ -184,13 +225,15 @@ impl Publisher {
                 biased;
                 filled = connection.fill() => {
                     filled?;
-                    while let Some(reply) = connection.next()? {
+                    while let Some(reply) = self.next_message(&mut connection)? {
+                        if !Connection::is_reply(&reply) {
+                            continue;
+                        }
                         let (number, puback) = puback::parse(&reply);
                         let is_progress = if has_history {
                             self.handle_puback(number, puback)? && !probe_succeeded
                         } else {
-                            self.barrier_reached(number.unwrap_or_default())?;
-                            true
+                            self.barrier_reached(number.unwrap_or_default())? && !probe_succeeded
                         };
                         if is_progress {
                             probe_succeeded = true;
@@ -210,7 +253,61 @@ impl Publisher {
                 }
                 () = sleep_until(liveness_check_at) => connection.check_liveness()?,
             }
+            // The server would take what this process sends next, although another ingest may have taken over.
+            let late = liveness_check_at.elapsed();
+            if late > STANDSTILL {
+                return Err(IngestError::StoodStill(late.as_secs()));
+            }
         }
+    }
+
+    fn next_message(&mut self, connection: &mut Connection) -> Result<Option<Reply>, IngestError> {
+        connection.next().inspect_err(|error| {
+            if matches!(error, IngestError::NatsRefused(_)) {
+                self.cautious = CAUTIOUS_EVENTS;
+                self.metrics.refusals.inc();
+            }
+        })
+    }
+
+    /// Reads the end of the stream, and settles the pending events that are stored there.
+    async fn read_stream_end(
+        &mut self,
+        connection: &mut Connection,
+    ) -> Result<Result<(), IngestError>, NoConsumers> {
+        for (source, checkpoint) in std::mem::take(&mut self.began) {
+            if let Some(source) = self.sources.get_mut(source) {
+                source.begin(checkpoint);
+            }
+        }
+        let (subjects, last_stored) = (Subjects::new(&self.nats.prefix), self.last_stored);
+        let mut sources = std::mem::take(&mut self.sources);
+        let (sources, result) = self
+            .while_receiving(async move {
+                let result = stream_end::survey(connection, &subjects, &mut sources, last_stored).await;
+                (sources, result)
+            })
+            .await?;
+        self.sources = sources;
+        let StreamEnd { stream, is_shared } = match result {
+            Ok(end) => end,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.stream = Some(stream);
+        self.last_position = (self.history.replicas == 1 && !is_shared).then_some(stream.last);
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.retain_mut(|pending| {
+            let Some(id) = pending.id else { return true };
+            let Some(source) = self.sources.get_mut(pending.event.source) else { return true };
+            let Some(sequence) = source.take(id) else { return true };
+            pending.settle_as_stored(Some((id, sequence)), self.stream, true, &self.metrics);
+            pending.checkpoint.into_iter().for_each(|checkpoint| source.settle(checkpoint));
+            false
+        });
+        self.pending = pending;
+        // Sessions may have begun meanwhile.
+        self.must_read = !self.began.is_empty();
+        Ok(Ok(()))
     }
 
     /// Completes `work` while receiving events. A consumer that waits for room in the queue would notice neither a lost
@@ -226,112 +323,5 @@ impl Publisher {
                 },
             }
         }
-    }
-
-    fn enqueue(&mut self, event: OutgoingEvent) {
-        // A broker that reconnects repeatedly during a NATS outage leaves events here that it will redeliver.
-        if self.pending.len() >= self.sweep_len && self.published == 0 {
-            self.pending.retain(|pending| !pending.event.settle_handle.is_abandoned());
-            self.sweep_len = MIN_SWEEP_LEN.max(2 * self.pending.len());
-        }
-        self.pending.push_back(PendingEvent { event, published_at: None, is_settled: false });
-    }
-
-    fn publish_next(&mut self, connection: &mut Connection) -> Result<(), IngestError> {
-        let number = self.first_number + self.published as u64;
-        let Some(pending) = self.pending.get_mut(self.published) else { return Ok(()) };
-        self.published += 1;
-        pending.published_at = Some(Instant::now());
-        let message = &pending.event.message;
-        let queued = if self.history.is_off() {
-            connection.publish_without_ack(message)
-        } else {
-            connection.publish(number, message)
-        };
-        match queued {
-            Ok(()) => Ok(()),
-            Err(TooLarge { max_bytes }) => {
-                let reason = format!("the server accepts at most {max_bytes} bytes (max_payload)");
-                self.handle_puback(Some(number), PubAck::Rejected(Rejection::TooLarge, reason)).map(drop)
-            }
-        }
-    }
-
-    /// Without history: sends a barrier after the events published so far.
-    fn send_barrier(&mut self, connection: &mut Connection) {
-        let next = self.first_number + self.published as u64;
-        if self.barrier < next {
-            self.barrier = next;
-            connection.send_barrier(next);
-        }
-    }
-
-    /// Without history: the server has processed every event before `number`.
-    fn barrier_reached(&mut self, number: u64) -> Result<(), IngestError> {
-        while self.first_number < number && self.published > 0 {
-            self.handle_puback(Some(self.first_number), PubAck::Stored { duplicate: false })?;
-        }
-        Ok(())
-    }
-
-    /// Handles the acknowledgement of event `number`. Returns whether the stream has stored the event.
-    fn handle_puback(&mut self, number: Option<u64>, puback: PubAck) -> Result<bool, IngestError> {
-        let index = number
-            .and_then(|number| number.checked_sub(self.first_number))
-            .and_then(|index| usize::try_from(index).ok())
-            .filter(|index| *index < self.published);
-        let Some(pending) = index.and_then(|index| self.pending.get_mut(index)) else { return Ok(false) };
-        let OutgoingEvent { message, settle_handle } = &pending.event;
-        let is_stored = match puback {
-            PubAck::RetryLater(reason) => return Err(IngestError::NotStored(reason)),
-            PubAck::Stored { duplicate } => {
-                self.metrics.published.inc();
-                self.metrics.bytes.inc_by(message.body.len() as u64);
-                if duplicate {
-                    self.metrics.duplicates.inc();
-                }
-                if let Some(published_at) = pending.published_at {
-                    self.metrics.ack_seconds.observe(published_at.elapsed().as_secs_f64());
-                }
-                settle_handle.settle(Outcome::Stored);
-                true
-            }
-            PubAck::Rejected(rejection, reason) => {
-                if let Some(suppressed) = self.rejection_log.permit() {
-                    tracing::warn!(
-                        subject = message.subject,
-                        bytes = message.body.len(),
-                        reason,
-                        suppressed,
-                        "rejected an event to the dead-letter exchange: the stream will never accept it"
-                    );
-                }
-                settle_handle.settle(Outcome::Rejected(rejection));
-                false
-            }
-        };
-        pending.is_settled = true;
-        while self.pending.front().is_some_and(|pending| pending.is_settled) {
-            self.pending.pop_front();
-            self.first_number += 1;
-            self.published -= 1;
-        }
-        Ok(is_stored)
-    }
-
-    fn ack_deadline(&self) -> Instant {
-        let oldest = self.pending.front().and_then(|pending| pending.published_at);
-        oldest.unwrap_or_else(Instant::now) + ACK_TIMEOUT
-    }
-
-    /// Schedules all unsettled events for publishing again.
-    fn reset_connection_state(&mut self) {
-        self.pending.retain(|pending| !pending.is_settled && !pending.event.settle_handle.is_abandoned());
-        for pending in &mut self.pending {
-            pending.published_at = None;
-        }
-        self.published = 0;
-        self.first_number = 0;
-        self.barrier = 0;
     }
 }

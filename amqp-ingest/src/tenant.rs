@@ -22,6 +22,8 @@ const MAX_TENANT_BYTES: usize = 255;
 /// the event or its body would be rejected. Needs no broker.
 pub fn subject(catalogue: &Catalogue, root: &str, exchange: &str, key: &str, body: &Bytes) -> Option<String> {
     let event = catalogue.event(exchange, key)?;
+    let repaired = body::repair(body).map(Bytes::from);
+    let body = repaired.as_ref().unwrap_or(body);
     let parsed = body::parse(body, &body_paths(event)).ok()?;
     let metadata = EventMetadata { exchange, routing_key: key, message_id: None, timestamp: None, zone: "" };
     let tenant = resolve(event, key, &parsed.members);

@@ -9,22 +9,26 @@ use tokio::sync::mpsc;
 use crate::{
     config::{AmqpConfig, BrokerConfig},
     metrics::Metrics,
-    publish::OutgoingEvent,
+    publish::FromConsumer,
 };
 
 /// One broker, and where its events go.
 #[derive(Debug)]
 pub(crate) struct BrokerContext {
+    /// The index of the broker in the configuration.
+    pub(crate) source: usize,
     /// The broker's URL and zone.
     pub(crate) endpoint: BrokerConfig,
     /// The queue there.
     pub(crate) config: AmqpConfig,
+    /// Whether events are stored, so that acknowledgements have checkpoints.
+    pub(crate) has_history: bool,
     /// The first tokens of the events' subjects.
     pub(crate) subject_root: String,
     /// The bindings, and how to interpret events.
     pub(crate) catalogue: Arc<Catalogue>,
     /// The publisher's queue.
-    pub(crate) publisher: mpsc::Sender<OutgoingEvent>,
+    pub(crate) publisher: mpsc::Sender<FromConsumer>,
     /// All metrics.
     pub(crate) metrics: Metrics,
     /// The metrics with this broker's labels.

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use amq_protocol::{
     auth::{Credentials, SASLMechanism},
-    frame::{AMQPFrame, WriteContext, gen_frame, parse_frame},
+    frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
 };
 use blackhole_common::net::{Socket, invalid};
 use bytes::BufMut;
 use lapin::{
     protocol::{
-        AMQPClass::{self, Basic, Channel, Connection},
-        basic, channel, connection,
+        AMQPClass::{self, Basic, Channel, Connection, Tx},
+        basic, channel, connection, tx,
     },
     types::{AMQPValue, ChannelId, FieldTable, ShortString},
     uri::{AMQPScheme, AMQPUri},
@@ -24,7 +24,7 @@ use super::{
     frame::{Delivery, FrameDecoder, Incoming, MAX_FRAME_BYTES},
     topology::short_string,
 };
-use crate::error::IngestError;
+use crate::{checkpoint::Checkpoint, config::AmqpConfig, error::IngestError};
 
 const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 /// The channel for methods of the class `connection`.
@@ -32,12 +32,18 @@ const CONNECTION_CHANNEL: ChannelId = 0;
 /// The channel that consumes; there is no other.
 const CHANNEL: ChannelId = 1;
 const REPLY_SUCCESS: u16 = 200;
+/// The class `basic`, in content headers.
+const BASIC_CLASS: u16 = 60;
 
 /// A connection with one channel and one consumer.
 pub(super) struct ConsumerConnection {
     socket: Socket,
     decoder: FrameDecoder,
     queue: ShortString,
+    /// The queue for checkpoints; `None` if acknowledgements are not transactions.
+    checkpoints: Option<ShortString>,
+    /// A transaction was sent and is not confirmed: the broker accepts no further one.
+    is_committing: bool,
     /// The heartbeat interval; zero disables heartbeats.
     heartbeat: Duration,
     last_received: Instant,
@@ -45,16 +51,16 @@ pub(super) struct ConsumerConnection {
 }
 
 impl ConsumerConnection {
-    /// Connects and starts to consume from `queue` with at most `prefetch` unacknowledged deliveries. The broker lists
-    /// connection and consumer as `name`.
+    /// Connects and starts to consume from the queue with at most `prefetch` unacknowledged deliveries. The broker lists
+    /// connection and consumer as `name`. Acknowledgements store checkpoints if they are transactions.
     ///
     /// # Errors
     /// If the broker cannot be reached or refuses the connection.
     pub(super) async fn open(
         uri: &AMQPUri,
         name: &str,
-        queue: &str,
-        prefetch: u16,
+        config: &AmqpConfig,
+        is_transactional: bool,
     ) -> Result<ConsumerConnection, IngestError> {
         let mut socket = Socket::connect(&uri.authority.host, uri.authority.port).await?;
         if uri.scheme == AMQPScheme::AMQPS {
@@ -64,15 +70,20 @@ impl ConsumerConnection {
         let mut connection = ConsumerConnection {
             socket,
             decoder: FrameDecoder::default(),
-            queue: short_string(queue)?,
+            queue: short_string(&config.queue)?,
+            checkpoints: is_transactional.then(|| short_string(&config.checkpoint_queue())).transpose()?,
+            is_committing: false,
             heartbeat: Duration::ZERO,
             last_received: now,
             last_sent: now,
         };
         connection.handshake(uri, name).await?;
         connection.call(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
-        let qos = basic::Qos { prefetch_count: prefetch, global: false };
+        let qos = basic::Qos { prefetch_count: config.prefetch, global: false };
         connection.call(CHANNEL, Basic(basic::AMQPMethod::Qos(qos))).await?;
+        if is_transactional {
+            connection.call(CHANNEL, Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;
+        }
         let consume = basic::Consume {
             queue: connection.queue.clone(),
             consumer_tag: short_string(name)?,
@@ -136,32 +147,64 @@ impl ConsumerConnection {
     /// Returns the next delivery in the read buffer, `None` if there is no complete one.
     ///
     /// # Errors
-    /// If the broker has cancelled the consumer, or closed the channel or the connection.
+    /// If the broker has cancelled the consumer, closed the channel or the connection, or reads no more from it.
     pub(super) fn next(&mut self) -> Result<Option<Delivery>, IngestError> {
         loop {
             match self.decoder.next(&mut self.socket.read).map_err(invalid)? {
                 None => return Ok(None),
                 Some(Incoming::Delivery(delivery)) => return Ok(Some(delivery)),
-                Some(Incoming::Method(frame)) => {
-                    if let Basic(basic::AMQPMethod::Cancel(_)) = parse_method(&frame)? {
+                Some(Incoming::Method(frame)) => match parse_method(&frame)? {
+                    Basic(basic::AMQPMethod::Cancel(_)) => {
                         return Err(IngestError::ConsumerCancelled(self.queue.to_string()));
                     }
-                }
+                    Connection(connection::AMQPMethod::Blocked(blocked)) => {
+                        return Err(IngestError::BrokerBlocked(blocked.reason.to_string()));
+                    }
+                    Tx(tx::AMQPMethod::CommitOk(_)) => self.is_committing = false,
+                    _ => {}
+                },
                 Some(Incoming::Heartbeat) => {}
             }
         }
     }
 
-    /// Queues an acknowledgement of all deliveries up to `tag`.
-    pub(super) fn acknowledge(&mut self, tag: u64) {
-        let ack = basic::Ack { delivery_tag: tag, multiple: true };
-        self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Ack(ack)));
+    /// Whether the broker has not confirmed the last [`ConsumerConnection::settle`].
+    pub(super) fn is_committing(&self) -> bool {
+        self.is_committing
     }
 
-    /// Queues the rejection of a delivery, which sends it to the dead-letter exchange.
-    pub(super) fn reject(&mut self, tag: u64) {
-        let reject = basic::Reject { delivery_tag: tag, requeue: false };
-        self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Reject(reject)));
+    /// Queues the rejection of deliveries, which sends them to the dead-letter exchange, and the acknowledgement of all
+    /// others up to a tag. In a transaction, `checkpoint` replaces the previous one: the broker does all of it or
+    /// nothing.
+    pub(super) fn settle(
+        &mut self,
+        rejected: &[u64],
+        ack_up_to: Option<u64>,
+        checkpoint: Option<Checkpoint>,
+    ) {
+        for tag in rejected {
+            let reject = basic::Reject { delivery_tag: *tag, requeue: false };
+            self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Reject(reject)));
+        }
+        if let Some(delivery_tag) = ack_up_to {
+            let ack = basic::Ack { delivery_tag, multiple: true };
+            self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Ack(ack)));
+        }
+        let Some(checkpoints) = self.checkpoints.clone() else { return };
+        if let Some(body) = checkpoint.and_then(|checkpoint| serde_json::to_vec(&checkpoint).ok()) {
+            // The default exchange routes to the queue of this name.
+            let publish = basic::Publish { routing_key: checkpoints, ..Default::default() };
+            self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Publish(publish)));
+            let header = AMQPContentHeader {
+                class_id: BASIC_CLASS,
+                body_size: body.len() as u64,
+                properties: basic::AMQPProperties::default(),
+            };
+            self.queue_frame(&AMQPFrame::Header(CHANNEL, header));
+            self.queue_frame(&AMQPFrame::Body(CHANNEL, body));
+        }
+        self.queue_method(CHANNEL, Tx(tx::AMQPMethod::Commit(tx::Commit {})));
+        self.is_committing = true;
     }
 
     fn queue_method(&mut self, channel: ChannelId, method: AMQPClass) {
@@ -206,8 +249,11 @@ impl ConsumerConnection {
     /// Queues a heartbeat if nothing was sent for half an interval.
     ///
     /// # Errors
-    /// [`IngestError::HeartbeatTimeout`] if nothing was received for two intervals.
-    pub(super) fn check_heartbeat(&mut self) -> Result<(), IngestError> {
+    /// [`IngestError::HeartbeatTimeout`] if nothing was received for two intervals, although `is_reading`.
+    pub(super) fn check_heartbeat(&mut self, is_reading: bool) -> Result<(), IngestError> {
+        if !is_reading {
+            self.last_received = Instant::now();
+        }
         if self.last_received.elapsed() >= 2 * self.heartbeat {
             return Err(IngestError::HeartbeatTimeout(2 * self.heartbeat.as_secs()));
         }
@@ -232,8 +278,8 @@ impl ConsumerConnection {
     }
 }
 
-/// The properties that the broker lists, and the capabilities: the broker reports cancelled consumers and the reason
-/// of a failed authentication.
+/// The properties that the broker lists, and the capabilities: the broker reports cancelled consumers, the reason of a
+/// failed authentication, and that it reads no more from a connection that publishes.
 fn client_properties(name: &str) -> FieldTable {
     let table = |members: &[(&str, AMQPValue)]| {
         let mut table = FieldTable::default();
@@ -245,6 +291,7 @@ fn client_properties(name: &str) -> FieldTable {
     let capabilities = table(&[
         ("consumer_cancel_notify", AMQPValue::Boolean(true)),
         ("authentication_failure_close", AMQPValue::Boolean(true)),
+        ("connection.blocked", AMQPValue::Boolean(true)),
     ]);
     table(&[
         ("product", AMQPValue::LongString("blackhole".into())),

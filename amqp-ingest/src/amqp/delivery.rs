@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+
 use super::{broker::BrokerContext, frame::Delivery};
 use crate::{
     body::{self, Rejection},
@@ -49,6 +51,13 @@ pub(super) fn classify(delivery: &Delivery, broker: &BrokerContext) -> Dispositi
         metrics.lag_seconds.observe(lag.as_secs_f64());
     }
     let Some(body) = &delivery.body else { return Disposition::Reject(Rejection::TooLarge) };
+    let body = match body::repair(body) {
+        Some(repaired) => {
+            metrics.repaired.inc();
+            &Bytes::from(repaired)
+        }
+        None => body,
+    };
     match body::parse(body, &tenant::body_paths(event)) {
         Ok(parsed) => {
             let tenant = tenant::resolve(event, routing_key, &parsed.members);
@@ -98,7 +107,6 @@ mod tests {
     use std::sync::Arc;
 
     use blackhole_common::config::ServerUrl;
-    use bytes::Bytes;
     use prometheus_client::registry::Registry;
     use tokio::sync::mpsc;
 
@@ -115,6 +123,8 @@ mod tests {
         let catalogue = Arc::new(Catalogue::load(None).unwrap());
         let metrics = Metrics::register(&mut Registry::default(), &catalogue);
         BrokerContext {
+            source: 0,
+            has_history: true,
             endpoint: BrokerConfig { zone: "east".into(), url: ServerUrl::new("amqp://east") },
             config: AmqpConfig::default(),
             subject_root: "blackhole.v1.ingest".into(),
@@ -153,6 +163,17 @@ mod tests {
         let call = broker.catalogue.families().iter().position(|family| family.name == "call").unwrap();
         assert_eq!(broker.counters.received[call].get(), 1);
         assert_eq!(counts(&broker), (1, 0, 1));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_replaced() {
+        let broker = broker();
+        let body = b"{\"Event-Name\":\"CHANNEL_HOLD\",\"User-Agent\":\"T\xe9l \xff\"}";
+        let disposition = classify(&delivery(b"callevt", b"call.CHANNEL_HOLD.x", Some(body)), &broker);
+        let Disposition::Publish(message) = disposition else { panic!("{disposition:?}") };
+        let expected = "{\"Event-Name\":\"CHANNEL_HOLD\",\"User-Agent\":\"T\u{fffd}l \u{fffd}\"}";
+        assert_eq!(message.body, expected);
+        assert_eq!(broker.metrics.repaired.get(), 1);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
+use super::checkpoints;
 use crate::{config::AmqpConfig, error::IngestError};
 
 /// Limit of the dead-letter queue: tens of thousands of bodies, enough to diagnose a problem.
@@ -48,6 +49,7 @@ pub(super) async fn declare(
     }
     declare_dead_letters(connection, &config.dead_letter_exchange).await?;
     declare_queue(channel, &config.queue, queue_arguments(config)).await?;
+    declare_queue(channel, &config.checkpoint_queue(), checkpoints::queue_arguments()).await?;
     for binding in catalogue.amqp_bindings() {
         bind(channel, &config.queue, &binding.exchange, &binding.pattern).await?;
     }

@@ -5,13 +5,15 @@
 
 use std::collections::VecDeque;
 
+use crate::checkpoint::Checkpoint;
+
 /// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeliveryState {
     /// Not settled yet.
     InFlight,
-    /// Settled, and to be acknowledged.
-    Done,
+    /// Settled, and to be acknowledged. The checkpoint tells where it is stored, if it is.
+    Done(Option<Checkpoint>),
     /// Rejected, so the broker considers it settled already.
     Rejected,
 }
@@ -53,14 +55,18 @@ impl AckWindow {
         }
     }
 
-    /// Removes the settled deliveries at the front. Returns the tag up to which to acknowledge, if any. It is never the
-    /// tag of a rejected delivery, which the broker no longer knows.
-    pub(super) fn advance(&mut self) -> Option<u64> {
-        let mut ack_up_to = None;
+    /// Removes the settled deliveries at the front. Returns the tag up to which to acknowledge, if any, and the
+    /// checkpoint of the last stored one. The tag is never that of a rejected delivery, which the broker no longer
+    /// knows.
+    pub(super) fn advance(&mut self) -> Option<(u64, Option<Checkpoint>)> {
+        let mut ack_up_to: Option<(u64, Option<Checkpoint>)> = None;
         while let Some(state) = self.states.front() {
             match state {
                 DeliveryState::InFlight => break,
-                DeliveryState::Done => ack_up_to = Some(self.first_tag),
+                DeliveryState::Done(checkpoint) => {
+                    let before = ack_up_to.and_then(|(_, checkpoint)| checkpoint);
+                    ack_up_to = Some((self.first_tag, checkpoint.or(before)));
+                }
                 DeliveryState::Rejected => {}
             }
             self.states.pop_front();
@@ -78,6 +84,14 @@ mod tests {
 
     use super::*;
 
+    fn stored(number: u64) -> DeliveryState {
+        DeliveryState::Done(Some(checkpoint(number)))
+    }
+
+    fn checkpoint(number: u64) -> Checkpoint {
+        Checkpoint { epoch: 1, number, sequence: number, stream: 1 }
+    }
+
     #[test]
     fn only_a_contiguous_settled_run_is_acknowledged() {
         let mut window = AckWindow::new();
@@ -86,18 +100,18 @@ mod tests {
         }
         assert!(!window.push(6, DeliveryState::InFlight));
         assert!(!window.push(4, DeliveryState::InFlight));
-        window.settle(2, DeliveryState::Done);
+        window.settle(2, DeliveryState::Done(None));
         assert_eq!(window.advance(), None);
-        window.settle(1, DeliveryState::Done);
-        assert_eq!(window.advance(), Some(2));
+        window.settle(1, stored(7));
+        assert_eq!(window.advance(), Some((2, Some(checkpoint(7)))), "of the last stored one");
         window.settle(3, DeliveryState::Rejected);
         assert_eq!(window.advance(), None);
         // Tags outside the window.
-        window.settle(1, DeliveryState::Done);
-        window.settle(99, DeliveryState::Done);
+        window.settle(1, DeliveryState::Done(None));
+        window.settle(99, DeliveryState::Done(None));
         assert_eq!((window.advance(), window.len()), (None, 1));
-        window.settle(4, DeliveryState::Done);
-        assert_eq!((window.advance(), window.len()), (Some(4), 0));
+        window.settle(4, DeliveryState::Done(None));
+        assert_eq!((window.advance(), window.len()), (Some((4, None)), 0));
     }
 
     proptest! {
@@ -121,9 +135,9 @@ mod tests {
                     prop_assert!(unacked.remove(tag));
                     window.settle(*tag, DeliveryState::Rejected);
                 } else {
-                    window.settle(*tag, DeliveryState::Done);
+                    window.settle(*tag, DeliveryState::Done(None));
                 }
-                if let Some(up_to) = window.advance() {
+                if let Some((up_to, _)) = window.advance() {
                     // The broker closes the channel on an unknown tag, and settles everything below a known one.
                     prop_assert!(unacked.contains(&up_to));
                     unacked.retain(|tag| *tag > up_to);

@@ -3,22 +3,32 @@
 
 use std::{
     fmt::Write as _,
+    io::Write as _,
     time::{Duration, Instant},
 };
 
-use blackhole_common::nats::{
-    link::{Link, Servers},
-    protocol::{Message as Reply, Op, SubscriptionId},
+use blackhole_common::{
+    nats::{
+        link::{Link, Servers},
+        protocol::{Message as Reply, Op, SubscriptionId},
+    },
+    wire,
 };
 use tokio::time::timeout;
 
-use crate::{error::IngestError, message::Message};
+use crate::{checkpoint::EventId, error::IngestError, message::Message};
 
 /// The name of the connection in the server's listings.
 pub(crate) const CLIENT_NAME: &str = "amqp-ingest";
 
 /// The subscription that receives all replies.
 const INBOX: SubscriptionId = 1;
+
+/// The subscription that receives the events at the end of the stream.
+pub(super) const ENDING: SubscriptionId = 2;
+
+/// The first line of a header block.
+const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
 
 /// JetStream does not reply while a stream has no leader. A retry finds the new leader sooner than a long wait.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,6 +45,8 @@ pub(super) struct Connection {
     inbox: String,
     /// The next message's reply subject, below the inbox. Kept to reuse its memory.
     reply_subject: String,
+    /// The next message's headers. Kept to reuse its memory.
+    headers: Vec<u8>,
     last_received: Instant,
     /// Whether a ping was sent since then.
     pinged: bool,
@@ -59,6 +71,7 @@ impl Connection {
         Ok(Connection {
             link,
             reply_subject: inbox.clone(),
+            headers: Vec::new(),
             inbox,
             last_received: Instant::now(),
             pinged: false,
@@ -71,45 +84,79 @@ impl Connection {
     /// [`IngestError::NatsLost`], also if JetStream does not reply in time.
     pub(super) async fn request(&mut self, subject: &str, payload: &[u8]) -> Result<Reply, IngestError> {
         let reply = async {
-            self.set_reply_subject("request");
-            self.link.publish(subject, &self.reply_subject, b"", payload);
+            self.send_request(subject, payload);
             loop {
                 self.flush().await?;
-                if let Some(reply) = self.next()? {
-                    return Ok(reply);
+                match self.next()? {
+                    Some(reply) if reply.subscription == INBOX => return Ok(reply),
+                    Some(_) => {}
+                    None => self.fill().await?,
                 }
-                self.fill().await?;
             }
         };
         let timed_out = |_| IngestError::NatsLost("JetStream does not answer".into());
         timeout(JETSTREAM_TIMEOUT, reply).await.map_err(timed_out)?
     }
 
-    /// Queues an event for the next flush. The stream's reply will carry `number`.
+    /// Queues a request for the next flush. The reply comes to the inbox.
+    pub(super) fn send_request(&mut self, subject: &str, payload: &[u8]) {
+        self.set_reply_subject("request");
+        self.link.publish(subject, &self.reply_subject, b"", payload);
+    }
+
+    /// Subscribes to the subject that it returns, for the events at the end of the stream.
+    pub(super) fn subscribe_ending(&mut self) -> String {
+        // The inbox does not match it: it has another token.
+        let subject = format!("{}ending.{:08x}", self.inbox, rand::random::<u32>());
+        self.link.subscribe(ENDING, &subject);
+        subject
+    }
+
+    /// Ends the subscription, and with it the server's consumer.
+    pub(super) fn unsubscribe_ending(&mut self) {
+        self.link.unsubscribe(ENDING);
+    }
+
+    /// Queues an event for the next flush. The stream's reply will carry `number`. With `after`, the stream refuses it
+    /// unless its last event has this position.
     ///
     /// # Errors
     /// [`TooLarge`].
-    pub(super) fn publish(&mut self, number: u64, message: &Message) -> Result<(), TooLarge> {
+    pub(super) fn publish(
+        &mut self,
+        number: u64,
+        message: &Message,
+        id: EventId,
+        after: Option<u64>,
+    ) -> Result<(), TooLarge> {
         self.set_reply_subject(number);
-        self.queue_event(message)
+        self.queue_event(message, id, after)
     }
 
     /// Queues an event for the next flush. There is no stream to reply.
     ///
     /// # Errors
     /// [`TooLarge`].
-    pub(super) fn publish_without_ack(&mut self, message: &Message) -> Result<(), TooLarge> {
+    pub(super) fn publish_without_ack(&mut self, message: &Message, id: EventId) -> Result<(), TooLarge> {
         self.reply_subject.clear();
-        self.queue_event(message)
+        self.queue_event(message, id, None)
     }
 
-    fn queue_event(&mut self, message: &Message) -> Result<(), TooLarge> {
-        let Message { subject, headers, body } = message;
+    fn queue_event(&mut self, message: &Message, id: EventId, after: Option<u64>) -> Result<(), TooLarge> {
+        let Message { subject, headers, body, .. } = message;
+        self.headers.clear();
+        self.headers.extend_from_slice(VERSION_LINE);
+        // Writing to memory cannot fail.
+        let _ = write!(self.headers, "{}: {id}\r\n", wire::MESSAGE_ID);
+        if let Some(after) = after {
+            let _ = write!(self.headers, "Nats-Expected-Last-Sequence: {after}\r\n");
+        }
+        self.headers.extend_from_slice(headers.strip_prefix(VERSION_LINE).unwrap_or(headers));
         let max_bytes = self.link.max_payload_bytes();
-        if headers.len() + body.len() > max_bytes {
+        if self.headers.len() + body.len() > max_bytes {
             return Err(TooLarge { max_bytes });
         }
-        self.link.publish(subject, &self.reply_subject, headers, body);
+        self.link.publish(subject, &self.reply_subject, &self.headers, body);
         Ok(())
     }
 
@@ -155,11 +202,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns the next reply in the read buffer, `None` if there is no complete one.
+    /// Whether a message is a reply, and not a late event of the end of the stream.
+    pub(super) fn is_reply(message: &Reply) -> bool {
+        message.subscription == INBOX
+    }
+
+    /// Returns the next message in the read buffer, `None` if there is no complete one.
     ///
     /// # Errors
     /// [`IngestError::NatsLost`], also if the server enters lame duck mode: reconnecting now is better than being
-    /// disconnected.
+    /// disconnected. [`IngestError::NatsRefused`] if the server reports an error: it has not accepted something that
+    /// was sent, such as an event for which the user lacks permission.
     pub(super) fn next(&mut self) -> Result<Option<Reply>, IngestError> {
         loop {
             match self.link.next_op().map_err(|error| IngestError::NatsLost(error.to_string()))? {
@@ -168,7 +221,7 @@ impl Connection {
                 Some(Op::Info(info)) if Link::is_lame_duck(&info) => {
                     return Err(IngestError::NatsLost("the server is shutting down".into()));
                 }
-                Some(Op::Error(error)) => tracing::warn!(error, "nats reports an error"),
+                Some(Op::Error(error)) => return Err(IngestError::NatsRefused(error)),
                 Some(Op::Info(_) | Op::Ping | Op::Pong | Op::Ok) => {}
             }
         }

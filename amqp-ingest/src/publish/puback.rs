@@ -16,11 +16,15 @@ pub(super) enum PubAck {
     Stored {
         /// It had been stored before.
         duplicate: bool,
+        /// Its position.
+        sequence: u64,
     },
     /// It will never be stored; other events may be.
     Rejected(Rejection, String),
     /// It is not stored, but a retry may succeed.
     RetryLater(String),
+    /// It is not stored, because the stream's last event is not the expected one.
+    Changed(String),
 }
 
 /// Success and error in one struct: serde would parse an untagged enum twice.
@@ -49,9 +53,12 @@ fn parse_payload(status: Option<u16>, payload: &[u8]) -> PubAck {
         Ok(Payload { error: Some(error), .. }) if is_permanent(error.error_code()) => {
             PubAck::Rejected(Rejection::Refused, error.to_string())
         }
-        Ok(Payload { error: Some(error), .. }) => PubAck::RetryLater(error.to_string()),
+        Ok(Payload { error: Some(error), .. }) => match error.error_code() {
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE => PubAck::Changed(error.to_string()),
+            _ => PubAck::RetryLater(error.to_string()),
+        },
         Ok(Payload { sequence: Some(sequence), duplicate, .. }) if sequence > 0 => {
-            PubAck::Stored { duplicate }
+            PubAck::Stored { duplicate, sequence }
         }
         // A replicated stream sends this for an event whose first copy is still being replicated.
         Ok(Payload { sequence: Some(_), .. }) => PubAck::RetryLater("the event is still being stored".into()),
@@ -84,11 +91,20 @@ mod tests {
 
     #[test]
     fn a_sequence_means_stored() {
-        assert_eq!(parsed(r#"{"stream":"B","seq":7}"#), PubAck::Stored { duplicate: false });
+        assert_eq!(parsed(r#"{"stream":"B","seq":7}"#), PubAck::Stored { duplicate: false, sequence: 7 });
         assert_eq!(
             parsed(r#"{"stream":"B","domain":"d","seq":7,"duplicate": true}"#),
-            PubAck::Stored { duplicate: true }
+            PubAck::Stored { duplicate: true, sequence: 7 }
         );
+    }
+
+    #[test]
+    fn another_last_event_is_recognized() {
+        let puback = parsed(
+            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 9"},"stream":"B","seq":0}"#,
+        );
+        let PubAck::Changed(reason) = puback else { panic!("{puback:?}") };
+        assert!(reason.contains("wrong last sequence: 9"), "{reason}");
     }
 
     #[test]

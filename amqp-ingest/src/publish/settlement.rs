@@ -2,11 +2,30 @@
 
 use tokio::sync::mpsc;
 
-use crate::{body::Rejection, message::Message};
+use crate::{body::Rejection, checkpoint::Checkpoint, message::Message};
+
+/// What a consumer sends to the publisher.
+#[derive(Debug)]
+pub(crate) enum FromConsumer {
+    /// A session with the broker has received its first delivery: what the previous one left unpublished is delivered
+    /// again.
+    Began {
+        /// The index of the broker in the configuration.
+        source: usize,
+        /// What the broker knows of the acknowledgements before.
+        checkpoint: Option<Checkpoint>,
+    },
+    /// An event.
+    Event(OutgoingEvent),
+}
 
 /// An event on its way from a consumer to the stream.
 #[derive(Debug)]
 pub(crate) struct OutgoingEvent {
+    /// The index of its broker in the configuration.
+    pub(crate) source: usize,
+    /// Whether it may have been delivered before.
+    pub(crate) redelivered: bool,
     /// The event.
     pub(crate) message: Message,
     /// Reports the outcome to the consumer.
@@ -18,6 +37,8 @@ pub(crate) struct OutgoingEvent {
 pub(crate) struct SettleHandle {
     /// The delivery tag.
     pub(crate) tag: u64,
+    /// The size of the body.
+    pub(crate) bytes: u64,
     /// The consumer's channel, with room for all its deliveries. It is closed when the consumer has lost its AMQP
     /// channel. The broker then redelivers the event, and this copy is abandoned.
     pub(crate) sender: mpsc::Sender<Settlement>,
@@ -28,6 +49,8 @@ pub(crate) struct SettleHandle {
 pub(crate) struct Settlement {
     /// The delivery tag.
     pub(crate) tag: u64,
+    /// The size of the body.
+    pub(crate) bytes: u64,
     /// The outcome.
     pub(crate) outcome: Outcome,
 }
@@ -35,8 +58,8 @@ pub(crate) struct Settlement {
 /// What the stream did with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Stored it.
-    Stored,
+    /// Stored it. Without history there is no checkpoint.
+    Stored(Option<Checkpoint>),
     /// Will never store it.
     Rejected(Rejection),
 }
@@ -50,7 +73,7 @@ impl SettleHandle {
     /// Reports the outcome.
     pub(super) fn settle(&self, outcome: Outcome) {
         // It fails only if the event is abandoned: the channel is never full.
-        let _ = self.sender.try_send(Settlement { tag: self.tag, outcome });
+        let _ = self.sender.try_send(Settlement { tag: self.tag, bytes: self.bytes, outcome });
     }
 }
 
@@ -61,15 +84,18 @@ mod tests {
     #[test]
     fn a_consumer_receives_settlements_until_it_abandons_them() {
         let (sender, mut settlements) = mpsc::channel(2);
-        let handle = SettleHandle { tag: 3, sender };
-        handle.settle(Outcome::Stored);
+        let handle = SettleHandle { tag: 3, bytes: 5, sender };
+        handle.settle(Outcome::Stored(None));
         handle.settle(Outcome::Rejected(Rejection::TooLarge));
-        assert_eq!(settlements.try_recv(), Ok(Settlement { tag: 3, outcome: Outcome::Stored }));
+        assert_eq!(
+            settlements.try_recv(),
+            Ok(Settlement { tag: 3, bytes: 5, outcome: Outcome::Stored(None) })
+        );
         let rejected = Outcome::Rejected(Rejection::TooLarge);
-        assert_eq!(settlements.try_recv(), Ok(Settlement { tag: 3, outcome: rejected }));
+        assert_eq!(settlements.try_recv(), Ok(Settlement { tag: 3, bytes: 5, outcome: rejected }));
         assert!(!handle.is_abandoned());
         drop(settlements);
         assert!(handle.is_abandoned());
-        handle.settle(Outcome::Stored);
+        handle.settle(Outcome::Stored(None));
     }
 }

@@ -18,7 +18,8 @@ use crate::{
     error::IngestError,
 };
 
-/// How long the stream detects duplicates: longer than a broker takes to redeliver.
+/// How long a new stream detects copies of one delivery that come from two connections at once. Nothing depends on it
+/// otherwise, so an existing stream keeps its own.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// How long a clustered stream must stay missing before it is created. A newly elected cluster leader does not know any
@@ -31,6 +32,54 @@ const MISSING_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 struct StreamInfo {
     #[serde(default)]
     config: Config,
+    #[serde(default)]
+    created: String,
+    #[serde(default)]
+    state: State,
+}
+
+/// The stream's state, as far as needed.
+#[derive(Default, Deserialize)]
+struct State {
+    #[serde(default)]
+    first_seq: u64,
+    #[serde(default)]
+    last_seq: u64,
+}
+
+/// Which stream it is, and its first and last position.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamState {
+    /// Identifies the stream.
+    pub(super) id: u64,
+    /// The position of the first event. It follows `last` if there is none.
+    pub(super) first: u64,
+    /// The position of the last event.
+    pub(super) last: u64,
+}
+
+/// The state of the stream.
+///
+/// # Errors
+/// [`IngestError::Stream`], and those of the connection.
+pub(super) async fn state(
+    connection: &mut Connection,
+    subjects: &Subjects,
+) -> Result<StreamState, IngestError> {
+    let stream = subjects.stream();
+    match request(connection, "INFO", &stream, b"").await? {
+        Ok(StreamInfo { created, state, .. }) => {
+            Ok(StreamState { id: identity(&created), first: state.first_seq, last: state.last_seq })
+        }
+        Err(error) => Err(IngestError::Stream { stream, reason: error.to_string() }),
+    }
+}
+
+/// A number for the time of creation (FNV-1a).
+fn identity(created: &str) -> u64 {
+    created
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Creates the stream if it is missing, or updates it if it differs from the configuration.
@@ -41,7 +90,7 @@ pub(super) async fn ensure(
 ) -> Result<(), IngestError> {
     let stream = subjects.stream();
     let (verb, desired) = match find(connection, &stream).await? {
-        Ok(StreamInfo { config }) => {
+        Ok(StreamInfo { config, .. }) => {
             let desired = desired_config(config.clone(), history, subjects);
             if config == desired {
                 return Ok(());
@@ -154,11 +203,15 @@ fn desired_config(config: Config, history: &HistoryConfig, subjects: &Subjects) 
             Storage::Memory => StorageType::Memory,
         },
         num_replicas: history.replicas,
-        duplicate_window: DUPLICATE_WINDOW.min(history.max_age),
+        duplicate_window: duplicate_window(&config).min(history.max_age),
         allow_direct: true,
         no_ack: false,
         ..config
     }
+}
+
+fn duplicate_window(current: &Config) -> Duration {
+    if current.duplicate_window.is_zero() { DUPLICATE_WINDOW } else { current.duplicate_window }
 }
 
 /// The consumer limit of an existing stream cannot be changed; a new stream has none.

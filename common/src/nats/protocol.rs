@@ -41,6 +41,8 @@ pub struct Message {
     pub subscription: SubscriptionId,
     /// The subject; always valid UTF-8.
     pub subject: Bytes,
+    /// The subject for replies; empty if there is none.
+    pub reply: Bytes,
     /// The header block including the version line; empty if there are no headers.
     pub headers: Bytes,
     /// The payload.
@@ -161,6 +163,10 @@ fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Protoco
     std::str::from_utf8(subject).map_err(|_| BAD)?;
     let subscription = number(subscription).ok_or(BAD)? as SubscriptionId;
     let rest = (words.next(), words.next(), words.next());
+    let reply = if has_headers { rest.2.and(rest.0) } else { rest.1.and(rest.0) }.map(|reply| {
+        let start = reply.as_ptr().addr().saturating_sub(line.as_ptr().addr());
+        start..start + reply.len()
+    });
     let (header_bytes, all_bytes) = match (has_headers, rest) {
         (false, (Some(bytes), None, _) | (_, Some(bytes), None)) => (Some(0), number(bytes)),
         (true, (Some(headers), Some(all), None) | (_, Some(headers), Some(all))) => {
@@ -185,6 +191,7 @@ fn message(read: &mut BytesMut, line_bytes: usize) -> Result<Option<Op>, Protoco
     Ok(Some(Op::Message(Message {
         subscription,
         subject: message.slice(subject_start..subject_end),
+        reply: reply.map_or_else(Bytes::new, |range| message.slice(range)),
         headers: message.slice(line_bytes..payload_start),
         payload: message.slice(payload_start..end),
     })))
@@ -212,10 +219,11 @@ mod tests {
         let ops = all(
             b"INFO {\"a\":1} \r\n+OK\r\nPING\r\nPONG\r\n-ERR 'Stale Connection'\r\nMSG a.b 7 3\r\nx\r\n\r\nMSG a.b 7 reply 0\r\n\r\n",
         );
-        let message = |payload: &'static [u8]| {
+        let message = |reply: &'static [u8], payload: &'static [u8]| {
             Op::Message(Message {
                 subscription: 7,
                 subject: Bytes::from_static(b"a.b"),
+                reply: Bytes::from_static(reply),
                 headers: Bytes::new(),
                 payload: Bytes::from_static(payload),
             })
@@ -228,8 +236,8 @@ mod tests {
                 Op::Ping,
                 Op::Pong,
                 Op::Error("Stale Connection".into()),
-                message(b"x\r\n"),
-                message(b""),
+                message(b"", b"x\r\n"),
+                message(b"reply", b""),
             ]
         );
     }

@@ -127,10 +127,10 @@ impl Clients {
             let record = client.record.lock();
             record.segments.last().is_some_and(|segment| {
                 client.streams().all(|(binding, call)| {
-                    let last = last_of(&binding, self.source.sent(call));
+                    let last = last_of(&binding, call, &self.source);
                     let received =
                         segment.streams.get(&(binding, call)).and_then(|numbers| numbers.last().copied());
-                    last.is_none() || last == received || last < Some(segment.expected_from[call])
+                    last.is_none() || last <= received || last < Some(segment.expected_from[call])
                 })
             })
         })
@@ -164,8 +164,9 @@ fn is_for(binding: &str, number: u64) -> bool {
     binding == "call.*.*" || binding == format!("call.{name}.*")
 }
 
-fn last_of(binding: &str, sent: u64) -> Option<u64> {
-    (0..sent).rev().find(|number| is_for(binding, *number))
+fn last_of(binding: &str, call: usize, source: &Source) -> Option<u64> {
+    let mut sent = (0..source.sent(call)).rev();
+    sent.find(|number| is_for(binding, *number) && source.is_certain(call, *number))
 }
 
 impl Client {
@@ -283,7 +284,8 @@ impl Client {
                 } else {
                     received.iter().max().map_or(0, |newest| newest + 1)
                 };
-                let expected = (segment.expected_from[call]..end).filter(|number| is_for(&binding, *number));
+                let expected = (segment.expected_from[call]..end)
+                    .filter(|number| is_for(&binding, *number) && source.is_certain(call, *number));
                 findings.add(Findings::of(received, expected));
             }
             all.push((format!("{binding} of {}", Source::call_id(call)), findings));

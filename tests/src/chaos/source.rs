@@ -1,10 +1,14 @@
-//! KAZOO: events numbered per call, at a steady rate, each retried until it is in the durable queue.
+//! KAZOO: events numbered per call, at a steady rate, until each is in the durable queue.
 //!
 //! KAZOO's exchanges do not survive a restart of the broker, after which the ingest binds its queue again. A broker
 //! also confirms messages that it cannot route, so a confirm is not enough: messages are `mandatory`, and a returned
 //! one counts as not sent. They are persistent, so that the queue keeps them when the broker dies.
+//!
+//! A message whose confirm is lost may be in the queue or not. It is not sent again, which would make two events of it:
+//! clients may receive it, once, or not.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,6 +19,7 @@ use std::{
 use anyhow::{Result, bail};
 use blackhole_dev::simulator::Publisher;
 use lapin::{BasicProperties, Confirmation, options::BasicPublishOptions};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -39,6 +44,7 @@ pub struct Source {
     /// The two accounts.
     pub accounts: [Account; 2],
     sent: [AtomicU64; CALLS],
+    uncertain: [Mutex<BTreeSet<u64>>; CALLS],
     stopping: AtomicBool,
 }
 
@@ -53,7 +59,12 @@ impl Source {
     /// A source that does not send yet.
     pub fn new() -> Arc<Source> {
         let accounts = [Account::fresh(), Account::fresh()];
-        Arc::new(Source { accounts, sent: Default::default(), stopping: AtomicBool::new(false) })
+        Arc::new(Source {
+            accounts,
+            sent: Default::default(),
+            uncertain: Default::default(),
+            stopping: AtomicBool::new(false),
+        })
     }
 
     /// A call's id.
@@ -69,6 +80,11 @@ impl Source {
     /// The number of events sent for a call: their numbers are lower than this.
     pub fn sent(&self, call: usize) -> u64 {
         self.sent[call].load(Ordering::SeqCst)
+    }
+
+    /// Whether this event of a call is in the queue: `false` if its confirm was lost.
+    pub fn is_certain(&self, call: usize, number: u64) -> bool {
+        !self.uncertain[call].lock().contains(&number)
     }
 
     /// [`Source::sent`] for all calls.
@@ -95,9 +111,10 @@ impl Source {
         };
         let mut ticks = tokio::time::interval(EVENT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_certain = true;
         for number in 0.. {
             ticks.tick().await;
-            if self.stopping.load(Ordering::SeqCst) {
+            if is_certain && self.stopping.load(Ordering::SeqCst) {
                 return;
             }
             let name = NAMES[usize::try_from(number).unwrap() % NAMES.len()];
@@ -105,7 +122,11 @@ impl Source {
             event.body["Number"] = json!(number);
             event.body["Padding"] = json!("x".repeat(PADDING));
             let body = event.body.to_string();
-            while publish(&publisher, event.exchange, &event.key, body.as_bytes()).await.is_err() {
+            self.uncertain[call].lock().insert(number);
+            is_certain = publish(&publisher, event.exchange, &event.key, body.as_bytes()).await.is_ok();
+            if is_certain {
+                self.uncertain[call].lock().remove(&number);
+            } else {
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
             self.sent[call].store(number + 1, Ordering::SeqCst);

@@ -1,0 +1,58 @@
+//! An event that is not settled, or not yet removed.
+
+use tokio::time::Instant;
+
+use super::{
+    settlement::{Outcome, OutgoingEvent},
+    stream::StreamState,
+};
+use crate::{
+    checkpoint::{Checkpoint, EventId},
+    metrics::Metrics,
+};
+
+/// An event between its arrival and the settlement of all events before it.
+#[derive(Debug)]
+pub(super) struct PendingEvent {
+    /// The event.
+    pub(super) event: OutgoingEvent,
+    /// Its id, since it was first published.
+    pub(super) id: Option<EventId>,
+    /// When it was published on the current connection.
+    pub(super) published_at: Option<Instant>,
+    /// Settled, but an older event is not.
+    pub(super) is_settled: bool,
+    /// Where it is stored.
+    pub(super) checkpoint: Option<Checkpoint>,
+}
+
+impl PendingEvent {
+    /// An event that has just arrived.
+    pub(super) fn new(event: OutgoingEvent) -> PendingEvent {
+        PendingEvent { event, id: None, published_at: None, is_settled: false, checkpoint: None }
+    }
+
+    /// The stream has the event, with this id at this position. Without history there is no stream; without an id an
+    /// earlier release has stored it.
+    pub(super) fn settle_as_stored(
+        &mut self,
+        stored: Option<(EventId, u64)>,
+        stream: Option<StreamState>,
+        duplicate: bool,
+        metrics: &Metrics,
+    ) {
+        metrics.published.inc();
+        metrics.bytes.inc_by(self.event.message.body.len() as u64);
+        if duplicate {
+            metrics.duplicates.inc();
+        }
+        self.checkpoint = stored.zip(stream).map(|((id, sequence), stream)| Checkpoint {
+            epoch: id.epoch,
+            number: id.number,
+            sequence,
+            stream: stream.id,
+        });
+        self.event.settle_handle.settle(Outcome::Stored(self.checkpoint));
+        self.is_settled = true;
+    }
+}

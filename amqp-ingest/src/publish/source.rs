@@ -1,0 +1,167 @@
+//! What is known about one queue: the number of its next event, and which of its events the stream has already.
+//!
+//! After a (re)connection the broker delivers again what was not acknowledged: in order, before everything else, and
+//! marked as redelivered. Of these, the stream has the events that were stored after the last acknowledged one. They
+//! are [read](super::stream_end) from its end, and [recognised](Source::recognise) in order, so that each stands for
+//! one delivery, also if several events are equal.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::checkpoint::{Checkpoint, Digest, EventId};
+
+/// Read this many more events before the last known one: around a leader change, a stream may store events in another
+/// order.
+const READ_MARGIN: u64 = 1024;
+
+/// Without a checkpoint: how many of the stream's last events are compared. A broker that was killed may have forgotten
+/// the acknowledgements of its last second.
+const LAST_EVENTS: u64 = 20_000;
+
+/// The maximum of `amqp.prefetch`: the broker cannot deliver more events again.
+const MAX_UNACKNOWLEDGED: usize = u16::MAX as usize;
+
+/// The events of one queue.
+#[derive(Debug)]
+pub(super) struct Source {
+    zone: String,
+    epoch: u64,
+    next_number: u64,
+    /// The last event that is stored with all before it.
+    settled: Option<Checkpoint>,
+    /// Nothing was read since the session began.
+    is_new: bool,
+    /// Where the stream ended when it was last read.
+    read_up_to: u64,
+    /// Stored events after `settled`, in order.
+    stored: VecDeque<(EventId, u64)>,
+    /// How many stored events with this digest have no number that means something here: those of an earlier release,
+    /// and all if there is no checkpoint.
+    unnumbered: HashMap<Digest, u32>,
+}
+
+impl Source {
+    /// The queue of a zone, from which nothing was received yet.
+    pub(super) fn new(zone: &str) -> Source {
+        Source {
+            zone: zone.to_owned(),
+            epoch: rand::random(),
+            next_number: 1,
+            settled: None,
+            is_new: false,
+            read_up_to: 0,
+            stored: VecDeque::new(),
+            unnumbered: HashMap::new(),
+        }
+    }
+
+    /// A session with the broker has received its first delivery. The broker has the checkpoint that it stored with the
+    /// last acknowledgement, unless it was restarted or is new.
+    pub(super) fn begin(&mut self, checkpoint: Option<Checkpoint>) {
+        match checkpoint {
+            Some(Checkpoint { epoch, number, .. }) if epoch == self.epoch => {
+                self.next_number = self.next_number.max(number + 1);
+            }
+            Some(Checkpoint { epoch, number, .. }) => (self.epoch, self.next_number) = (epoch, number + 1),
+            None => (self.epoch, self.next_number) = (rand::random(), 1),
+        }
+        self.settled = checkpoint;
+        self.is_new = true;
+    }
+
+    /// Where to start to read a stream that ends at `last`.
+    pub(super) fn read_from(&self, stream: u64, last: u64) -> u64 {
+        match self.settled {
+            Some(settled) if settled.stream != stream || settled.sequence > last => 1,
+            Some(settled) => settled.sequence.saturating_sub(READ_MARGIN).max(1),
+            None if self.is_new => last.saturating_sub(LAST_EVENTS).max(1),
+            // Nothing was published yet.
+            None if self.next_number == 1 => last + 1,
+            None if self.read_up_to > last => 1,
+            None => self.read_up_to.saturating_sub(READ_MARGIN).max(1),
+        }
+    }
+
+    /// The stream is about to be read up to `last`.
+    pub(super) fn start_reading(&mut self, last: u64) {
+        self.read_up_to = last;
+        self.stored.clear();
+        if self.is_new {
+            self.unnumbered.clear();
+        }
+    }
+
+    /// The stream has this event of `zone`.
+    pub(super) fn observe(&mut self, sequence: u64, id: Result<EventId, Digest>, zone: &str) {
+        match id {
+            Ok(id) if id.epoch == self.epoch => {
+                if self.settled.is_none_or(|settled| id.number > settled.number) {
+                    self.stored.push_back((id, sequence));
+                    if self.stored.len() > MAX_UNACKNOWLEDGED {
+                        self.stored.pop_front();
+                    }
+                }
+            }
+            // With a checkpoint, the events of other epochs are not this queue's.
+            Ok(_) if self.settled.is_some() => {}
+            Ok(EventId { digest, .. }) | Err(digest) => {
+                if self.is_new && zone == self.zone && sequence + LAST_EVENTS >= self.read_up_to {
+                    *self.unnumbered.entry(digest).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// The end of the stream was read.
+    pub(super) fn finish_reading(&mut self) {
+        let last = self.stored.iter().map(|(id, _)| id.number).max().unwrap_or_default();
+        self.next_number = self.next_number.max(last + 1);
+        self.is_new = false;
+    }
+
+    /// Whether the epoch is this queue's.
+    pub(super) fn is_own(&self, epoch: u64) -> bool {
+        epoch == self.epoch
+    }
+
+    /// The id of the next event.
+    pub(super) fn next_id(&mut self, digest: Digest) -> EventId {
+        let number = self.next_number;
+        self.next_number += 1;
+        EventId { epoch: self.epoch, number, digest }
+    }
+
+    /// Where the stream has the event with this id, which was published on an earlier connection.
+    pub(super) fn take(&mut self, id: EventId) -> Option<u64> {
+        let index = self.stored.iter().position(|(stored, _)| *stored == id)?;
+        self.stored.remove(index).map(|(_, sequence)| sequence)
+    }
+
+    /// Whether the stream has this redelivered event. Then it stands for this delivery, and for no later one.
+    ///
+    /// Stored events before it were not delivered again: the queue was full, and has dropped them.
+    pub(super) fn recognise(&mut self, digest: Digest) -> Option<Option<(EventId, u64)>> {
+        if let Some(index) = self.stored.iter().position(|(id, _)| id.digest == digest) {
+            return self.stored.drain(..=index).last().map(Some);
+        }
+        let count = self.unnumbered.get_mut(&digest).filter(|count| **count > 0)?;
+        *count -= 1;
+        Some(None)
+    }
+
+    /// An event was delivered for the first time: everything redelivered was before it.
+    pub(super) fn redeliveries_have_ended(&mut self) {
+        self.stored.clear();
+        self.unnumbered.clear();
+    }
+
+    /// An event is stored, and so are all before it.
+    pub(super) fn settle(&mut self, checkpoint: Checkpoint) {
+        let is_later = self.settled.is_none_or(|settled| checkpoint.number > settled.number);
+        if checkpoint.epoch == self.epoch && is_later {
+            self.settled = Some(checkpoint);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

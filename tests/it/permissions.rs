@@ -1,0 +1,118 @@
+//! The permissions that docs/operations.md lists suffice: every service does all of its work with them.
+
+use blackhole_dev::{
+    brokers::{Nats, RabbitMq},
+    ports,
+    services::Service,
+    workspace::{self, RunDir},
+};
+use blackhole_tests::{
+    accounts::{self, Account},
+    client::Client,
+    events, eventually,
+    kazoo::Kazoo,
+    stack::{self, Edge, Stack},
+};
+use serde_json::json;
+
+/// The configuration of nats-server in "Protecting NATS".
+fn documented() -> String {
+    let page = std::fs::read_to_string(workspace::root().unwrap().join("docs/operations.md")).unwrap();
+    let start = page.find("authorization {").unwrap();
+    let length = page[start..].find("```").unwrap();
+    page[start..start + length].to_owned()
+}
+
+struct Protected {
+    rabbitmq: RabbitMq,
+    dir: RunDir,
+    edge: Edge,
+    _nats: Nats,
+    _services: [Service; 2],
+}
+
+impl Protected {
+    async fn start(name: &str, ingest: &str, settings: &[(&'static str, &str)]) -> Protected {
+        let dir = RunDir::create(name).unwrap();
+        let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
+        let config = documented();
+        let (rabbitmq, nats) =
+            tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::with_config(&nats_dir, &config));
+        let (rabbitmq, nats) = (rabbitmq.unwrap(), nats.unwrap());
+        std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
+        let port = ports::free().unwrap();
+        let env = |user: &str| {
+            let mut env = vec![
+                ("NATS__URL", format!("nats://{user}:choose-one@127.0.0.1:{}", nats.port())),
+                ("AMQP__URL", rabbitmq.url()),
+                ("AUTH__ACCOUNTS_FILE", dir.path().join("accounts.toml").display().to_string()),
+                ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
+                ("WS__LISTEN", format!("127.0.0.1:{port}")),
+            ];
+            env.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+            env
+        };
+        let binaries = stack::binaries();
+        let (ingest_env, auth_env, edge_env) = (env(ingest), env("auth-svc"), env("ws-edge"));
+        let (ingest, auth_svc, edge) = tokio::join!(
+            Service::start("amqp-ingest", &binaries.amqp_ingest, dir.path(), &ingest_env),
+            Service::start("auth-svc", &binaries.auth_svc, dir.path(), &auth_env),
+            Service::start("ws-edge", &binaries.ws_edge, dir.path(), &edge_env),
+        );
+        let edge = Edge { service: edge.unwrap(), port };
+        let services = [ingest.unwrap(), auth_svc.unwrap()];
+        Protected { rabbitmq, dir, edge, _nats: nats, _services: services }
+    }
+
+    /// Does what every deployment does.
+    async fn exercise(&self) {
+        let account = Account::fresh();
+        let mut client = Client::connect(&self.edge.url("view=args")).await;
+        client.subscribe(&account, &["call.*.*"]).await;
+        let publisher = blackhole_dev::simulator::Publisher::connect(&self.rabbitmq.url()).await.unwrap();
+        events::call(&account, "CHANNEL_CREATE", "one").publish(&publisher).await;
+        assert_eq!(client.event().await["args"]["Call-ID"], "one");
+        let mut kazoo = Kazoo::start(&self.rabbitmq, "apps-1").await;
+        let sockets = kazoo.sockets(json!({ "Account-ID": account.id })).await;
+        assert_eq!(sockets["Data"].as_array().map(Vec::len), Some(1), "{sockets}");
+        let stopped = json!({ "Module": "bh_call", "Action": "stop", "Persist": true });
+        let answer = kazoo.module(stopped).await;
+        assert_eq!((&answer["Persisted"], &answer["Error"]), (&json!(true), &json!(null)), "{answer}");
+        eventually("the stop", || async {
+            Stack::metric(&self.edge.service, "blackhole_edge_families_stopped").await == 1.0
+        })
+        .await;
+        let relay = json!({ "Server-ID": "apps-1", "params": { "Text": "hi" } });
+        client.request(json!({ "action": "relay.publish", "data": relay })).await;
+    }
+
+    fn assert_nothing_was_refused(&self) {
+        let log = std::fs::read_to_string(self.dir.path().join("nats/nats.log")).unwrap();
+        let refused: Vec<&str> = log.lines().filter(|line| line.contains("Violation")).collect();
+        assert!(refused.is_empty(), "{refused:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_documented_permissions_suffice() {
+    let protected = Protected::start("permissions", "amqp-ingest", &[]).await;
+    protected.exercise().await;
+    // A replay of the history.
+    let account = Account::fresh();
+    let mut client = Client::connect(&protected.edge.url("view=args")).await;
+    let data = json!({ "account_id": account.id, "bindings": ["fax.status.*"], "since": "-5m" });
+    let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
+    assert_eq!(client.request(request).await["status"], "success");
+    let publisher = blackhole_dev::simulator::Publisher::connect(&protected.rabbitmq.url()).await.unwrap();
+    events::fax(&account, "f1").publish(&publisher).await;
+    assert_eq!(client.event().await["args"]["Job-ID"], "f1");
+    protected.assert_nothing_was_refused();
+}
+
+#[tokio::test]
+async fn the_documented_permissions_suffice_without_history() {
+    let settings = [("HISTORY__MAX_AGE", "0s")];
+    let protected = Protected::start("permissions-live", "amqp-ingest-without-history", &settings).await;
+    protected.exercise().await;
+    protected.assert_nothing_was_refused();
+}
