@@ -17,6 +17,7 @@
 //! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
 //! | [`runtime`] | a single-threaded runtime that batches I/O under load |
 //! | `connection_status` | readiness, metrics and log lines of a connection |
+//! | `bound_part` | the same of what a broker serves, such as a family |
 //! | `log_throttle` | limits log lines that external input can trigger |
 //! | `metrics` | metrics |
 //!
@@ -25,6 +26,7 @@
 
 mod amqp;
 mod body;
+mod bound_part;
 mod config;
 mod connection_status;
 mod error;
@@ -48,7 +50,7 @@ pub use config::IngestConfig;
 pub use error::IngestError;
 pub use tenant::subject;
 
-use amqp::{BrokerContext, BrokerCounters, Consumer};
+use amqp::{BrokerContext, BrokerCounters, Consumer, Topology};
 use connection_status::ConnectionStatus;
 use metrics::Metrics;
 use publish::Publisher;
@@ -84,7 +86,7 @@ impl Ingest {
         let admin = AdminServer::bind(&config.admin, registry, readiness.clone())
             .await
             .map_err(IngestError::Admin)?;
-        let requests = Requests::new(&config, Arc::clone(&catalogue), metrics.clone()).await?;
+        let requests = Requests::new(&config, Arc::clone(&catalogue), &readiness, metrics.clone()).await?;
         let admin = requests.add_route(admin);
         Ok(Ingest { config, catalogue, readiness, metrics, admin, requests })
     }
@@ -109,6 +111,7 @@ impl Ingest {
             };
             let consumer = Consumer {
                 status: ConnectionStatus::for_broker("amqp", &endpoint, latch, &metrics),
+                topology: Topology::new(&config.amqp, &endpoint, &catalogue, &readiness, &metrics),
                 broker: BrokerContext {
                     counters: BrokerCounters::for_zone(&endpoint.zone, &metrics),
                     endpoint,
@@ -123,8 +126,14 @@ impl Ingest {
         }
         // The publisher ends when the last consumer has dropped its sender.
         drop(publisher_tx);
-        let publisher =
-            Publisher::new(config.nats.clone(), config.history.clone(), publisher_rx, nats, metrics);
+        let publisher = Publisher::new(
+            config.nats.clone(),
+            config.history.clone(),
+            config.amqp.check_interval,
+            publisher_rx,
+            nats,
+            metrics,
+        );
         requests.spawn(&mut tasks, &shutdown);
         tasks.spawn(admin.serve(shutdown.clone()));
         tasks.spawn(publisher.run());

@@ -79,6 +79,8 @@ struct PendingEvent {
 pub(crate) struct Publisher {
     nats: NatsConfig,
     history: HistoryConfig,
+    /// How often to look at the stream.
+    check_interval: Duration,
     consumers: mpsc::Receiver<OutgoingEvent>,
     /// In order. The first `published` are published on the current connection.
     pending: VecDeque<PendingEvent>,
@@ -102,6 +104,7 @@ impl Publisher {
     pub(crate) fn new(
         nats: NatsConfig,
         history: HistoryConfig,
+        check_interval: Duration,
         consumers: mpsc::Receiver<OutgoingEvent>,
         status: ConnectionStatus,
         metrics: Metrics,
@@ -109,6 +112,7 @@ impl Publisher {
         Publisher {
             nats,
             history,
+            check_interval,
             consumers,
             pending: VecDeque::new(),
             published: 0,
@@ -148,14 +152,15 @@ impl Publisher {
         let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
         let opened = self.while_receiving(async move {
             let mut connection = Connection::open(servers).await?;
-            if history.is_off() {
+            let accepted = if history.is_off() {
                 stream::remove(&mut connection, &subjects).await?;
+                None
             } else {
-                stream::ensure(&mut connection, &history, &subjects).await?;
-            }
-            Ok::<_, IngestError>(connection)
+                Some(stream::ensure(&mut connection, &history, &subjects).await?)
+            };
+            Ok::<_, IngestError>((connection, accepted))
         });
-        let mut connection = match opened.await {
+        let (mut connection, accepted) = match opened.await {
             Ok(result) => result?,
             Err(NoConsumers) => return Ok(()),
         };
@@ -165,6 +170,8 @@ impl Publisher {
         if self.pending.is_empty() {
             self.status.mark_up();
         }
+        let subjects = Subjects::new(&self.nats.prefix);
+        let (mut check_at, mut is_checking) = (Instant::now() + self.check_interval, false);
         let mut received = Vec::with_capacity(RECEIVE_BATCH);
         loop {
             let max_published = if probe_succeeded { usize::MAX } else { PROBE_EVENTS };
@@ -185,6 +192,11 @@ impl Publisher {
                 filled = connection.fill() => {
                     filled?;
                     while let Some(reply) = connection.next()? {
+                        if let Some(accepted) = &accepted && connection.is_stream_info(&reply) {
+                            is_checking = false;
+                            stream::check(&reply, accepted, &self.history, &subjects)?;
+                            continue;
+                        }
                         let (number, puback) = puback::parse(&reply);
                         let is_progress = if has_history {
                             self.handle_puback(number, puback)? && !probe_succeeded
@@ -209,6 +221,13 @@ impl Publisher {
                     return Err(IngestError::AckTimeout(ACK_TIMEOUT.as_secs()));
                 }
                 () = sleep_until(liveness_check_at) => connection.check_liveness()?,
+                () = sleep_until(check_at), if has_history => {
+                    if is_checking {
+                        return Err(IngestError::NatsLost("JetStream does not answer".into()));
+                    }
+                    connection.ask_stream_info(&subjects.stream());
+                    (check_at, is_checking) = (Instant::now() + self.check_interval, true);
+                }
             }
         }
     }

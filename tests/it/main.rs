@@ -28,5 +28,6 @@ mod stopped_families;
 mod targeted;
 mod tls;
 mod tokens;
+mod topology;
 mod wss;
 mod zones;

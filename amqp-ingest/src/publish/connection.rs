@@ -20,6 +20,9 @@ pub(crate) const CLIENT_NAME: &str = "amqp-ingest";
 /// The subscription that receives all replies.
 const INBOX: SubscriptionId = 1;
 
+/// The last token of the reply subject for the stream's info.
+const STREAM_INFO: &str = "stream";
+
 /// JetStream does not reply while a stream has no leader. A retry finds the new leader sooner than a long wait.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -118,6 +121,17 @@ impl Connection {
     pub(super) fn send_barrier(&mut self, number: u64) {
         self.set_reply_subject(number);
         self.link.publish(&self.reply_subject, "", b"", b"");
+    }
+
+    /// Queues a request for the stream's info.
+    pub(super) fn ask_stream_info(&mut self, stream: &str) {
+        self.set_reply_subject(STREAM_INFO);
+        self.link.publish(&format!("$JS.API.STREAM.INFO.{stream}"), &self.reply_subject, b"", b"");
+    }
+
+    /// Whether a reply is that info.
+    pub(super) fn is_stream_info(&self, reply: &Reply) -> bool {
+        reply.subject().strip_prefix(&self.inbox) == Some(STREAM_INFO)
     }
 
     fn set_reply_subject(&mut self, last_token: impl std::fmt::Display) {
