@@ -1,33 +1,42 @@
 //! The consumer of one broker: connects, declares the topology, consumes the queue, and reconnects.
 //!
-//! lapin declares; events are consumed on a [`connection`] of our own. After a lost connection everything is declared
-//! and bound again, because KAZOO's exchanges, and with them the queue's bindings, do not survive a restart of the
-//! broker. The broker redelivers what was not acknowledged, in order.
+//! Events are consumed, and exchanges declared, on [`connection`]s of our own. After a lost connection everything is
+//! declared and bound again, because KAZOO's exchanges, and with them the queue's bindings, do not survive a restart of
+//! the broker. The broker redelivers what was not acknowledged, in order.
 
 mod broker;
 mod checkpoints;
 pub mod connection;
+mod declarations;
+mod declarer;
 mod delivery;
 pub mod frame;
 mod session;
 mod topology;
 mod window;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use blackhole_common::{backoff::Backoff, config::ServerUrl};
-use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use lapin::{
+    AsyncTcpStream, ConnectionProperties,
+    tcp::TLSConfig,
+    types::ShortString,
+    uri::{AMQPScheme, AMQPUri},
+};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{connection_status::ConnectionStatus, error::IngestError};
 pub(crate) use broker::{BrokerContext, BrokerCounters};
-use connection::ConsumerConnection;
+use connection::{ANSWER_TIMEOUT, Connection};
+pub(crate) use declarations::{ForeignExchanges, WantedExchange, WantedQueue};
+pub(crate) use declarer::Declarer;
 use session::ConsumerSession;
-pub(crate) use topology::{declare_exchange, short_string};
+pub(crate) use topology::Topology;
 
-/// Connecting and declaring must complete within this.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The broker lists connection and consumer by this name.
+const CLIENT_NAME: &str = "amqp-ingest";
 
 /// The default heartbeat interval, for URLs without `?heartbeat=`. The connection is dropped after two intervals of
 /// silence.
@@ -53,6 +62,8 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 pub(crate) struct Consumer {
     /// The broker.
     pub(crate) broker: BrokerContext,
+    /// What it relies on there.
+    pub(crate) topology: Topology,
     /// The status of the connection to it.
     pub(crate) status: ConnectionStatus,
     /// When the broker refused messages, so that no checkpoint can be stored for a while.
@@ -82,26 +93,25 @@ impl Consumer {
 
     /// Returns `Ok` after the shutdown, or the error that ended the connection.
     async fn connect_and_consume(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
+        let Consumer { broker, topology, status, blocked_at } = self;
         let set_up = async {
-            let BrokerContext { endpoint, config, catalogue, .. } = &self.broker;
-            let setup = connect(&endpoint.url, "amqp-ingest set-up").await?;
-            let channel = setup.create_channel().await?;
-            topology::declare(&setup, &channel, config, catalogue).await?;
-            setup.close(200, "declared".into()).await?;
-            let uri = parse_uri(&endpoint.url)?;
-            let is_blocked = self.blocked_at.is_some_and(|at| at.elapsed() < BLOCKED_FOR);
-            let is_transactional = self.broker.has_history && !is_blocked;
-            let connection = ConsumerConnection::open(&uri, "amqp-ingest", config, is_transactional).await?;
-            Ok::<_, IngestError>(ConsumerSession::new(connection, &self.broker))
+            let declarer = topology.declare().await?;
+            let uri = parse_uri(&broker.endpoint.url)?;
+            let mut connection = Connection::open(&uri, CLIENT_NAME).await?;
+            let is_blocked = blocked_at.is_some_and(|at| at.elapsed() < BLOCKED_FOR);
+            let is_transactional = broker.has_history && !is_blocked;
+            connection.consume(CLIENT_NAME, &broker.config, is_transactional).await?;
+            Ok::<_, IngestError>((declarer, ConsumerSession::new(connection, broker)))
         };
-        let mut session = tokio::select! {
+        let (declarer, mut session) = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            result = timeout(SETUP_TIMEOUT, set_up) => {
-                result.map_err(|_| IngestError::AmqpTimeout(SETUP_TIMEOUT.as_secs()))??
-            }
+            result = set_up => result?,
         };
-        self.status.mark_up();
-        let result = session.run(shutdown).await;
+        status.mark_up();
+        let result = tokio::select! {
+            result = session.run(shutdown) => result,
+            error = topology.watch(declarer) => Err(error),
+        };
         if result.is_ok() {
             // The broker then requeues unacknowledged deliveries at once and activates a standby consumer, if any.
             let _ = timeout(CLOSE_TIMEOUT, session.close()).await;
@@ -110,10 +120,29 @@ impl Consumer {
     }
 }
 
-/// Connects with lapin. The broker lists the connection as `name`.
-pub(crate) async fn connect(url: &ServerUrl, name: &str) -> Result<Connection, IngestError> {
+/// Connects with lapin to a broker that has answered a [`Declarer`] at the address `peer`. The broker lists the connection
+/// as `name`.
+pub(crate) async fn connect(
+    (uri, peer): (AMQPUri, SocketAddr),
+    name: &str,
+) -> Result<lapin::Connection, IngestError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    Ok(Connection::connect_uri(parse_uri(url)?, properties).await?)
+    let open = async move |uri: AMQPUri, runtime| {
+        let stream = AsyncTcpStream::connect(&runtime, peer).await?;
+        match uri.scheme {
+            AMQPScheme::AMQP => Ok(stream),
+            AMQPScheme::AMQPS => Ok(stream.into_tls(&uri.authority.host, TLSConfig::default()).await?),
+        }
+    };
+    let runtime = lapin::runtime::default_runtime()?;
+    let connecting = lapin::Connection::connector(uri, runtime, open, properties);
+    let timed_out = |_| IngestError::AmqpTimeout(ANSWER_TIMEOUT.as_secs());
+    Ok(timeout(ANSWER_TIMEOUT, connecting).await.map_err(timed_out)??)
+}
+
+/// Converts to an AMQP short string; lapin's own conversion panics on more than 255 bytes.
+pub(crate) fn short_string(name: &str) -> Result<ShortString, IngestError> {
+    ShortString::try_new(name).map_err(|error| IngestError::AmqpName(name.to_owned(), error.to_string()))
 }
 
 fn parse_uri(url: &ServerUrl) -> Result<AMQPUri, IngestError> {

@@ -63,6 +63,9 @@ pub(crate) struct AmqpConfig {
     pub(crate) queue_max_bytes: ByteSize,
     /// The exchange for rejected events, and the name of the queue bound to it.
     pub(crate) dead_letter_exchange: String,
+    /// How often to look whether exchanges, queues, bindings and the stream are as they should be.
+    #[serde(with = "humantime_serde")]
+    pub(crate) check_interval: Duration,
 }
 
 /// `[[amqp.brokers]]`: a zone's broker.
@@ -110,6 +113,7 @@ impl Default for AmqpConfig {
             prefetch_bytes: ByteSize::mib(64),
             queue_max_bytes: ByteSize::gib(1),
             dead_letter_exchange: "blackhole-dead-letter".into(),
+            check_interval: Duration::from_secs(30),
         }
     }
 }
@@ -227,6 +231,11 @@ impl AmqpConfig {
             "amqp.prefetch_bytes",
             "must be 1 byte or more",
         )?;
+        InvalidValue::unless(
+            (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.check_interval),
+            "amqp.check_interval",
+            "must be between 1s and 1h",
+        )?;
         let range = 1 << 20..=i64::MAX as u64;
         InvalidValue::unless(
             range.contains(&self.queue_max_bytes.as_u64()),
@@ -328,6 +337,8 @@ mod tests {
             Some("amqp.dead_letter_exchange")
         );
         assert_eq!(invalid_key(|config| config.amqp.prefetch = 0), Some("amqp.prefetch"));
+        let never = Duration::ZERO;
+        assert_eq!(invalid_key(|config| config.amqp.check_interval = never), Some("amqp.check_interval"));
         assert_eq!(
             invalid_key(|config| config.amqp.prefetch_bytes = ByteSize::b(0)),
             Some("amqp.prefetch_bytes")

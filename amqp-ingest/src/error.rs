@@ -42,6 +42,9 @@ pub enum IngestError {
         /// What the operator can do.
         remedy: String,
     },
+    /// No family of the catalogue can be bound.
+    #[error("no exchange can be bound: {0}")]
+    NothingBound(String),
     /// The connection to the broker failed, or the broker sent invalid AMQP.
     #[error("{0}")]
     AmqpSocket(#[from] std::io::Error),
@@ -71,6 +74,9 @@ pub enum IngestError {
     /// There is no connection to the broker at the moment.
     #[error("the broker is away")]
     BrokerUnavailable,
+    /// The broker takes no messages: it is short of memory or disk.
+    #[error("the broker blocks publishers: {0}")]
+    BrokerBlocked(String),
     /// The broker did not confirm a message to this exchange.
     #[error("the broker did not confirm a message to `{0}`")]
     NotConfirmed(&'static str),
@@ -109,6 +115,20 @@ pub enum IngestError {
         stream: String,
         /// The server's reason.
         reason: String,
+    },
+    /// Somebody deleted or changed the stream.
+    #[error("stream {0} was deleted or changed by somebody else, putting it right")]
+    StreamChanged(String),
+    /// Another deployment uses the stream.
+    #[error(
+        "stream {stream} belongs to `nats.prefix` = \"{prefix}\": stream names have no case, dots or underscores of \
+         their own, so choose a prefix that differs in letters or digits"
+    )]
+    StreamOfOtherPrefix {
+        /// The stream's name.
+        stream: String,
+        /// The other deployment's prefix.
+        prefix: String,
     },
     /// JetStream does not accept the configuration of the stream.
     #[error(

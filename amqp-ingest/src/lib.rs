@@ -18,6 +18,7 @@
 //! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
 //! | [`runtime`] | a single-threaded runtime that batches I/O under load |
 //! | `connection_status` | readiness, metrics and log lines of a connection |
+//! | `bound_part` | the same of what a broker serves, such as a family |
 //! | `log_throttle` | limits log lines that external input can trigger |
 //! | `metrics` | metrics |
 //!
@@ -26,6 +27,7 @@
 
 pub mod amqp;
 pub mod body;
+mod bound_part;
 mod checkpoint;
 mod config;
 mod connection_status;
@@ -50,7 +52,7 @@ pub use config::IngestConfig;
 pub use error::IngestError;
 pub use tenant::subject;
 
-use amqp::{BrokerContext, BrokerCounters, Consumer};
+use amqp::{BrokerContext, BrokerCounters, Consumer, Topology};
 use connection_status::ConnectionStatus;
 use metrics::Metrics;
 use publish::Publisher;
@@ -86,7 +88,7 @@ impl Ingest {
         let admin = AdminServer::bind(&config.admin, registry, readiness.clone())
             .await
             .map_err(IngestError::Admin)?;
-        let requests = Requests::new(&config, Arc::clone(&catalogue), metrics.clone()).await?;
+        let requests = Requests::new(&config, Arc::clone(&catalogue), &readiness, metrics.clone()).await?;
         let admin = requests.add_route(admin);
         Ok(Ingest { config, catalogue, readiness, metrics, admin, requests })
     }
@@ -114,6 +116,7 @@ impl Ingest {
             let consumer = Consumer {
                 status: ConnectionStatus::for_broker("amqp", &endpoint, latch, &metrics),
                 blocked_at: None,
+                topology: Topology::new(&config.amqp, &endpoint, &catalogue, &readiness, &metrics),
                 broker: BrokerContext {
                     counters: BrokerCounters::for_zone(&endpoint.zone, &metrics),
                     source,
@@ -130,8 +133,15 @@ impl Ingest {
         }
         // The publisher ends when the last consumer has dropped its sender.
         drop(publisher_tx);
-        let publisher =
-            Publisher::new(config.nats.clone(), config.history.clone(), &zones, publisher_rx, nats, metrics);
+        let publisher = Publisher::new(
+            config.nats.clone(),
+            config.history.clone(),
+            &zones,
+            config.amqp.check_interval,
+            publisher_rx,
+            nats,
+            metrics,
+        );
         requests.spawn(&mut tasks, &shutdown);
         tasks.spawn(admin.serve(shutdown.clone()));
         tasks.spawn(publisher.run());

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     rejected: Family<ReasonLabel, Counter>,
     losses: Family<SideLabels, Counter>,
     up: Family<SideLabels, Gauge>,
+    bound: Family<PartLabels, Gauge>,
     /// Deliveries whose routing key belongs to no family.
     pub(crate) unknown: Counter,
     /// Redeliveries.
@@ -52,6 +53,12 @@ struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SideLabels {
     side: &'static str,
+    zone: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabels {
+    part: String,
     zone: String,
 }
 
@@ -130,6 +137,7 @@ impl Metrics {
             rejected: Family::default(),
             losses: Family::default(),
             up: Family::default(),
+            bound: Family::default(),
             unknown: Counter::default(),
             redelivered: Counter::default(),
             published: Counter::default(),
@@ -213,6 +221,11 @@ impl Metrics {
             metrics.losses.clone(),
         );
         registry.register("connection_up", "1 while the connection is up, otherwise 0", metrics.up.clone());
+        registry.register(
+            "bound",
+            "1 while the broker serves the part: a family, the dead letters, the requests; otherwise 0",
+            metrics.bound.clone(),
+        );
         metrics
     }
 
@@ -240,6 +253,11 @@ impl Metrics {
     /// The counter of lost connections of the side `amqp`, `requests` or `nats`.
     pub(crate) fn losses(&self, side: &'static str, zone: &str) -> Counter {
         self.losses.get_or_create_owned(&SideLabels { side, zone: zone.to_owned() })
+    }
+
+    /// Whether a zone's broker serves a part.
+    pub(crate) fn bound(&self, part: &str, zone: &str) -> Gauge {
+        self.bound.get_or_create_owned(&PartLabels { part: part.to_owned(), zone: zone.to_owned() })
     }
 
     /// Whether the connection of the side `amqp`, `requests` or `nats` is up.

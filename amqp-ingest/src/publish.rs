@@ -91,6 +91,8 @@ const RECEIVE_BATCH: usize = 256;
 pub(crate) struct Publisher {
     nats: NatsConfig,
     history: HistoryConfig,
+    /// How often to look at the stream.
+    check_interval: Duration,
     consumers: mpsc::Receiver<FromConsumer>,
     /// The queues, one for each broker.
     sources: Vec<Source>,
@@ -127,6 +129,7 @@ impl Publisher {
         nats: NatsConfig,
         history: HistoryConfig,
         zones: &[String],
+        check_interval: Duration,
         consumers: mpsc::Receiver<FromConsumer>,
         status: ConnectionStatus,
         metrics: Metrics,
@@ -134,6 +137,7 @@ impl Publisher {
         Publisher {
             nats,
             history,
+            check_interval,
             consumers,
             sources: zones.iter().map(|zone| Source::new(zone)).collect(),
             began: Vec::new(),
@@ -179,14 +183,15 @@ impl Publisher {
         let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
         let opened = self.while_receiving(async move {
             let mut connection = Connection::open(servers).await?;
-            if history.is_off() {
+            let accepted = if history.is_off() {
                 stream::remove(&mut connection, &subjects).await?;
+                None
             } else {
-                stream::ensure(&mut connection, &history, &subjects).await?;
-            }
-            Ok::<_, IngestError>(connection)
+                Some(stream::ensure(&mut connection, &history, &subjects).await?)
+            };
+            Ok::<_, IngestError>((connection, accepted))
         });
-        let mut connection = match opened.await {
+        let (mut connection, accepted) = match opened.await {
             Ok(result) => result?,
             Err(NoConsumers) => return Ok(()),
         };
@@ -195,6 +200,8 @@ impl Publisher {
         if self.pending.is_empty() {
             self.status.mark_up();
         }
+        let subjects = Subjects::new(&self.nats.prefix);
+        let (mut check_at, mut is_checking) = (Instant::now() + self.check_interval, false);
         let mut received = Vec::with_capacity(RECEIVE_BATCH);
         loop {
             if has_history && self.must_read && self.published == 0 {
@@ -226,6 +233,11 @@ impl Publisher {
                 filled = connection.fill() => {
                     filled?;
                     while let Some(reply) = self.next_message(&mut connection)? {
+                        if let Some(accepted) = &accepted && connection.is_stream_info(&reply) {
+                            is_checking = false;
+                            stream::check(&reply, accepted, &self.history, &subjects)?;
+                            continue;
+                        }
                         if !Connection::is_reply(&reply) {
                             continue;
                         }
@@ -252,6 +264,13 @@ impl Publisher {
                     return Err(IngestError::AckTimeout(ACK_TIMEOUT.as_secs()));
                 }
                 () = sleep_until(liveness_check_at) => connection.check_liveness()?,
+                () = sleep_until(check_at), if has_history => {
+                    if is_checking {
+                        return Err(IngestError::NatsLost("JetStream does not answer".into()));
+                    }
+                    connection.ask_stream_info(&subjects.stream());
+                    (check_at, is_checking) = (Instant::now() + self.check_interval, true);
+                }
             }
             // The server would take what this process sends next, although another ingest may have taken over.
             let late = liveness_check_at.elapsed();

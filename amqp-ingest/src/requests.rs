@@ -44,7 +44,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::IngestConfig, connection_status::ConnectionStatus, log_throttle::LogThrottle, metrics::Metrics,
+    bound_part::BoundPart, config::IngestConfig, connection_status::ConnectionStatus,
+    log_throttle::LogThrottle, metrics::Metrics,
 };
 use broker_channel::BrokerChannel;
 use edges::Edges;
@@ -74,6 +75,7 @@ impl Requests {
     pub(crate) async fn new(
         config: &IngestConfig,
         catalogue: Arc<Catalogue>,
+        readiness: &Readiness,
         metrics: Metrics,
     ) -> Result<Requests, NatsError> {
         // These connections appear in metrics and logs, but do not affect the ingest's readiness.
@@ -117,8 +119,11 @@ impl Requests {
                 separate_readiness.latch("requests"),
                 &metrics,
             ),
+            part: BoundPart::new("requests", &endpoint.zone, readiness, &metrics),
+            publishing: BoundPart::new("publishing", &endpoint.zone, readiness, &metrics),
             endpoint,
             queue: config.amqp.requests_queue(),
+            check_interval: config.amqp.check_interval,
             handler: Arc::clone(&handler),
             edges: Arc::clone(&edges),
             channel,

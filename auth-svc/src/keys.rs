@@ -88,7 +88,12 @@ fn is_key_file(path: &Path) -> bool {
 }
 
 fn read_key(path: &Path) -> Result<VerifyingKey, Error> {
-    let size = fs::metadata(path).map_err(|reason| Error::unreadable(path, reason))?.len();
+    let metadata = fs::metadata(path).map_err(|reason| Error::unreadable(path, reason))?;
+    // Reading a pipe would wait for its writer.
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err(Error::invalid(path, "is not a regular file"));
+    }
+    let size = metadata.len();
     if size > MAX_FILE_BYTES {
         return Err(Error::invalid(path, format!("is too large for a key: {size} bytes")));
     }
@@ -130,6 +135,18 @@ mod tests {
         assert!(dir_error.contains("dir.pem: Is a directory"), "{dir_error}");
         assert!(empty_error.contains("empty.pem: is not a PEM file"), "{empty_error}");
         assert!(huge_error.contains("huge.pem: is too large for a key: 70000 bytes"), "{huge_error}");
+    }
+
+    #[test]
+    fn a_pipe_is_an_error_and_is_not_waited_for() {
+        let dir = TempDir::new();
+        dir.write("good.pem", testing::P256_PUBLIC);
+        let pipe = std::process::Command::new("mkfifo").arg(dir.path().join("pipe.pem")).status().unwrap();
+        assert!(pipe.success());
+        let keys = Keys::read(dir.path()).unwrap();
+        assert_eq!(keys.len(), 1);
+        let error = keys.errors().first().unwrap().to_string();
+        assert!(error.contains("pipe.pem: is not a regular file"), "{error}");
     }
 
     #[test]

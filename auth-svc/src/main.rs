@@ -16,11 +16,15 @@ use blackhole_common::{
 };
 use clap::Parser;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Cli::parse();
     let result = match &arguments.command {
-        None => serve(&arguments.config).await,
+        None => tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
+            let result = runtime.block_on(serve(&arguments.config));
+            // Do not wait for a file that cannot be read, such as one of a file server that is gone.
+            runtime.shutdown_background();
+            result
+        }),
         Some(Command::Token(args)) => token(&arguments.config, args),
         Some(Command::CheckToken(args)) => arguments.config.read().map_err(Into::into).and_then(|config| {
             let explanation = args.explain(&config)?;

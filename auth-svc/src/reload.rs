@@ -134,8 +134,12 @@ impl<T: FromFiles> Reloaded<T> {
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
             let reloaded = Arc::clone(&self);
-            // File systems can be slow.
-            match tokio::task::spawn_blocking(move || reloaded.poll()).await {
+            // File systems can be slow, or hang.
+            let polled = tokio::select! {
+                () = shutdown.cancelled() => return,
+                polled = tokio::task::spawn_blocking(move || reloaded.poll()) => polled,
+            };
+            match polled {
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(value))) => report(Ok(value)),
                 Ok(Err(error)) => report(Err(error)),

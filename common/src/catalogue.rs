@@ -118,6 +118,19 @@ pub struct Form {
     /// Like [`Form::required`], but superduper admins may use `*`.
     #[serde(default)]
     pub required_unless_superduper: BTreeMap<String, String>,
+    /// Parameters that are always `*` in this form. With another word, the binding is of another form.
+    #[serde(default)]
+    pub wildcards: Vec<String>,
+    /// The allowed words of parameters in this form, besides `*`.
+    #[serde(default)]
+    pub values: BTreeMap<String, Vec<String>>,
+    /// Parameters that are neither `*` nor one of the words that [`Form::values`] lists for another parameter. Otherwise
+    /// the binding is of another form.
+    #[serde(default)]
+    pub not_values: BTreeMap<String, String>,
+    /// The beginning of the error message if a parameter's word is not in [`Form::values`]; the word follows.
+    #[serde(default)]
+    pub unsupported: BTreeMap<String, String>,
     /// Parameters with a fixed value in this form.
     #[serde(default)]
     pub fixed: BTreeMap<String, String>,

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::{
@@ -18,6 +19,11 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
 };
 
+/// Limit for connecting to one address of a server. The next address gets its own, so that a silent one does not use
+/// up the time of the others. It allows for two lost packets.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Addresses tried per attempt to connect.
+const MAX_ADDRESSES: usize = 8;
 /// A server that reads nothing for this long is considered dead.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Initial capacity of the read buffer.
@@ -31,6 +37,8 @@ impl<S: AsyncRead + AsyncWrite + Send> Duplex for S {}
 /// A connection to a server.
 pub struct Socket {
     duplex: Pin<Box<dyn Duplex>>,
+    /// The server's address.
+    pub peer: SocketAddr,
     /// The read buffer. Parsers split off what they consume.
     pub read: BytesMut,
     /// The send buffer, written by the next flush.
@@ -38,16 +46,36 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects over TCP, without encryption.
+    /// Connects over TCP, without encryption, to the first address of `host` that accepts.
     ///
     /// # Errors
-    /// If the connection fails.
+    /// The error of the last address.
     pub async fn connect(host: &str, port: u16) -> io::Result<Socket> {
         // URLs have IPv6 addresses in brackets.
-        let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+        let resolved = timeout(CONNECT_TIMEOUT, lookup_host((host.trim_matches(['[', ']']), port))).await;
+        let timed_out = |what| io::Error::new(ErrorKind::TimedOut, what);
+        let addresses =
+            resolved.map_err(|_| timed_out(format!("the name {host} is not resolved in time")))??;
+        Socket::connect_to_any(addresses.take(MAX_ADDRESSES)).await
+    }
+
+    async fn connect_to_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
+        let mut result = Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
+        for address in addresses {
+            result = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Socket::new(tcp, address),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(io::Error::new(ErrorKind::TimedOut, format!("{address} does not answer"))),
+            };
+        }
+        result
+    }
+
+    fn new(tcp: TcpStream, peer: SocketAddr) -> io::Result<Socket> {
         tcp.set_nodelay(true)?;
         Ok(Socket {
             duplex: Box::pin(tcp),
+            peer,
             read: BytesMut::with_capacity(READ_BUFFER_BYTES),
             to_send: BytesMut::new(),
         })
@@ -122,4 +150,32 @@ impl Socket {
 /// An error for invalid data from the server.
 pub fn invalid(error: impl ToString) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_use_up_the_time_of_the_next() {
+        // Linux drops what exceeds the backlog, so further connections stay unanswered.
+        let silent = TcpSocket::new_v4().unwrap();
+        silent.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let dead = silent.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(tcp) = timeout(Duration::from_millis(300), TcpStream::connect(dead)).await {
+            waiting.push(tcp.unwrap());
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let socket = Socket::connect_to_any([dead, good].into_iter()).await.unwrap();
+        assert_eq!(socket.peer, good);
+        let error = Socket::connect_to_any([good, dead].into_iter().skip(1)).await.err().unwrap();
+        assert_eq!(error.to_string(), format!("{dead} does not answer"));
+    }
 }

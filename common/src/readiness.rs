@@ -1,4 +1,5 @@
-//! Readiness: one latch per dependency of a service. In a group of equivalent dependencies one is enough.
+//! Readiness: one latch per dependency of a service. In a group of equivalent dependencies one is enough, and optional
+//! ones are only told.
 
 use std::sync::{
     Arc,
@@ -17,24 +18,42 @@ pub struct Readiness {
 #[derive(Clone, Debug)]
 pub struct Latch {
     name: Arc<str>,
-    /// The group of equivalent dependencies, if any.
-    group: Option<&'static str>,
+    need: Need,
     ready: Arc<AtomicBool>,
+}
+
+/// What a service needs of a dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// It has to be available.
+    Required,
+    /// One of this group has to be available.
+    OneOf(&'static str),
+    /// The service is ready without it.
+    Optional,
 }
 
 impl Readiness {
     /// Adds the latch of a required dependency.
     pub fn latch(&self, name: &'static str) -> Latch {
-        self.add(name.into(), None)
+        self.add(name.into(), Need::Required)
     }
 
     /// Adds the latch of a dependency in a group, of which one has to be available.
     pub fn latch_in_group(&self, group: &'static str, name: &str) -> Latch {
-        self.add(format!("{group} {name}").into(), Some(group))
+        self.add(format!("{group} {name}").into(), Need::OneOf(group))
     }
 
-    fn add(&self, name: Arc<str>, group: Option<&'static str>) -> Latch {
-        let latch = Latch { name, group, ready: Arc::default() };
+    /// Adds the latch of a dependency without which the service is ready, but not complete. It is available until it
+    /// is known not to be.
+    pub fn optional(&self, name: &str) -> Latch {
+        let latch = self.add(name.into(), Need::Optional);
+        latch.set(true);
+        latch
+    }
+
+    fn add(&self, name: Arc<str>, need: Need) -> Latch {
+        let latch = Latch { name, need, ready: Arc::default() };
         self.latches.lock().push(latch.clone());
         latch
     }
@@ -44,16 +63,17 @@ impl Readiness {
         self.unavailable(true)
     }
 
-    /// The names of the missing dependencies that another one in the group substitutes.
+    /// The names of the missing dependencies that do not prevent readiness.
     pub fn degraded(&self) -> Vec<Arc<str>> {
         self.unavailable(false)
     }
 
     fn unavailable(&self, required: bool) -> Vec<Arc<str>> {
         let latches = self.latches.lock();
-        let is_required = |latch: &Latch| {
-            latch.group.is_none()
-                || !latches.iter().any(|other| other.group == latch.group && other.is_ready())
+        let is_required = |latch: &Latch| match latch.need {
+            Need::Required => true,
+            Need::OneOf(_) => !latches.iter().any(|other| other.need == latch.need && other.is_ready()),
+            Need::Optional => false,
         };
         let unavailable = latches.iter().filter(|latch| !latch.is_ready() && is_required(latch) == required);
         unavailable.map(|latch| Arc::clone(&latch.name)).collect()
@@ -107,6 +127,16 @@ mod tests {
         west.set(false);
         assert_eq!(names(readiness.missing()), ["nats"]);
         assert_eq!(names(readiness.degraded()), ["amqp west"]);
+    }
+
+    #[test]
+    fn an_optional_latch_is_only_told() {
+        let readiness = Readiness::default();
+        let family = readiness.optional("family call");
+        assert!(readiness.missing().is_empty() && readiness.degraded().is_empty());
+        family.set(false);
+        assert!(readiness.missing().is_empty());
+        assert_eq!(names(readiness.degraded()), ["family call"]);
     }
 
     fn names(latches: Vec<Arc<str>>) -> Vec<String> {

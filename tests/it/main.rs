@@ -31,5 +31,6 @@ mod subscriptions;
 mod targeted;
 mod tls;
 mod tokens;
+mod topology;
 mod wss;
 mod zones;

@@ -166,6 +166,34 @@ async fn no_event_is_lost_when_nats_dies() {
 }
 
 #[tokio::test]
+async fn the_first_events_of_a_stream_that_is_made_anew_arrive() {
+    let stack = Stack::start_with("anew", &[("AMQP__CHECK_INTERVAL", "1s")]).await;
+    let account = Account::fresh();
+    let mut client = Client::connect(&stack.edge.url("view=args")).await;
+    client.subscribe(&account, &["call.*.*"]).await;
+    let publisher = stack.publisher().await;
+    for round in 0..6 {
+        let id = |name: &str| format!("{name}-{round}");
+        events::call(&account, "CHANNEL_CREATE", &id("before")).publish(&publisher).await;
+        assert_eq!(client.event().await["args"]["Call-ID"], id("before"));
+        if round % 2 == 0 {
+            let nats = async_nats::connect(stack.nats.url()).await.unwrap();
+            async_nats::jetstream::new(nats).delete_stream("BLACKHOLE_V1").await.unwrap();
+        } else {
+            stack.nats.server().kill().await.unwrap();
+            std::fs::remove_dir_all(stack.dir.path().join("nats/store")).unwrap();
+            stack.nats.server().start_again().await.unwrap();
+        }
+        for name in ["first", "second", "third"] {
+            events::call(&account, "CHANNEL_CREATE", &id(name)).publish(&publisher).await;
+        }
+        for name in ["first", "second", "third"] {
+            assert_eq!(client.event().await["args"]["Call-ID"], id(name));
+        }
+    }
+}
+
+#[tokio::test]
 async fn requests_fail_while_nats_is_down_and_existing_subscriptions_stay() {
     let (stack, _turn) = breakable().await;
     let edge = stack.another_edge("edge-patient", &[("WS__REQUEST_TIMEOUT", "1s")]).await;

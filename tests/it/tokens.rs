@@ -90,6 +90,36 @@ async fn keys_are_selected_by_id_and_may_be_added_and_removed() {
 }
 
 #[tokio::test]
+async fn auth_svc_ends_while_a_file_cannot_be_read() {
+    use std::os::unix::fs::OpenOptionsExt;
+    const O_NONBLOCK: i32 = 0o4000;
+
+    let dir = RunDir::create("unreadable").unwrap();
+    let file = dir.path().join("accounts.toml");
+    std::fs::write(&file, accounts::file()).unwrap();
+    let env = [
+        ("NATS__URL", Stack::shared().nats.url()),
+        ("NATS__PREFIX", "unreadable.v1".to_owned()),
+        ("AUTH__ACCOUNTS_FILE", file.display().to_string()),
+        ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
+    ];
+    let auth_svc = Service::start("auth-svc", &stack::binaries().auth_svc, dir.path(), &env).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    // A writer can open the pipe when auth-svc reads it. It never writes.
+    let open = || std::fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&file).ok();
+    let mut writer = None;
+    eventually("the read", || {
+        writer = open();
+        std::future::ready(writer.is_some())
+    })
+    .await;
+    let began = std::time::Instant::now();
+    assert!(auth_svc.server().stop().await.unwrap().success());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn each_issuer_has_its_own_keys_and_accounts() {
     let dir = RunDir::create("issuers").unwrap();
     let (kazoo_keys, idp_keys) = (dir.subdir("kazoo").unwrap(), dir.subdir("idp").unwrap());

@@ -1,13 +1,14 @@
 //! A TCP proxy that simulates network faults.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use blackhole_dev::ports;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 
 /// The state of the network.
@@ -34,6 +35,11 @@ pub struct Proxy {
 impl Proxy {
     /// Listens on a free port and forwards to the port `upstream`.
     pub async fn start(upstream: u16) -> Proxy {
+        Proxy::distant(upstream, Duration::ZERO).await
+    }
+
+    /// As [`Proxy::start`]; bytes are on their way for `delay`, in each direction.
+    pub async fn distant(upstream: u16, delay: Duration) -> Proxy {
         let port = ports::free().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
         let network = Arc::new(watch::Sender::new(Network::Up));
@@ -45,7 +51,7 @@ impl Proxy {
                 tokio::select! {
                     accepted = listener.accept() => {
                         let Ok((client, _)) = accepted else { continue };
-                        connections.spawn(forward_connection(client, upstream, own.subscribe()));
+                        connections.spawn(forward_connection(client, upstream, delay, own.subscribe()));
                     }
                     Some(_) = connections.join_next() => {}
                 }
@@ -65,7 +71,12 @@ impl Proxy {
     }
 }
 
-async fn forward_connection(client: TcpStream, upstream: u16, mut network: watch::Receiver<Network>) {
+async fn forward_connection(
+    client: TcpStream,
+    upstream: u16,
+    delay: Duration,
+    mut network: watch::Receiver<Network>,
+) {
     if *network.borrow_and_update() == Network::Cut {
         return;
     }
@@ -77,8 +88,8 @@ async fn forward_connection(client: TcpStream, upstream: u16, mut network: watch
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         tokio::select! {
-            () = forward(from_client, to_server, both_ways.clone()) => {}
-            () = forward(from_server, to_client, both_ways) => {}
+            () = forward(from_client, to_server, delay, both_ways.clone()) => {}
+            () = forward(from_server, to_client, delay, both_ways) => {}
         }
     };
     tokio::select! {
@@ -90,15 +101,33 @@ async fn forward_connection(client: TcpStream, upstream: u16, mut network: watch
 async fn forward(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
+    delay: Duration,
     network: watch::Receiver<Network>,
 ) {
-    let mut bytes = vec![0; 64 * 1024];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut bytes).await else { return };
-        until_bytes_pass(network.clone()).await;
-        if to.write_all(&bytes[..count]).await.is_err() {
-            return;
+    let (sender, mut on_their_way) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
+    let read = async move {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            if sender.send((Instant::now() + delay, bytes[..count].to_vec())).await.is_err() {
+                break;
+            }
         }
+        drop(sender);
+        std::future::pending::<()>().await;
+    };
+    let write = async {
+        while let Some((arrival, bytes)) = on_their_way.recv().await {
+            sleep_until(arrival).await;
+            until_bytes_pass(network.clone()).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    // The end of what is read is passed on after the last bytes.
+    tokio::select! {
+        () = read => {}
+        () = write => {}
     }
 }
 

@@ -11,7 +11,7 @@ use lapin::{
 
 use blackhole_common::config::ServerUrl;
 
-use super::{connect, topology::short_string};
+use super::{connect, short_string};
 use crate::{checkpoint::Checkpoint, config::AmqpConfig, error::IngestError};
 
 /// The arguments of the queue: it keeps one message, the latest.

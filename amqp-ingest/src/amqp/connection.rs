@@ -1,9 +1,13 @@
-//! A connection to a broker that only consumes from one queue.
+//! A connection to a broker: the handshake, methods, deliveries of one consumer, heartbeats.
 //!
-//! lapin is used everywhere else. It reads on a thread of its own, so that each delivery wakes three threads in turn,
-//! and it closes the connection on a message property that is not UTF-8.
+//! lapin is used for what publishes. It reads on a thread of its own, so that each delivery wakes three threads in turn;
+//! it closes the connection on a message property that is not UTF-8; and it keeps its threads if a broker accepts a
+//! connection and stays silent.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use amq_protocol::{
     auth::{Credentials, SASLMechanism},
@@ -13,86 +17,114 @@ use blackhole_common::net::{Socket, invalid};
 use bytes::BufMut;
 use lapin::{
     protocol::{
-        AMQPClass::{self, Basic, Channel, Connection, Tx},
+        AMQPClass::{self, Basic, Channel, Connection as Conn, Tx},
         basic, channel, connection, tx,
     },
     types::{AMQPValue, ChannelId, FieldTable, ShortString},
     uri::{AMQPScheme, AMQPUri},
 };
+use tokio::time::timeout;
 
 use super::{
     frame::{Delivery, FrameDecoder, Incoming, MAX_FRAME_BYTES},
-    topology::short_string,
+    short_string,
 };
 use crate::{checkpoint::Checkpoint, config::AmqpConfig, error::IngestError};
 
 const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 /// The channel for methods of the class `connection`.
 const CONNECTION_CHANNEL: ChannelId = 0;
-/// The channel that consumes; there is no other.
+/// The channel that consumes.
 const CHANNEL: ChannelId = 1;
+/// The number of channels asked for.
+const MAX_CHANNELS: u16 = 256;
 const REPLY_SUCCESS: u16 = 200;
 /// The class `basic`, in content headers.
 const BASIC_CLASS: u16 = 60;
+/// How long the broker may be silent during the handshake, and while it answers methods.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection with one channel and one consumer.
-pub(super) struct ConsumerConnection {
+/// An open connection.
+pub(super) struct Connection {
     socket: Socket,
     decoder: FrameDecoder,
+    /// The queue that is consumed, if any.
     queue: ShortString,
     /// The queue for checkpoints; `None` if acknowledgements are not transactions.
     checkpoints: Option<ShortString>,
     /// A transaction was sent and is not confirmed: the broker accepts no further one.
     is_committing: bool,
+    max_channels: u16,
     /// The heartbeat interval; zero disables heartbeats.
     heartbeat: Duration,
     last_received: Instant,
     last_sent: Instant,
 }
 
-impl ConsumerConnection {
-    /// Connects and starts to consume from the queue with at most `prefetch` unacknowledged deliveries. The broker lists
-    /// connection and consumer as `name`. Acknowledgements store checkpoints if they are transactions.
+impl Connection {
+    /// Connects. The broker lists the connection as `name`.
     ///
     /// # Errors
-    /// If the broker cannot be reached or refuses the connection.
-    pub(super) async fn open(
-        uri: &AMQPUri,
-        name: &str,
-        config: &AmqpConfig,
-        is_transactional: bool,
-    ) -> Result<ConsumerConnection, IngestError> {
-        let mut socket = Socket::connect(&uri.authority.host, uri.authority.port).await?;
-        if uri.scheme == AMQPScheme::AMQPS {
-            socket.encrypt(&uri.authority.host).await?;
-        }
+    /// If the broker cannot be reached, stays silent or refuses the connection.
+    pub(super) async fn open(uri: &AMQPUri, name: &str) -> Result<Connection, IngestError> {
+        let socket = Socket::connect(&uri.authority.host, uri.authority.port).await?;
         let now = Instant::now();
-        let mut connection = ConsumerConnection {
+        let mut connection = Connection {
             socket,
             decoder: FrameDecoder::default(),
-            queue: short_string(&config.queue)?,
-            checkpoints: is_transactional.then(|| short_string(&config.checkpoint_queue())).transpose()?,
+            queue: ShortString::default(),
+            checkpoints: None,
             is_committing: false,
+            max_channels: MAX_CHANNELS,
             heartbeat: Duration::ZERO,
             last_received: now,
             last_sent: now,
         };
+        if uri.scheme == AMQPScheme::AMQPS {
+            let encrypted = timeout(ANSWER_TIMEOUT, connection.socket.encrypt(&uri.authority.host));
+            encrypted.await.map_err(|_| IngestError::AmqpTimeout(ANSWER_TIMEOUT.as_secs()))??;
+        }
         connection.handshake(uri, name).await?;
-        connection.call(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
+        Ok(connection)
+    }
+
+    /// Starts to consume from the queue with at most `prefetch` unacknowledged deliveries. The broker lists the consumer
+    /// as `name`. Acknowledgements store checkpoints if they are transactions.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub(super) async fn consume(
+        &mut self,
+        name: &str,
+        config: &AmqpConfig,
+        is_transactional: bool,
+    ) -> Result<(), IngestError> {
+        self.queue = short_string(&config.queue)?;
+        self.checkpoints = is_transactional.then(|| short_string(&config.checkpoint_queue())).transpose()?;
+        self.call(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
         let qos = basic::Qos { prefetch_count: config.prefetch, global: false };
-        connection.call(CHANNEL, Basic(basic::AMQPMethod::Qos(qos))).await?;
+        self.call(CHANNEL, Basic(basic::AMQPMethod::Qos(qos))).await?;
         if is_transactional {
-            connection.call(CHANNEL, Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;
+            self.call(CHANNEL, Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;
         }
         let consume = basic::Consume {
-            queue: connection.queue.clone(),
+            queue: self.queue.clone(),
             consumer_tag: short_string(name)?,
             ..Default::default()
         };
         // `next` skips `consume-ok`: waiting for it here would drop deliveries that precede it.
-        connection.queue_method(CHANNEL, Basic(basic::AMQPMethod::Consume(consume)));
-        connection.flush().await?;
-        Ok(connection)
+        self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Consume(consume)));
+        self.flush().await
+    }
+
+    /// The broker's address.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.socket.peer
+    }
+
+    /// How many channels the broker allows.
+    pub(super) fn max_channels(&self) -> u16 {
+        self.max_channels
     }
 
     async fn handshake(&mut self, uri: &AMQPUri, name: &str) -> Result<(), IngestError> {
@@ -107,23 +139,24 @@ impl ConsumerConnection {
             response: user.sasl_auth_string(mechanism),
             locale: "en_US".into(),
         };
-        let reply =
-            self.call(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::StartOk(start_ok))).await?;
-        let Connection(connection::AMQPMethod::Tune(tune)) = reply else {
+        let reply = self.call(CONNECTION_CHANNEL, Conn(connection::AMQPMethod::StartOk(start_ok))).await?;
+        let Conn(connection::AMQPMethod::Tune(tune)) = reply else {
             return Err(IngestError::Handshake(format!("{mechanism} authentication needs further steps")));
         };
         // 0 means no limit, or no heartbeats.
         let negotiate = |ours: u32, theirs: u32| if theirs == 0 { ours } else { ours.min(theirs) };
         let heartbeat = negotiate(uri.query.heartbeat.unwrap_or_default().into(), tune.heartbeat.into());
         self.heartbeat = Duration::from_secs(heartbeat.into());
+        let max_channels = negotiate(MAX_CHANNELS.into(), tune.channel_max.into());
+        self.max_channels = u16::try_from(max_channels).unwrap_or(MAX_CHANNELS);
         let tune_ok = connection::TuneOk {
-            channel_max: CHANNEL,
+            channel_max: self.max_channels,
             frame_max: negotiate(MAX_FRAME_BYTES, tune.frame_max),
             heartbeat: u16::try_from(heartbeat).unwrap_or_default(),
         };
-        self.queue_method(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::TuneOk(tune_ok)));
+        self.queue_method(CONNECTION_CHANNEL, Conn(connection::AMQPMethod::TuneOk(tune_ok)));
         let open = connection::Open { virtual_host: short_string(&uri.vhost)? };
-        self.call(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::Open(open))).await?;
+        self.call(CONNECTION_CHANNEL, Conn(connection::AMQPMethod::Open(open))).await?;
         Ok(())
     }
 
@@ -135,11 +168,26 @@ impl ConsumerConnection {
     }
 
     async fn read_method(&mut self) -> Result<AMQPClass, IngestError> {
+        match self.read_any_method().await? {
+            (_, Channel(channel::AMQPMethod::Close(close))) => {
+                Err(closed(close.reply_code, close.reply_text))
+            }
+            (_, method) => Ok(method),
+        }
+    }
+
+    /// Reads the next method and its channel. Only before consuming.
+    ///
+    /// # Errors
+    /// If the broker closes the connection, or is silent for [`ANSWER_TIMEOUT`].
+    pub(super) async fn read_any_method(&mut self) -> Result<(ChannelId, AMQPClass), IngestError> {
         loop {
             match self.decoder.next(&mut self.socket.read).map_err(invalid)? {
                 Some(Incoming::Method(frame)) => return parse_method(&frame),
                 Some(Incoming::Delivery(_) | Incoming::Heartbeat) => {}
-                None => self.fill().await?,
+                None => timeout(ANSWER_TIMEOUT, self.fill())
+                    .await
+                    .map_err(|_| IngestError::AmqpTimeout(ANSWER_TIMEOUT.as_secs()))??,
             }
         }
     }
@@ -153,11 +201,14 @@ impl ConsumerConnection {
             match self.decoder.next(&mut self.socket.read).map_err(invalid)? {
                 None => return Ok(None),
                 Some(Incoming::Delivery(delivery)) => return Ok(Some(delivery)),
-                Some(Incoming::Method(frame)) => match parse_method(&frame)? {
+                Some(Incoming::Method(frame)) => match parse_method(&frame)?.1 {
                     Basic(basic::AMQPMethod::Cancel(_)) => {
                         return Err(IngestError::ConsumerCancelled(self.queue.to_string()));
                     }
-                    Connection(connection::AMQPMethod::Blocked(blocked)) => {
+                    Channel(channel::AMQPMethod::Close(close)) => {
+                        return Err(closed(close.reply_code, close.reply_text));
+                    }
+                    Conn(connection::AMQPMethod::Blocked(blocked)) => {
                         return Err(IngestError::BrokerBlocked(blocked.reason.to_string()));
                     }
                     Tx(tx::AMQPMethod::CommitOk(_)) => self.is_committing = false,
@@ -207,7 +258,8 @@ impl ConsumerConnection {
         self.is_committing = true;
     }
 
-    fn queue_method(&mut self, channel: ChannelId, method: AMQPClass) {
+    /// Queues a method for the next flush.
+    pub(super) fn queue_method(&mut self, channel: ChannelId, method: AMQPClass) {
         self.queue_frame(&AMQPFrame::Method(channel, method));
     }
 
@@ -240,7 +292,7 @@ impl ConsumerConnection {
         Ok(())
     }
 
-    /// When to call [`ConsumerConnection::check_heartbeat`] next; `None` without heartbeats.
+    /// When to call [`Connection::check_heartbeat`] next; `None` without heartbeats.
     pub(super) fn next_heartbeat_check(&self) -> Option<Instant> {
         (!self.heartbeat.is_zero())
             .then(|| (self.last_sent + self.heartbeat / 2).min(self.last_received + 2 * self.heartbeat))
@@ -271,9 +323,9 @@ impl ConsumerConnection {
     pub(super) async fn close(&mut self) -> Result<(), IngestError> {
         let close =
             connection::Close { reply_code: REPLY_SUCCESS, reply_text: "end".into(), ..Default::default() };
-        self.queue_method(CONNECTION_CHANNEL, Connection(connection::AMQPMethod::Close(close)));
+        self.queue_method(CONNECTION_CHANNEL, Conn(connection::AMQPMethod::Close(close)));
         self.flush().await?;
-        while !matches!(self.read_method().await?, Connection(connection::AMQPMethod::CloseOk(_))) {}
+        while !matches!(self.read_method().await?, Conn(connection::AMQPMethod::CloseOk(_))) {}
         Ok(())
     }
 }
@@ -304,18 +356,17 @@ fn client_properties(name: &str) -> FieldTable {
 /// Parses a method frame.
 ///
 /// # Errors
-/// [`IngestError::AmqpClosed`] if the broker closes the channel or the connection.
-pub fn parse_method(frame: &[u8]) -> Result<AMQPClass, IngestError> {
-    let closed =
-        |code: u16, reason: ShortString| IngestError::AmqpClosed { code, reason: reason.to_string() };
+/// [`IngestError::AmqpClosed`] if the broker closes the connection.
+pub fn parse_method(frame: &[u8]) -> Result<(ChannelId, AMQPClass), IngestError> {
     match parse_frame(frame) {
-        Ok((_, AMQPFrame::Method(_, Connection(connection::AMQPMethod::Close(close))))) => {
+        Ok((_, AMQPFrame::Method(_, Conn(connection::AMQPMethod::Close(close))))) => {
             Err(closed(close.reply_code, close.reply_text))
         }
-        Ok((_, AMQPFrame::Method(_, Channel(channel::AMQPMethod::Close(close))))) => {
-            Err(closed(close.reply_code, close.reply_text))
-        }
-        Ok((_, AMQPFrame::Method(_, method))) => Ok(method),
+        Ok((_, AMQPFrame::Method(channel, method))) => Ok((channel, method)),
         _ => Err(IngestError::Handshake("invalid method frame".into())),
     }
+}
+
+fn closed(code: u16, reason: ShortString) -> IngestError {
+    IngestError::AmqpClosed { code, reason: reason.to_string() }
 }

@@ -19,6 +19,8 @@ const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];
 /// The longest method frame; RabbitMQ's have less than 1 KiB. amq-protocol recurses into the tables in a method, which 5
 /// bytes each can nest: this many take at most 4 MiB of the main thread's stack of 8 MiB.
 const MAX_METHOD_BYTES: usize = 2048;
+/// The beginning of a content header's payload: class, weight and body size.
+const HEADER_START_BYTES: usize = 12;
 
 /// The largest `max_payload` that nats-server allows. Larger bodies are skipped.
 const MAX_BODY_BYTES: u64 = 64 << 20;
@@ -38,7 +40,7 @@ pub struct Delivery {
     pub message_id: Option<Bytes>,
     /// The property `timestamp`.
     pub timestamp: Option<u64>,
-    /// The body; `None` if it exceeds the largest possible `max_payload` of NATS.
+    /// The body; `None` if it exceeds the largest possible `max_payload` of NATS, or the properties exceed a frame.
     pub body: Option<Bytes>,
 }
 
@@ -66,6 +68,8 @@ pub struct FrameDecoder {
     body_remaining: Option<u64>,
     /// The received part of a body that spans several frames.
     partial_body: BytesMut,
+    /// Bytes to skip: the rest of properties that exceed a frame. RabbitMQ sends them as they were published.
+    to_skip: usize,
 }
 
 impl FrameDecoder {
@@ -74,7 +78,14 @@ impl FrameDecoder {
     /// # Errors
     /// If the input is invalid. The connection must be dropped then.
     pub fn next(&mut self, read: &mut BytesMut) -> Result<Option<Incoming>, ProtocolError> {
-        while let Some(frame) = split_frame(read)? {
+        loop {
+            if self.skip_large_header(read) {
+                return Ok(Some(self.complete()));
+            }
+            if self.to_skip > 0 {
+                return Ok(None);
+            }
+            let Some(frame) = split_frame(read)? else { return Ok(None) };
             let payload = frame.slice(FRAME_PREFIX_BYTES..frame.len() - 1);
             let is_complete = match frame.first().copied().unwrap_or_default() {
                 FRAME_METHOD if payload.starts_with(&BASIC_DELIVER) => {
@@ -92,11 +103,34 @@ impl FrameDecoder {
                 _ => return Err(ProtocolError("unknown frame type")),
             };
             if is_complete {
-                self.body_remaining = None;
-                return Ok(Some(Incoming::Delivery(std::mem::take(&mut self.delivery))));
+                return Ok(Some(self.complete()));
             }
         }
-        Ok(None)
+    }
+
+    fn complete(&mut self) -> Incoming {
+        self.body_remaining = None;
+        Incoming::Delivery(std::mem::take(&mut self.delivery))
+    }
+
+    /// Skips a content header that exceeds a frame, so that one message cannot end every connection that receives it.
+    /// The delivery has no body then. Returns whether it is complete: it announces no body.
+    fn skip_large_header(&mut self, read: &mut BytesMut) -> bool {
+        if self.to_skip == 0 {
+            let mut start: &[u8] = read;
+            let Some(FRAME_HEADER) = start.try_get_u8().ok() else { return false };
+            let (Ok(_), Ok(bytes)) = (start.try_get_u16(), start.try_get_u32()) else { return false };
+            if bytes <= MAX_FRAME_BYTES || start.len() < HEADER_START_BYTES {
+                return false;
+            }
+            let (Ok(_), Ok(body_bytes)) = (start.try_get_u32(), start.try_get_u64()) else { return false };
+            (self.delivery.body, self.body_remaining) = (None, Some(body_bytes));
+            self.to_skip = bytes as usize + FRAME_OVERHEAD_BYTES;
+        }
+        let skipped = self.to_skip.min(read.len());
+        read.advance(skipped);
+        self.to_skip -= skipped;
+        self.to_skip == 0 && self.body_remaining == Some(0)
     }
 
     /// Class, weight, body size, property flags, then the flagged properties. Returns whether the body is empty.
@@ -136,7 +170,10 @@ fn split_frame(read: &mut BytesMut) -> Result<Option<Bytes>, ProtocolError> {
     let Some(&[_, _, _, a, b, c, d]) = read.first_chunk::<FRAME_PREFIX_BYTES>() else { return Ok(None) };
     let size = u32::from_be_bytes([a, b, c, d]);
     if size > MAX_FRAME_BYTES {
-        return Err(ProtocolError("frame too large"));
+        // Of a large header, the start is needed first.
+        let is_header = read.first() == Some(&FRAME_HEADER);
+        let is_incomplete = read.len() < FRAME_PREFIX_BYTES + HEADER_START_BYTES;
+        return if is_header && is_incomplete { Ok(None) } else { Err(ProtocolError("frame too large")) };
     }
     let bytes = size as usize + FRAME_OVERHEAD_BYTES;
     if read.len() < bytes {

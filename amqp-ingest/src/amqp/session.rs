@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     broker::BrokerContext,
     checkpoints,
-    connection::ConsumerConnection,
+    connection::Connection,
     delivery::{Disposition, classify},
     frame::Delivery,
     window::{AckWindow, DeliveryState},
@@ -49,7 +49,7 @@ const SETTLE_BATCH: usize = 256;
 /// The state of one consuming connection.
 pub(super) struct ConsumerSession<'s> {
     broker: &'s BrokerContext,
-    connection: ConsumerConnection,
+    connection: Connection,
     window: AckWindow,
     settle_tx: mpsc::Sender<Settlement>,
     settle_rx: mpsc::Receiver<Settlement>,
@@ -72,7 +72,7 @@ pub(super) struct ConsumerSession<'s> {
 
 impl<'s> ConsumerSession<'s> {
     /// The session of a connection that has started to consume.
-    pub(super) fn new(connection: ConsumerConnection, broker: &'s BrokerContext) -> ConsumerSession<'s> {
+    pub(super) fn new(connection: Connection, broker: &'s BrokerContext) -> ConsumerSession<'s> {
         // It has room for every unacknowledged delivery, so the publisher never waits for a session.
         let (settle_tx, settle_rx) = mpsc::channel(usize::from(broker.config.prefetch));
         ConsumerSession {
@@ -142,7 +142,7 @@ impl<'s> ConsumerSession<'s> {
         Ok(())
     }
 
-    /// See [`ConsumerConnection::close`].
+    /// See [`Connection::close`].
     pub(super) async fn close(&mut self) -> Result<(), IngestError> {
         self.connection.close().await
     }

@@ -29,6 +29,8 @@ pub(super) const ENDING: SubscriptionId = 2;
 
 /// The first line of a header block.
 const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
+/// The last token of the reply subject for the stream's info.
+const STREAM_INFO: &str = "stream";
 
 /// JetStream does not reply while a stream has no leader. A retry finds the new leader sooner than a long wait.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -165,6 +167,17 @@ impl Connection {
     pub(super) fn send_barrier(&mut self, number: u64) {
         self.set_reply_subject(number);
         self.link.publish(&self.reply_subject, "", b"", b"");
+    }
+
+    /// Queues a request for the stream's info.
+    pub(super) fn ask_stream_info(&mut self, stream: &str) {
+        self.set_reply_subject(STREAM_INFO);
+        self.link.publish(&format!("$JS.API.STREAM.INFO.{stream}"), &self.reply_subject, b"", b"");
+    }
+
+    /// Whether a reply is that info.
+    pub(super) fn is_stream_info(&self, reply: &Reply) -> bool {
+        reply.subject().strip_prefix(&self.inbox) == Some(STREAM_INFO)
     }
 
     fn set_reply_subject(&mut self, last_token: impl std::fmt::Display) {

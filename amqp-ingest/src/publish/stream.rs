@@ -9,7 +9,7 @@ use async_nats::jetstream::{
     response::Response,
     stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
 };
-use blackhole_common::wire::Subjects;
+use blackhole_common::{nats::protocol::Message as Reply, wire::Subjects};
 use serde::Deserialize;
 
 use super::{connection::Connection, puback::NO_RESPONDERS};
@@ -82,32 +82,93 @@ fn identity(created: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Creates the stream if it is missing, or updates it if it differs from the configuration.
+/// Creates the stream if it is missing, or updates it if it differs from the configuration. Returns the configuration
+/// that the server has accepted.
 pub(super) async fn ensure(
     connection: &mut Connection,
     history: &HistoryConfig,
     subjects: &Subjects,
-) -> Result<(), IngestError> {
+) -> Result<Config, IngestError> {
     let stream = subjects.stream();
     let (verb, desired) = match find(connection, &stream).await? {
         Ok(StreamInfo { config, .. }) => {
+            if let Some(prefix) = other_prefix(&config, subjects) {
+                return Err(IngestError::StreamOfOtherPrefix { stream, prefix });
+            }
             let desired = desired_config(config.clone(), history, subjects);
             if config == desired {
-                return Ok(());
+                return Ok(config);
             }
             ("UPDATE", desired)
         }
         Err(error) if is_missing(&error) => ("CREATE", desired_config(new_config(), history, subjects)),
         Err(error) => return Err(IngestError::Stream { stream, reason: error.to_string() }),
     };
-    let desired = serde_json::to_vec(&desired)
-        .map_err(|error| IngestError::Stream { stream: stream.clone(), reason: error.to_string() })?;
-    match request(connection, verb, &stream, &desired).await? {
-        Ok(_) => {
+    let result = match save(connection, verb, &stream, &desired).await? {
+        Err(error) if error.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
+            tracing::warn!(
+                stream,
+                replicas = desired.num_replicas,
+                "a single NATS server keeps one copy: history.replicas is ignored until there is a cluster"
+            );
+            save(connection, verb, &stream, &Config { num_replicas: 1, ..desired }).await?
+        }
+        result => result,
+    };
+    match result {
+        Ok(StreamInfo { config }) => {
             tracing::info!(stream, "created or updated the stream to match the configuration");
-            Ok(())
+            Ok(config)
         }
         Err(error) => Err(config_error(stream, &error)),
+    }
+}
+
+/// The prefix of another deployment whose stream has the same name: `a.b`, `a_b` and `A.b` do.
+fn other_prefix(config: &Config, subjects: &Subjects) -> Option<String> {
+    let own = format!("{}.>", subjects.ingest());
+    let mut prefixes = config.subjects.iter().filter_map(|subject| subject.strip_suffix(".ingest.>"));
+    let of_same_name = |prefix: &&str| Subjects::new(prefix).stream() == subjects.stream();
+    let is_other = |prefix: &&str| format!("{prefix}.ingest.>") != own;
+    prefixes.find(|prefix| is_other(prefix) && of_same_name(prefix)).map(str::to_owned)
+}
+
+async fn save(
+    connection: &mut Connection,
+    verb: &str,
+    stream: &str,
+    config: &Config,
+) -> Result<Result<StreamInfo, jetstream::Error>, IngestError> {
+    let json = serde_json::to_vec(config)
+        .map_err(|error| IngestError::Stream { stream: stream.to_owned(), reason: error.to_string() })?;
+    request(connection, verb, stream, &json).await
+}
+
+/// Compares the reply to [`Connection::ask_stream_info`] with the configuration that the server had accepted.
+///
+/// # Errors
+/// [`IngestError::StreamChanged`] if the stream is gone, or a setting on which the services rely has changed. On the
+/// next connection it is put right.
+pub(super) fn check(
+    reply: &Reply,
+    accepted: &Config,
+    history: &HistoryConfig,
+    subjects: &Subjects,
+) -> Result<(), IngestError> {
+    let stream = subjects.stream();
+    match parse(reply, &stream)? {
+        Ok(StreamInfo { config }) => {
+            let replicas = accepted.num_replicas;
+            let desired =
+                Config { num_replicas: replicas, ..desired_config(config.clone(), history, subjects) };
+            if config == *accepted || config == desired {
+                return Ok(());
+            }
+            Err(IngestError::StreamChanged(stream))
+        }
+        Err(error) if is_missing(&error) => Err(IngestError::StreamChanged(stream)),
+        // Events tell whether it matters.
+        Err(_) => Ok(()),
     }
 }
 
@@ -168,6 +229,10 @@ async fn request(
     payload: &[u8],
 ) -> Result<Result<StreamInfo, jetstream::Error>, IngestError> {
     let reply = connection.request(&format!("$JS.API.STREAM.{verb}.{stream}"), payload).await?;
+    parse(&reply, stream)
+}
+
+fn parse(reply: &Reply, stream: &str) -> Result<Result<StreamInfo, jetstream::Error>, IngestError> {
     if reply.status() == Some(NO_RESPONDERS) {
         return Err(IngestError::NoJetStream);
     }
@@ -254,6 +319,40 @@ mod tests {
         assert_eq!(config.duplicate_window, DUPLICATE_WINDOW);
         assert_eq!(config.max_consumers, -1);
         assert_ne!(new_config().description, new_config().description);
+    }
+
+    fn reply(payload: &serde_json::Value) -> Reply {
+        let payload = serde_json::to_vec(payload).unwrap().into();
+        Reply { subscription: 1, subject: Default::default(), headers: Default::default(), payload }
+    }
+
+    #[test]
+    fn the_stream_of_another_prefix_is_not_taken_over() {
+        let config =
+            |prefix: &str| desired_config(new_config(), &HistoryConfig::default(), &Subjects::new(prefix));
+        for (own, other) in [("a.b", "a_b"), ("a.b", "A.b"), ("a_b.c", "a.b_c")] {
+            assert_eq!(other_prefix(&config(other), &Subjects::new(own)), Some(other.to_owned()));
+        }
+        assert_eq!(other_prefix(&config("a.b"), &Subjects::new("a.b")), None);
+        let edited = Config { subjects: vec!["x".into()], ..config("a.b") };
+        assert_eq!(other_prefix(&edited, &Subjects::new("a.b")), None, "it is put right");
+    }
+
+    #[test]
+    fn a_stream_that_is_gone_or_changed_is_noticed() {
+        let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
+        let accepted = desired_config(new_config(), &history, &subjects);
+        let check = |config: &Config| {
+            check(&reply(&serde_json::json!({ "config": config })), &accepted, &history, &subjects).is_ok()
+        };
+        assert!(check(&accepted));
+        assert!(check(&Config { description: Some("an operator's".into()), ..accepted.clone() }));
+        assert!(!check(&Config { republish: None, ..accepted.clone() }));
+        assert!(!check(&Config { max_bytes: 5, ..accepted.clone() }));
+        let missing =
+            serde_json::json!({ "error": { "code": 404, "err_code": 10059, "description": "gone" } });
+        let result = super::check(&reply(&missing), &accepted, &history, &subjects);
+        assert!(matches!(result, Err(IngestError::StreamChanged(stream)) if stream == "BLACKHOLE_V1"));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_nats::{
     Client,
     jetstream::{
-        self,
+        self, ErrorCode,
+        context::{CreateStreamError, CreateStreamErrorKind},
         kv::Store,
         stream::{Config, DiscardPolicy},
     },
@@ -67,7 +68,18 @@ impl StoppedFamilies {
             num_replicas: self.replicas,
             ..Config::default()
         };
-        self.jetstream.create_stream(config).await?;
+        match self.jetstream.create_stream(&config).await {
+            // A single server keeps one copy.
+            Err(error) if is_without_replicas(&error) => {
+                self.jetstream.create_stream(Config { num_replicas: 1, ..config }).await?;
+            }
+            created => drop(created?),
+        }
         Ok(self.jetstream.get_key_value(&self.bucket).await?)
     }
+}
+
+fn is_without_replicas(error: &CreateStreamError) -> bool {
+    matches!(error.kind(), CreateStreamErrorKind::JetStream(error)
+        if error.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED)
 }

@@ -91,7 +91,8 @@ impl RequestHandler {
             match result {
                 Ok(()) => is_confirmed = true,
                 Err(error) => {
-                    may_be_sent |= !matches!(error, IngestError::BrokerUnavailable);
+                    may_be_sent |=
+                        !matches!(error, IngestError::BrokerUnavailable | IngestError::BrokerBlocked(_));
                     reasons.push(if broker.zone.is_empty() {
                         error.to_string()
                     } else {

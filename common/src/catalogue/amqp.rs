@@ -44,7 +44,7 @@ impl Catalogue {
 
 impl Event {
     /// One pattern per combination of listed values, so that the broker sends no other events.
-    fn amqp_patterns(&self) -> Vec<String> {
+    pub(super) fn amqp_patterns(&self) -> Vec<String> {
         let mut patterns = vec![String::new()];
         for (index, part) in self.key.parts().iter().enumerate() {
             let any = ["*".to_owned()];

@@ -110,8 +110,11 @@ impl Catalogue {
                 return Err(invalid(&extension.family, "there is no such family to extend"));
             };
             for (parameter, values) in extension.values {
-                let mut lists =
-                    family.event.iter_mut().filter_map(|event| event.values.get_mut(&parameter)).peekable();
+                let lists = family.event.iter_mut().flat_map(|event| {
+                    let in_forms = event.form.iter_mut().map(|form| &mut form.values);
+                    std::iter::once(&mut event.values).chain(in_forms)
+                });
+                let mut lists = lists.filter_map(|values| values.get_mut(&parameter)).peekable();
                 if lists.peek().is_none() {
                     return Err(invalid(
                         &family.name,
@@ -139,6 +142,7 @@ impl Catalogue {
             for event in &family.event {
                 event.check().map_err(|reason| error(format!("event `{}`: {reason}", event.key.as_str())))?;
                 self.check_against_others(event).map_err(error)?;
+                check_against_family(event, family).map_err(error)?;
             }
         }
         Ok(())
@@ -167,6 +171,40 @@ impl Catalogue {
             }
         }
         Ok(())
+    }
+}
+
+/// A binding whose form several events have is a binding to all of them, so no event may be of two kinds.
+fn check_against_family(event: &Event, family: &Family) -> Result<(), String> {
+    let shares_form = |other: &Event| {
+        let texts = |event: &Event| -> Vec<String> {
+            event.form.iter().map(|form| form.binding.as_str().to_owned()).collect()
+        };
+        texts(event).iter().any(|text| texts(other).contains(text))
+    };
+    let conflict = family
+        .event
+        .iter()
+        .find(|other| !std::ptr::eq(*other, event) && overlap(event, other) && shares_form(other));
+    match conflict {
+        Some(other) => Err(format!(
+            "events `{}` and `{}` have the same form, and a key could be of both",
+            event.key.as_str(),
+            other.key.as_str()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Checks that words can occur in a routing key.
+fn check_words(parameter: &str, values: &[String]) -> Result<(), String> {
+    let is_plain = |value: &String| {
+        let template = Template::try_from(value.clone());
+        template.is_ok_and(|template| matches!(template.parts(), [Part::Literal(_)]))
+    };
+    match values.iter().find(|value| !is_plain(value)) {
+        Some(value) => Err(format!("`{value}` in `values.{parameter}` is not a plain word")),
+        None => Ok(()),
     }
 }
 
@@ -203,15 +241,17 @@ impl Event {
             if values.is_empty() {
                 return Err(format!("`values.{parameter}` is empty"));
             }
-            if let Some(value) = values.iter().find(|value| Template::try_from((*value).clone()).is_err()) {
-                return Err(format!("`{value}` in `values.{parameter}` is not a plain word"));
-            }
+            check_words(parameter, values)?;
         }
         for source in &self.tenant {
             self.check_tenant(source)?;
         }
         for name in self.shown.iter().flat_map(Template::parameters).filter(|name| *name != ACCOUNT) {
             self.has_parameter(name)?;
+        }
+        if let Some(pattern) = self.amqp_patterns().into_iter().find(|pattern| pattern.len() > MAX_KEY_BYTES)
+        {
+            return Err(format!("`{pattern}` is longer than a routing key can be, {MAX_KEY_BYTES} bytes"));
         }
         for form in &self.form {
             self.check_form(form).map_err(|reason| format!("form `{}`: {reason}", form.binding.as_str()))?;
@@ -265,6 +305,17 @@ impl Event {
             form.required.keys().chain(form.required_unless_superduper.keys()).find(|name| !in_form(name))
         {
             return Err(format!("`{name}` is required, but the binding has no such parameter"));
+        }
+        for (name, values) in &form.values {
+            check_words(name, values)?;
+        }
+        let named = form.wildcards.iter().chain(form.values.keys()).chain(form.not_values.keys());
+        if let Some(name) = named.chain(form.unsupported.keys()).find(|name| !in_form(name)) {
+            return Err(format!("the binding has no parameter `{name}`"));
+        }
+        let listed = form.not_values.values().chain(form.unsupported.keys());
+        if let Some(name) = listed.into_iter().find(|name| !form.values.contains_key(*name)) {
+            return Err(format!("`{name}` needs a list of values in the form"));
         }
         for (name, value) in &form.fixed {
             self.has_parameter(name)?;

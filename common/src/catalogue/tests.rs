@@ -42,7 +42,7 @@ fn amqp_bindings_cover_the_catalogue() {
         .iter()
         .map(|binding| format!("{} {}", binding.exchange, binding.pattern))
         .collect();
-    assert_eq!(patterns.len(), 9 + 2 + 30 + 1 + 3 + 2 + 5 + 1 + 1 + 3 + 1);
+    assert_eq!(patterns.len(), 9 + 2 + 30 + 1 + 3 + 2 + 5 + 1 + 1 + 6 + 1);
     for expected in [
         "callevt call.PARK_ABANDONED.*",
         "conference conference.event.*.*.*.*",
@@ -215,6 +215,28 @@ fn errors_name_the_family_and_the_reason() {
         (
             family("key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"a\", \"b.*\"]"),
             "event `mine.{x}`: `b.*` in `values.x` is not a plain word",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"CHANNEL.FOO\"]"),
+            "event `mine.{x}`: `CHANNEL.FOO` in `values.x` is not a plain word",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"{y}\"]"),
+            "event `mine.{x}`: `{y}` in `values.x` is not a plain word",
+        ),
+        (
+            family(&format!("key = \"mine.{{x}}\"\ntenant = []\nvalues.x = [\"{}\"]", "w".repeat(251))),
+            "is longer than a routing key can be, 255 bytes",
+        ),
+        (with_form("wildcards = [\"x\"]"), "form `mine.{y}`: the binding has no parameter `x`"),
+        (with_form("values = { y = [\"a.b\"] }"), "`a.b` in `values.y` is not a plain word"),
+        (with_form("not_values = { y = \"x\" }"), "form `mine.{y}`: `x` needs a list of values in the form"),
+        (
+            family(
+                "key = \"mine.{x}\"\ntenant = []\nform = [{ binding = \"mine\" }]\n[[family.event]]\nexchange = \"e\"\n\
+                 key = \"mine.a\"\ntenant = []\nform = [{ binding = \"mine\" }]",
+            ),
+            "events `mine.{x}` and `mine.a` have the same form, and a key could be of both",
         ),
         (
             family("key = \"mine.{x}\"\ntenant = []\nvalues.y = [\"a\"]"),

@@ -8,7 +8,6 @@
 //! were lost; and each event passes through a header map, a channel and a task before it is serialized.
 
 use std::{
-    collections::VecDeque,
     io::{self, ErrorKind},
     time::Duration,
 };
@@ -28,8 +27,8 @@ use crate::{
     net::{Socket, invalid},
 };
 
-/// Limit for connecting and authenticating to one server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit for authenticating to one server. Connecting has its own limits ([`Socket::connect`]).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Upper bound for the verb, sizes, spaces and line ends of a message.
 const MAX_LINE_OVERHEAD_BYTES: usize = 40;
 
@@ -52,19 +51,21 @@ struct Info {
     ldm: bool,
 }
 
-/// The known servers, in the order in which they are tried.
+/// The known servers: the configured ones, and those that the last one announced.
 #[derive(Debug)]
 pub struct Servers {
     config: NatsConfig,
+    /// In the order in which they are tried. The one that was tried last is at the end.
     configured: Vec<ServerAddr>,
-    next: VecDeque<ServerAddr>,
+    /// The other servers of the cluster, tried after the configured ones.
+    announced: Vec<ServerAddr>,
 }
 
 impl Servers {
     /// The configured servers.
     pub fn new(config: NatsConfig) -> Servers {
         let configured = nats::servers(&config);
-        Servers { config, next: configured.iter().cloned().collect(), configured }
+        Servers { config, configured, announced: Vec::new() }
     }
 
     /// Tries each server once and returns the first connection that is accepted.
@@ -73,30 +74,36 @@ impl Servers {
     /// The error of the last server.
     pub async fn connect(&mut self, name: &str) -> io::Result<Link> {
         let mut result = Err(io::Error::new(ErrorKind::NotConnected, "nats.url names no server"));
-        for _ in 0..self.next.len() {
-            let Some(server) = self.next.pop_front() else { break };
-            result = match timeout(CONNECT_TIMEOUT, Link::open(&self.config, &server, name)).await {
-                Ok(Ok((link, info))) => {
-                    self.next.push_back(server);
-                    self.add_discovered(&info);
+        let configured = self.configured.len();
+        for (index, server) in self.in_order().into_iter().enumerate() {
+            if index < configured {
+                self.configured.rotate_left(1);
+            }
+            match Link::open(&self.config, &server, name).await {
+                Ok((link, info)) => {
+                    self.learn(&info);
                     return Ok(link);
                 }
-                Ok(Err(error)) => Err(error),
-                Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "the server does not answer")),
-            };
-            self.next.push_back(server);
+                Err(error) => result = Err(error),
+            }
         }
         result
     }
 
-    /// Adds the other servers of the cluster, which each server announces.
-    fn add_discovered(&mut self, info: &Info) {
+    fn in_order(&self) -> Vec<ServerAddr> {
+        self.configured.iter().chain(&self.announced).cloned().collect()
+    }
+
+    /// Replaces the announced servers, so that those that have left the cluster are forgotten.
+    fn learn(&mut self, info: &Info) {
         let scheme = if self.configured.iter().any(ServerAddr::tls_required) { "tls" } else { "nats" };
+        let is_same =
+            |one: &ServerAddr, other: &ServerAddr| one.host() == other.host() && one.port() == other.port();
+        self.announced.clear();
         for address in &info.connect_urls {
             let Ok(server) = format!("{scheme}://{address}").parse::<ServerAddr>() else { continue };
-            let same = |other: &ServerAddr| other.host() == server.host() && other.port() == server.port();
-            if !self.next.iter().any(same) {
-                self.next.push_back(server);
+            if !self.in_order().iter().any(|known| is_same(known, &server)) {
+                self.announced.push(server);
             }
         }
     }
@@ -105,6 +112,17 @@ impl Servers {
 impl Link {
     async fn open(config: &NatsConfig, server: &ServerAddr, name: &str) -> io::Result<(Link, Info)> {
         let socket = Socket::connect(server.host(), server.port()).await?;
+        let timed_out = |_| io::Error::new(ErrorKind::TimedOut, "the server does not answer");
+        let handshake = Link::handshake(socket, config, server, name);
+        timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(timed_out)?
+    }
+
+    async fn handshake(
+        socket: Socket,
+        config: &NatsConfig,
+        server: &ServerAddr,
+        name: &str,
+    ) -> io::Result<(Link, Info)> {
         let mut link = Link { socket, max_payload_bytes: 0, is_clustered: false };
         let info = loop {
             match link.wait_for_op().await? {
@@ -283,13 +301,28 @@ mod tests {
         assert_eq!(section("nothing", "USER JWT"), None);
     }
 
+    fn announcing(addresses: &[&str]) -> Info {
+        Info { connect_urls: addresses.iter().map(ToString::to_string).collect(), ..Info::default() }
+    }
+
+    fn hosts(servers: &Servers) -> Vec<String> {
+        servers.in_order().iter().map(|server| format!("{}:{}", server.host(), server.port())).collect()
+    }
+
     #[test]
-    fn discovered_servers_are_added_once() {
+    fn configured_servers_are_tried_before_announced_ones() {
         let mut servers = Servers::new(NatsConfig::default());
-        let info =
-            Info { connect_urls: vec!["127.0.0.1:4222".into(), "10.0.0.2:4222".into()], ..Info::default() };
-        servers.add_discovered(&info);
-        servers.add_discovered(&info);
-        assert_eq!(servers.next.iter().map(ServerAddr::host).collect::<Vec<_>>(), ["127.0.0.1", "10.0.0.2"]);
+        servers.learn(&announcing(&["10.0.0.2:4222", "127.0.0.1:4222", "10.0.0.2:4222", "10.0.0.3:4222"]));
+        assert_eq!(hosts(&servers), ["127.0.0.1:4222", "10.0.0.2:4222", "10.0.0.3:4222"]);
+    }
+
+    #[test]
+    fn servers_that_have_left_are_forgotten() {
+        let mut servers = Servers::new(NatsConfig::default());
+        servers.learn(&announcing(&["10.0.0.2:4222"]));
+        servers.learn(&announcing(&["10.0.0.3:4222"]));
+        assert_eq!(hosts(&servers), ["127.0.0.1:4222", "10.0.0.3:4222"]);
+        servers.learn(&announcing(&[]));
+        assert_eq!(hosts(&servers), ["127.0.0.1:4222"]);
     }
 }

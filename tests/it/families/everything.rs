@@ -107,6 +107,11 @@ fn cases_without_id(account: &Account) -> Vec<Case> {
             "conference",
             format!("conference.event.add-member.{acc}.plain.*"),
         ),
+        case(
+            "conference.event.plain.*.add-member",
+            "conference",
+            format!("conference.event.add-member.{acc}.plain.*"),
+        ),
         case("object.doc_edited.user", "configuration", "doc_edited.*.user.*"),
         case("object.doc_edited.*", "configuration", "doc_edited.*.*.*"),
         case(
@@ -128,6 +133,11 @@ fn cases_without_id(account: &Account) -> Vec<Case> {
         case("qubicle.*.plain.plain", "qubicle", format!("qubicle.*.{acc}.plain.plain")),
         case("notifications.*.*", "notifications", "notifications.*.*"),
     ];
+    cases.push(Case {
+        binding: "qubicle.queue".into(),
+        exchange: "qubicle",
+        patterns: vec![format!("qubicle.queue.{acc}.*"), format!("qubicle.queue.{acc}.*.*")],
+    });
     for (binding, kind) in [("object.*.user", "user"), ("fax.object.*", "fax")] {
         let actions = ["doc_created", "doc_edited", "doc_deleted"];
         let patterns = actions.map(|action| format!("{action}.*.{kind}.*")).to_vec();
@@ -175,6 +185,7 @@ fn events_of(account: &Account, id: &str) -> Vec<Event> {
         in_key("qubicle", format!("qubicle.session.{acc}.{key}.{key}")),
         in_key("qubicle", format!("qubicle.queue.{acc}.{key}.{key}")),
         in_key("qubicle", format!("qubicle.recipient.{acc}.{key}.{key}")),
+        in_key("qubicle", format!("qubicle.queue.{acc}.{key}")),
         in_body("notifications", format!("notifications.{key}.{key}")),
     ]
 }

@@ -1,10 +1,13 @@
-//! Routing keys that are not UTF-8, which the broker delivers like any other.
+//! Messages that the broker delivers like any other and that must not stop those behind them: routing keys that are not
+//! UTF-8, and properties larger than a frame.
 
 use blackhole_tests::{accounts::Account, client::Client, events, soon, stack::Stack};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use crate::topology::{Brokers, until_health};
 
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
@@ -83,4 +86,42 @@ async fn a_routing_key_that_is_not_utf8_does_not_block_later_events() {
     assert!(before.is_empty(), "such an event is a dead letter: {before:?}");
     let metrics = stack.amqp_ingest.metrics().await.unwrap();
     assert!(metrics.contains("blackhole_ingest_events_rejected_total{reason=\"unreadable\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn properties_larger_than_a_frame_do_not_block_later_events() {
+    use lapin::{
+        BasicProperties, Connection, ConnectionProperties,
+        options::{BasicPublishOptions, ConfirmSelectOptions},
+        types::{AMQPValue, FieldTable},
+    };
+
+    let brokers = Brokers::with_config("large-properties", "frame_max = 1048576").await;
+    let ingest = brokers.ingest("ingest", &[]).await;
+    until_health(&ingest, 200, "ready\n").await;
+    let account = Account::fresh();
+    let mut arriving = brokers.subscribe(&account).await;
+    let url = format!("{}?frame_max=1048576", brokers.rabbitmq.url());
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let mut headers = FieldTable::default();
+    headers.insert("x".into(), AMQPValue::LongString("h".repeat(200_000).into()));
+    let properties = BasicProperties::default().with_headers(headers);
+    let event = events::call(&account, "CHANNEL_CREATE", "large");
+    let (key, body) = (event.key.as_str().into(), event.body.to_string().into_bytes());
+    let options = BasicPublishOptions::default();
+    let sent = channel.basic_publish("callevt".into(), key, options, &body, properties).await.unwrap();
+    assert!(sent.await.unwrap().is_ack());
+
+    brokers.until_calls_arrive(&account, &mut arriving).await;
+    let metrics = ingest.metrics().await.unwrap();
+    for line in [
+        r#"events_rejected_total{reason="too_large"} 1"#,
+        r#"connection_losses_total{side="amqp",zone=""} 0"#,
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let queues = brokers.rabbitmq.queues().await.unwrap();
+    assert!(queues.contains(&("blackhole-dead-letter".to_owned(), 1)), "{queues:?}");
 }

@@ -48,6 +48,14 @@ pub enum BindingError {
         /// The client's word.
         value: String,
     },
+    /// A parameter's value is not in the form's list; the beginning of the text is the catalogue's.
+    #[error("{text} {value}")]
+    Unsupported {
+        /// The catalogue's text.
+        text: String,
+        /// The client's word.
+        value: String,
+    },
     /// A parameter must not be a wildcard; the text is the catalogue's.
     #[error("{0}")]
     Required(String),
@@ -57,6 +65,9 @@ pub enum BindingError {
     /// The binding needs the token's id, which auth-svc did not return.
     #[error("the token has no id of its own, which the requested binding needs")]
     NoTokenId,
+    /// The database is not one of the account's, so that no event could match.
+    #[error("invalid binding : the database is not one of the account's")]
+    OtherDatabase,
     /// The binding needs the account's realm, and it has none.
     #[error("the account has no realm, which the requested binding needs")]
     NoRealm,
@@ -68,8 +79,15 @@ pub enum BindingError {
 /// A binding of the catalogue, with the client's words.
 #[derive(Debug)]
 pub struct ParsedBinding<'a> {
-    event: &'a Event,
+    /// What it matches: of several kinds of events if they have the same form, at least one.
+    kinds: Vec<KindOfEvent<'a>>,
     switch: FamilySwitch,
+}
+
+/// A kind of events that a binding matches.
+#[derive(Debug)]
+struct KindOfEvent<'a> {
+    event: &'a Event,
     /// The words of the key's parameters; a parameter that is not here matches any word.
     words: BTreeMap<&'a str, Word>,
 }
@@ -104,16 +122,25 @@ pub fn parse<'a>(
         family.event.iter().flat_map(move |event| event.form.iter().map(move |form| (family, event, form)))
     });
     let mut candidate: Option<&Family> = None;
+    let mut found: Option<(&Family, &Form)> = None;
+    let mut kinds = Vec::new();
     for (family, event, form) in forms {
-        if !can_begin_with(event, form, words.first().copied().unwrap_or_default()) {
+        let is_other =
+            |(of, first): (&Family, &Form)| of.name != family.name || first.binding != form.binding;
+        if found.is_some_and(is_other)
+            || !can_begin_with(event, form, words.first().copied().unwrap_or_default())
+        {
             continue;
         }
         candidate = candidate.or(Some(family));
         if let Some(words) = match_form(form, &words) {
-            let words = check_words(event, form, words, bearer)?;
-            let switch = families.switch(&family.name).cloned().unwrap_or_default();
-            return Ok(ParsedBinding { event, switch, words });
+            found = Some((family, form));
+            kinds.push(KindOfEvent { event, words: check_words(event, form, words, bearer)? });
         }
+    }
+    if let Some((family, _)) = found {
+        let switch = families.switch(&family.name).cloned().unwrap_or_default();
+        return Ok(ParsedBinding { kinds, switch });
     }
     let family = candidate.ok_or(BindingError::NoFamily)?;
     if words.iter().rev().skip(1).any(|&word| word == "#") {
@@ -165,7 +192,17 @@ fn match_form<'a>(form: &'a Form, words: &[&str]) -> Option<BTreeMap<&'a str, Wo
     if rest {
         words.next();
     }
-    words.next().is_none().then_some(matched)
+    (words.next().is_none() && is_of_form(form, &matched)).then_some(matched)
+}
+
+/// Whether the words are those of this form, and not of another that has as many.
+fn is_of_form(form: &Form, words: &BTreeMap<&str, Word>) -> bool {
+    let is_listed =
+        |list: &String, text: &String| form.values.get(list).is_some_and(|values| values.contains(text));
+    form.wildcards.iter().all(|name| words.get(name.as_str()) == Some(&Word::Any))
+        && form.not_values.iter().all(|(name, list)| {
+            matches!(words.get(name.as_str()), Some(Word::Exactly(text)) if !is_listed(list, text))
+        })
 }
 
 fn check_words<'a>(
@@ -179,6 +216,14 @@ fn check_words<'a>(
         let required = required
             .or_else(|| form.required_unless_superduper.get(*name).filter(|_| !bearer.superduper_admin));
         match word {
+            Word::Exactly(text) if form.values.get(*name).is_some_and(|values| !values.contains(text)) => {
+                return Err(match form.unsupported.get(*name) {
+                    Some(beginning) => {
+                        BindingError::Unsupported { text: beginning.clone(), value: text.clone() }
+                    }
+                    None => BindingError::Value { parameter: (*name).to_owned(), value: text.clone() },
+                });
+            }
             Word::Exactly(text) if event.values.contains_key(*name) => {
                 if !event.allows(name, text) {
                     return Err(BindingError::Value { parameter: (*name).to_owned(), value: text.clone() });
@@ -241,7 +286,22 @@ impl ParsedBinding<'_> {
     /// # Errors
     /// If it has no subject.
     pub fn resolve(&self, event_root: &str, access: &Access) -> Result<ResolvedBinding, BindingError> {
+        let mut resolved: Option<ResolvedBinding> = None;
+        for kind in &self.kinds {
+            let more = kind.resolve(event_root, access)?;
+            match &mut resolved {
+                Some(resolved) => resolved.subjects.extend(more.subjects),
+                None => resolved = Some(more),
+            }
+        }
+        resolved.ok_or(BindingError::NoFamily)
+    }
+}
+
+impl KindOfEvent<'_> {
+    fn resolve(&self, event_root: &str, access: &Access) -> Result<ResolvedBinding, BindingError> {
         let (account, roots) = self.roots(event_root, access)?;
+        self.check_databases(account)?;
         let mut subjects = Vec::new();
         for words in self.key_words(account) {
             for root in &roots {
@@ -254,6 +314,20 @@ impl ParsedBinding<'_> {
                 .map(|word| if *word == Word::Rest { "*".to_owned() } else { word.as_amqp().to_owned() })
         });
         Ok(ResolvedBinding { subjects, subscription_key, shown_key: ShownKey::of(self.event, account) })
+    }
+
+    /// An event of a database that is not the account's is never below its tenant.
+    fn check_databases(&self, account: Option<&str>) -> Result<(), BindingError> {
+        let Some(account) = account else { return Ok(()) };
+        let databases = self.event.tenant.iter().filter(|source| source.kind == TenantKind::Database);
+        for name in databases.filter_map(|source| source.key.as_deref()) {
+            if let Some(Word::Exactly(database)) = self.words.get(name)
+                && Tenant::of_database(database) != Tenant::account(account)
+            {
+                return Err(BindingError::OtherDatabase);
+            }
+        }
+        Ok(())
     }
 
     /// The account, unless `access` is to all, and the subjects above its events.

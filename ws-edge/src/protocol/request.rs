@@ -147,7 +147,10 @@ impl Request {
 
     /// The account of the request, before `data` is validated.
     pub fn account_id(&self) -> Option<&str> {
-        self.members.get("data")?.get("account_id")?.as_str()
+        match self.members.get("data") {
+            None | Some(Value::Null) => self.members.get("account_id")?.as_str(),
+            Some(data) => data.get("account_id")?.as_str(),
+        }
     }
 
     /// Validates the action and its parameters.
@@ -168,7 +171,7 @@ impl Request {
     }
 
     fn subscribe(mut self) -> Result<Action, RequestError> {
-        let mut data = self.required_data()?;
+        let mut data = self.subscription_data()?.ok_or(RequestError::Missing("data"))?;
         let client = self.client(&mut data)?;
         let account_id = account_id(&mut data)?;
         let bindings = bindings(&mut data)?.ok_or(RequestError::Missing("binding"))?;
@@ -180,7 +183,7 @@ impl Request {
     }
 
     fn unsubscribe(mut self) -> Result<Action, RequestError> {
-        let Some(mut data) = self.data()? else { return Ok(Action::UnsubscribeAll) };
+        let Some(mut data) = self.subscription_data()? else { return Ok(Action::UnsubscribeAll) };
         let account_id = account_id(&mut data)?;
         let bindings = bindings(&mut data)?;
         if account_id.is_none() && bindings.is_none() {
@@ -199,6 +202,13 @@ impl Request {
             Some(Value::Object(data)) => Ok(Some(data)),
             Some(_) => Err(RequestError::Invalid { key: "data", reason: "must be an object" }),
         }
+    }
+
+    /// `data`, or the members beside `action` that KAZOO 4.0's documentation puts there.
+    fn subscription_data(&mut self) -> Result<Option<Map<String, Value>>, RequestError> {
+        let data = self.data()?;
+        let is_flat = ["account_id", "binding", "bindings"].iter().any(|key| self.members.contains_key(*key));
+        Ok(if data.is_none() && is_flat { Some(std::mem::take(&mut self.members)) } else { data })
     }
 
     /// Name and metadata are in `data` (KAZOO's documentation) or at the top level (KAZOO 4.3).

@@ -54,6 +54,10 @@ pub(super) struct StreamSync {
     state: SyncState,
     /// The stream's last known state; `None` if there is no stream.
     known: Option<StreamInfo>,
+    /// Whether the stream was ever asked successfully. Before that no session was told of a subscription.
+    is_informed: bool,
+    /// The stream that is gone, and up to where it had come.
+    lost: Option<(StreamId, u64)>,
     /// The newest event that was delivered: its position and its subject.
     position: u64,
     subject: Bytes,
@@ -83,6 +87,8 @@ impl StreamSync {
         StreamSync {
             state: SyncState::Unsure,
             known: None,
+            is_informed: false,
+            lost: None,
             position: 0,
             subject: Bytes::new(),
             settled: 0,
@@ -193,9 +199,11 @@ impl StreamSync {
     pub(super) fn informed(&mut self, info: Option<StreamInfo>, position: u64, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         let before = std::mem::replace(&mut self.known, info.clone());
+        let is_first = !std::mem::replace(&mut self.is_informed, true);
         let Some(info) = info else {
-            if before.is_some() {
+            if let Some(before) = before {
                 tracing::warn!("the stream is gone, events have no history");
+                self.lost = Some((before.id, self.position()));
                 effects.push(self.reset());
             }
             if !self.is_in_sync() {
@@ -225,12 +233,22 @@ impl StreamSync {
             }
             Some(_) => {}
             // No session was told of a subscription yet: nobody is owed what was stored before.
-            None if self.position == 0 => {
+            None if is_first => {
                 self.position = info.last;
                 self.verified = info.last;
                 effects.push(Effect::Verified(info.last));
             }
-            None => {}
+            // There was none when sessions were told of their subscriptions: they are owed all that it has.
+            None => {
+                match self.lost.take() {
+                    Some((id, position)) if id == info.id => {
+                        self.position = position;
+                        self.verified = position;
+                    }
+                    _ => tracing::info!("there is a new stream, its events have a history"),
+                }
+                self.doubt(now);
+            }
         }
         match self.state {
             SyncState::InSync => effects.extend(self.verify(&info, now)),

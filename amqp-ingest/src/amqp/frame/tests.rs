@@ -126,6 +126,30 @@ fn an_oversized_body_is_skipped() {
 }
 
 #[test]
+fn a_delivery_whose_properties_exceed_a_frame_has_no_body_and_does_not_affect_the_next() {
+    let mut headers = FieldTable::default();
+    headers.insert("x".into(), AMQPValue::LongString("h".repeat(200_000).into()));
+    let large = |tag, body: &[u8]| {
+        let properties = BasicProperties::default().with_headers(headers.clone());
+        encode_delivery(tag, "k", properties, body, 3)
+    };
+    let next = encode_delivery(4, "k", BasicProperties::default(), b"next", 4);
+    let bytes = [large(2, b"lost body"), large(3, b""), next].concat();
+    for cut in [7, 15, 19, 1000, bytes.len()] {
+        let (mut decoder, mut read, mut got) = (FrameDecoder::default(), BytesMut::new(), Vec::new());
+        for part in bytes.chunks(cut) {
+            read.extend_from_slice(part);
+            while let Some(item) = decoder.next(&mut read).unwrap() {
+                let Incoming::Delivery(delivery) = item else { panic!("{item:?}") };
+                got.push((delivery.tag, delivery.body));
+            }
+            assert!(read.len() < 200_000, "the properties are not kept");
+        }
+        assert_eq!(got, [(2, None), (3, None), (4, Some(Bytes::from_static(b"next")))], "{cut}");
+    }
+}
+
+#[test]
 fn invalid_input_is_an_error() {
     let body = |bytes: &[u8]| encode(&[AMQPFrame::Body(1, bytes.to_vec())]);
     let cut = |mut frame: Vec<u8>| {

@@ -44,6 +44,14 @@ fn bindings_become_subjects_below_the_account() {
         ("call.*.a@b", vec![format!("ev.{ACC}.call.*.a%40b"), format!("ev.{realm}.call.*.a%40b")]),
         ("conference.event.C.*", vec![format!("ev.{ACC}.conference.event.*.{ACC}.C.*")]),
         ("conference.event.add-member.C.x", vec![format!("ev.{ACC}.conference.event.add-member.{ACC}.C.x")]),
+        ("conference.event.C.*.add-member", vec![format!("ev.{ACC}.conference.event.add-member.{ACC}.C.*")]),
+        ("conference.event.C.*.*", vec![format!("ev.{ACC}.conference.event.*.{ACC}.C.*")]),
+        ("conference.event.lock.C.*", vec![format!("ev.{ACC}.conference.event.lock.{ACC}.C.*")]),
+        (
+            "qubicle.queue",
+            vec![format!("ev.{ACC}.qubicle.queue.{ACC}.*.*"), format!("ev.{ACC}.qubicle.queue.{ACC}.*")],
+        ),
+        ("qubicle.session.s.*", vec![format!("ev.{ACC}.qubicle.session.{ACC}.s.*")]),
         ("conference.command.C", vec![format!("ev.{ACC}.conference.command.C")]),
         ("doc_created.*.user.*", vec![format!("ev.{ACC}.doc_created.*.user.*")]),
         ("object.doc_edited.user", vec![format!("ev.{ACC}.doc_edited.*.user.*")]),
@@ -69,6 +77,10 @@ fn bindings_become_subjects_below_the_account() {
 fn a_superduper_admin_sees_every_tenant() {
     assert_eq!(subjects("call.*.*", &Access::All), ["ev.*.call.*.*"]);
     assert_eq!(subjects("conference.event.*.*.*", &Access::All), ["ev.*.conference.event.*.*.*.*"]);
+    let event = "conference.event.add-member.*.*";
+    assert_eq!(subjects(event, &Access::All), ["ev.*.conference.event.add-member.*.*.*"]);
+    let documents = "doc_created.accounts.account.*";
+    assert_eq!(subjects(documents, &Access::All), ["ev.*.doc_created.accounts.account.*"]);
 }
 
 #[test]
@@ -106,7 +118,17 @@ fn refusals_have_the_texts_that_clients_match_on() {
         ("object.doc_created.secret", "type secret not supported"),
         ("doc_created.*.secret.*", "type secret not supported"),
         ("object", "invalid format for object subscription : object"),
-        ("presence.nothing.x", "invalid format for presence subscription : presence.nothing.x"),
+        ("presence.nope.1", "event nope not supported"),
+        ("presence.dialog", "invalid format for presence subscription : presence.dialog"),
+        ("conference.event.C.*.dance", "Unsupported conference event dance"),
+        ("conference.event.*.*.add-member", "ConferenceId required"),
+        ("conference.event.add-member.*.*", "ConferenceId required"),
+        ("qubicle.agent", "kind agent not supported"),
+        (
+            "doc_created.account%2F00%2F31%2Fdd1d32ce6d249897c06332375d65.user.*",
+            "invalid binding : the database is not one of the account's",
+        ),
+        ("doc_created.accounts.account.*", "invalid binding : the database is not one of the account's"),
         ("stream.pause.x", "event pause not supported"),
         ("qubicle.agent.x.y", "kind agent not supported"),
         ("fax.state.x", "invalid format for fax subscription : fax.state.x"),

@@ -17,6 +17,9 @@ use crate::access::families::Families;
 /// Pause after the bucket was missing or could not be watched.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often to look whether the bucket was made anew. A watch does not notice that.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Up to which change the bucket has been applied.
 #[derive(Default)]
 struct Applied {
@@ -59,11 +62,21 @@ async fn watch(
     let store = jetstream.get_key_value(bucket).await?;
     let created = store.status().await?.info.created.to_string();
     if applied.created.as_ref() != Some(&created) {
-        *applied = Applied { created: Some(created), revision: 0 };
+        *applied = Applied { created: Some(created.clone()), revision: 0 };
     }
     let mut entries = store.watch_with_history(">").await?;
-    while let Some(entry) = entries.next().await {
-        let entry = entry?;
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
+    loop {
+        let entry = tokio::select! {
+            entry = entries.next() => entry,
+            _ = checks.tick() => {
+                if store.status().await?.info.created.to_string() != created {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        let Some(entry) = entry.transpose()? else { return Ok(()) };
         if entry.revision <= applied.revision {
             continue;
         }
@@ -73,5 +86,4 @@ async fn watch(
             tracing::warn!(%unknown, bucket, "the bucket contains an unknown family");
         }
     }
-    Ok(())
 }

@@ -23,6 +23,24 @@ fn binding_takes_precedence_over_bindings() {
 }
 
 #[test]
+fn without_data_the_members_beside_the_action_count() {
+    let flat = json!({ "action": "subscribe", "account_id": "x", "binding": "a", "name": "n" });
+    let Ok(Action::Subscribe(subscribe)) = action(flat) else { panic!() };
+    assert_eq!((subscribe.account_id.as_deref(), subscribe.bindings), (Some("x"), vec!["a".into()]));
+    assert_eq!(subscribe.client.name.as_deref(), Some("n"));
+    let many = json!({ "action": "subscribe", "bindings": ["a", "b"] });
+    assert!(matches!(action(many), Ok(Action::Subscribe(subscribe)) if subscribe.bindings == ["a", "b"]));
+    let some = json!({ "action": "unsubscribe", "account_id": "x", "binding": "a" });
+    let expected = Action::Unsubscribe { account_id: Some("x".into()), bindings: Some(vec!["a".into()]) };
+    assert_eq!(action(some), Ok(expected));
+    let account = |value: Value| Request::read(&value.to_string()).unwrap().account_id().map(str::to_owned);
+    assert_eq!(account(json!({ "account_id": "x" })), Some("x".into()));
+    assert_eq!(account(json!({ "account_id": "x", "data": { "account_id": "y" } })), Some("y".into()));
+    let with_data = json!({ "action": "subscribe", "binding": "a", "data": {} });
+    assert_eq!(action(with_data), Err("missing required keys : binding".into()), "`data` counts");
+}
+
+#[test]
 fn name_and_metadata_are_accepted_in_either_place() {
     let inside = subscribe(json!({ "binding": "a", "name": "n", "metadata": { "test": "test" } })).unwrap().2;
     assert_eq!(inside, ClientInfo { name: Some("n".into()), metadata: Some(json!({ "test": "test" })) });

@@ -60,6 +60,15 @@ pub(super) fn asked(who: &Who, dice: [u8; 4]) -> Asked {
             asked(format!("call.{name}.{}", tail(&mine)), "callevt", format!("call.{name}.{}", tail(&its)))
         }
         1 => asked("call.#".into(), "callevt", "call.#".into()),
+        // KAZOO 4.3's last releases, if a conference is given. Otherwise KAZOO 5's form with any event.
+        2 if choice.is_multiple_of(2) => {
+            let name = one_of(&["add-member", "*"], two);
+            let (pattern, allowed) = match given {
+                true => (format!("conference.event.{name}.{acc}.{its}.*"), true),
+                false => (format!("conference.event.*.{acc}.*.{name}"), superduper),
+            };
+            Asked { allowed, ..asked(format!("conference.event.{mine}.*.{name}"), "conference", pattern) }
+        }
         2 => Asked {
             allowed: given,
             ..asked(
@@ -68,14 +77,19 @@ pub(super) fn asked(who: &Who, dice: [u8; 4]) -> Asked {
                 format!("conference.event.*.{acc}.{its}.{others}"),
             )
         },
-        3 => Asked {
-            allowed: given || superduper,
-            ..asked(
-                format!("conference.event.{other}.{mine}.*"),
-                "conference",
-                format!("conference.event.{others}.{acc}.{its}.*"),
-            )
-        },
+        3 => {
+            let (name, names) = match choice % 2 {
+                0 => ("add-member", "add-member"),
+                _ => (other.as_str(), others.as_str()),
+            };
+            let binding = format!("conference.event.{name}.{mine}.*");
+            if !given && !["add-member", "*"].contains(&name) {
+                // The first word is no event, so it is the conference of KAZOO 4.3's form.
+                return asked(binding, "conference", format!("conference.event.*.{acc}.{names}.*"));
+            }
+            let pattern = format!("conference.event.{names}.{acc}.{its}.*");
+            Asked { allowed: given || superduper, ..asked(binding, "conference", pattern) }
+        }
         4 => Asked {
             allowed: given || superduper,
             ..asked(format!("conference.command.{mine}"), "conference", format!("conference.command.{its}"))
@@ -124,6 +138,13 @@ pub(super) fn asked(who: &Who, dice: [u8; 4]) -> Asked {
         ),
         15 => {
             let what = one_of(&["session", "queue", "recipient", "*"], choice);
+            if two.is_multiple_of(3) {
+                let patterns = vec![format!("qubicle.{what}.{acc}.*"), format!("qubicle.{what}.{acc}.*.*")];
+                return Asked {
+                    patterns: Some(patterns),
+                    ..asked(format!("qubicle.{what}"), "qubicle", String::new())
+                };
+            }
             asked(
                 format!("qubicle.{what}.{mine}.{other}"),
                 "qubicle",

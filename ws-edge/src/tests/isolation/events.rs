@@ -135,10 +135,12 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
         23 => {
             let what = one_of(&["session", "queue", "recipient", "agent"], more);
             let known = what != "agent";
-            Happening {
-                known: known && !id.contains('.'),
-                ..in_key("qubicle", format!("qubicle.{what}.{id}.{word}.{other}"), by_account(id))
-            }
+            // KAZOO 4.3's keys have no event.
+            let key = match variant % 2 {
+                0 => format!("qubicle.{what}.{id}.{word}"),
+                _ => format!("qubicle.{what}.{id}.{word}.{other}"),
+            };
+            Happening { known: known && !id.contains('.'), ..in_key("qubicle", key, by_account(id)) }
         }
         24 => Happening {
             exchange: "notifications",

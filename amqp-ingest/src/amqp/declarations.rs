@@ -1,0 +1,250 @@
+//! Exchanges, queues and bindings as the services need them, on a broker that may have them already.
+//!
+//! An exchange is declared as KAZOO declares it. If somebody has declared it otherwise, or this user may not declare
+//! it, the existing one is used: only its type matters for what a binding matches.
+
+use std::collections::HashSet;
+
+use blackhole_common::catalogue::ExchangeType;
+use lapin::{
+    protocol::{
+        AMQPClass::{self, Exchange, Queue},
+        exchange, queue,
+    },
+    types::FieldTable,
+};
+
+use super::{
+    declarer::{Declarer, Refusal},
+    short_string,
+};
+use crate::error::IngestError;
+
+/// AMQP reply codes.
+const ACCESS_REFUSED: u16 = 403;
+const NOT_FOUND: u16 = 404;
+const PRECONDITION_FAILED: u16 = 406;
+
+/// Class and method of `exchange.declare`.
+const EXCHANGE_DECLARE: (u16, u16) = (40, 10);
+
+/// An exchange, and what is bound to it.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedExchange {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its type.
+    pub(crate) kind: ExchangeType,
+    /// Whether it survives a restart of the broker. KAZOO's do not.
+    pub(crate) durable: bool,
+    /// Queues and the patterns with which to bind them.
+    pub(crate) bindings: Vec<(String, String)>,
+}
+
+/// A queue.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedQueue {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it survives a restart of the broker.
+    pub(crate) durable: bool,
+    /// Whether it is deleted with its last consumer.
+    pub(crate) auto_delete: bool,
+    /// Its arguments.
+    pub(crate) arguments: FieldTable,
+}
+
+/// Why nothing is bound to an exchange, or not everything.
+pub(crate) type Unbound = String;
+
+/// The exchanges that exist and are not ours to declare.
+#[derive(Debug, Default)]
+pub(crate) struct ForeignExchanges(HashSet<String>);
+
+impl Declarer {
+    /// Declares the exchanges, or takes those that exist, and binds the queues. Repeating it has no effect.
+    ///
+    /// # Errors
+    /// If the connection fails.
+    pub(crate) async fn ensure_exchanges(
+        &mut self,
+        wanted: &[WantedExchange],
+        foreign: &mut ForeignExchanges,
+    ) -> Result<Vec<Result<(), Unbound>>, IngestError> {
+        let mut results: Vec<Result<(), Unbound>> = vec![Ok(()); wanted.len()];
+        let mut pending: Vec<(usize, &WantedExchange)> = wanted.iter().enumerate().collect();
+        // What was not ours may be gone, and what was ours may have been declared by somebody else.
+        for is_last in [false, true] {
+            let batches = pending.iter().map(|(_, wanted)| wanted.methods(foreign.0.contains(&wanted.name)));
+            let answers = self.run(batches.collect::<Result<_, _>>()?).await?;
+            let mut again = Vec::new();
+            for ((index, wanted), answer) in pending.into_iter().zip(answers) {
+                let Err(refusal) = answer else { continue };
+                let next = wanted.after(&refusal, foreign);
+                match next {
+                    Ok(()) if !is_last => again.push((index, wanted)),
+                    Ok(()) => set(&mut results, index, Err(refusal.reason)),
+                    Err(unbound) => set(&mut results, index, Err(unbound)),
+                }
+            }
+            pending = again;
+        }
+        Ok(results)
+    }
+
+    /// Declares a queue, or takes the one that exists if this user may not declare it.
+    ///
+    /// # Errors
+    /// If the connection fails. The inner one if the queue exists with other properties, or cannot be used.
+    pub(crate) async fn ensure_queue(
+        &mut self,
+        wanted: &WantedQueue,
+    ) -> Result<Result<(), Refusal>, IngestError> {
+        let declared = self.run(vec![vec![wanted.declare(false)?]]).await?;
+        match declared.into_iter().next() {
+            Some(Err(refusal)) if refusal.code == ACCESS_REFUSED => {
+                let found = self.run(vec![vec![wanted.declare(true)?]]).await?;
+                Ok(found.into_iter().next().unwrap_or(Ok(())).map_err(|_| refusal))
+            }
+            result => Ok(result.unwrap_or(Ok(()))),
+        }
+    }
+}
+
+fn set<T>(results: &mut [T], index: usize, value: T) {
+    if let Some(result) = results.get_mut(index) {
+        *result = value;
+    }
+}
+
+impl WantedExchange {
+    fn methods(&self, passive: bool) -> Result<Vec<AMQPClass>, IngestError> {
+        let declare = exchange::Declare {
+            exchange: short_string(&self.name)?,
+            kind: type_name(self.kind).into(),
+            passive,
+            durable: self.durable,
+            ..Default::default()
+        };
+        let mut methods = vec![Exchange(exchange::AMQPMethod::Declare(declare))];
+        for (queue, pattern) in &self.bindings {
+            let bind = queue::Bind {
+                queue: short_string(queue)?,
+                exchange: short_string(&self.name)?,
+                routing_key: short_string(pattern)?,
+                ..Default::default()
+            };
+            methods.push(Queue(queue::AMQPMethod::Bind(bind)));
+        }
+        Ok(methods)
+    }
+
+    /// After a refusal: `Ok` if another attempt, as `foreign` now says, may succeed.
+    fn after(&self, refusal: &Refusal, foreign: &mut ForeignExchanges) -> Result<(), Unbound> {
+        let Refusal { code, reason, method } = refusal;
+        match *code {
+            _ if *method != EXCHANGE_DECLARE => Err(reason.clone()),
+            NOT_FOUND if foreign.0.remove(&self.name) => Ok(()),
+            PRECONDITION_FAILED => match other_type(reason) {
+                Some(other) if !self.is_served_by(other) => Err(format!(
+                    "exchange `{}` is of the type {other}, KAZOO's is {}: find out who declared it \
+                     (`rabbitmqctl list_exchanges`) and delete it, or correct the catalogue",
+                    self.name,
+                    type_name(self.kind)
+                )),
+                _ => {
+                    foreign.0.insert(self.name.clone());
+                    Ok(())
+                }
+            },
+            ACCESS_REFUSED if foreign.0.insert(self.name.clone()) => Ok(()),
+            _ => Err(reason.clone()),
+        }
+    }
+
+    /// Whether an exchange of this type sends everything that the bindings want.
+    fn is_served_by(&self, kind: &str) -> bool {
+        match kind {
+            "fanout" => true,
+            "topic" => self.kind != ExchangeType::Fanout,
+            "direct" => {
+                self.kind != ExchangeType::Fanout
+                    && self.bindings.iter().all(|(_, pattern)| !pattern.contains(['*', '#']))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl WantedQueue {
+    fn declare(&self, passive: bool) -> Result<AMQPClass, IngestError> {
+        Ok(Queue(queue::AMQPMethod::Declare(queue::Declare {
+            queue: short_string(&self.name)?,
+            passive,
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            arguments: self.arguments.clone(),
+            ..Default::default()
+        })))
+    }
+}
+
+fn type_name(kind: ExchangeType) -> &'static str {
+    match kind {
+        ExchangeType::Topic => "topic",
+        ExchangeType::Direct => "direct",
+        ExchangeType::Fanout => "fanout",
+    }
+}
+
+/// The type that an exchange has, if that is why the broker refused a declaration.
+fn other_type(reason: &str) -> Option<&str> {
+    let (_, rest) = reason.split_once("inequivalent arg 'type'")?;
+    let (_, current) = rest.split_once("current is '")?;
+    current.split_once('\'').map(|(kind, _)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(kind: ExchangeType, pattern: &str) -> WantedExchange {
+        let bindings = vec![("queue".to_owned(), pattern.to_owned())];
+        WantedExchange { name: "callevt".into(), kind, durable: false, bindings }
+    }
+
+    fn refusal(code: u16, method: (u16, u16), reason: &str) -> Refusal {
+        Refusal { code, reason: reason.into(), method }
+    }
+
+    #[test]
+    fn an_exchange_declared_otherwise_is_used_unless_its_type_matches_other_keys() {
+        let exchange = wanted(ExchangeType::Topic, "call.*.*");
+        let mut foreign = ForeignExchanges::default();
+        let durable = "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'callevt' in vhost '/': received \
+                       'false' but current is 'true'";
+        assert_eq!(exchange.after(&refusal(406, EXCHANGE_DECLARE, durable), &mut foreign), Ok(()));
+        assert!(foreign.0.contains("callevt"));
+        for (kind, is_served) in [("fanout", true), ("direct", false), ("headers", false)] {
+            let reason = format!(
+                "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'callevt' in vhost '/': received 'topic' \
+                 but current is '{kind}'"
+            );
+            let result = exchange.after(&refusal(406, EXCHANGE_DECLARE, &reason), &mut foreign);
+            assert_eq!(result.is_ok(), is_served, "{kind}");
+        }
+        assert!(wanted(ExchangeType::Topic, "websockets.get").is_served_by("direct"));
+        assert!(!wanted(ExchangeType::Fanout, "").is_served_by("topic"));
+    }
+
+    #[test]
+    fn what_may_not_be_declared_is_taken_as_it_is_and_declared_when_it_is_gone() {
+        let exchange = wanted(ExchangeType::Topic, "call.*.*");
+        let mut foreign = ForeignExchanges::default();
+        assert_eq!(exchange.after(&refusal(403, EXCHANGE_DECLARE, "no"), &mut foreign), Ok(()));
+        assert_eq!(exchange.after(&refusal(404, EXCHANGE_DECLARE, "gone"), &mut foreign), Ok(()));
+        assert!(foreign.0.is_empty());
+        assert_eq!(exchange.after(&refusal(404, EXCHANGE_DECLARE, "gone"), &mut foreign), Err("gone".into()));
+        assert_eq!(exchange.after(&refusal(403, (50, 20), "no read"), &mut foreign), Err("no read".into()));
+    }
+}
