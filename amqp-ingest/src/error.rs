@@ -62,9 +62,6 @@ pub enum IngestError {
     /// The broker sent nothing, not even heartbeats, for this many seconds.
     #[error("the broker sent nothing for {0} s")]
     HeartbeatTimeout(u64),
-    /// The broker accepts no messages, and would not read acknowledgements from a connection that publishes.
-    #[error("the broker accepts no messages: {0}")]
-    BrokerBlocked(String),
     /// A delivery tag does not follow the previous one, so acknowledgements would go wrong.
     #[error("delivery tag {0} is out of order")]
     DeliveryTag(u64),
@@ -74,7 +71,8 @@ pub enum IngestError {
     /// There is no connection to the broker at the moment.
     #[error("the broker is away")]
     BrokerUnavailable,
-    /// The broker takes no messages: it is short of memory or disk.
+    /// The broker takes no messages: it is short of memory or disk. From a connection that publishes it does not read
+    /// acknowledgements either.
     #[error("the broker blocks publishers: {0}")]
     BrokerBlocked(String),
     /// The broker did not confirm a message to this exchange.
@@ -104,7 +102,7 @@ pub enum IngestError {
     NotStored(String),
     /// Something else was stored between two events that were to follow each other.
     #[error("the stream has changed meanwhile: {0}")]
-    StreamChanged(String),
+    StreamAhead(String),
     /// JetStream is not available.
     #[error("JetStream is not enabled on the server (nats-server -js) or has not started yet")]
     NoJetStream,

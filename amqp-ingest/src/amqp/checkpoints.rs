@@ -11,8 +11,11 @@ use lapin::{
 
 use blackhole_common::config::ServerUrl;
 
-use super::{connect, short_string};
+use super::{connect, declarer::Declarer, short_string};
 use crate::{checkpoint::Checkpoint, config::AmqpConfig, error::IngestError};
+
+/// The name of the connection in the broker's listings.
+const CONNECTION_NAME: &str = "amqp-ingest checkpoint";
 
 /// The arguments of the queue: it keeps one message, the latest.
 pub(super) fn queue_arguments() -> FieldTable {
@@ -26,7 +29,8 @@ pub(super) fn queue_arguments() -> FieldTable {
 ///
 /// To be called after the first delivery: then the broker has seen the end of the previous consumer.
 pub(super) async fn read(url: &ServerUrl, config: &AmqpConfig) -> Result<Option<Checkpoint>, IngestError> {
-    let connection = connect(url, "amqp-ingest checkpoint").await?;
+    let declarer = Declarer::open(url, CONNECTION_NAME).await?;
+    let connection = connect(declarer.broker(), CONNECTION_NAME).await?;
     let channel = connection.create_channel().await?;
     let checkpoint = read_on(&channel, &config.checkpoint_queue()).await?;
     // The broker has requeued it when it confirms the end of the connection.

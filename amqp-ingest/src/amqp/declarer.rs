@@ -141,7 +141,7 @@ impl Declarer {
             let heartbeat_at = self.connection.next_heartbeat_check().map_or(until, Instant::from_std);
             tokio::select! {
                 () = sleep_until(until) => return Ok(()),
-                () = sleep_until(heartbeat_at), if heartbeat_at < until => self.connection.check_heartbeat()?,
+                () = sleep_until(heartbeat_at), if heartbeat_at < until => self.connection.check_heartbeat(true)?,
                 filled = self.connection.fill() => {
                     filled?;
                     while self.connection.next()?.is_some() {}

@@ -107,7 +107,7 @@ impl Publisher {
                 self.metrics.refusals.inc();
                 return Err(IngestError::NotStored(reason));
             }
-            PubAck::Changed(reason) => return Err(IngestError::StreamChanged(reason)),
+            PubAck::Changed(reason) => return Err(IngestError::StreamAhead(reason)),
             PubAck::Stored { duplicate, sequence } => {
                 self.last_stored = Some(sequence);
                 self.cautious = self.cautious.saturating_sub(1);

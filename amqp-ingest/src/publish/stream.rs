@@ -116,7 +116,7 @@ pub(super) async fn ensure(
         result => result,
     };
     match result {
-        Ok(StreamInfo { config }) => {
+        Ok(StreamInfo { config, .. }) => {
             tracing::info!(stream, "created or updated the stream to match the configuration");
             Ok(config)
         }
@@ -157,7 +157,7 @@ pub(super) fn check(
 ) -> Result<(), IngestError> {
     let stream = subjects.stream();
     match parse(reply, &stream)? {
-        Ok(StreamInfo { config }) => {
+        Ok(StreamInfo { config, .. }) => {
             let replicas = accepted.num_replicas;
             let desired =
                 Config { num_replicas: replicas, ..desired_config(config.clone(), history, subjects) };
@@ -323,7 +323,13 @@ mod tests {
 
     fn reply(payload: &serde_json::Value) -> Reply {
         let payload = serde_json::to_vec(payload).unwrap().into();
-        Reply { subscription: 1, subject: Default::default(), headers: Default::default(), payload }
+        Reply {
+            subscription: 1,
+            subject: Default::default(),
+            headers: Default::default(),
+            payload,
+            reply: Default::default(),
+        }
     }
 
     #[test]

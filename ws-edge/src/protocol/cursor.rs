@@ -37,7 +37,7 @@ pub struct Rank(u32);
 
 /// A frame's position in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cursor {
+pub struct Cursor {
     /// The position of its event.
     pub(crate) position: EventPosition,
     /// The rank of its binding, or [`Rank::LAST`].

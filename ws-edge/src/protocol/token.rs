@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 /// A token, as a client sent it.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Token(Arc<str>);
+pub struct Token(Arc<str>);
 
 impl Token {
     /// Wraps a client's text.

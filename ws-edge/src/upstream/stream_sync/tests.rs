@@ -103,7 +103,7 @@ fn positions_that_go_back_are_another_streams() {
 fn without_stream(last: u64, now: Instant) -> StreamSync {
     let mut sync = in_sync(last, None, now);
     sync.disconnected(now);
-    assert_eq!(names(&sync.informed(None, now)), ["reset", "release"]);
+    assert_eq!(names(&sync.informed(None, 0, now)), ["reset", "release"]);
     sync
 }
 
@@ -113,12 +113,12 @@ fn all_events_of_a_stream_that_is_made_anew_reach_the_sessions() {
     let mut sync = without_stream(1000, now);
     assert!(!accepts(&mut sync, 1), "of which stream it is must be known first");
     sync.doubt(now);
-    assert_eq!(names(&sync.informed(Some(stream("new", 3, None)), now)), ["repair 1..=3"]);
+    assert_eq!(names(&sync.informed(Some(stream("new", 3, None)), 0, now)), ["repair 1..=3"]);
     assert_eq!(names(&sync.repaired(true, now)), ["verified 3", "release"]);
     assert!(accepts(&mut sync, 4));
 
     let mut sync = without_stream(1000, now);
-    let effects = sync.informed(Some(stream("new", 3, None)), now);
+    let effects = sync.informed(Some(stream("new", 3, None)), 0, now);
     assert_eq!(names(&effects), ["repair 1..=3"], "also if none of them has come live");
 }
 
@@ -126,7 +126,7 @@ fn all_events_of_a_stream_that_is_made_anew_reach_the_sessions() {
 fn an_empty_stream_that_is_made_anew_needs_no_repair() {
     let now = Instant::now();
     let mut sync = without_stream(1000, now);
-    assert_eq!(names(&sync.informed(Some(stream("new", 0, None)), now)), ["release"]);
+    assert_eq!(names(&sync.informed(Some(stream("new", 0, None)), 0, now)), ["release"]);
     assert!(sync.is_in_sync() && accepts(&mut sync, 1) && accepts(&mut sync, 2));
 }
 
@@ -134,15 +134,15 @@ fn an_empty_stream_that_is_made_anew_needs_no_repair() {
 fn the_first_events_of_the_first_stream_reach_the_sessions() {
     let now = Instant::now();
     let mut sync = StreamSync::new(now);
-    assert_eq!(names(&sync.informed(None, now)), ["release"], "sessions subscribe without a stream");
-    assert_eq!(names(&sync.informed(Some(stream("s", 2, None)), now)), ["repair 1..=2"]);
+    assert_eq!(names(&sync.informed(None, 0, now)), ["release"], "sessions subscribe without a stream");
+    assert_eq!(names(&sync.informed(Some(stream("s", 2, None)), 0, now)), ["repair 1..=2"]);
 }
 
 #[test]
 fn a_stream_that_comes_back_continues_where_it_was() {
     let now = Instant::now();
     let mut sync = without_stream(1000, now);
-    assert_eq!(names(&sync.informed(Some(stream("s", 1003, None)), now)), ["repair 1001..=1003"]);
+    assert_eq!(names(&sync.informed(Some(stream("s", 1003, None)), 0, now)), ["repair 1001..=1003"]);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_stream_that_is_replaced_between_two_checks_is_read_from_its_beginning() {
     let now = Instant::now();
     let mut sync = in_sync(1000, None, now);
     assert!(accepts(&mut sync, 1), "it may be an earlier event of the known stream");
-    let effects = sync.informed(Some(stream("new", 2, None)), now);
+    let effects = sync.informed(Some(stream("new", 2, None)), 0, now);
     assert_eq!(names(&effects), ["reset", "repair 1..=2"]);
     assert_eq!(names(&sync.repaired(true, now)), ["verified 2", "release"]);
 }
