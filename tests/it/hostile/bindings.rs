@@ -16,9 +16,10 @@ const NO_FAMILY: &str = "no available subscriptions to requested binding";
 const NOT_LAST: &str = "invalid binding : `#` is only possible as the last word";
 const CONFERENCE: &str = "ConferenceId required";
 const TOO_LONG: &str = "binding is longer than 255 bytes";
+const OTHER_DATABASE: &str = "invalid binding : the database is not one of the account's";
 
 /// Bindings and the errors they are refused with. `VICTIM` is replaced by another account's id.
-const REFUSED: [(&str, &str); 43] = [
+const REFUSED: [(&str, &str); 47] = [
     ("", "empty subscription"),
     (" ", NO_FAMILY),
     (".", NO_FAMILY),
@@ -65,10 +66,14 @@ const REFUSED: [(&str, &str); 43] = [
     ("conference.event.*.*", CONFERENCE),
     ("conference.command.*", CONFERENCE),
     ("conference.command.#", CONFERENCE),
+    ("doc_edited.accounts.account.*", OTHER_DATABASE),
+    ("doc_edited.system_config.*.*", OTHER_DATABASE),
+    ("doc_edited.DATABASE.*.*", OTHER_DATABASE),
+    ("doc_edited.>.*.*", OTHER_DATABASE),
 ];
 
 /// Accepted bindings: words that are not wildcards are matched literally, within the own account.
-const ACCEPTED: [&str; 20] = [
+const ACCEPTED: [&str; 16] = [
     "call.*.>",
     "call.*.=2A",
     "call.*.%2A",
@@ -84,10 +89,6 @@ const ACCEPTED: [&str; 20] = [
     "conference.command.>",
     "fax.status.VICTIM",
     "fax.status.>",
-    "doc_edited.accounts.account.*",
-    "doc_edited.system_config.*.*",
-    "doc_edited.DATABASE.*.*",
-    "doc_edited.>.*.*",
     "doc_edited.*.*.VICTIM",
 ];
 

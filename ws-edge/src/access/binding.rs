@@ -1,6 +1,8 @@
 //! Turns a client's binding into NATS subjects: parses it against the catalogue, then resolves it below the tenants that
 //! auth-svc granted. Every subject begins with a granted tenant, whatever the binding's words are.
 
+mod encoding;
+
 use std::collections::BTreeMap;
 
 use blackhole_common::{
@@ -9,7 +11,6 @@ use blackhole_common::{
     tenant::Tenant,
     wire::{Access, Bearer},
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
 use crate::{
@@ -19,12 +20,10 @@ use crate::{
         frame::shown_key::{ShownKey, shown_pattern},
     },
 };
+use encoding::{encoded, key_word};
 
 /// The longest binding, in bytes: the limit of AMQP routing keys.
 const MAX_BINDING_BYTES: usize = 255;
-
-/// The characters that KAZOO's key encoder escapes.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'~').remove(b'_').remove(b'+');
 
 /// Why a binding is refused; the text is for the client.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -245,34 +244,6 @@ fn check_words<'a>(
         words.insert(name, Word::Exactly(encoded(id)));
     }
     Ok(words)
-}
-
-/// A client's word as KAZOO writes it in a routing key. A word with a percent escape counts as encoded already.
-fn key_word(word: &str) -> String {
-    let escaped = word.as_bytes().windows(3).any(
-        |window| matches!(window, [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
-    );
-    let plain = if escaped {
-        percent_decode_str(&word.replace('+', " ")).decode_utf8_lossy().into_owned()
-    } else {
-        word.to_owned()
-    };
-    encoded(&plain)
-}
-
-/// A text as KAZOO encodes it in a routing key.
-fn encoded(plain: &str) -> String {
-    // `+` stands for a space, so escape a plus before spaces become one.
-    let plain = plain.replace('%', "%25").replace('+', "%2B");
-    let mut encoded = String::with_capacity(plain.len());
-    for character in plain.chars() {
-        match character {
-            ' ' => encoded.push('+'),
-            '%' => encoded.push('%'),
-            other => encoded.extend(utf8_percent_encode(other.encode_utf8(&mut [0; 4]), ENCODED)),
-        }
-    }
-    encoded
 }
 
 impl ParsedBinding<'_> {
