@@ -249,10 +249,6 @@ impl Event {
         for name in self.shown.iter().flat_map(Template::parameters).filter(|name| *name != ACCOUNT) {
             self.has_parameter(name)?;
         }
-        if let Some(pattern) = self.amqp_patterns().into_iter().find(|pattern| pattern.len() > MAX_KEY_BYTES)
-        {
-            return Err(format!("`{pattern}` is longer than a routing key can be, {MAX_KEY_BYTES} bytes"));
-        }
         for form in &self.form {
             self.check_form(form).map_err(|reason| format!("form `{}`: {reason}", form.binding.as_str()))?;
         }

@@ -224,10 +224,6 @@ fn errors_name_the_family_and_the_reason() {
             family("key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"{y}\"]"),
             "event `mine.{x}`: `{y}` in `values.x` is not a plain word",
         ),
-        (
-            family(&format!("key = \"mine.{{x}}\"\ntenant = []\nvalues.x = [\"{}\"]", "w".repeat(251))),
-            "is longer than a routing key can be, 255 bytes",
-        ),
         (with_form("wildcards = [\"x\"]"), "form `mine.{y}`: the binding has no parameter `x`"),
         (with_form("values = { y = [\"a.b\"] }"), "`a.b` in `values.y` is not a plain word"),
         (with_form("not_values = { y = \"x\" }"), "form `mine.{y}`: `x` needs a list of values in the form"),

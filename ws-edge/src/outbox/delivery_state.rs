@@ -27,7 +27,7 @@ pub struct Lag {
 pub enum Stage {
     /// Nothing yet.
     Waiting,
-    /// Nothing before [`Outbox::release`](super::Outbox::release): the reply to its request goes out first.
+    /// Nothing before `Outbox::release`: the reply to its request goes out first.
     Held,
     /// This replay.
     Replaying(ReplayId),
