@@ -141,7 +141,7 @@ impl Source {
     /// Stored events before it were not delivered again: the queue was full, and has dropped them.
     pub(super) fn recognise(&mut self, digest: Digest) -> Option<Option<(EventId, u64)>> {
         if let Some(index) = self.stored.iter().position(|(id, _)| id.digest == digest) {
-            return self.stored.drain(..=index).last().map(Some);
+            return self.stored.drain(..=index).next_back().map(Some);
         }
         let count = self.unnumbered.get_mut(&digest).filter(|count| **count > 0)?;
         *count -= 1;
