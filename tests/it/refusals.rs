@@ -146,8 +146,8 @@ async fn without_history_a_missing_permission_keeps_events_in_the_queue() {
     std::fs::write(&file, allowed).unwrap();
     brokers.nats.server().kill().await.unwrap();
     brokers.nats.server().start_again().await.unwrap();
-    let url = format!("nats://all:p@127.0.0.1:{}", brokers.nats.port());
-    let client = async_nats::connect(url).await.unwrap();
+    let options = async_nats::ConnectOptions::with_user_and_password("all".into(), "p".into());
+    let client = options.connect(brokers.nats.url()).await.unwrap();
     let mut live = client.subscribe("blackhole.v1.event.>").await.unwrap();
     client.flush().await.unwrap();
     Stack::until_ready(&ingest, true).await;
