@@ -135,9 +135,9 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
         23 => {
             let what = one_of(&["session", "queue", "recipient", "agent"], more);
             let known = what != "agent";
-            // KAZOO 4.3's keys have no event.
+            // KAZOO 4.3's keys have no event. With a dot in the account such a key would be another account's with one.
             let key = match variant % 2 {
-                0 => format!("qubicle.{what}.{id}.{word}"),
+                0 if !id.contains('.') => format!("qubicle.{what}.{id}.{word}"),
                 _ => format!("qubicle.{what}.{id}.{word}.{other}"),
             };
             Happening { known: known && !id.contains('.'), ..in_key("qubicle", key, by_account(id)) }
