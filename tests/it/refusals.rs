@@ -194,3 +194,29 @@ async fn while_nats_is_away_the_ingest_holds_a_bounded_number_of_bytes() {
     let mut stream = jetstream.get_stream("BLACKHOLE_V1").await.unwrap();
     assert_eq!(stream.info().await.unwrap().state.messages, EVENTS);
 }
+
+#[tokio::test]
+async fn a_broker_that_is_short_of_memory_gets_its_acknowledgements() {
+    const EVENTS: u64 = 200;
+    let brokers = Brokers::start("alarm", "").await;
+    let ingest = brokers.ingest("", &[]).await;
+    brokers.nats.server().kill().await.unwrap();
+    Stack::until_ready(&ingest, false).await;
+    let account = Account::fresh();
+    let publisher = Publisher::connect(&brokers.rabbitmq.url()).await.unwrap();
+    for number in 0..EVENTS {
+        numbered(&account, number, 0).publish(&publisher).await;
+    }
+    brokers.rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await.unwrap();
+    brokers.nats.server().start_again().await.unwrap();
+    eventually("an empty queue", || async { brokers.messages_in_queue().await == 0 }).await;
+    let log = std::fs::read_to_string(brokers.dir.path().join("amqp-ingest.log")).unwrap();
+    assert!(log.contains("the broker accepts no messages"), "{log}");
+
+    brokers.rabbitmq.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await.unwrap();
+    numbered(&account, EVENTS, 0).publish(&publisher).await;
+    eventually("an empty queue", || async { brokers.messages_in_queue().await == 0 }).await;
+    let jetstream = jetstream::new(async_nats::connect(brokers.nats.url()).await.unwrap());
+    let mut stream = jetstream.get_stream("BLACKHOLE_V1").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, EVENTS + 1);
+}
