@@ -62,7 +62,7 @@ fn numbered(account: &Account, number: u64, padding: usize) -> events::Event {
 
 #[tokio::test]
 async fn events_keep_their_order_while_the_disk_is_full_now_and_then() {
-    const EVENTS: u64 = 3000;
+    const EVENTS: u64 = 6000;
     let config = "jetstream { store_dir: \"STORE\", max_file_store: 16MB }";
     let brokers = Brokers::start("full", config).await;
     let ingest = brokers.ingest("", &[("HISTORY__MAX_BYTES", "8MiB")]).await;
@@ -94,9 +94,15 @@ async fn events_keep_their_order_while_the_disk_is_full_now_and_then() {
     });
     let publisher = Publisher::connect(&brokers.rabbitmq.url()).await.unwrap();
     let publishing = tokio::spawn(async move {
+        // Without waiting for each confirm, so that many are on their way when one is refused.
+        let mut confirms = Vec::new();
         for number in 0..EVENTS {
             let event = numbered(&account, number, (number % 7) as usize * 400);
-            event.publish(&publisher).await;
+            let body = event.body.to_string();
+            confirms.push(publisher.send(event.exchange, &event.key, body.as_bytes()).await.unwrap());
+        }
+        for confirm in confirms {
+            assert!(confirm.await.unwrap().is_ack());
         }
     });
     for number in 0..EVENTS {
