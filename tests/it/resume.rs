@@ -158,7 +158,10 @@ async fn history_is_replayed_for_bindings_with_unusual_characters_and_for_realms
 async fn since_may_be_a_time() {
     let stack = Stack::start_with("since-time", &[]).await;
     let account = Account::fresh();
+    let mut first = Client::connect(&stack.edge.url("view=args")).await;
+    first.subscribe(&account, &["call.*.*"]).await;
     publish(&stack, &account, 0..3).await;
+    assert_eq!(numbers(&mut first, 3).await, [0, 1, 2]);
     let mut watcher = Client::connect(&stack.edge.url("view=args")).await;
     let reply = subscribe_since(&mut watcher, &account, &["call.*.*"], "-1h").await;
     assert_eq!(reply["data"]["recovered"], false, "the stream is newer than that: {reply}");

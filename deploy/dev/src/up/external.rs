@@ -103,7 +103,9 @@ impl Amqp {
     async fn clean_up(&self) -> Result<()> {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
-        for queue in [&self.queue, &self.dead_letters] {
+        // The ingest keeps its progress beside its queue.
+        let progress = format!("{}-progress", self.queue);
+        for queue in [&self.queue, &progress, &self.dead_letters] {
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
         }
         let exchange = self.dead_letters.as_str().into();
