@@ -62,7 +62,7 @@ impl Rejection {
 /// The extracted parts of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParsedBody<'b> {
-    /// The event's name: not empty, at most [`MAX_NAME_BYTES`].
+    /// The event's name: not empty, at most `MAX_NAME_BYTES`.
     pub name: Cow<'b, str>,
     /// The strings at the requested paths, in their order; `None` where there is no string.
     pub members: Vec<Option<Cow<'b, str>>>,

@@ -219,7 +219,7 @@ impl Connection {
         }
     }
 
-    /// Whether the broker has not confirmed the last [`ConsumerConnection::settle`].
+    /// Whether the broker has not confirmed the last [`Connection::settle`].
     pub(super) fn is_committing(&self) -> bool {
         self.is_committing
     }
