@@ -222,10 +222,16 @@ async fn a_standby_takes_over_without_loss_and_doubles() {
         let paths = Paths::start(&format!("standby-{network:?}")).await;
         let _standby = paths.standby().await;
         paths.publish(0..1000).await;
-        paths.until_stored(10).await;
+        paths.until_stored(1000).await;
+        // The first ingest sends these on a path that holds them back, and is cut off from the broker then.
         paths.to_nats.set(network);
+        paths.publish(1000..1100).await;
+        eventually("events in flight", || async {
+            Stack::metric(&paths.ingest, "blackhole_ingest_events_in_flight").await >= 100.0
+        })
+        .await;
         paths.to_rabbitmq.set(network);
-        paths.publish(1000..2000).await;
+        paths.publish(1100..2000).await;
         blackhole_tests::soon("the standby's events", paths.until_stored(2000)).await;
         tokio::time::sleep(10 * DUPLICATE_WINDOW).await;
         // What the first ingest has sent arrives now, or never.

@@ -62,7 +62,7 @@ fn numbered(account: &Account, number: u64, padding: usize) -> events::Event {
 
 #[tokio::test]
 async fn events_keep_their_order_while_the_disk_is_full_now_and_then() {
-    const EVENTS: u64 = 3000;
+    const EVENTS: u64 = 6000;
     let config = "jetstream { store_dir: \"STORE\", max_file_store: 16MB }";
     let brokers = Brokers::start("full", config).await;
     let ingest = brokers.ingest("", &[("HISTORY__MAX_BYTES", "8MiB")]).await;
@@ -94,9 +94,15 @@ async fn events_keep_their_order_while_the_disk_is_full_now_and_then() {
     });
     let publisher = Publisher::connect(&brokers.rabbitmq.url()).await.unwrap();
     let publishing = tokio::spawn(async move {
+        // Without waiting for each confirm, so that many are on their way when one is refused.
+        let mut confirms = Vec::new();
         for number in 0..EVENTS {
             let event = numbered(&account, number, (number % 7) as usize * 400);
-            event.publish(&publisher).await;
+            let body = event.body.to_string();
+            confirms.push(publisher.send(event.exchange, &event.key, body.as_bytes()).await.unwrap());
+        }
+        for confirm in confirms {
+            assert!(confirm.await.unwrap().is_ack());
         }
     });
     for number in 0..EVENTS {
@@ -193,4 +199,30 @@ async fn while_nats_is_away_the_ingest_holds_a_bounded_number_of_bytes() {
     let jetstream = jetstream::new(async_nats::connect(brokers.nats.url()).await.unwrap());
     let mut stream = jetstream.get_stream("BLACKHOLE_V1").await.unwrap();
     assert_eq!(stream.info().await.unwrap().state.messages, EVENTS);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_short_of_memory_gets_its_acknowledgements() {
+    const EVENTS: u64 = 200;
+    let brokers = Brokers::start("alarm", "").await;
+    let ingest = brokers.ingest("", &[]).await;
+    brokers.nats.server().kill().await.unwrap();
+    Stack::until_ready(&ingest, false).await;
+    let account = Account::fresh();
+    let publisher = Publisher::connect(&brokers.rabbitmq.url()).await.unwrap();
+    for number in 0..EVENTS {
+        numbered(&account, number, 0).publish(&publisher).await;
+    }
+    brokers.rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await.unwrap();
+    brokers.nats.server().start_again().await.unwrap();
+    eventually("an empty queue", || async { brokers.messages_in_queue().await == 0 }).await;
+    let log = std::fs::read_to_string(brokers.dir.path().join("amqp-ingest.log")).unwrap();
+    assert!(log.contains("the broker accepts no messages"), "{log}");
+
+    brokers.rabbitmq.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await.unwrap();
+    numbered(&account, EVENTS, 0).publish(&publisher).await;
+    eventually("an empty queue", || async { brokers.messages_in_queue().await == 0 }).await;
+    let jetstream = jetstream::new(async_nats::connect(brokers.nats.url()).await.unwrap());
+    let mut stream = jetstream.get_stream("BLACKHOLE_V1").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, EVENTS + 1);
 }

@@ -116,6 +116,44 @@ async fn losing_the_broker_of_one_zone_does_not_affect_the_other() {
 }
 
 #[tokio::test]
+async fn zones_that_are_spread_over_two_ingests_share_the_stream() {
+    const EVENTS: usize = 300;
+    let zones = Zones::start("spread").await;
+    assert!(zones.ingest.server().stop().await.unwrap().success());
+    let program = stack::binaries().amqp_ingest;
+    let mut ingests = Vec::new();
+    for (broker, zone) in [(&zones.east, "east"), (&zones.west, "west")] {
+        let brokers = format!(r#"[{{zone="{zone}",url="{}"}}]"#, broker.url());
+        let env = [("NATS__URL", zones.nats.url()), ("AMQP__BROKERS", brokers)];
+        ingests.push(Service::start(zone, &program, zones.dir.path(), &env).await.unwrap());
+    }
+    let account = Account::fresh();
+    let mut arriving = zones.subscribe(&account).await;
+    let publish = async |broker: &RabbitMq| {
+        let publisher = Publisher::connect(&broker.url()).await.unwrap();
+        for number in 0..EVENTS {
+            events::call(&account, "CHANNEL_CREATE", &number.to_string()).publish(&publisher).await;
+        }
+    };
+    let receive = async {
+        let mut counts = std::collections::HashMap::from([("east".to_owned(), 0), ("west".to_owned(), 0)]);
+        for _ in 0..2 * EVENTS {
+            let (id, zone) = next(&mut arriving).await;
+            let count = counts.get_mut(&zone).unwrap();
+            assert_eq!(id, count.to_string(), "of {zone}");
+            *count += 1;
+        }
+    };
+    tokio::join!(publish(&zones.east), publish(&zones.west), receive);
+    // Each has noticed the other, and then no longer compares positions.
+    for ingest in &ingests {
+        let metrics = ingest.metrics().await.unwrap();
+        let losses = stack::Stack::sum(&metrics, "blackhole_ingest_connection_losses_total");
+        assert!(losses <= 3.0, "{metrics}");
+    }
+}
+
+#[tokio::test]
 async fn equal_events_of_two_zones_are_two_events() {
     let zones = Zones::start("equal-zones").await;
     let account = Account::fresh();

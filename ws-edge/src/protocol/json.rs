@@ -112,6 +112,14 @@ mod tests {
         assert_eq!(parse(r#"{"a":1,"a":{"b":2}}"#).unwrap(), json!({ "a": { "b": 2 } }));
     }
 
+    /// What a client sends to Crossbar or KAZOO passes through here.
+    #[test]
+    fn a_number_is_the_nearest_that_a_double_can_be() {
+        let number = parse("1844674407370000000000000000000000000000").unwrap();
+        assert_eq!(number, json!(1844674407370000000000000000000000000000.0));
+        assert_eq!(parse(&number.to_string()).unwrap(), number);
+    }
+
     proptest! {
         /// Anything else is what it is for serde_json.
         #[test]
