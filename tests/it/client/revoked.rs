@@ -45,10 +45,11 @@ async fn a_revoked_subscription_of_the_tokens_own_account_is_found() {
     // Only a superduper admin may leave the conference open.
     let binding = json!({ "binding": "conference.command.*" });
     let request = json!({ "action": "subscribe", "auth_token": child.token(), "data": binding });
-    let mut probe = Client::connect(&stack.edge.url("")).await;
-    while probe.request(request.clone()).await["status"] != "success" {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    eventually("the admin's rights", async || {
+        let mut client = Client::connect(&stack.edge.url("")).await;
+        client.request(request.clone()).await["status"] == "success"
+    })
+    .await;
 
     let mut config = config(&stack.edge.url("view=args"), given(child), &[]);
     config["subscriptions"] = json!([[null, ["conference.command.*", "fax.status.*"]]]);
