@@ -217,7 +217,7 @@ async fn a_broker_that_is_short_of_memory_gets_its_acknowledgements() {
     brokers.nats.server().start_again().await.unwrap();
     eventually("an empty queue", || async { brokers.messages_in_queue().await == 0 }).await;
     let log = std::fs::read_to_string(brokers.dir.path().join("amqp-ingest.log")).unwrap();
-    assert!(log.contains("the broker accepts no messages"), "{log}");
+    assert!(log.contains("the broker blocks publishers"), "{log}");
 
     brokers.rabbitmq.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await.unwrap();
     numbered(&account, EVENTS, 0).publish(&publisher).await;
