@@ -72,6 +72,8 @@ pub enum Shape {
     Fanout,
     /// Many sessions, each with its own account: each event goes to one session
     Sharded,
+    /// The same with three edges, and with as many bridges
+    ShardedEdges,
     /// Connected, subscribed sessions without events
     Idle,
     /// Sessions that all connect, authenticate and subscribe at once

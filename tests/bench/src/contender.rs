@@ -126,7 +126,7 @@ impl Contender {
             Server::WebStomp { rabbitmq, .. } if renewed => rabbitmq.server().restart().await,
             Server::WebStomp { .. } => Ok(()),
             Server::Nchan(nchan) => nchan.renew().await,
-            Server::Node(node) => node.renew().await,
+            Server::Node(node) => node.renew(edges).await,
         }
     }
 
@@ -149,7 +149,7 @@ impl Contender {
             Server::Nats { port, .. } => (vec![*port], Protocol::Nats),
             Server::WebStomp { port, .. } => (vec![*port], Protocol::Stomp),
             Server::Nchan(nchan) => (vec![nchan.port()], Protocol::Path("/sub/".into())),
-            Server::Node(node) => (vec![node.port()], Protocol::Blackhole("args".into())),
+            Server::Node(node) => (node.ports(), Protocol::Blackhole("args".into())),
         };
         Target { ports, protocol }
     }

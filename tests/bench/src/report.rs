@@ -211,6 +211,7 @@ pub(crate) fn shape_name(shape: Shape) -> &'static str {
     match shape {
         Shape::Fanout => "fan-out",
         Shape::Sharded => "sharded",
+        Shape::ShardedEdges => "sharded over three",
         Shape::Idle => "idle",
         Shape::Storm => "storm",
         Shape::Mixed => "mixed",

@@ -17,9 +17,10 @@ use crate::accounting;
 use crate::contender::{Contender, Name, Ours};
 use crate::report::{self, Report};
 
-const ALL: [Shape; 11] = [
+const ALL: [Shape; 12] = [
     Shape::Fanout,
     Shape::Sharded,
+    Shape::ShardedEdges,
     Shape::Idle,
     Shape::Storm,
     Shape::Mixed,
@@ -108,9 +109,12 @@ impl Plan {
     fn includes(&self, shape: Shape, name: Name) -> bool {
         let own = [Shape::Growth, Shape::Subscribe, Shape::Latency, Shape::Edges];
         let rival = matches!(name, Name::Rival(_));
+        let single = rival && name != Name::Rival(Rival::Node);
         // Starting everything a second time takes half the time of a smoke run.
         let skipped = self.options.smoke && name == Name::Ours { history: false } && shape != Shape::Sharded;
-        self.shapes.contains(&shape) && !(rival && own.contains(&shape)) && !skipped
+        self.shapes.contains(&shape) && !(rival && own.contains(&shape))
+            && !(single && shape == Shape::ShardedEdges)
+            && !skipped
     }
 }
 

@@ -1,4 +1,4 @@
-//! The Node bridge of `tests/reference`, with its own RabbitMQ.
+//! The Node bridge of `tests/reference`, one or several of them, with their own RabbitMQ.
 
 use std::path::{Path, PathBuf};
 
@@ -12,41 +12,45 @@ use crate::clients::protocol::SECRET;
 
 const FILES: [&str; 3] = ["bridge.js", "package.json", "package-lock.json"];
 
-/// The bridge and its broker.
+/// The bridges and their broker.
 pub(crate) struct Node {
-    bridge: Server,
-    port: u16,
+    program: PathBuf,
+    dir: PathBuf,
+    bridges: Vec<(Server, u16)>,
     rabbitmq: RabbitMq,
 }
 
 impl Node {
-    /// Installs the bridge with its libraries below `target`, and starts it.
+    /// Installs the bridge with its libraries below `target`, and starts its broker.
     pub(crate) async fn start(dir: &Path) -> Result<Self> {
-        let node = install::find(install::NODE)?;
         std::fs::create_dir_all(dir)?;
-        let place = installed(dir).await?;
+        let program = installed(dir).await?.join("bridge.js");
         let rabbitmq = RabbitMq::start(&dir.join("rabbitmq")).await?;
-        let port = ports::free()?;
-        let spec = Spec::new(node)
-            .arg(place.join("bridge.js"))
-            .env("PORT", port.to_string())
-            .env("AMQP_URL", rabbitmq.url())
-            .env("SECRET", SECRET)
-            .env("NODE_ENV", "production")
-            .log(dir.join("bridge.log"));
-        let ready = Ready::Http(format!("127.0.0.1:{port}"), "/ready".into());
-        let bridge = Server::start("the Node bridge", spec, ready, super::READY_TIMEOUT).await?;
-        Ok(Self { bridge, port, rabbitmq })
+        Ok(Self { program, dir: dir.to_owned(), bridges: Vec::new(), rabbitmq })
     }
 
-    /// Restarts the bridge.
-    pub(crate) async fn renew(&self) -> Result<()> {
-        self.bridge.restart().await
+    /// Replaces the bridges by new ones.
+    pub(crate) async fn renew(&mut self, count: usize) -> Result<()> {
+        self.bridges.clear();
+        for number in 0..count {
+            let port = ports::free()?;
+            let spec = Spec::new(install::find(install::NODE)?)
+                .arg(&self.program)
+                .env("PORT", port.to_string())
+                .env("AMQP_URL", self.rabbitmq.url())
+                .env("SECRET", SECRET)
+                .env("NODE_ENV", "production")
+                .log(self.dir.join(format!("bridge-{number}.log")));
+            let ready = Ready::Http(format!("127.0.0.1:{port}"), "/ready".into());
+            let bridge = Server::start("the Node bridge", spec, ready, super::READY_TIMEOUT).await?;
+            self.bridges.push((bridge, port));
+        }
+        Ok(())
     }
 
-    /// The port for clients.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// The ports for clients.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        self.bridges.iter().map(|(_, port)| *port).collect()
     }
 
     /// The URL of the AMQP broker.
@@ -57,7 +61,8 @@ impl Node {
     /// Its process groups.
     pub(crate) fn groups(&self) -> Result<Vec<(&'static str, i32)>> {
         let id = |server: &Server| Ok::<_, anyhow::Error>(server.process()?.id());
-        Ok(vec![("node", id(&self.bridge)?), ("rabbitmq", id(self.rabbitmq.server())?)])
+        let bridges = self.bridges.iter().map(|(bridge, _)| Ok(("node", id(bridge)?)));
+        bridges.chain([Ok(("rabbitmq", id(self.rabbitmq.server())?))]).collect()
     }
 }
 

@@ -94,6 +94,25 @@ fn costs(report: &Report, targets: &mut Targets) {
             targets.at_most(title(row, "ingest + edge"), ratio(own, node), 0.5, "x Node bridge");
         }
     }
+    // The whole path, RabbitMQ included.
+    for (shape, rate, bound) in [
+        ("sharded, ", "5000/s", 1.25),
+        ("sharded, ", "20000/s", 1.0),
+        ("sharded over three, ", "5000/s", 0.65),
+        ("sharded over three, ", "20000/s", 0.6),
+    ] {
+        for row in rows(report, shape, OURS).filter(|row| row.shape.ends_with(rate)) {
+            let node = of(report, &row.shape, "Node bridge", "µs/delivery");
+            targets.at_most(title(row, "in all"), ratio(row.median("µs/delivery"), node), bound, "x Node bridge");
+        }
+    }
+    for (rate, quantile, bound) in
+        [("5000/s", "p50 ms", 1.5), ("5000/s", "p99 ms", 10.0), ("20000/s", "p99 ms", 20.0)]
+    {
+        for row in rows(report, "sharded, ", OURS).filter(|row| row.shape.ends_with(rate)) {
+            targets.at_most(title(row, quantile), row.median(quantile), bound, "ms");
+        }
+    }
     for server in [OURS, OFF] {
         for row in rows(report, "sharded, ", server) {
             let nats = row.median("µs/delivery: nats-server");

@@ -26,6 +26,9 @@ const UNLIMITED: &[(&str, &str)] = &[
 ];
 const GROWTH_SUBJECT_SESSIONS: u32 = 100;
 const PER_EDGE: u32 = 15_000;
+const SEVERAL_EDGES: usize = 3;
+/// Moderate, and beyond what one process of the Node bridge handles with three of them on two processors.
+const SHARDED_RATES: [f64; 2] = [5_000.0, 20_000.0];
 
 /// The number of accounts that a shape needs.
 pub(crate) fn accounts(plan: &Plan, shape: Shape) -> u32 {
@@ -36,7 +39,7 @@ fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
     let load = |pattern, sessions| Load { pattern, sessions };
     match shape {
         Shape::Fanout | Shape::MaxFanout => vec![load(Pattern::Fanout, plan.sessions(1_000, 1_000, 50))],
-        Shape::Sharded | Shape::MaxSharded | Shape::Latency => {
+        Shape::Sharded | Shape::ShardedEdges | Shape::MaxSharded | Shape::Latency => {
             vec![load(Pattern::Sharded, plan.sessions(1_000, 1_000, 50))]
         }
         Shape::Idle | Shape::Storm => vec![load(Pattern::Single, plan.sessions(10_000, 2_000, 100))],
@@ -52,7 +55,7 @@ fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
         }
         Shape::Edges => {
             let each = plan.sessions(PER_EDGE, 1_000, 50);
-            vec![load(Pattern::Single, each), load(Pattern::Single, 3 * each)]
+            vec![load(Pattern::Single, each), load(Pattern::Single, SEVERAL_EDGES as u32 * each)]
         }
     }
 }
@@ -74,12 +77,8 @@ pub(crate) async fn measure(
         let shaped = Shaped { plan, shape, load, dir: dir.clone() };
         match shape {
             Shape::Fanout => shaped.flow(contender, report, 20_000.0, 1).await?,
-            Shape::Sharded => {
-                shaped.flow(contender, report, 5_000.0, 1).await?;
-                if !plan.options.quick && !plan.options.smoke && plan.options.rate.is_none() {
-                    shaped.flow(contender, report, 10_000.0, 1).await?;
-                }
-            }
+            Shape::Sharded => shaped.sharded(contender, report, 1).await?,
+            Shape::ShardedEdges => shaped.sharded(contender, report, SEVERAL_EDGES).await?,
             Shape::Mixed => shaped.flow(contender, report, 20_000.0, 1).await?,
             Shape::Growth if load.pattern == Pattern::Fanout => {
                 shaped.flow(contender, report, 20_000.0, 1).await?;
@@ -92,7 +91,8 @@ pub(crate) async fn measure(
             Shape::Subscribe => shaped.subscribe(contender, report).await?,
             Shape::Latency => shaped.latency(contender, report).await?,
             Shape::Edges => {
-                let edges = if load.sessions > plan.sessions(PER_EDGE, 1_000, 50) { 3 } else { 1 };
+                let is_large = load.sessions > plan.sessions(PER_EDGE, 1_000, 50);
+                let edges = if is_large { SEVERAL_EDGES } else { 1 };
                 shaped.edges(contender, report, edges).await?;
             }
         }
@@ -126,6 +126,16 @@ impl Shaped<'_> {
 
     async fn start<'c>(&self, contender: &'c mut Contender, window: u32) -> Result<ActiveLoad<'c>> {
         ActiveLoad::start(contender, self.load, window, 0, &self.dir).await
+    }
+
+    /// Events that each go to one session.
+    async fn sharded(&self, contender: &mut Contender, report: &mut Report, edges: usize) -> Result<()> {
+        let options = &self.plan.options;
+        let is_single = options.quick || options.smoke || options.rate.is_some();
+        for rate in SHARDED_RATES.iter().take(if is_single { 1 } else { SHARDED_RATES.len() }) {
+            self.flow(contender, report, *rate, edges).await?;
+        }
+        Ok(())
     }
 
     /// Events at a given rate of deliveries.
