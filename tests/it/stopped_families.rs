@@ -126,3 +126,15 @@ async fn a_family_is_stopped_and_started_on_running_edges_and_on_those_that_star
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_family_starts_when_the_bucket_that_stopped_it_is_deleted() {
+    let stack = Stack::start("bucket-deleted").await;
+    let nats = async_nats::connect(stack.nats.url()).await.unwrap();
+    let stopped = async || Stack::metric(&stack.edge.service, "blackhole_edge_families_stopped").await;
+    bucket(&nats).await.put("fax", "".into()).await.unwrap();
+    eventually("the stored stop", || async { stopped().await == 1.0 }).await;
+    let name = format!("KV_{}", subjects().stopped_families());
+    jetstream::new(nats).delete_stream(name).await.unwrap();
+    eventually("the start without the bucket", || async { stopped().await == 0.0 }).await;
+}

@@ -7,17 +7,19 @@ use blackhole_dev::{brokers::Nats, ports, services::Service, workspace::RunDir};
 use blackhole_tests::{
     accounts::{self, Account},
     client::Client,
-    stack,
+    stack::{self, Stack},
 };
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const REFUSED: &str = "the server of the events refuses this subscription";
 
 /// auth-svc and an edge on a NATS server of its own.
 struct Deployment {
-    _dir: RunDir,
+    dir: RunDir,
     nats: Nats,
-    _services: [Service; 2],
+    _auth_svc: Service,
+    edge: Service,
     url: String,
 }
 
@@ -38,7 +40,16 @@ impl Deployment {
         let auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
         let edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
         let url = format!("ws://127.0.0.1:{port}/?view=args");
-        Deployment { _dir: dir, nats, _services: [auth_svc, edge], url }
+        Deployment { dir, nats, _auth_svc: auth_svc, edge, url }
+    }
+
+    /// Changes the NATS server's configuration while it runs.
+    fn reload(&self, from: &str, to: &str) {
+        let file = self.dir.path().join("nats/nats.conf");
+        let config = std::fs::read_to_string(&file).unwrap();
+        assert!(config.contains(from), "{config}");
+        std::fs::write(&file, config.replace(from, to)).unwrap();
+        self.nats.server().process().unwrap().signal(Signal::SIGHUP).unwrap();
     }
 
     /// Publishes an event as amqp-ingest does without history.
@@ -86,6 +97,40 @@ async fn a_subscription_that_is_not_permitted_is_an_error_reply() {
     assert!(served.event().await["routing_key"].as_str().unwrap().ends_with(".CHANNEL_CREATE.x"));
     let listed = refused.request(json!({ "action": "unsubscribe" })).await;
     assert_eq!(listed["data"]["unsubscribed"], json!([]), "nothing of it is left");
+}
+
+#[tokio::test]
+async fn permissions_that_are_withdrawn_close_the_sessions_that_need_them_and_the_edge_is_not_ready_without_the_stream()
+ {
+    let [one, other] = [(); 2].map(|()| Account::fresh());
+    let denied = |subject: &str, api: &str| {
+        format!(r#"subscribe: {{ deny: ["{subject}"] }}, publish: {{ deny: ["{api}"] }}"#)
+    };
+    let before = denied("x", "y");
+    let config = format!(
+        "authorization {{ users: [ {{ user: services, password: secret, permissions: {{ {before} }} }} ] }}"
+    );
+    let deployment = Deployment::start("withdrawn", &config).await;
+    let mut withdrawn = Client::connect(&deployment.url).await;
+    let mut served = Client::connect(&deployment.url).await;
+    let all = ["call.*.*".to_owned()];
+    assert_eq!(subscribe(&mut withdrawn, &one, &all).await, None);
+    assert_eq!(subscribe(&mut served, &other, &all).await, None);
+
+    let after = denied(&format!("blackhole.v1.event.{}.>", one.id), "y");
+    deployment.reload(&before, &after);
+    assert_eq!(withdrawn.closed().await, Some(1013), "it would get no events");
+    let mut refused = Client::connect(&deployment.url).await;
+    assert_eq!(subscribe(&mut refused, &one, &all).await.as_deref(), Some(REFUSED));
+    deployment.publish(&other, "x").await;
+    assert!(served.event().await["routing_key"].as_str().unwrap().ends_with(".CHANNEL_CREATE.x"));
+
+    deployment.reload(&after, &denied("x", "$JS.API.STREAM.INFO.>"));
+    Stack::until_ready(&deployment.edge, false).await;
+    deployment.reload("$JS.API.STREAM.INFO.>", "y");
+    Stack::until_ready(&deployment.edge, true).await;
+    deployment.publish(&other, "y").await;
+    assert!(served.event().await["routing_key"].as_str().unwrap().ends_with(".CHANNEL_CREATE.y"));
 }
 
 #[tokio::test]

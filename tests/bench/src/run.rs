@@ -112,7 +112,8 @@ impl Plan {
         let single = rival && name != Name::Rival(Rival::Node);
         // Starting everything a second time takes half the time of a smoke run.
         let skipped = self.options.smoke && name == Name::Ours { history: false } && shape != Shape::Sharded;
-        self.shapes.contains(&shape) && !(rival && own.contains(&shape))
+        self.shapes.contains(&shape)
+            && !(rival && own.contains(&shape))
             && !(single && shape == Shape::ShardedEdges)
             && !skipped
     }

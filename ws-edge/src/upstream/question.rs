@@ -3,6 +3,7 @@
 //! ends at that moment.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +21,8 @@ use crate::{
 
 /// Time for the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A stream that answers nothing usable for this long cannot be relied on.
+const DEAF_AFTER: Duration = Duration::from_secs(10);
 /// How the server begins to refuse the subscription of a subject, which follows in quotes.
 const NOT_PERMITTED: &str = "Permissions Violation for Subscription to \"";
 /// How the server refuses a subscription when it has too many of the connection.
@@ -49,6 +52,8 @@ pub(super) struct Questions {
     to_confirm: Vec<SubjectNumber>,
     /// Subjects that the server has refused.
     refused: Vec<SubjectNumber>,
+    /// Since when no question got a usable answer.
+    deaf_since: Option<Instant>,
 }
 
 impl Questions {
@@ -62,6 +67,7 @@ impl Questions {
             open: None,
             to_confirm: Vec::new(),
             refused: Vec::new(),
+            deaf_since: None,
         }
     }
 
@@ -69,6 +75,7 @@ impl Questions {
     pub(super) fn begin(&mut self, link: &mut Link) {
         link.subscribe(INBOX, &format!("{}.*", self.inbox));
         self.refused.clear();
+        self.deaf_since = None;
         for (number, subject) in self.dispatcher.take_all() {
             link.subscribe(number, &subject);
             self.to_confirm.push(number);
@@ -91,7 +98,8 @@ impl Questions {
         }
     }
 
-    /// The server refuses something.
+    /// The server refuses something: a new subscription, or one that it had accepted, because the permissions were
+    /// changed. The next answer tells the sessions.
     pub(super) fn refused(&mut self, text: &str) {
         let refused: Vec<SubjectNumber> = if let Some(subject) = text.strip_prefix(NOT_PERMITTED) {
             let subject = subject.split('"').next().unwrap_or_default();
@@ -104,6 +112,9 @@ impl Questions {
             return;
         };
         self.dispatcher.refuse(refused.iter().copied());
+        let asked = self.open.iter().flat_map(|question| &question.subjects).chain(&self.to_confirm);
+        let asked: HashSet<SubjectNumber> = asked.copied().collect();
+        self.to_confirm.extend(refused.iter().filter(|number| !asked.contains(number)));
         self.refused.extend(refused);
     }
 
@@ -145,10 +156,21 @@ impl Questions {
         self.open.take_if(|question| Some(question.number) == number)
     }
 
+    /// The answer could be used.
+    pub(super) fn understood(&mut self) {
+        self.deaf_since = None;
+    }
+
+    /// Whether nothing usable was answered for too long.
+    pub(super) fn are_unanswered(&self, now: Instant) -> bool {
+        self.deaf_since.is_some_and(|since| now - since >= DEAF_AFTER)
+    }
+
     /// A question got no usable answer. The stream may be without a leader, and the next one may have events that the
     /// last one did not send.
     pub(super) fn unanswered(&mut self, question: Question, sync: &mut StreamSync) {
         tracing::debug!("no answer about the stream, asking again");
+        self.deaf_since.get_or_insert(question.sent);
         self.to_confirm.extend(question.subjects);
         self.dispatcher.put_back_unconfirmed(question.sessions);
         if sync.is_replicated() {
@@ -185,10 +207,13 @@ mod tests {
         let mut first = dispatcher.join(&one, vec![request("a", &["ev.t.a"])], vec![]);
         let mut second = dispatcher.join(&other, vec![request("b", &["ev.t.b"])], vec![]);
         let subjects = sent(&mut questions);
+        questions.to_confirm.clone_from(&subjects);
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
         questions.refused("Permissions Violation for Publish to \"ev.t.b\"");
+        let asked = std::mem::take(&mut questions.to_confirm);
+        assert_eq!(asked, subjects, "each is asked for once");
         let waiting = dispatcher.take_unconfirmed();
-        let refused = dispatcher.confirm(&subjects, &waiting);
+        let refused = dispatcher.confirm(&asked, &waiting);
         waiting.into_iter().for_each(|session| session.end(&refused));
         assert_eq!(first.confirmation.take().unwrap().try_recv(), Ok(Err(Refused)));
         assert_eq!(second.confirmation.take().unwrap().try_recv(), Ok(Ok(())));
@@ -218,6 +243,34 @@ mod tests {
         waiting.into_iter().for_each(|session| session.end(&refused));
         assert_eq!(joined.confirmation.take().unwrap().try_recv(), Ok(Err(Refused)));
         assert_eq!(old.closing(), None, "what was confirmed stays");
+    }
+
+    #[test]
+    fn a_confirmed_subject_that_is_no_longer_permitted_closes_its_sessions() {
+        let dispatcher = dispatcher();
+        let mut questions = questions(&dispatcher);
+        let [one, other] = [1, 2].map(|number| outbox(number, ROOM).0);
+        let _one = join(&dispatcher, &one, vec![request("a", &["ev.t.a"])]);
+        let _other = join(&dispatcher, &other, vec![request("b", &["ev.t.b"])]);
+        settle(&dispatcher);
+        questions.refused("Permissions Violation for Subscription to \"ev.t.a\" (sid \"1\")");
+        let asked = std::mem::take(&mut questions.to_confirm);
+        dispatcher.confirm(&asked, &[]);
+        assert_eq!((one.closing(), other.closing()), (Some(Close::Unavailable), None));
+    }
+
+    #[test]
+    fn a_stream_that_does_not_answer_is_noticed_and_so_is_its_first_answer() {
+        let mut questions = questions(&dispatcher());
+        let now = Instant::now();
+        let mut sync = StreamSync::new(now);
+        let unanswered = |sent| Question { number: 1, sent, position: 0, subjects: vec![], sessions: vec![] };
+        questions.unanswered(unanswered(now), &mut sync);
+        questions.unanswered(unanswered(now + ANSWER_TIMEOUT), &mut sync);
+        assert!(!questions.are_unanswered(now + DEAF_AFTER - Duration::from_millis(1)));
+        assert!(questions.are_unanswered(now + DEAF_AFTER));
+        questions.understood();
+        assert!(!questions.are_unanswered(now + DEAF_AFTER));
     }
 
     #[test]

@@ -196,6 +196,11 @@ impl EventReader {
             if let Some(repaired) = repaired {
                 self.repaired(repaired);
             }
+            if self.questions.are_unanswered(Instant::now()) && self.ready.set(false) {
+                tracing::warn!(
+                    "JetStream does not answer about the stream: new subscriptions are not confirmed, and gaps are not noticed"
+                );
+            }
             if heard.elapsed() > SILENCE_TIMEOUT {
                 return io::Error::new(io::ErrorKind::TimedOut, "the server is silent");
             }
@@ -244,6 +249,7 @@ impl EventReader {
                 return;
             }
         };
+        self.questions.understood();
         let effects = self.sync.informed(info.clone(), question.position, Instant::now());
         self.apply(effects);
         let refused = self.dispatcher.confirm(&question.subjects, &question.sessions);
@@ -287,9 +293,13 @@ impl EventReader {
         self.apply(effects);
     }
 
-    /// Delivers what was held back. If one of the messages raises a doubt, the rest is held back again.
+    /// Delivers what was held back. If one of the messages raises a doubt, the rest is held back again. If there is no
+    /// stream, their stream was deleted since, and their positions mean nothing.
     fn release(&mut self) {
-        self.held.take().into_iter().for_each(|message| self.received(message));
+        let has_stream = self.sync.has_stream();
+        for message in self.held.take() {
+            if has_stream { self.received(message) } else { self.deliver(message, None) }
+        }
         self.dispatcher.flush();
     }
 
@@ -311,6 +321,10 @@ impl EventReader {
                 }
             },
         };
+        self.deliver(message, position);
+    }
+
+    fn deliver(&mut self, message: Message, position: Option<EventPosition>) {
         self.metrics.events.inc();
         let Some(name) = message.header(wire::EVENT_NAME) else {
             self.metrics.events_unreadable.inc();

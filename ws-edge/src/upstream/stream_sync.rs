@@ -108,6 +108,11 @@ impl StreamSync {
         self.state == SyncState::InSync
     }
 
+    /// Whether there is a stream, as far as is known.
+    pub(super) fn has_stream(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// Whether the stream has a leader among several servers, which may take events with it.
     pub(super) fn is_replicated(&self) -> bool {
         self.known.as_ref().is_some_and(|known| known.leader.is_some())

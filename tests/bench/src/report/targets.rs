@@ -103,7 +103,12 @@ fn costs(report: &Report, targets: &mut Targets) {
     ] {
         for row in rows(report, shape, OURS).filter(|row| row.shape.ends_with(rate)) {
             let node = of(report, &row.shape, "Node bridge", "µs/delivery");
-            targets.at_most(title(row, "in all"), ratio(row.median("µs/delivery"), node), bound, "x Node bridge");
+            targets.at_most(
+                title(row, "in all"),
+                ratio(row.median("µs/delivery"), node),
+                bound,
+                "x Node bridge",
+            );
         }
     }
     for (rate, quantile, bound) in
