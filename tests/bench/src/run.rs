@@ -108,14 +108,17 @@ impl Plan {
     /// Whether a shape is measured with this server.
     fn includes(&self, shape: Shape, name: Name) -> bool {
         let own = [Shape::Growth, Shape::Subscribe, Shape::Latency, Shape::Edges];
-        let rival = matches!(name, Name::Rival(_));
-        let single = rival && name != Name::Rival(Rival::Node);
-        // Starting everything a second time takes half the time of a smoke run.
-        let skipped = self.options.smoke && name == Name::Ours { history: false } && shape != Shape::Sharded;
-        self.shapes.contains(&shape)
-            && !(rival && own.contains(&shape))
-            && !(single && shape == Shape::ShardedEdges)
-            && !skipped
+        let is_measured = match name {
+            Name::Ours { history: true } => true,
+            // Starting everything a second time takes half the time of a smoke run.
+            Name::Ours { history: false } => !self.options.smoke || shape == Shape::Sharded,
+            Name::Rival(rival) => match shape {
+                Shape::Growth | Shape::Subscribe | Shape::Latency | Shape::Edges => false,
+                Shape::ShardedEdges => rival == Rival::Node,
+                _ => true,
+            },
+        };
+        is_measured && self.shapes.contains(&shape)
     }
 }
 
