@@ -107,7 +107,6 @@ impl Plan {
 
     /// Whether a shape is measured with this server.
     fn includes(&self, shape: Shape, name: Name) -> bool {
-        let own = [Shape::Growth, Shape::Subscribe, Shape::Latency, Shape::Edges];
         let is_measured = match name {
             Name::Ours { history: true } => true,
             // Starting everything a second time takes half the time of a smoke run.
