@@ -59,6 +59,9 @@ pub(crate) struct AmqpConfig {
     pub(crate) prefetch: u16,
     /// Maximum bytes of unsettled bodies; beyond it the ingest does not read from the broker. One body may exceed it.
     pub(crate) prefetch_bytes: ByteSize,
+    /// How long events may wait for later ones while they follow each other closely, to be passed on together.
+    #[serde(with = "humantime_serde")]
+    pub(crate) batch_delay: Duration,
     /// Maximum body bytes in the queue; beyond it the broker drops the oldest events.
     pub(crate) queue_max_bytes: ByteSize,
     /// The exchange for rejected events, and the name of the queue bound to it.
@@ -111,6 +114,7 @@ impl Default for AmqpConfig {
             queue: "blackhole-ingest".into(),
             prefetch: 1000,
             prefetch_bytes: ByteSize::mib(64),
+            batch_delay: Duration::from_millis(1),
             queue_max_bytes: ByteSize::gib(1),
             dead_letter_exchange: "blackhole-dead-letter".into(),
             check_interval: Duration::from_secs(30),
@@ -126,6 +130,13 @@ impl Default for HistoryConfig {
             storage: Storage::File,
             replicas: 1,
         }
+    }
+}
+
+impl IngestConfig {
+    /// How long events may wait for later ones while they follow each other closely (`amqp.batch_delay`).
+    pub fn batch_delay(&self) -> Duration {
+        self.amqp.batch_delay
     }
 }
 
@@ -230,6 +241,11 @@ impl AmqpConfig {
             self.prefetch_bytes.as_u64() > 0,
             "amqp.prefetch_bytes",
             "must be 1 byte or more",
+        )?;
+        InvalidValue::unless(
+            self.batch_delay <= Duration::from_millis(10),
+            "amqp.batch_delay",
+            "must be at most 10ms",
         )?;
         InvalidValue::unless(
             (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.check_interval),

@@ -27,7 +27,8 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
     telemetry::init_logs(&config.log);
     // An event passes through two tasks; waking another thread would cost more than either spends on it.
-    let runtime = amqp_ingest::runtime::single_threaded().context("cannot build the runtime")?;
+    let batch_delay = config.batch_delay();
+    let runtime = amqp_ingest::runtime::single_threaded(batch_delay).context("cannot build the runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot listen for signals")?;
         amqp_ingest::run(config, shutdown).await?;

@@ -59,8 +59,12 @@ pub(crate) use connection::CLIENT_NAME;
 pub(crate) use settlement::{FromConsumer, Outcome, OutgoingEvent, SettleHandle, Settlement};
 
 use crate::{
-    checkpoint::Checkpoint, config::HistoryConfig, connection_status::ConnectionStatus, error::IngestError,
-    log_throttle::LogThrottle, metrics::Metrics,
+    checkpoint::{Checkpoint, EventId},
+    config::HistoryConfig,
+    connection_status::ConnectionStatus,
+    error::IngestError,
+    log_throttle::LogThrottle,
+    metrics::Metrics,
 };
 use connection::Connection;
 use pending::PendingEvent;
@@ -104,6 +108,8 @@ pub(crate) struct Publisher {
     stream: Option<StreamState>,
     /// The position of the stream's last event, if positions are compared: that of the last event published so far.
     last_position: Option<u64>,
+    /// The last event published on this connection, if it asked for no acknowledgement.
+    unacknowledged: Option<EventId>,
     /// The position of the last event that was acknowledged, in any source.
     last_stored: Option<u64>,
     /// How many events to publish one at a time.
@@ -144,6 +150,7 @@ impl Publisher {
             must_read: true,
             stream: None,
             last_position: None,
+            unacknowledged: None,
             last_stored: None,
             cautious: 0,
             pending: VecDeque::new(),
@@ -216,12 +223,7 @@ impl Publisher {
                 (false, false) => PROBE_EVENTS,
                 (false, true) => usize::MAX,
             };
-            while self.published < self.pending.len().min(max_published) {
-                self.publish_next(&mut connection)?;
-                if connection.is_full() {
-                    connection.flush().await?;
-                }
-            }
+            self.publish_waiting(&mut connection, max_published).await?;
             if !has_history {
                 self.send_barrier(&mut connection);
             }

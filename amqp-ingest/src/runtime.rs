@@ -1,7 +1,7 @@
 //! A single-threaded runtime that batches I/O under load.
 //!
 //! Waking the thread for each readable socket costs more than forwarding an event. While events follow each other
-//! closely, the thread therefore sleeps for `POLL_DELAY` before it polls its sockets again, and then handles
+//! closely, the thread therefore sleeps (`amqp.batch_delay`) before it polls its sockets again, and then handles
 //! everything that has arrived as one batch. Its peers receive batches in turn. Network cards do the same (interrupt
 //! coalescing). An event that arrives after an idle period is not delayed.
 
@@ -13,9 +13,6 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How long a busy thread sleeps before it polls its sockets: the maximum delay of an event.
-const POLL_DELAY: Duration = Duration::from_micros(400);
-
 /// The thread is busy if it last parked less than this ago.
 const BUSY_WINDOW: Duration = Duration::from_millis(1);
 
@@ -23,18 +20,22 @@ thread_local! {
     static LAST_PARK: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Builds the runtime, with timers and I/O enabled.
+/// Builds the runtime, with timers and I/O enabled. While it is busy, it delays each event by at most `batch_delay`.
 ///
 /// # Errors
 /// Returns the operating system's error if the I/O driver cannot be created.
-pub fn single_threaded() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().on_thread_park(sleep_if_busy).build()
+pub fn single_threaded(batch_delay: Duration) -> io::Result<Runtime> {
+    let mut runtime = Builder::new_current_thread();
+    if !batch_delay.is_zero() {
+        runtime.on_thread_park(move || sleep_if_busy(batch_delay));
+    }
+    runtime.enable_all().build()
 }
 
 /// Called when the thread has no task left to run.
-fn sleep_if_busy() {
+fn sleep_if_busy(batch_delay: Duration) {
     if LAST_PARK.get().is_some_and(|last| last.elapsed() < BUSY_WINDOW) {
-        thread::sleep(POLL_DELAY);
+        thread::sleep(batch_delay);
     }
     LAST_PARK.set(Some(Instant::now()));
 }

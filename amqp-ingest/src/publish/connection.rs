@@ -32,6 +32,9 @@ const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
 /// The last token of the reply subject for the stream's info.
 const STREAM_INFO: &str = "stream";
 
+/// The most bytes of headers that are added to a message: its id, and what is [`Expected`].
+const MAX_ADDED_HEADERS: usize = 320;
+
 /// JetStream does not reply while a stream has no leader. A retry finds the new leader sooner than a long wait.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,15 @@ pub(super) struct Connection {
     last_received: Instant,
     /// Whether a ping was sent since then.
     pinged: bool,
+}
+
+/// The stream refuses an event unless its last event has this position and this id.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Expected {
+    /// The position.
+    pub(super) position: Option<u64>,
+    /// The id.
+    pub(super) id: Option<EventId>,
 }
 
 /// The message exceeds the server's `max_payload`.
@@ -119,47 +131,41 @@ impl Connection {
         self.link.unsubscribe(ENDING);
     }
 
-    /// Queues an event for the next flush. The stream's reply will carry `number`. With `after`, the stream refuses it
-    /// unless its last event has this position.
+    /// Checks that an event is not too large for the server.
     ///
     /// # Errors
     /// [`TooLarge`].
+    pub(super) fn check_size(&self, message: &Message) -> Result<(), TooLarge> {
+        let max_bytes = self.link.max_payload_bytes();
+        let bytes = message.headers.len() + MAX_ADDED_HEADERS + message.body.len();
+        if bytes > max_bytes { Err(TooLarge { max_bytes }) } else { Ok(()) }
+    }
+
+    /// Queues an event for the next flush. The stream acknowledges it with `number`, if there is one.
     pub(super) fn publish(
         &mut self,
-        number: u64,
         message: &Message,
         id: EventId,
-        after: Option<u64>,
-    ) -> Result<(), TooLarge> {
-        self.set_reply_subject(number);
-        self.queue_event(message, id, after)
-    }
-
-    /// Queues an event for the next flush. There is no stream to reply.
-    ///
-    /// # Errors
-    /// [`TooLarge`].
-    pub(super) fn publish_without_ack(&mut self, message: &Message, id: EventId) -> Result<(), TooLarge> {
-        self.reply_subject.clear();
-        self.queue_event(message, id, None)
-    }
-
-    fn queue_event(&mut self, message: &Message, id: EventId, after: Option<u64>) -> Result<(), TooLarge> {
+        number: Option<u64>,
+        expected: Expected,
+    ) {
+        match number {
+            Some(number) => self.set_reply_subject(number),
+            None => self.reply_subject.clear(),
+        }
         let Message { subject, headers, body, .. } = message;
         self.headers.clear();
         self.headers.extend_from_slice(VERSION_LINE);
         // Writing to memory cannot fail.
         let _ = write!(self.headers, "{}: {id}\r\n", wire::MESSAGE_ID);
-        if let Some(after) = after {
-            let _ = write!(self.headers, "Nats-Expected-Last-Sequence: {after}\r\n");
+        if let Some(position) = expected.position {
+            let _ = write!(self.headers, "Nats-Expected-Last-Sequence: {position}\r\n");
+        }
+        if let Some(id) = expected.id {
+            let _ = write!(self.headers, "Nats-Expected-Last-Msg-Id: {id}\r\n");
         }
         self.headers.extend_from_slice(headers.strip_prefix(VERSION_LINE).unwrap_or(headers));
-        let max_bytes = self.link.max_payload_bytes();
-        if self.headers.len() + body.len() > max_bytes {
-            return Err(TooLarge { max_bytes });
-        }
         self.link.publish(subject, &self.reply_subject, &self.headers, body);
-        Ok(())
     }
 
     /// Queues a message to our own inbox. When it comes back as a reply with `number`, the server has processed

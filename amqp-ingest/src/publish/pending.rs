@@ -20,6 +20,8 @@ pub(super) struct PendingEvent {
     pub(super) id: Option<EventId>,
     /// When it was published on the current connection.
     pub(super) published_at: Option<Instant>,
+    /// It asked for an acknowledgement; otherwise that of a later event of the same burst stands for it.
+    pub(super) asks_for_ack: bool,
     /// Settled, but an older event is not.
     pub(super) is_settled: bool,
     /// Where it is stored.
@@ -29,7 +31,19 @@ pub(super) struct PendingEvent {
 impl PendingEvent {
     /// An event that has just arrived.
     pub(super) fn new(event: OutgoingEvent) -> PendingEvent {
-        PendingEvent { event, id: None, published_at: None, is_settled: false, checkpoint: None }
+        PendingEvent {
+            event,
+            id: None,
+            published_at: None,
+            asks_for_ack: false,
+            is_settled: false,
+            checkpoint: None,
+        }
+    }
+
+    /// Whether it is published, and waits for the acknowledgement of a later event.
+    pub(super) fn is_acknowledged_by_a_later_one(&self) -> bool {
+        self.published_at.is_some() && !self.asks_for_ack && !self.is_settled
     }
 
     /// The stream has the event, with this id at this position. Without history there is no stream; without an id an

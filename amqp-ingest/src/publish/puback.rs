@@ -54,7 +54,9 @@ fn parse_payload(status: Option<u16>, payload: &[u8]) -> PubAck {
             PubAck::Rejected(Rejection::Refused, error.to_string())
         }
         Ok(Payload { error: Some(error), .. }) => match error.error_code() {
-            ErrorCode::STREAM_WRONG_LAST_SEQUENCE => PubAck::Changed(error.to_string()),
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_MESSAGE_ID => {
+                PubAck::Changed(error.to_string())
+            }
             _ => PubAck::RetryLater(error.to_string()),
         },
         Ok(Payload { sequence: Some(sequence), duplicate, .. }) if sequence > 0 => {
@@ -100,11 +102,13 @@ mod tests {
 
     #[test]
     fn another_last_event_is_recognized() {
-        let puback = parsed(
-            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 9"},"stream":"B","seq":0}"#,
-        );
-        let PubAck::Changed(reason) = puback else { panic!("{puback:?}") };
-        assert!(reason.contains("wrong last sequence: 9"), "{reason}");
+        for (code, text) in [(10071, "wrong last sequence: 9"), (10070, "wrong last msg ID: x")] {
+            let puback = parsed(&format!(
+                r#"{{"error":{{"code":400,"err_code":{code},"description":"{text}"}},"stream":"B","seq":0}}"#
+            ));
+            let PubAck::Changed(reason) = puback else { panic!("{puback:?}") };
+            assert!(reason.contains(text), "{reason}");
+        }
     }
 
     #[test]

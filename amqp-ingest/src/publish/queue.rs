@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     ACK_TIMEOUT, CAUTIOUS_EVENTS, Publisher,
-    connection::{Connection, TooLarge},
+    connection::{Connection, Expected, TooLarge},
     pending::PendingEvent,
     puback::PubAck,
     settlement::{FromConsumer, Outcome, OutgoingEvent},
@@ -30,11 +30,52 @@ impl Publisher {
         }
     }
 
-    pub(super) fn publish_next(&mut self, connection: &mut Connection) -> Result<(), IngestError> {
-        let (index, number) = (self.published, self.first_number + self.published as u64);
-        let Some(pending) = self.pending.get_mut(index) else { return Ok(()) };
-        let Some(source) = self.sources.get_mut(pending.event.source) else { return Ok(()) };
-        self.published += 1;
+    /// Publishes what waits, until `max_published` events are published and not acknowledged.
+    ///
+    /// If positions are compared, only the last event of each burst asks for an acknowledgement. Each event names the one
+    /// before it, so the stream has the last one only if it has all of them, one after the other.
+    pub(super) async fn publish_waiting(
+        &mut self,
+        connection: &mut Connection,
+        max_published: usize,
+    ) -> Result<(), IngestError> {
+        let mut next = self.next_to_publish(connection, max_published);
+        while let Some(number) = next {
+            next = self.next_to_publish(connection, max_published);
+            let is_full = connection.is_full();
+            self.publish(connection, number, next.is_none() || is_full || self.last_position.is_none());
+            if is_full {
+                connection.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the next event to publish. Events before it that need not be published are settled.
+    fn next_to_publish(&mut self, connection: &Connection, max_published: usize) -> Option<u64> {
+        while self.published < self.pending.len().min(max_published) {
+            let (index, number) = (self.published, self.first_number + self.published as u64);
+            self.published += 1;
+            if self.identify(index) {
+                let Some(message) = self.pending.get(index).map(|pending| &pending.event.message) else {
+                    continue;
+                };
+                let Err(TooLarge { max_bytes }) = connection.check_size(message) else { return Some(number) };
+                self.reject(
+                    index,
+                    Rejection::TooLarge,
+                    &format!("the server accepts at most {max_bytes} bytes (max_payload)"),
+                );
+            }
+            self.remove_settled();
+        }
+        None
+    }
+
+    /// Gives an event its id. Returns whether it has to be published: it is settled if the stream has it already.
+    fn identify(&mut self, index: usize) -> bool {
+        let Some(pending) = self.pending.get_mut(index) else { return false };
+        let Some(source) = self.sources.get_mut(pending.event.source) else { return false };
         if pending.id.is_none() {
             let digest = pending.event.message.digest;
             let stored = if pending.event.redelivered {
@@ -50,29 +91,33 @@ impl Publisher {
                 pending.is_settled = true;
             }
             if pending.is_settled {
-                self.remove_settled();
-                return Ok(());
+                return false;
             }
             pending.id = Some(source.next_id(digest));
         }
-        let Some(id) = pending.id else { return Ok(()) };
+        true
+    }
+
+    fn publish(&mut self, connection: &mut Connection, number: u64, asks_for_ack: bool) {
+        let Some(pending) = self.index(number).and_then(|index| self.pending.get_mut(index)) else { return };
+        let Some(id) = pending.id else { return };
         pending.published_at = Some(Instant::now());
         let message = &pending.event.message;
-        let queued = if self.history.is_off() {
-            connection.publish_without_ack(message, id)
-        } else {
-            connection.publish(number, message, id, self.last_position)
-        };
-        match queued {
-            Ok(()) => {
-                self.last_position = self.last_position.map(|position| position + 1);
-                Ok(())
-            }
-            Err(TooLarge { max_bytes }) => {
-                let reason = format!("the server accepts at most {max_bytes} bytes (max_payload)");
-                self.handle_puback(Some(number), PubAck::Rejected(Rejection::TooLarge, reason)).map(drop)
-            }
+        if self.history.is_off() {
+            connection.publish(message, id, None, Expected::default());
+            return;
         }
+        pending.asks_for_ack = asks_for_ack;
+        let expected = Expected { position: self.last_position, id: self.unacknowledged };
+        connection.publish(message, id, asks_for_ack.then_some(number), expected);
+        self.last_position = self.last_position.map(|position| position + 1);
+        self.unacknowledged = (!asks_for_ack).then_some(id);
+    }
+
+    /// The index of the published event with this number.
+    fn index(&self, number: u64) -> Option<usize> {
+        let index = number.checked_sub(self.first_number).and_then(|index| usize::try_from(index).ok())?;
+        (index < self.published).then_some(index)
     }
 
     /// Without history: sends a barrier after the events published so far.
@@ -95,46 +140,78 @@ impl Publisher {
 
     /// Handles the acknowledgement of event `number`. Returns whether the stream has stored the event.
     pub(super) fn handle_puback(&mut self, number: Option<u64>, puback: PubAck) -> Result<bool, IngestError> {
-        let index = number
-            .and_then(|number| number.checked_sub(self.first_number))
-            .and_then(|index| usize::try_from(index).ok())
-            .filter(|index| *index < self.published);
-        let Some(pending) = index.and_then(|index| self.pending.get_mut(index)) else { return Ok(false) };
-        let OutgoingEvent { message, settle_handle, .. } = &pending.event;
+        let Some(index) = number.and_then(|number| self.index(number)) else { return Ok(false) };
+        let is_burst = index.checked_sub(1).and_then(|before| self.pending.get(before));
+        let is_burst = is_burst.is_some_and(PendingEvent::is_acknowledged_by_a_later_one);
         let is_stored = match puback {
             PubAck::RetryLater(reason) => {
                 self.cautious = CAUTIOUS_EVENTS;
                 self.metrics.refusals.inc();
                 return Err(IngestError::NotStored(reason));
             }
-            PubAck::Changed(reason) => return Err(IngestError::StreamAhead(reason)),
+            // One of the burst may have been refused: then the next connection hears why.
+            PubAck::Changed(reason) => {
+                self.cautious = if is_burst { CAUTIOUS_EVENTS } else { self.cautious };
+                return Err(IngestError::StreamAhead(reason));
+            }
+            // A copy that was sent before this connection says nothing about the rest of the burst.
+            PubAck::Stored { duplicate: true, .. } if is_burst => {
+                return Err(IngestError::StreamAhead("an event of the burst was stored before".into()));
+            }
+            PubAck::Rejected(..) if is_burst => {
+                self.cautious = CAUTIOUS_EVENTS;
+                return Err(IngestError::StreamAhead("an event of the burst was refused".into()));
+            }
             PubAck::Stored { duplicate, sequence } => {
                 self.last_stored = Some(sequence);
                 self.cautious = self.cautious.saturating_sub(1);
-                if let Some(published_at) = pending.published_at {
-                    self.metrics.ack_seconds.observe(published_at.elapsed().as_secs_f64());
-                }
-                let stored = pending.id.map(|id| (id, sequence));
-                pending.settle_as_stored(stored, self.stream, duplicate, &self.metrics);
+                self.settle_burst(index, sequence, duplicate);
                 true
             }
             PubAck::Rejected(rejection, reason) => {
-                if let Some(suppressed) = self.rejection_log.permit() {
-                    tracing::warn!(
-                        subject = message.subject,
-                        bytes = message.body.len(),
-                        reason,
-                        suppressed,
-                        "rejected an event to the dead-letter exchange: the stream will never accept it"
-                    );
-                }
-                settle_handle.settle(Outcome::Rejected(rejection));
-                pending.is_settled = true;
+                self.reject(index, rejection, &reason);
                 false
             }
         };
         self.remove_settled();
         Ok(is_stored)
+    }
+
+    /// The stream has an event at this position, and right before it those of the burst that it ends.
+    fn settle_burst(&mut self, last: usize, mut sequence: u64, duplicate: bool) {
+        for index in (0..=last).rev() {
+            let Some(pending) = self.pending.get_mut(index) else { return };
+            if index < last && pending.asks_for_ack && !pending.is_settled {
+                return;
+            }
+            // What was settled without being published has no position.
+            if pending.is_settled {
+                continue;
+            }
+            if let Some(published_at) = pending.published_at {
+                self.metrics.ack_seconds.observe(published_at.elapsed().as_secs_f64());
+            }
+            let stored = pending.id.map(|id| (id, sequence));
+            pending.settle_as_stored(stored, self.stream, duplicate, &self.metrics);
+            sequence = sequence.saturating_sub(1);
+        }
+    }
+
+    /// The stream will never accept this event.
+    fn reject(&mut self, index: usize, rejection: Rejection, reason: &str) {
+        let Some(pending) = self.pending.get_mut(index) else { return };
+        let OutgoingEvent { message, settle_handle, .. } = &pending.event;
+        if let Some(suppressed) = self.rejection_log.permit() {
+            tracing::warn!(
+                subject = message.subject,
+                bytes = message.body.len(),
+                reason,
+                suppressed,
+                "rejected an event to the dead-letter exchange: the stream will never accept it"
+            );
+        }
+        settle_handle.settle(Outcome::Rejected(rejection));
+        pending.is_settled = true;
     }
 
     /// Removes the settled events before the oldest unsettled one.
@@ -162,6 +239,10 @@ impl Publisher {
         self.published = 0;
         self.first_number = 0;
         self.barrier = 0;
+        self.unacknowledged = None;
         self.must_read = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use std::time::Duration;
+
+use blackhole_common::{
+    catalogue::Catalogue, config::NatsConfig, readiness::Readiness, telemetry, tenant::Tenant,
+};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::{
+    config::HistoryConfig,
+    connection_status::ConnectionStatus,
+    message::{EventMetadata, Message},
+    metrics::Metrics,
+    publish::{SettleHandle, Settlement, stream::StreamState},
+};
+
+/// A publisher, and what it tells its consumer.
+struct World {
+    publisher: Publisher,
+    sender: mpsc::Sender<Settlement>,
+    settlements: mpsc::Receiver<Settlement>,
+}
+
+impl World {
+    fn new() -> World {
+        let metrics =
+            Metrics::register(&mut telemetry::registry("test", "0"), &Catalogue::load(None).unwrap());
+        let latch = Readiness::default().latch("nats");
+        let status = ConnectionStatus::new("nats", "nats://test".into(), latch, &metrics);
+        let (_, events) = mpsc::channel(1);
+        let (nats, history) = (NatsConfig::default(), HistoryConfig::default());
+        let mut publisher =
+            Publisher::new(nats, history, &[String::new()], Duration::from_secs(30), events, status, metrics);
+        publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
+        let (sender, settlements) = mpsc::channel(16);
+        World { publisher, sender, settlements }
+    }
+
+    /// Events are published with these wishes for an acknowledgement.
+    fn published(&mut self, asking: &[bool]) {
+        for (index, asks_for_ack) in asking.iter().enumerate() {
+            let event = EventMetadata {
+                exchange: "callevt",
+                routing_key: "call.X.1",
+                message_id: None,
+                timestamp: None,
+                zone: "",
+            };
+            let message = Message::new("t", &Tenant::Nobody, "X", &event, Bytes::from(index.to_string()));
+            let settle_handle = SettleHandle { tag: index as u64, bytes: 1, sender: self.sender.clone() };
+            let event = OutgoingEvent { source: 0, redelivered: false, message, settle_handle };
+            self.publisher.enqueue(FromConsumer::Event(event));
+            self.publisher.published += 1;
+            assert!(self.publisher.identify(index));
+            let pending = &mut self.publisher.pending[index];
+            pending.published_at = Some(Instant::now());
+            pending.asks_for_ack = *asks_for_ack;
+        }
+    }
+
+    /// The tags that are settled as stored, with their positions.
+    fn stored(&mut self) -> Vec<(u64, u64)> {
+        let mut stored = Vec::new();
+        while let Ok(Settlement { tag, outcome: Outcome::Stored(Some(checkpoint)), .. }) =
+            self.settlements.try_recv()
+        {
+            stored.push((tag, checkpoint.sequence));
+        }
+        stored.sort_unstable();
+        stored
+    }
+}
+
+fn stored(sequence: u64) -> PubAck {
+    PubAck::Stored { duplicate: false, sequence }
+}
+
+#[test]
+fn the_acknowledgement_of_the_last_event_of_a_burst_settles_all_of_it() {
+    let mut world = World::new();
+    world.published(&[true, false, false, true, false, true]);
+    assert!(world.publisher.handle_puback(Some(0), stored(11)).unwrap());
+    assert_eq!(world.stored(), [(0, 11)]);
+    assert!(world.publisher.handle_puback(Some(3), stored(14)).unwrap());
+    assert_eq!(world.stored(), [(1, 12), (2, 13), (3, 14)]);
+    assert_eq!((world.publisher.pending.len(), world.publisher.published), (2, 2), "the next burst waits");
+    assert!(world.publisher.handle_puback(Some(5), stored(16)).unwrap());
+    assert_eq!(world.stored(), [(4, 15), (5, 16)]);
+}
+
+#[test]
+fn an_event_that_was_not_published_has_no_position_in_the_burst() {
+    let mut world = World::new();
+    world.published(&[false, false, true]);
+    world.publisher.reject(1, Rejection::TooLarge, "too large");
+    assert!(world.publisher.handle_puback(Some(2), stored(12)).unwrap());
+    assert_eq!(world.settlements.try_recv().unwrap().outcome, Outcome::Rejected(Rejection::TooLarge));
+    assert_eq!(world.stored(), [(0, 11), (2, 12)]);
+}
+
+#[test]
+fn nothing_of_a_burst_is_settled_if_its_last_event_was_not_stored_now() {
+    for puback in [
+        PubAck::Stored { duplicate: true, sequence: 9 },
+        PubAck::Changed("wrong last msg ID".into()),
+        PubAck::Rejected(Rejection::Refused, "too large".into()),
+        PubAck::RetryLater("no space".into()),
+    ] {
+        let mut world = World::new();
+        world.published(&[false, true]);
+        let text = format!("{puback:?}");
+        let is_duplicate = matches!(puback, PubAck::Stored { .. });
+        assert!(world.publisher.handle_puback(Some(1), puback).is_err(), "{text}");
+        assert_eq!(world.stored(), [], "{text}");
+        // One at a time, each refusal tells its reason.
+        assert_eq!(world.publisher.cautious > 0, !is_duplicate, "{text}");
+    }
+}
