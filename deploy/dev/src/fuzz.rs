@@ -193,7 +193,8 @@ impl Fuzzer {
         let log = self.dir.join(format!("{target}.merge.log"));
         let _ = fs::remove_file(&log);
         let spec = Spec::new(&self.program)
-            .args(["-merge=1", "-use_value_profile=0"])
+            // Not how often code is reached: that would be thousands of inputs.
+            .args(["-set_cover_merge=1", "-use_counters=0"])
             .args([&self.corpus(target), grown])
             .env(TARGET, target)
             .dir(&self.root)

@@ -75,7 +75,15 @@ fn pattern(subject: &str) -> Vec<Vec<u8>> {
         .flat_map(|word| match word {
             "*" => vec![b"*".to_vec()],
             ">" => vec![b"*".to_vec(), b"#".to_vec()],
-            word => vec![decode_key(word).unwrap()],
+            word => vec![decoded(word)],
         })
         .collect()
+}
+
+/// An account's id is one word, whatever is in it: then no key has this word.
+fn decoded(word: &str) -> Vec<u8> {
+    match word {
+        "=" => Vec::new(),
+        word => word.split("=2E").map(|part| decode_key(part).unwrap()).collect::<Vec<_>>().join(&b'.'),
+    }
 }

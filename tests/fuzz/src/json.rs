@@ -36,18 +36,6 @@ impl Json {
             _ => None,
         }
     }
-
-    /// How many strings in it, names included, contain `part`.
-    pub(crate) fn count(&self, part: &str) -> usize {
-        match self {
-            Json::Text(text) => usize::from(text.contains(part)),
-            Json::List(items) => items.iter().map(|item| item.count(part)).sum(),
-            Json::Object(members) => {
-                members.iter().map(|(name, value)| usize::from(name.contains(part)) + value.count(part)).sum()
-            }
-            _ => 0,
-        }
-    }
 }
 
 impl<'de> Deserialize<'de> for Json {

@@ -13,12 +13,10 @@ pub(crate) fn run(input: &[u8]) -> bool {
         assert!(is_header_text(&header) && header.trim() == header, "{header}");
         assert_eq!(serde_json::from_str::<String>(&format!("\"{header}\"")).unwrap(), text);
     }
-    // Not those with only optional members: they accept every object.
-    let is_optional = [
-        round_trip::<AuthChanged>(input),
-        round_trip::<SessionsRequest>(input),
-        round_trip::<TargetedReply>(input),
-    ];
+    // These accept every object, as all their members are optional.
+    round_trip::<AuthChanged>(input);
+    round_trip::<SessionsRequest>(input);
+    round_trip::<TargetedReply>(input);
     let is_accepted = [
         round_trip::<AuthRequest>(input),
         round_trip::<AuthReply>(input),
@@ -28,7 +26,6 @@ pub(crate) fn run(input: &[u8]) -> bool {
         round_trip::<SessionsReply>(input),
         round_trip::<TargetedRequest>(input),
     ];
-    let _ = is_optional;
     is_accepted.contains(&true)
 }
 
