@@ -10,31 +10,31 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Half of the SHA-256 of what the publisher gave the event: equal for equal events, and for every delivery of one.
-pub(crate) type Digest = u128;
+pub type Digest = u128;
 
 /// The id of an event: the header `Nats-Msg-Id`. Every copy of one delivery has the same id, whichever ingest publishes
 /// it; equal events have different ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EventId {
+pub struct EventId {
     /// Identifies the sequence of numbers: random, chosen when no checkpoint is known.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
     /// The event's number in its queue.
-    pub(crate) number: u64,
+    pub number: u64,
     /// The digest of the event.
-    pub(crate) digest: Digest,
+    pub digest: Digest,
 }
 
 /// The last event of a queue that was acknowledged to the broker, or that is known to be stored with all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Checkpoint {
+pub struct Checkpoint {
     /// See [`EventId::epoch`].
-    pub(crate) epoch: u64,
+    pub epoch: u64,
     /// See [`EventId::number`].
-    pub(crate) number: u64,
+    pub number: u64,
     /// The event's position in the stream.
-    pub(crate) sequence: u64,
+    pub sequence: u64,
     /// Identifies the stream: one that was deleted and made again counts its positions anew.
-    pub(crate) stream: u64,
+    pub stream: u64,
 }
 
 impl fmt::Display for EventId {
@@ -45,7 +45,7 @@ impl fmt::Display for EventId {
 
 impl EventId {
     /// Parses an id. Earlier releases wrote the digest alone: then `Err` has it. `None` for anything else.
-    pub(crate) fn parse(text: &str) -> Option<Result<EventId, Digest>> {
+    pub fn parse(text: &str) -> Option<Result<EventId, Digest>> {
         let hexadecimal = |text: &str, digits: usize| {
             (text.len() == digits).then(|| u128::from_str_radix(text, 16).ok()).flatten()
         };

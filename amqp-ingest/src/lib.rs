@@ -28,15 +28,15 @@
 pub mod amqp;
 pub mod body;
 mod bound_part;
-mod checkpoint;
+pub mod checkpoint;
 mod config;
 mod connection_status;
 mod error;
 mod log_throttle;
 mod message;
 mod metrics;
-mod publish;
-mod requests;
+pub mod publish;
+pub mod requests;
 pub mod runtime;
 mod tenant;
 

@@ -35,7 +35,7 @@
 
 mod connection;
 mod pending;
-mod puback;
+pub mod puback;
 mod queue;
 mod settlement;
 mod source;

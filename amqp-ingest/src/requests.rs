@@ -17,11 +17,11 @@
 
 mod broker_channel;
 mod edges;
-mod envelope;
+pub mod envelope;
 mod gather;
 mod handler;
-mod listing;
-mod modules;
+pub mod listing;
+pub mod modules;
 mod responder;
 mod stopped_families;
 mod targeted;

@@ -9,7 +9,7 @@
 //! Services add their own routes with [`AdminServer::route`]. These list or change something, and may require the
 //! operator's token.
 
-mod access;
+pub mod access;
 mod connection_limit;
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};

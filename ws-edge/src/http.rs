@@ -4,5 +4,5 @@ mod bindings;
 pub mod client_address;
 pub(crate) mod listen;
 mod pages;
-mod refusal;
-mod upgrade;
+pub mod refusal;
+pub mod upgrade;

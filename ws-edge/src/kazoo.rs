@@ -1,4 +1,4 @@
 //! Requests that the edge passes on to KAZOO: over HTTP to Crossbar, or as a message to one KAZOO process.
 
-pub(crate) mod crossbar;
-pub(crate) mod targeted;
+pub mod crossbar;
+pub mod targeted;

@@ -26,13 +26,13 @@ mod edge;
 pub mod error;
 pub mod http;
 pub mod ids;
-mod kazoo;
+pub mod kazoo;
 pub mod limits;
 pub mod metrics;
 mod operator;
 pub mod outbox;
 pub mod protocol;
-mod session;
+pub mod session;
 #[cfg(test)]
 mod tests;
 pub mod upstream;

@@ -5,5 +5,5 @@ pub(crate) mod history;
 mod question;
 pub(crate) mod reader;
 mod repair;
-pub(crate) mod stream_info;
+pub mod stream_info;
 mod stream_sync;

@@ -11,7 +11,7 @@ pub(super) const NO_RESPONDERS: u16 = 503;
 
 /// What the reply says about the event.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum PubAck {
+pub enum PubAck {
     /// It is stored.
     Stored {
         /// It had been stored before.
@@ -38,7 +38,7 @@ struct Payload {
 }
 
 /// Parses a reply. Also returns the event's number, the last token of the reply's subject.
-pub(super) fn parse(message: &Message) -> (Option<u64>, PubAck) {
+pub fn parse(message: &Message) -> (Option<u64>, PubAck) {
     let number = message.subject().rsplit('.').next().and_then(|number| number.parse().ok());
     (number, parse_payload(message.status(), &message.payload))
 }

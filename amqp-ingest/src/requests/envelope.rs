@@ -11,17 +11,17 @@ const CATEGORY: &str = "websockets";
 
 /// Who sent a request, and how the response is matched to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Envelope {
+pub struct Envelope {
     #[serde(rename = "Event-Category")]
     category: Option<String>,
     #[serde(rename = "Event-Name")]
     name: Option<String>,
     /// The routing key of the response.
     #[serde(rename = "Server-ID")]
-    pub(super) server_id: Option<String>,
+    pub server_id: Option<String>,
     /// Copied to the response.
     #[serde(rename = "Msg-ID")]
-    pub(super) message_id: Option<String>,
+    pub message_id: Option<String>,
 }
 
 /// Parses a request with the event name `name`: its envelope and its own members.

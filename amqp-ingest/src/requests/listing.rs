@@ -105,8 +105,7 @@ impl RequestHandler {
     /// # Errors
     /// If NATS is not available. There is no response then: an empty list would mean that there are no sessions.
     pub(super) async fn list_sockets(&self, body: &[u8]) -> Result<Option<Response>, IngestError> {
-        let parsed = envelope::parse::<SocketsRequest>(body, "get_req").and_then(sessions_request);
-        let (envelope, request) = match parsed {
+        let (envelope, request) = match parse(body) {
             Ok(parsed) => parsed,
             Err(reason) => {
                 self.drop_malformed(RequestKind::Sessions, &reason);
@@ -176,6 +175,14 @@ impl RequestHandler {
 
 fn unavailable(reason: &dyn std::fmt::Display) -> HttpResponse {
     HttpResponse::text(StatusCode::SERVICE_UNAVAILABLE, format!("the edges cannot be asked: {reason}\n"))
+}
+
+/// Parses Crossbar's request: its envelope, and the request to the edges.
+///
+/// # Errors
+/// Why it is invalid, for the log.
+pub fn parse(body: &[u8]) -> Result<(Envelope, SessionsRequest), String> {
+    envelope::parse::<SocketsRequest>(body, "get_req").and_then(sessions_request)
 }
 
 /// The request to the edges. Like KAZOO's Blackhole, it requires an account or a session.

@@ -7,7 +7,7 @@ use blackhole_common::{
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    envelope,
+    envelope::{self, Envelope},
     gather::Gathered,
     handler::{RequestHandler, Response},
 };
@@ -26,21 +26,27 @@ const MODULE_PREFIXES: [&str; 2] = ["bh_", "blackhole_"];
 /// Limit of all edges' replies together.
 const MAX_REPLY_BYTES: usize = 1 << 20;
 
+/// A request to start or stop a family.
 #[derive(Debug, Deserialize)]
-struct ModuleRequest {
+pub struct ModuleRequest {
+    /// KAZOO's name of the family.
     #[serde(rename = "Module")]
-    module: String,
+    pub module: String,
+    /// What to do.
     #[serde(rename = "Action")]
-    action: Action,
+    pub action: Action,
     /// True by default, as in KAZOO's Blackhole.
     #[serde(rename = "Persist", default = "default_persist", deserialize_with = "deserialize_persist")]
-    persist: bool,
+    pub persist: bool,
 }
 
+/// What to do with a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Action {
+pub enum Action {
+    /// Start it.
     Start,
+    /// Stop it.
     Stop,
 }
 
@@ -79,8 +85,16 @@ fn deserialize_persist<'de, D: Deserializer<'de>>(deserializer: D) -> Result<boo
     })
 }
 
+/// Parses KAZOO's request.
+///
+/// # Errors
+/// Why it is invalid, for the log.
+pub fn parse(body: &[u8]) -> Result<(Envelope, ModuleRequest), String> {
+    envelope::parse(body, "module_req")
+}
+
 /// The family with the module name `module`.
-fn find_family<'c>(catalogue: &'c Catalogue, module: &str) -> Option<&'c str> {
+pub fn find_family<'c>(catalogue: &'c Catalogue, module: &str) -> Option<&'c str> {
     let names = || catalogue.families().iter().map(|family| family.name.as_str());
     let found = |name: &str| names().find(|own| *own == name);
     found(module).or_else(|| MODULE_PREFIXES.iter().find_map(|prefix| found(module.strip_prefix(prefix)?)))
@@ -92,7 +106,7 @@ impl RequestHandler {
     /// # Errors
     /// If NATS is not available.
     pub(super) async fn switch_module(&self, body: &[u8]) -> Result<Option<Response>, IngestError> {
-        let (envelope, request) = match envelope::parse::<ModuleRequest>(body, "module_req") {
+        let (envelope, request) = match parse(body) {
             Ok(parsed) => parsed,
             Err(reason) => {
                 self.drop_malformed(RequestKind::Module, &reason);

@@ -10,7 +10,7 @@ use crate::config::Secret;
 
 /// Who may use the routes that list or change something.
 #[derive(Debug)]
-pub(super) enum Access {
+pub enum Access {
     /// Whoever has the token.
     Token(Secret),
     /// Whoever can connect.
@@ -23,7 +23,7 @@ pub(super) enum Access {
 
 impl Access {
     /// `listen` is where the server listens; `anyone` allows access without a token.
-    pub(super) fn new(token: Option<Secret>, anyone: bool, listen: SocketAddr) -> Access {
+    pub fn new(token: Option<Secret>, anyone: bool, listen: SocketAddr) -> Access {
         match token {
             Some(token) => Access::Token(token),
             None if anyone => Access::Anyone,
@@ -34,7 +34,7 @@ impl Access {
 
     /// # Errors
     /// The refusal.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), AdminResponse> {
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), AdminResponse> {
         let (status, text) = match self {
             Access::Token(token) if has_token(headers, token) => return Ok(()),
             Access::Token(_) => {

@@ -8,6 +8,7 @@ pub mod brokers;
 pub mod chaos;
 pub mod check;
 mod ending;
+pub mod fuzz;
 pub mod http;
 pub mod install;
 pub mod ports;

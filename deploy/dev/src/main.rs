@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{autobahn, bench, chaos, check, progress, test, up};
+use blackhole_dev::{autobahn, bench, chaos, check, fuzz, progress, test, up};
 use clap::{Parser, Subcommand};
 
 /// Runs a complete Blackhole on this machine, its tests, or its benchmarks
@@ -25,6 +25,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Runs the Autobahn test suite against the edge's WebSocket code
     Autobahn(autobahn::Options),
+    /// Runs the fuzz targets: random input for everything that reads bytes from outside
+    Fuzz(fuzz::Options),
     /// Measures Blackhole and other servers under the same load
     Bench(bench::Options),
 }
@@ -37,6 +39,7 @@ async fn main() -> ExitCode {
         Command::Test(options) => test::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
         Command::Autobahn(options) => autobahn::run(options).await,
+        Command::Fuzz(options) => fuzz::run(options).await,
         Command::Bench(options) => bench::run(options).await,
     };
     done.unwrap_or_else(|error| {

@@ -16,7 +16,7 @@ use crate::limits::{accept_limiter::Busy, accounts::Exceeded, connection_limit::
 
 /// Why a connection does not become a session.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub struct Refusal {
     pub(super) status: StatusCode,
     /// The label of the metric.
     pub(super) reason: &'static str,

@@ -52,26 +52,8 @@ pub(super) async fn upgrade(
     permit: &Mutex<Option<ConnectionPermit>>,
     mut request: Request<Incoming>,
 ) -> Result<(Response<Full<Bytes>>, Upgrade), Refusal> {
+    let Checked { accept, view } = check(&request, edge.config.view)?;
     let headers = request.headers();
-    let bad = |text: &str| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", text);
-    if *request.method() != Method::GET || !has_word(headers, &header::CONNECTION, "upgrade") {
-        return Err(bad("a WebSocket begins with GET and `Connection: Upgrade`"));
-    }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let text = "only WebSocket version 13 is spoken here";
-        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "version", text)
-            .with_header(header::SEC_WEBSOCKET_VERSION, "13"));
-    }
-    if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "sub_protocol", "there are no sub-protocols here"));
-    }
-    check_framing(&request).map_err(bad)?;
-    let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing"))?;
-    if BASE64_STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(KEY_BYTES) {
-        return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64"));
-    }
-    let accept = derive_accept_key(key.as_bytes());
-    let view = view(request.uri().query(), edge.config.view).map_err(|text| bad(&text))?;
     let address =
         client_address(peer.ip(), headers, edge.config.address_header, &edge.config.trusted_proxies);
     let client = ClientNetwork::of(address);
@@ -106,8 +88,45 @@ pub(super) async fn upgrade(
     Ok((response, Upgrade { connection, start }))
 }
 
+/// What a valid upgrade request asks for.
+#[derive(Debug)]
+pub struct Checked {
+    /// The value of `Sec-WebSocket-Accept`.
+    pub accept: String,
+    /// The view.
+    pub view: View,
+}
+
+/// Checks an upgrade request, without its token and its limits. `default` is the view if it names none.
+///
+/// # Errors
+/// The refusal.
+pub fn check<B>(request: &Request<B>, default: View) -> Result<Checked, Refusal> {
+    let headers = request.headers();
+    let bad = |text: &str| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", text);
+    if *request.method() != Method::GET || !has_word(headers, &header::CONNECTION, "upgrade") {
+        return Err(bad("a WebSocket begins with GET and `Connection: Upgrade`"));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let text = "only WebSocket version 13 is spoken here";
+        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "version", text)
+            .with_header(header::SEC_WEBSOCKET_VERSION, "13"));
+    }
+    if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "sub_protocol", "there are no sub-protocols here"));
+    }
+    check_framing(request).map_err(bad)?;
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing"))?;
+    if BASE64_STANDARD.decode(key).map(|nonce| nonce.len()) != Ok(KEY_BYTES) {
+        return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64"));
+    }
+    let accept = derive_accept_key(key.as_bytes());
+    let view = requested_view(request.uri().query(), default).map_err(|text| bad(&text))?;
+    Ok(Checked { accept, view })
+}
+
 /// Refuses what proxies and servers may read differently, so that nobody smuggles a second request behind the first.
-fn check_framing(request: &Request<Incoming>) -> Result<(), &'static str> {
+fn check_framing<B>(request: &Request<B>) -> Result<(), &'static str> {
     let headers = request.headers();
     if request.version() < Version::HTTP_11 {
         return Err("a WebSocket needs HTTP/1.1");
@@ -163,7 +182,7 @@ async fn authenticate(
     }
 }
 
-fn view(query: Option<&str>, default: View) -> Result<View, String> {
+fn requested_view(query: Option<&str>, default: View) -> Result<View, String> {
     let requested = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("view="));
     requested.map_or(Ok(default), str::parse)
 }

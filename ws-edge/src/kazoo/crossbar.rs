@@ -4,7 +4,7 @@
 //! redirects are not followed. Any JSON answer of Crossbar becomes the reply, errors included.
 
 pub(crate) mod call;
-mod endpoint;
+pub mod endpoint;
 
 use std::{
     net::IpAddr,

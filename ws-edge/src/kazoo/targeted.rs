@@ -3,7 +3,7 @@
 //! amqp-ingest publishes them to the exchange `targeted`. The edge sets the members that describe type, sender and origin,
 //! and drops the client's.
 
-pub(crate) mod message;
+pub mod message;
 
 use std::time::Duration;
 

@@ -39,15 +39,15 @@ pub struct Rank(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The position of its event.
-    pub(crate) position: EventPosition,
+    pub position: EventPosition,
     /// The rank of its binding, or [`Rank::LAST`].
-    pub(crate) rank: Rank,
+    pub rank: Rank,
 }
 
 /// The text is not a cursor, or one of a version that this edge does not know.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("not a cursor that this edge knows")]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 impl StreamId {
     /// The id of the stream that was created at `created`, as the server formats the time.
@@ -76,7 +76,7 @@ fn digest<const BYTES: usize>(text: &str) -> [u8; BYTES] {
 
 impl Cursor {
     /// Encodes the cursor.
-    pub(crate) fn to_text(self) -> [u8; TEXT_BYTES] {
+    pub fn to_text(self) -> [u8; TEXT_BYTES] {
         let mut bytes = [0; BYTES];
         let position = self.position.stream.0.into_iter().chain(self.position.sequence.to_be_bytes());
         let fields = position.chain(self.rank.0.to_be_bytes());
@@ -91,7 +91,7 @@ impl Cursor {
     }
 
     /// Decodes a cursor.
-    pub(crate) fn parse(text: &str) -> Result<Cursor, Malformed> {
+    pub fn parse(text: &str) -> Result<Cursor, Malformed> {
         let mut bytes = [0; BYTES];
         if text.len() != TEXT_BYTES || URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) != Ok(BYTES) {
             return Err(Malformed);

@@ -28,7 +28,7 @@ const MAX_DISCARDED_BYTES: usize = 256 << 10;
 const MIN_HEADER_BYTES: u64 = 2 + 4;
 
 /// The server's end of a WebSocket.
-pub(super) struct Socket {
+pub struct Socket {
     tcp: Arc<TcpStream>,
     outbox: Arc<Outbox>,
     max_message_bytes: usize,
@@ -42,12 +42,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// A WebSocket on `tcp`. `early` holds bytes that were already read from it.
-    pub(super) fn new(
-        tcp: Arc<TcpStream>,
-        outbox: Arc<Outbox>,
-        early: Bytes,
-        max_message_bytes: usize,
-    ) -> Socket {
+    pub fn new(tcp: Arc<TcpStream>, outbox: Arc<Outbox>, early: Bytes, max_message_bytes: usize) -> Socket {
         let mut socket =
             Socket { tcp, outbox, max_message_bytes, tungstenite: None, min_consumed: 0, read_at_message: 0 };
         if !early.is_empty() {
@@ -85,7 +80,7 @@ impl Socket {
     }
 
     /// Begins a poll of the session: it may read [`MAX_POLL_BYTES`].
-    pub(super) fn begin_poll(&mut self) {
+    pub fn begin_poll(&mut self) {
         if let Some(socket) = &mut self.tungstenite {
             socket.get_mut().allowance = MAX_POLL_BYTES;
         }
@@ -104,7 +99,7 @@ impl Socket {
     ///
     /// # Errors
     /// Those of tungstenite, and [`Error::AttackAttempt`] for a message in too many fragments; the session is over then.
-    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         loop {
             self.release_if_drained();
             let socket = match &mut self.tungstenite {
@@ -140,7 +135,7 @@ impl Socket {
     ///
     /// # Errors
     /// Those of tungstenite; [`Error::ConnectionClosed`] after the reply to a close frame, which is the last frame.
-    pub(super) fn send(&mut self, message: Option<Message>) -> Result<(), Error> {
+    pub fn send(&mut self, message: Option<Message>) -> Result<(), Error> {
         match (message, &mut self.tungstenite) {
             (Some(message), Some(socket)) => socket.send(message),
             (Some(message), None) => self.activate(Bytes::new()).send(message),

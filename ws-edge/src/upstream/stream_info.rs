@@ -13,7 +13,7 @@ use crate::protocol::cursor::StreamId;
 /// The stream cannot be read, or its state is not available, at the moment.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub(crate) struct StreamError(pub(super) String);
+pub struct StreamError(pub(super) String);
 
 impl StreamError {
     /// With what went wrong.
@@ -24,7 +24,7 @@ impl StreamError {
 
 /// The stream's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StreamInfo {
+pub struct StreamInfo {
     /// Which stream it is.
     pub id: StreamId,
     /// When it was created.
@@ -72,7 +72,7 @@ pub(crate) async fn ask(
 ///
 /// # Errors
 /// When it neither describes a stream nor says that there is none.
-pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
+pub fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
     #[derive(Deserialize)]
     struct Answer {
         created: Option<String>,

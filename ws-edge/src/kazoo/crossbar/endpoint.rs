@@ -10,7 +10,7 @@ const MAX_BYTES: usize = 4096;
 ///
 /// # Errors
 /// The reason for refusing it.
-pub(super) fn checked(text: &str) -> Result<String, &'static str> {
+pub fn checked(text: &str) -> Result<String, &'static str> {
     if text.len() > MAX_BYTES {
         return Err("longer than 4096 bytes");
     }

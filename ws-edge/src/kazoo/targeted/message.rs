@@ -28,7 +28,7 @@ const RESERVED: [&str; 11] = [
 
 /// The action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// `relay.publish`: the message is `data.params`.
     Relay,
     /// `dialog.push`: the message is `data` itself.
@@ -47,11 +47,11 @@ impl Kind {
 
 /// A client's message, checked.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Message {
+pub struct Message {
     kind: Kind,
     server_id: String,
     /// The account that it is sent for (`None`: the token's own).
-    pub(crate) account_id: Option<String>,
+    pub account_id: Option<String>,
     body: Map<String, Value>,
 }
 
@@ -71,7 +71,7 @@ impl Message {
     ///
     /// # Errors
     /// The first mistake.
-    pub(crate) fn read(kind: Kind, mut data: Map<String, Value>) -> Result<Message, RequestError> {
+    pub fn read(kind: Kind, mut data: Map<String, Value>) -> Result<Message, RequestError> {
         let invalid = |reason| RequestError::Invalid { key: "Server-ID", reason };
         let server_id = match data.remove("Server-ID").or_else(|| data.remove("server_id")) {
             None | Some(Value::Null) => return Err(RequestError::Missing("Server-ID")),
