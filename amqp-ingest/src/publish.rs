@@ -6,15 +6,15 @@
 //! event 5 is not stored and event 6 is. Therefore:
 //!
 //! - The first failure (a negative acknowledgement, a timeout, a lost connection) ends the use of a connection. On a
-//!   new one, the end of the stream is read ([`stream_end`]): what is stored there is settled, and everything else is
+//!   new one, the end of the stream is read (`stream_end`): what is stored there is settled, and everything else is
 //!   published again, oldest first. The AMQP side does not notice.
 //! - Each event names the position of the event before it in the stream, which refuses it if anything else is there
 //!   (`Nats-Expected-Last-Sequence`). So nothing is stored after an event that was refused, and nothing that an earlier
 //!   connection, or an ingest that was replaced, still sends. This needs a stream without replicas, into which no other
 //!   ingest publishes at the same time (one that carries other zones).
-//! - On a new connection the oldest event is published alone ([`PROBE_EVENTS`]); the others follow when it is stored.
-//!   After an event was refused, a number of events is published one at a time ([`CAUTIOUS_EVENTS`]).
-//! - A [`connection`] never reconnects by itself: its buffered events would reach the stream before the lost ones.
+//! - On a new connection the oldest event is published alone (`PROBE_EVENTS`); the others follow when it is stored.
+//!   After an event was refused, a number of events is published one at a time (`CAUTIOUS_EVENTS`).
+//! - A `connection` never reconnects by itself: its buffered events would reach the stream before the lost ones.
 //!
 //! Where positions are not compared, copies that two overlapping connections send (the old one's last bytes are still
 //! in transit) are recognized by `Nats-Msg-Id` while the stream's duplicate window lasts.
@@ -26,7 +26,7 @@
 //! retried.)
 //!
 //! # Once
-//! See [`source`], and `docs/architecture.md`, "Once".
+//! See `source`, and `docs/architecture.md`, "Once".
 //!
 //! # Without history
 //! With `history.max_age = "0s"` there is no stream, and events go directly to the subscribers. They count as

@@ -40,7 +40,7 @@ pub struct Rank(u32);
 pub struct Cursor {
     /// The position of its event.
     pub position: EventPosition,
-    /// The rank of its binding, or [`Rank::LAST`].
+    /// The rank of its binding, or `Rank::LAST`.
     pub rank: Rank,
 }
 

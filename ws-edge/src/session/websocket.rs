@@ -79,7 +79,7 @@ impl Socket {
         }
     }
 
-    /// Begins a poll of the session: it may read [`MAX_POLL_BYTES`].
+    /// Begins a poll of the session: it may read `MAX_POLL_BYTES`.
     pub fn begin_poll(&mut self) {
         if let Some(socket) = &mut self.tungstenite {
             socket.get_mut().allowance = MAX_POLL_BYTES;
