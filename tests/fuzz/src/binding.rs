@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use blackhole_common::{
     catalogue::Catalogue,
-    subject::{decode_key, push_key, subject_matches},
+    subject::{Word, decode_key, push_key, subject_matches},
     tenant::Tenant,
     wire::{Access, Bearer},
 };
@@ -73,22 +73,21 @@ pub(crate) fn run(input: &[u8]) -> bool {
     true
 }
 
-/// The words of the AMQP pattern of a subject. `>` is one word or more.
-fn pattern(subject: &str) -> Vec<Vec<u8>> {
-    subject
-        .split('.')
-        .flat_map(|word| match word {
-            "*" => vec![b"*".to_vec()],
-            ">" => vec![b"*".to_vec(), b"#".to_vec()],
-            word => vec![decoded(word)],
-        })
-        .collect()
+/// The AMQP pattern of a subject. `>` is one word or more.
+fn pattern(subject: &str) -> Vec<Word> {
+    let words = subject.split('.').flat_map(|word| match word {
+        "*" => vec![Word::Any],
+        ">" => vec![Word::Any, Word::Rest],
+        word => vec![Word::Exactly(decoded(word))],
+    });
+    words.collect()
 }
 
-/// An account's id is one word, whatever is in it: then no key has this word.
-fn decoded(word: &str) -> Vec<u8> {
+/// An account's id is one word, whatever is in it, also `#` or dots: with those, no key has this word.
+fn decoded(word: &str) -> String {
+    let decode = |part| String::from_utf8(decode_key(part).unwrap()).unwrap();
     match word {
-        "=" => Vec::new(),
-        word => word.split("=2E").map(|part| decode_key(part).unwrap()).collect::<Vec<_>>().join(&b'.'),
+        "=" => String::new(),
+        word => word.split("=2E").map(decode).collect::<Vec<_>>().join("."),
     }
 }

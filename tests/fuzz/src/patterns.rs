@@ -1,13 +1,18 @@
 //! AMQP's patterns, as the specification describes them.
 
+use blackhole_common::subject::Word;
+
 /// Whether the words of a pattern match those of a routing key.
-pub(crate) fn matches<W: AsRef<[u8]>>(pattern: &[W], key: &[&[u8]]) -> bool {
-    let Some((word, rest)) = pattern.split_first() else { return key.is_empty() };
-    match (word.as_ref(), key.split_first()) {
-        (b"#", None) => matches(rest, key),
-        (b"#", Some((_, later))) => matches(rest, key) || matches(pattern, later),
-        (_, None) => false,
-        (word, Some((first, later))) => (word == b"*" || word == *first) && matches(rest, later),
+pub(crate) fn matches(pattern: &[Word], key: &[&[u8]]) -> bool {
+    match (pattern.split_first(), key.split_first()) {
+        (None, first) => first.is_none(),
+        (Some((Word::Rest, rest)), None) => matches(rest, key),
+        (Some((Word::Rest, rest)), Some((_, later))) => matches(rest, key) || matches(pattern, later),
+        (Some(_), None) => false,
+        (Some((Word::Any, rest)), Some((_, later))) => matches(rest, later),
+        (Some((Word::Exactly(word), rest)), Some((first, later))) => {
+            word.as_bytes() == *first && matches(rest, later)
+        }
     }
 }
 

@@ -23,13 +23,13 @@ pub(crate) fn run(input: &[u8]) -> bool {
         assert_eq!(encoded, key);
     }
     let Ok(pattern) = std::str::from_utf8(pattern) else { return false };
-    let pattern = words(pattern.as_bytes());
     let as_word = |word: &&[u8]| match *word {
         b"*" => Word::Any,
         b"#" => Word::Rest,
         word => Word::Exactly(String::from_utf8(word.to_vec()).unwrap()),
     };
-    let Ok(subjects) = pattern_subjects("ev", &pattern.iter().map(as_word).collect::<Vec<_>>()) else {
+    let pattern: Vec<Word> = words(pattern.as_bytes()).iter().map(as_word).collect();
+    let Ok(subjects) = pattern_subjects("ev", &pattern) else {
         return false;
     };
     let got = subjects.iter().filter(|pattern| subject_matches(pattern, &subject)).count();
