@@ -12,6 +12,8 @@
 //!   (`Nats-Expected-Last-Sequence`). So nothing is stored after an event that was refused, and nothing that an earlier
 //!   connection, or an ingest that was replaced, still sends. This needs a stream without replicas, into which no other
 //!   ingest publishes at the same time (one that carries other zones).
+//! - Of a burst, only the last event asks for an acknowledgement. Each event of it also names the id of the one before it
+//!   (`Nats-Expected-Last-Msg-Id`), so the stream has the last one only if it has all.
 //! - On a new connection the oldest event is published alone (`PROBE_EVENTS`); the others follow when it is stored.
 //!   After an event was refused, a number of events is published one at a time (`CAUTIOUS_EVENTS`).
 //! - A `connection` never reconnects by itself: its buffered events would reach the stream before the lost ones.

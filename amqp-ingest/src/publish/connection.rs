@@ -33,7 +33,7 @@ const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
 const STREAM_INFO: &str = "stream";
 
 /// The most bytes of headers that are added to a message: its id, and what is [`Expected`].
-const MAX_ADDED_HEADERS: usize = 320;
+const MAX_ADDED_HEADERS: usize = 240;
 
 /// JetStream does not reply while a stream has no leader. A retry finds the new leader sooner than a long wait.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);

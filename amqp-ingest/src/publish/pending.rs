@@ -41,11 +41,6 @@ impl PendingEvent {
         }
     }
 
-    /// Whether it is published, and waits for the acknowledgement of a later event.
-    pub(super) fn is_acknowledged_by_a_later_one(&self) -> bool {
-        self.published_at.is_some() && !self.asks_for_ack && !self.is_settled
-    }
-
     /// The stream has the event, with this id at this position. Without history there is no stream; without an id an
     /// earlier release has stored it.
     pub(super) fn settle_as_stored(

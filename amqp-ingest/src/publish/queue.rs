@@ -141,8 +141,8 @@ impl Publisher {
     /// Handles the acknowledgement of event `number`. Returns whether the stream has stored the event.
     pub(super) fn handle_puback(&mut self, number: Option<u64>, puback: PubAck) -> Result<bool, IngestError> {
         let Some(index) = number.and_then(|number| self.index(number)) else { return Ok(false) };
-        let is_burst = index.checked_sub(1).and_then(|before| self.pending.get(before));
-        let is_burst = is_burst.is_some_and(PendingEvent::is_acknowledged_by_a_later_one);
+        let mut before = self.pending.range(..index).rev().filter(|pending| !pending.is_settled);
+        let is_burst = before.next().is_some_and(|pending| !pending.asks_for_ack && !self.history.is_off());
         let is_stored = match puback {
             PubAck::RetryLater(reason) => {
                 self.cautious = CAUTIOUS_EVENTS;
@@ -181,12 +181,12 @@ impl Publisher {
     fn settle_burst(&mut self, last: usize, mut sequence: u64, duplicate: bool) {
         for index in (0..=last).rev() {
             let Some(pending) = self.pending.get_mut(index) else { return };
-            if index < last && pending.asks_for_ack && !pending.is_settled {
-                return;
-            }
             // What was settled without being published has no position.
             if pending.is_settled {
                 continue;
+            }
+            if index < last && pending.asks_for_ack {
+                return;
             }
             if let Some(published_at) = pending.published_at {
                 self.metrics.ack_seconds.observe(published_at.elapsed().as_secs_f64());

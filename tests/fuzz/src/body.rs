@@ -1,26 +1,11 @@
 //! Bodies of events.
 
 use amqp_ingest::body::{Rejection, parse};
-use ws_edge::delivery::frame::normalize::normalize;
+use ws_edge::delivery::frame::normalize::{TRANSPORT_HEADERS, normalize};
 
 use crate::json::Json;
 
 const PATHS: [&str; 4] = ["Account-ID", "Custom-Channel-Vars.Account-ID", "To", "A.B.C"];
-const TRANSPORT_HEADERS: [&str; 13] = [
-    "Access-Group",
-    "Defer-Response",
-    "Destination-Server",
-    "Geo-Location",
-    "System-Log-ID",
-    "Server-Queue-ID",
-    "Raw-Headers",
-    "Server-ID",
-    "Request-From-PID",
-    "Reply-To-PID",
-    "AMQP-Broker",
-    "AMQP-Broker-Zone",
-    "Deliver-To-PID",
-];
 
 /// What is read in one pass is what is in the parsed tree. The view `data` of it is that of the tree.
 pub(crate) fn run(input: &[u8]) -> bool {

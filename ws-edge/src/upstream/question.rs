@@ -22,7 +22,7 @@ use crate::{
 /// Time for the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A stream that answers nothing usable for this long cannot be relied on.
-const DEAF_AFTER: Duration = Duration::from_secs(10);
+const UNANSWERED_TIMEOUT: Duration = Duration::from_secs(10);
 /// How the server begins to refuse the subscription of a subject, which follows in quotes.
 const NOT_PERMITTED: &str = "Permissions Violation for Subscription to \"";
 /// How the server refuses a subscription when it has too many of the connection.
@@ -53,7 +53,7 @@ pub(super) struct Questions {
     /// Subjects that the server has refused.
     refused: Vec<SubjectNumber>,
     /// Since when no question got a usable answer.
-    deaf_since: Option<Instant>,
+    unanswered_since: Option<Instant>,
 }
 
 impl Questions {
@@ -67,7 +67,7 @@ impl Questions {
             open: None,
             to_confirm: Vec::new(),
             refused: Vec::new(),
-            deaf_since: None,
+            unanswered_since: None,
         }
     }
 
@@ -75,7 +75,7 @@ impl Questions {
     pub(super) fn begin(&mut self, link: &mut Link) {
         link.subscribe(INBOX, &format!("{}.*", self.inbox));
         self.refused.clear();
-        self.deaf_since = None;
+        self.unanswered_since = None;
         for (number, subject) in self.dispatcher.take_all() {
             link.subscribe(number, &subject);
             self.to_confirm.push(number);
@@ -157,20 +157,20 @@ impl Questions {
     }
 
     /// The answer could be used.
-    pub(super) fn understood(&mut self) {
-        self.deaf_since = None;
+    pub(super) fn used(&mut self) {
+        self.unanswered_since = None;
     }
 
     /// Whether nothing usable was answered for too long.
     pub(super) fn are_unanswered(&self, now: Instant) -> bool {
-        self.deaf_since.is_some_and(|since| now - since >= DEAF_AFTER)
+        self.unanswered_since.is_some_and(|since| now - since >= UNANSWERED_TIMEOUT)
     }
 
     /// A question got no usable answer. The stream may be without a leader, and the next one may have events that the
     /// last one did not send.
     pub(super) fn unanswered(&mut self, question: Question, sync: &mut StreamSync) {
         tracing::debug!("no answer about the stream, asking again");
-        self.deaf_since.get_or_insert(question.sent);
+        self.unanswered_since.get_or_insert(question.sent);
         self.to_confirm.extend(question.subjects);
         self.dispatcher.put_back_unconfirmed(question.sessions);
         if sync.is_replicated() {
@@ -183,13 +183,24 @@ impl Questions {
 mod tests {
     use super::*;
     use crate::{
-        delivery::{table::Refused, testing::*},
-        outbox::tests::outbox,
+        delivery::{dispatcher::Membership, table::Refused, testing::*},
+        outbox::{Outbox, tests::outbox},
         protocol::close::Close,
     };
 
     fn questions(dispatcher: &Arc<Dispatcher>) -> Questions {
         Questions::new(&Subjects::new("t.v1"), Arc::clone(dispatcher))
+    }
+
+    /// The session of this number, whose only subject is confirmed.
+    fn confirmed(
+        dispatcher: &Arc<Dispatcher>,
+        (number, subject): (u64, &str),
+    ) -> (Arc<Outbox>, Vec<Membership>) {
+        let outbox = outbox(number, ROOM).0;
+        let membership = join(dispatcher, &outbox, vec![request("x", &[subject])]);
+        settle(dispatcher);
+        (outbox, membership)
     }
 
     /// Has the dispatcher's new subjects, as after they were sent.
@@ -249,10 +260,8 @@ mod tests {
     fn a_confirmed_subject_that_is_no_longer_permitted_closes_its_sessions() {
         let dispatcher = dispatcher();
         let mut questions = questions(&dispatcher);
-        let [one, other] = [1, 2].map(|number| outbox(number, ROOM).0);
-        let _one = join(&dispatcher, &one, vec![request("a", &["ev.t.a"])]);
-        let _other = join(&dispatcher, &other, vec![request("b", &["ev.t.b"])]);
-        settle(&dispatcher);
+        let [(one, _one), (other, _other)] =
+            [(1, "ev.t.a"), (2, "ev.t.b")].map(|session| confirmed(&dispatcher, session));
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\" (sid \"1\")");
         let asked = std::mem::take(&mut questions.to_confirm);
         dispatcher.confirm(&asked, &[]);
@@ -267,20 +276,18 @@ mod tests {
         let unanswered = |sent| Question { number: 1, sent, position: 0, subjects: vec![], sessions: vec![] };
         questions.unanswered(unanswered(now), &mut sync);
         questions.unanswered(unanswered(now + ANSWER_TIMEOUT), &mut sync);
-        assert!(!questions.are_unanswered(now + DEAF_AFTER - Duration::from_millis(1)));
-        assert!(questions.are_unanswered(now + DEAF_AFTER));
-        questions.understood();
-        assert!(!questions.are_unanswered(now + DEAF_AFTER));
+        assert!(!questions.are_unanswered(now + UNANSWERED_TIMEOUT - Duration::from_millis(1)));
+        assert!(questions.are_unanswered(now + UNANSWERED_TIMEOUT));
+        questions.used();
+        assert!(!questions.are_unanswered(now + UNANSWERED_TIMEOUT));
     }
 
     #[test]
     fn a_subject_that_is_refused_on_a_new_connection_closes_its_sessions() {
         let dispatcher = dispatcher();
         let mut questions = questions(&dispatcher);
-        let [one, other] = [1, 2].map(|number| outbox(number, ROOM).0);
-        let _one = join(&dispatcher, &one, vec![request("a", &["ev.t.a"])]);
-        let _other = join(&dispatcher, &other, vec![request("b", &["ev.t.b"])]);
-        settle(&dispatcher);
+        let [(one, _one), (other, _other)] =
+            [(1, "ev.t.a"), (2, "ev.t.b")].map(|session| confirmed(&dispatcher, session));
         let all: Vec<SubjectNumber> = dispatcher.take_all().into_iter().map(|(number, _)| number).collect();
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
         dispatcher.confirm(&all, &[]);

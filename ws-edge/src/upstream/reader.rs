@@ -249,7 +249,7 @@ impl EventReader {
                 return;
             }
         };
-        self.questions.understood();
+        self.questions.used();
         let effects = self.sync.informed(info.clone(), question.position, Instant::now());
         self.apply(effects);
         let refused = self.dispatcher.confirm(&question.subjects, &question.sessions);

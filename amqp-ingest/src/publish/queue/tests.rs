@@ -108,10 +108,13 @@ fn nothing_of_a_burst_is_settled_if_its_last_event_was_not_stored_now() {
         PubAck::RetryLater("no space".into()),
     ] {
         let mut world = World::new();
-        world.published(&[false, true]);
+        world.published(&[false, false, true]);
+        // This one was not published, and hides nothing before it.
+        world.publisher.reject(1, Rejection::TooLarge, "too large");
+        assert!(matches!(world.settlements.try_recv().unwrap().outcome, Outcome::Rejected(_)));
         let text = format!("{puback:?}");
         let is_duplicate = matches!(puback, PubAck::Stored { .. });
-        assert!(world.publisher.handle_puback(Some(1), puback).is_err(), "{text}");
+        assert!(world.publisher.handle_puback(Some(2), puback).is_err(), "{text}");
         assert_eq!(world.stored(), [], "{text}");
         // One at a time, each refusal tells its reason.
         assert_eq!(world.publisher.cautious > 0, !is_duplicate, "{text}");

@@ -7,7 +7,7 @@
 use thiserror::Error;
 
 /// Top-level members for KAZOO's transport, not for clients: KAZOO 5's list. 4.3 drops `Node` as well.
-const TRANSPORT_HEADERS: [&str; 13] = [
+pub const TRANSPORT_HEADERS: [&str; 13] = [
     "Access-Group",
     "Defer-Response",
     "Destination-Server",
