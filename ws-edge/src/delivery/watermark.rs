@@ -11,7 +11,7 @@ const LEFT: u64 = u64::MAX;
 /// Up to which position of the stream a member has been served. It never gets an event at or below its watermark again,
 /// whatever brings that event: a live message, a repair, or a replay.
 ///
-/// In a NATS cluster a leader that dies may take live events with it; they are *late*. So there are two marks: up to
+/// In a NATS cluster a leader that dies may take live events with it; they are *late*. So there are two positions: up to
 /// `served` the member had what came live, up to `complete` it had everything. What was read from the stream, and what
 /// is older than the member, is complete.
 #[derive(Debug)]

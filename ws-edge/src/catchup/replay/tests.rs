@@ -241,7 +241,7 @@ fn a_late_event_comes_before_a_slow_session_is_replayed_to() {
     let _mine = join(&dispatcher, &outbox, vec![request("a", &["ev.t.a"])]);
     let number = settle(&dispatcher)["ev.t.a"];
     kept.allow(0);
-    // A leader kept the second to itself, and so many others came that the session lags.
+    // A leader did not send the second event. The others fill the queue, so the session lags.
     let mut live = [1].into_iter().chain(3..);
     let after = loop {
         deliver(&dispatcher, number, &event("ev.t.a", live.next().unwrap()));
