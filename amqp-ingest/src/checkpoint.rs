@@ -2,7 +2,7 @@
 //!
 //! RabbitMQ gives a message no identity that survives a redelivery. The ingest therefore numbers the events of a queue,
 //! and stores the number of the last acknowledged one in RabbitMQ, in one transaction with the acknowledgement
-//! ([`Checkpoint`]). The stream contains the number of each event ([`EventId`]). Whoever consumes the queue next
+//! (`Checkpoint`). The stream contains the number of each event ([`EventId`]). Whoever consumes the queue next
 //! compares the two, and knows how many of the redelivered events are stored already.
 
 use std::fmt;
@@ -26,15 +26,15 @@ pub struct EventId {
 
 /// The last event of a queue that was acknowledged to the broker, or that is known to be stored with all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// See [`EventId::epoch`].
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// See [`EventId::number`].
-    pub number: u64,
+    pub(crate) number: u64,
     /// The event's position in the stream.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// Identifies the stream: one that was deleted and made again counts its positions anew.
-    pub stream: u64,
+    pub(crate) stream: u64,
 }
 
 impl fmt::Display for EventId {
