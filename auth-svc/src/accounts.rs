@@ -84,7 +84,7 @@ impl Accounts {
                 id: entry.id.clone(),
                 name: entry.name.clone(),
                 realm: Some(entry.realm.clone()),
-                realm_since: None,
+                realm_since_ms: None,
                 ancestors: ancestors(entry, &entries)?,
                 superduper_admin: entry.superduper_admin,
                 enabled: entry.enabled,
@@ -169,14 +169,14 @@ impl FromFiles for Accounts {
     }
 
     /// Finds what has changed, and who has a realm that was another's or nobody's before.
-    fn replace(&mut self, previous: &Accounts, now: u64) {
+    fn replace(&mut self, previous: &Accounts, now_ms: u64) {
         for (id, account) in &mut self.by_id {
             let before = previous.get(id);
             let had_realm = before.filter(|before| before.realm == account.realm);
-            let since = had_realm.map_or(Some(now), |before| before.realm_since);
+            let since = had_realm.map_or(Some(now_ms), |before| before.realm_since_ms);
             if since.is_some() {
                 let account = Arc::make_mut(account);
-                account.realm_since = since;
+                account.realm_since_ms = since;
             }
             if before != Some(account) {
                 self.changed.push(id.clone());
@@ -290,13 +290,27 @@ mod tests {
             };
             realms.iter().map(account).collect()
         };
-        let since = |accounts: &Accounts, id: &str| accounts.get(id).unwrap().realm_since;
+        let since = |accounts: &Accounts, id: &str| accounts.get(id).unwrap().realm_since_ms;
         let first = Accounts::parse(&file(&[("a", "one"), ("b", "two")])).unwrap();
         assert_eq!(since(&first, "a"), None, "not known");
         let passed = replaced(&first, &file(&[("a", "three"), ("b", "one")]), 7);
         assert_eq!((since(&passed, "a"), since(&passed, "b")), (Some(7), Some(7)));
         let later = replaced(&passed, &file(&[("a", "two"), ("b", "one"), ("c", "three")]), 9);
         assert_eq!(["a", "b", "c"].map(|id| since(&later, id)), [Some(9), Some(7), Some(9)]);
+    }
+
+    #[test]
+    fn a_realm_passes_on_at_the_moment_of_the_reload_and_not_at_the_beginning_of_its_second() {
+        let file = |realm: &str| format!("[[account]]\nid = \"a\"\nname = \"n\"\nrealm = \"{realm}\"\n");
+        let dir = testing::TempDir::new();
+        let accounts = Reloaded::<Accounts>::open(&dir.write("accounts.toml", &file("one"))).unwrap();
+        dir.write("accounts.toml", &file("another"));
+        let before = crate::claims::unix_millis();
+        // The second poll loads it.
+        accounts.poll().unwrap();
+        accounts.poll().unwrap().unwrap();
+        let since = accounts.current().get("a").unwrap().realm_since_ms.unwrap();
+        assert!((before..=crate::claims::unix_millis()).contains(&since), "{since}");
     }
 
     #[test]

@@ -81,8 +81,8 @@ impl Authority {
 }
 
 fn access_to(account: &Account) -> Access {
-    let Account { id, realm, realm_since, .. } = account;
-    Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since: *realm_since }
+    let Account { id, realm, realm_since_ms, .. } = account;
+    Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since_ms: *realm_since_ms }
 }
 
 #[cfg(test)]

@@ -60,7 +60,13 @@ fn token_id(claims: &Members) -> Option<String> {
 
 /// Now, in Unix seconds.
 pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+    unix_millis() / 1000
+}
+
+/// Now, in milliseconds since 1970.
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The one of `issuers` that `iss` names.

@@ -191,9 +191,10 @@ pub enum Access {
         /// Its SIP realm, for events that name only the realm.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         realm: Option<String>,
-        /// Since when it has this realm, in Unix seconds, if that is known: earlier events of the realm are another's.
+        /// Since when it has this realm, in milliseconds since 1970, if that is known: earlier events of the realm are
+        /// another's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        realm_since: Option<u64>,
+        realm_since_ms: Option<u64>,
     },
     /// All events, including those without a tenant.
     All,
@@ -360,7 +361,7 @@ mod tests {
                 superduper_admin: false,
                 token_id: Some("t".into()),
             },
-            access: Access::Account { account_id: "b".into(), realm: Some("r".into()), realm_since: None },
+            access: Access::Account { account_id: "b".into(), realm: Some("r".into()), realm_since_ms: None },
         };
         assert_eq!(
             serde_json::to_string(&reply).unwrap(),

@@ -29,7 +29,7 @@ fn the_tokens_own_account_is_the_default() {
         let own = Access::Account {
             account_id: id.into(),
             realm: Some(format!("{id}.example.com")),
-            realm_since: None,
+            realm_since_ms: None,
         };
         let expected = Answer { reply: AuthReply::Accepted { bearer, access: own }, reason: None };
         assert_eq!(ask(&authority, id, None).unwrap(), expected);

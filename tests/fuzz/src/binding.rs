@@ -35,7 +35,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
     let access = Access::Account {
         account_id: account_id.to_owned(),
         realm: Some(realm.to_owned()),
-        realm_since: None,
+        realm_since_ms: None,
     };
     let Ok(resolved) =
         parse(&CATALOGUE, &FAMILIES, binding, &bearer).and_then(|parsed| parsed.resolve("ev", &access))

@@ -76,7 +76,7 @@ fn binding_to_subjects(times: u64) {
     let access = Access::Account {
         account_id: ACCOUNT.into(),
         realm: Some("sip.example.com".into()),
-        realm_since: None,
+        realm_since_ms: None,
     };
     for _ in 0..times {
         let asked = binding::parse(&catalogue, &families, black_box("call.CHANNEL_CREATE.*"), &bearer);

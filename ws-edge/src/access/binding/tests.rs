@@ -14,7 +14,7 @@ fn families() -> Families {
 }
 
 fn account() -> Access {
-    Access::Account { account_id: ACC.into(), realm: Some("kid.example.com".into()), realm_since: None }
+    Access::Account { account_id: ACC.into(), realm: Some("kid.example.com".into()), realm_since_ms: None }
 }
 
 fn bearer(superduper_admin: bool) -> Bearer {
@@ -181,7 +181,8 @@ fn a_relay_binding_matches_only_the_tokens_own_id() {
 
 #[test]
 fn an_empty_account_id_is_refused() {
-    let empty = Access::Account { account_id: String::new(), realm: Some(String::new()), realm_since: None };
+    let empty =
+        Access::Account { account_id: String::new(), realm: Some(String::new()), realm_since_ms: None };
     assert!(resolved("call.*.*", &empty).is_err());
 }
 
@@ -227,7 +228,7 @@ proptest! {
 
     #[test]
     fn subjects_stay_below_the_granted_tenants(binding in any_binding(), id in "[a-z@_.*>=]{1,6}", realm in "[a-z@_.*>=]{0,6}", superduper in any::<bool>()) {
-        let access = Access::Account { account_id: id.clone(), realm: Some(realm.clone()), realm_since: None };
+        let access = Access::Account { account_id: id.clone(), realm: Some(realm.clone()), realm_since_ms: None };
         let catalogue = catalogue();
         if let Ok(resolved) = parse(&catalogue, &families(), &binding, &bearer(superduper)).and_then(|parsed| parsed.resolve("ev", &access)) {
             let own = [format!("ev.{}.", Tenant::account(&id)), format!("ev.{}.", Tenant::realm(&realm))];

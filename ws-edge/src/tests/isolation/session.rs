@@ -164,7 +164,7 @@ fn granted(who: &Who) -> (Bearer, Access) {
     let (account_id, access) = match who {
         Who::Account { id, realm, token_account, .. } => (
             token_account.clone(),
-            Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since: None },
+            Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since_ms: None },
         ),
         Who::All { .. } => ("top".to_owned(), Access::All),
     };
