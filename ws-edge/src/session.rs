@@ -11,4 +11,4 @@ pub(crate) mod resume;
 pub(crate) mod state;
 pub(crate) mod subscribe;
 pub(crate) mod task;
-mod websocket;
+pub mod websocket;

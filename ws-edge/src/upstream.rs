@@ -1,9 +1,10 @@
 //! NATS in: the event reader with its repair of gaps, the stream's state, and reading its history.
 
 mod backlog;
-pub(crate) mod history;
+pub mod history;
+pub(crate) mod jetstream;
 mod question;
 pub(crate) mod reader;
 mod repair;
-pub(crate) mod stream_info;
+pub mod stream_info;
 mod stream_sync;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use blackhole_common::{
+    chance, clock,
     nats::{link::Link, protocol::Message},
     wire::Subjects,
 };
@@ -57,7 +58,7 @@ impl Questions {
         Questions {
             dispatcher,
             subject: stream_info::info_subject(subjects),
-            inbox: format!("_INBOX.{:032x}", rand::random::<u128>()),
+            inbox: format!("_INBOX.{:032x}", chance::random::<u128>()),
             last: 0,
             open: None,
             to_confirm: Vec::new(),
@@ -86,7 +87,7 @@ impl Questions {
             link.subscribe(number, &subject);
             self.to_confirm.push(number);
         }
-        for number in self.dispatcher.take_unused(Instant::now()) {
+        for number in self.dispatcher.take_unused(clock::now()) {
             link.unsubscribe(number);
         }
     }
@@ -152,7 +153,7 @@ impl Questions {
         self.to_confirm.extend(question.subjects);
         self.dispatcher.put_back_unconfirmed(question.sessions);
         if sync.is_replicated() {
-            sync.doubt(Instant::now());
+            sync.doubt(clock::now());
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Client, Request, RequestErrorKind};
-use blackhole_common::wire::Subjects;
+use async_nats::RequestErrorKind;
+use blackhole_common::{nats::requests::Requests, wire::Subjects};
+use bytes::Bytes;
 use serde::Deserialize;
 use thiserror::Error;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -13,18 +14,18 @@ use crate::protocol::cursor::StreamId;
 /// The stream cannot be read, or its state is not available, at the moment.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub(crate) struct StreamError(pub(super) String);
+pub struct StreamError(pub(super) String);
 
 impl StreamError {
     /// With what went wrong.
-    pub(crate) fn new(error: impl std::fmt::Display) -> StreamError {
+    pub fn new(error: impl std::fmt::Display) -> StreamError {
         StreamError(error.to_string())
     }
 }
 
 /// The stream's state at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StreamInfo {
+pub struct StreamInfo {
     /// Which stream it is.
     pub id: StreamId,
     /// When it was created.
@@ -55,15 +56,14 @@ pub(super) fn info_subject(subjects: &Subjects) -> String {
 /// # Errors
 /// When there is no usable answer at the moment.
 pub(crate) async fn ask(
-    client: &Client,
+    requests: &dyn Requests,
     subjects: &Subjects,
     limit: Duration,
 ) -> Result<Option<StreamInfo>, StreamError> {
-    let request = Request::new().timeout(Some(limit));
-    match client.send_request(info_subject(subjects), request).await {
-        Ok(answer) => read(&answer.payload),
+    match requests.request(info_subject(subjects), Bytes::new(), limit).await {
+        Ok(answer) => read(&answer),
         // A server without JetStream has no stream.
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+        Err(RequestErrorKind::NoResponders) => Ok(None),
         Err(error) => Err(StreamError::new(error)),
     }
 }
@@ -72,7 +72,7 @@ pub(crate) async fn ask(
 ///
 /// # Errors
 /// When it neither describes a stream nor says that there is none.
-pub(super) fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
+pub fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
     #[derive(Deserialize)]
     struct Answer {
         created: Option<String>,
