@@ -84,13 +84,16 @@ pub fn simulate(first: u64, runs: u64, progress: impl Fn(u64, &Counts) + Sync) -
 
 /// Leaves out what a failure does not need.
 fn shorten(mut plan: Plan, catalogue: &Catalogue) -> Option<Failure> {
+    // Another failure may need less.
+    let kind = |violation: Option<String>| violation.map(|text| text.replace(|c: char| c.is_ascii_digit(), ""));
+    let first = kind(world::run(&plan, catalogue, false).violation);
     let mut size = plan.actions.len().div_ceil(2);
     loop {
         let mut index = 0;
         while index < plan.actions.len() {
             let mut shorter = plan.clone();
             shorter.actions.drain(index..(index + size).min(plan.actions.len()));
-            if world::run(&shorter, catalogue, false).violation.is_some() {
+            if kind(world::run(&shorter, catalogue, false).violation) == first {
                 plan = shorter;
             } else {
                 index += size;

@@ -25,14 +25,26 @@ struct Arguments {
     /// Prints all that happens in one run
     #[arg(long)]
     show: bool,
+    /// Goes on after failures, and only tells of them
+    #[arg(long)]
+    keep_going: bool,
 }
 
 fn main() -> Result<ExitCode> {
-    let Arguments { runs, seed, show } = Arguments::parse();
+    let Arguments { runs, seed, show, keep_going } = Arguments::parse();
     if show {
         let (violation, history, counts) = once(seed)?;
         history.iter().for_each(|line| println!("{line}"));
         println!("{counts}; {}", violation.as_deref().unwrap_or("all promises were kept"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if keep_going {
+        for seed in seed..seed + runs {
+            let (violation, _, counts) = once(seed)?;
+            if let Some(violation) = violation {
+                println!("seed {seed}: {violation} ({counts})");
+            }
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let (began, told) = (Instant::now(), Mutex::new(Instant::now()));

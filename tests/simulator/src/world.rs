@@ -89,6 +89,7 @@ impl<'p> World<'p> {
         config.nats = NatsConfig { url: ServerUrl::new(url), ..NatsConfig::default() };
         config.ws.view = View::Args;
         config.ws.queue_bytes = ByteSize(3000);
+        config.ws.auth_timeout = Duration::from_secs(3600);
         config.ws.linger = Duration::from_secs(2);
         let edges = (0..plan.edges).map(|_| None).collect();
         World { plan, catalogue, config, subjects, nats, model, edges, last_session: 0, last_event: 0 }

@@ -200,7 +200,7 @@ impl EventReader {
             if let Some(repaired) = repaired {
                 self.repaired(repaired);
             }
-            if clock::now() - heard > SILENCE_TIMEOUT {
+            if clock::now() - heard >= SILENCE_TIMEOUT {
                 return io::Error::new(io::ErrorKind::TimedOut, "the server is silent");
             }
         }
