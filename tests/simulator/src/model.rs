@@ -42,6 +42,8 @@ pub(crate) struct Model {
     /// The server's clock has jumped: times mean nothing.
     pub(crate) has_jumped: bool,
     pub(crate) jumped: Duration,
+    /// How often the stream has lost its newest events.
+    pub(crate) losses: u64,
     /// Everything works again: no request may fail.
     pub(crate) is_well: bool,
     pub(crate) violation: Option<String>,

@@ -70,6 +70,8 @@ pub(crate) struct Cluster {
     pub(crate) consumers: usize,
     subjects: Subjects,
     on_stored: OnStored,
+    /// Until then nothing is stored.
+    no_store_until: Instant,
     /// What waits for a leader: without an ingest.
     waiting: Vec<Stored>,
 }
@@ -201,6 +203,7 @@ impl Nats {
             consumers: 0,
             subjects,
             on_stored,
+            no_store_until: now,
             waiting: Vec::new(),
         };
         let nats = Arc::new(Nats { cluster: Mutex::new(cluster), changed: Notify::new() });
@@ -273,9 +276,10 @@ impl Cluster {
         self.store_waiting();
     }
 
-    fn store_waiting(&mut self) {
+    pub(crate) fn store_waiting(&mut self) {
         let Some(leader) = self.leader else { return };
-        if self.stream.is_none() || !self.servers[leader].is_up || self.is_full {
+        let is_early = Instant::now() < self.no_store_until;
+        if self.stream.is_none() || !self.servers[leader].is_up || self.is_full || is_early {
             return;
         }
         for mut message in std::mem::take(&mut self.waiting) {

@@ -152,6 +152,7 @@ impl<'p> World<'p> {
         let end = Instant::now() + time;
         while Instant::now() < end && self.model.lock().violation.is_none() {
             self.look_after_clients(true);
+            self.nats.change(|cluster| cluster.store_waiting());
             tokio::time::sleep(TICK).await;
         }
     }
@@ -227,6 +228,7 @@ impl<'p> World<'p> {
                 let own = &mut model.clients[client];
                 let bindings: Vec<String> = own.threads.keys().cloned().collect();
                 let since = match &own.last {
+                    Some(position) if own.is_mixed => Since::Cursor(position.clone()),
                     Some(position) => Since::Last(position.clone()),
                     None => {
                         own.threads.clear();
@@ -235,6 +237,7 @@ impl<'p> World<'p> {
                     }
                 };
                 model.ask(client, Asked::Subscribe { bindings, since }, now);
+                model.clients[client].is_mixed = false;
             }
         }
     }
@@ -317,7 +320,7 @@ impl<'p> World<'p> {
                         stream.purge(*keep);
                     }
                 }
-                Action::Delete => cluster.delete(),
+                Action::Delete => return cluster.delete(),
                 Action::Lose { count } => return cluster.lose(*count),
                 Action::Jump { seconds } => cluster.jump(Duration::from_secs(*seconds)),
                 Action::Server { server, is_up } => cluster.set_up(*server, *is_up),
@@ -334,6 +337,7 @@ impl<'p> World<'p> {
             Vec::new()
         });
         let mut model = self.model.lock();
+        model.losses += u64::from(matches!(action, Action::Lose { .. }));
         lost.iter().for_each(|message| model.lost(message));
         if matches!(action, Action::Create) {
             drop(model);

@@ -121,16 +121,26 @@ impl Table {
 
     /// The server has these subjects, but for those that it has refused, which are returned. Sessions that have members of
     /// these are closed, unless they are among those `waiting`, which hear of it otherwise.
+    ///
+    /// `last` is the position up to which the stream had events by then. Live members of a new subject are not owed them,
+    /// and must not get them from a repair, out of order: nobody has seen which of them came.
     pub(super) fn confirm(
         &mut self,
         subjects: &[SubjectNumber],
         waiting: &[Unconfirmed],
+        last: u64,
     ) -> HashSet<SubjectNumber> {
         let mut refused = HashSet::new();
         for number in subjects {
             let Some(subject) = self.index.subject_mut(*number) else { continue };
             if subject.state != SubjectState::Refused {
-                subject.state = SubjectState::Confirmed;
+                if std::mem::replace(&mut subject.state, SubjectState::Confirmed) != SubjectState::Confirmed {
+                    let members = subject.groups.iter().flat_map(|group| &group.members);
+                    members.filter(|member| member.outbox.lagging().is_none()).for_each(|member| {
+                        member.watermark.raise(last);
+                        member.watermark.complete(last);
+                    });
+                }
                 continue;
             }
             refused.insert(*number);

@@ -189,7 +189,7 @@ mod tests {
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
         questions.refused("Permissions Violation for Publish to \"ev.t.b\"");
         let waiting = dispatcher.take_unconfirmed();
-        let refused = dispatcher.confirm(&subjects, &waiting);
+        let refused = dispatcher.confirm(&subjects, &waiting, 0);
         waiting.into_iter().for_each(|session| session.end(&refused));
         assert_eq!(first.confirmation.take().unwrap().try_recv(), Ok(Err(Refused)));
         assert_eq!(second.confirmation.take().unwrap().try_recv(), Ok(Ok(())));
@@ -215,7 +215,7 @@ mod tests {
         questions.to_confirm.clone_from(&subjects);
         questions.refused("maximum subscriptions exceeded");
         let waiting = dispatcher.take_unconfirmed();
-        let refused = dispatcher.confirm(&subjects, &waiting);
+        let refused = dispatcher.confirm(&subjects, &waiting, 0);
         waiting.into_iter().for_each(|session| session.end(&refused));
         assert_eq!(joined.confirmation.take().unwrap().try_recv(), Ok(Err(Refused)));
         assert_eq!(old.closing(), None, "what was confirmed stays");
@@ -231,7 +231,7 @@ mod tests {
         settle(&dispatcher);
         let all: Vec<SubjectNumber> = dispatcher.take_all().into_iter().map(|(number, _)| number).collect();
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
-        dispatcher.confirm(&all, &[]);
+        dispatcher.confirm(&all, &[], 0);
         assert_eq!((one.closing(), other.closing()), (Some(Close::Unavailable), None));
     }
 }

@@ -250,7 +250,8 @@ impl EventReader {
         };
         let effects = self.sync.informed(info.clone(), question.position, clock::now());
         self.apply(effects);
-        let refused = self.dispatcher.confirm(&question.subjects, &question.sessions);
+        let last = info.as_ref().map_or(0, |info| info.last);
+        let refused = self.dispatcher.confirm(&question.subjects, &question.sessions, last);
         // Confirmed sessions look at the stream's state next.
         self.stream.send_replace(info);
         question.sessions.into_iter().for_each(|session| session.end(&refused));

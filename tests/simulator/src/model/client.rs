@@ -29,6 +29,8 @@ pub(crate) struct Client {
     pub(crate) pending: VecDeque<Pending>,
     /// Where it would resume: a cursor and the event that it had then.
     pub(crate) last: Option<Position>,
+    /// In this session some bindings went back further than others, so one cursor is not enough for all.
+    pub(crate) is_mixed: bool,
     /// Earlier cursors.
     pub(crate) cursors: Vec<Position>,
     pub(crate) last_request: u64,
@@ -44,6 +46,8 @@ pub(crate) struct Position {
     pub(crate) number: u64,
     /// It came with that event.
     pub(crate) of_event: bool,
+    /// How often the stream had lost its newest events by then.
+    pub(crate) losses: u64,
 }
 
 /// A request that is not answered.
@@ -136,7 +140,8 @@ impl Model {
                 json!({ "action": "unsubscribe", "request_id": id, "auth_token": token, "data": data })
             }
         };
-        if let Asked::Subscribe { bindings, .. } = &asked {
+        if let Asked::Subscribe { bindings, since } = &asked {
+            own.is_mixed |= matches!(since, Since::Cursor(_) | Since::Ago(_));
             for binding in bindings {
                 own.early.entry(binding.clone()).or_default();
             }

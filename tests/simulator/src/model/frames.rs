@@ -74,13 +74,14 @@ impl Model {
         self.counts.frames += 1;
         self.digest(number << 8 | client as u64);
         self.say(|| format!("client {client} gets event {number} for {binding}"));
+        let losses = self.losses;
         let event = &self.events[number as usize - 1];
         let own = &mut self.clients[client];
         if event.account != own.account || !matches(&binding, &event.key) {
             return self.blame(format!("client {client} got event {number} for {binding}, which is not its own"));
         }
         if let Some(cursor) = frame["cursor"].as_str() {
-            let position = Position { cursor: cursor.to_owned(), number, of_event: true };
+            let position = Position { cursor: cursor.to_owned(), number, of_event: true, losses };
             own.last = Some(position.clone());
             own.cursors.push(position);
         }
@@ -105,7 +106,7 @@ impl Model {
     }
 
     fn reply(&mut self, client: usize, frame: &Value) {
-        let count = self.count();
+        let (count, losses) = (self.count(), self.losses);
         let own = &mut self.clients[client];
         let Some(pending) = own.pending.pop_front() else {
             return self.blame(format!("client {client} got a reply that it does not wait for: {frame}"));
@@ -150,6 +151,12 @@ impl Model {
                             }
                             continue;
                         }
+                        // Where the stream has grown again, an old cursor may stand for what it has lost.
+                        (Since::Last(position) | Since::Cursor(position), _, Some(true))
+                            if position.losses != losses =>
+                        {
+                            live()
+                        }
                         (Since::Last(_), _, Some(true)) if own.threads.contains_key(binding) && !self.may_be_late => {
                             continue;
                         }
@@ -187,7 +194,7 @@ impl Model {
         }
         let own = &mut self.clients[client];
         if let (Some(cursor), false) = (frame["data"]["cursor"].as_str(), own.got_since_request) {
-            own.last = Some(Position { cursor: cursor.to_owned(), number: count, of_event: false });
+            own.last = Some(Position { cursor: cursor.to_owned(), number: count, of_event: false, losses });
         }
     }
 }

@@ -408,6 +408,8 @@ impl Cluster {
     /// The stream loses its newest messages in a power loss.
     pub(crate) fn lose(&mut self, count: usize) -> Vec<Stored> {
         self.disconnect(None);
+        // What is stored before an edge has asked is at positions that it takes for known: see docs/guarantees.md.
+        self.no_store_until = Instant::now() + Duration::from_secs(25);
         let Some(stream) = &mut self.stream else { return Vec::new() };
         let lost = stream.lose(count);
         let last = stream.last;
@@ -416,10 +418,10 @@ impl Cluster {
         lost
     }
 
-    /// Deletes the stream.
-    pub(crate) fn delete(&mut self) {
-        self.stream = None;
+    /// Deletes the stream. Returns its messages.
+    pub(crate) fn delete(&mut self) -> Vec<Stored> {
         self.servers.iter_mut().for_each(|server| server.applied = 0);
+        self.stream.take().into_iter().flat_map(|stream| stream.messages.into_values()).collect()
     }
 
     /// Makes a stream, if there is none.
