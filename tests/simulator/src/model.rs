@@ -39,6 +39,8 @@ pub(crate) struct Model {
     pub(crate) may_refuse: bool,
     /// The stream had another leader: an event may come after later ones.
     pub(crate) may_be_late: bool,
+    /// The stream was replaced: events of that moment may come twice.
+    pub(crate) may_double: bool,
     /// The server's clock has jumped: times mean nothing.
     pub(crate) has_jumped: bool,
     pub(crate) jumped: Duration,

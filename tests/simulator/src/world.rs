@@ -303,6 +303,7 @@ impl<'p> World<'p> {
             Action::Elect { .. } | Action::Server { .. } | Action::Cut { .. } if self.plan.servers > 1 => {
                 model.may_be_late = true;
             }
+            Action::Create => (model.may_double, model.may_be_late) = (true, true),
             Action::Jump { seconds } => {
                 model.has_jumped = true;
                 model.may_miss = true;

@@ -97,6 +97,7 @@ impl Model {
         };
         let text = match misfit {
             None => return,
+            Some(Misfit::Twice) if self.may_double => return,
             Some(Misfit::Twice) => format!("got event {number} twice"),
             Some(Misfit::OutOfOrder(last)) => format!("got event {number} after event {last}"),
             Some(Misfit::TooEarly) => format!("got event {number}, which it had before"),

@@ -65,10 +65,16 @@ impl Cluster {
     fn incoming(&mut self, id: ConnectionId, bytes: &[u8]) -> io::Result<()> {
         let connection = self.connections.get_mut(&id).filter(|connection| connection.is_open);
         let connection = connection.ok_or(io::ErrorKind::BrokenPipe)?;
-        if connection.is_stalled {
-            return Ok(());
-        }
         connection.incoming.extend_from_slice(bytes);
+        if !connection.is_stalled {
+            self.parse(id);
+        }
+        Ok(())
+    }
+
+    /// Takes the commands out of what has come.
+    pub(super) fn parse(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
         let latency = connection.latency;
         let mut commands = Vec::new();
         while let Some(command) = next(&mut connection.incoming) {
@@ -77,7 +83,6 @@ impl Cluster {
         for command in commands {
             self.send(Channel::FromClient(id), latency, Travelling::Command(id, command));
         }
-        Ok(())
     }
 }
 

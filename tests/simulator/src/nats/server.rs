@@ -310,6 +310,14 @@ impl Cluster {
                 reader.wake();
             }
         }
+        if !is_stalled {
+            self.parse_all();
+        }
+    }
+
+    fn parse_all(&mut self) {
+        let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.parse(id));
     }
 
     /// Stops a server, or starts it again.
@@ -395,6 +403,7 @@ impl Cluster {
                 reader.wake();
             }
         }
+        self.parse_all();
         if self.is_cluster() {
             self.tell_all_interest();
         }
