@@ -41,6 +41,8 @@ pub(crate) struct Model {
     pub(crate) may_be_late: bool,
     /// The stream was replaced: events of that moment may come twice.
     pub(crate) may_double: bool,
+    /// Somebody has purged the stream, which those who ask for a time are not told of.
+    pub(crate) was_purged: bool,
     /// The server's clock has jumped: times mean nothing.
     pub(crate) has_jumped: bool,
     pub(crate) jumped: Duration,

@@ -298,11 +298,12 @@ impl<'p> World<'p> {
         }
         model.say(|| format!("{action:?}"));
         match action {
-            Action::Purge { .. } | Action::Delete | Action::Lose { .. } => model.may_miss = true,
+            Action::Delete | Action::Lose { .. } => model.may_miss = true,
             Action::Refuse { .. } | Action::MaxSubscriptions { .. } => model.may_refuse = true,
             Action::Elect { .. } | Action::Server { .. } | Action::Cut { .. } if self.plan.servers > 1 => {
                 model.may_be_late = true;
             }
+            Action::Purge { .. } => (model.may_miss, model.was_purged) = (true, true),
             Action::Create => (model.may_double, model.may_be_late) = (true, true),
             Action::Jump { seconds } => {
                 model.has_jumped = true;

@@ -30,7 +30,7 @@ const TOO_MANY: &str = "maximum subscriptions exceeded";
 pub(super) struct Question {
     number: u64,
     sent: Instant,
-    /// The position that had come by then.
+    /// The position that the stream had by then.
     pub(super) position: u64,
     /// The subjects that the answer confirms, and the sessions that wait for it.
     pub(super) subjects: Vec<SubjectNumber>,
@@ -136,7 +136,7 @@ impl Questions {
         link.ping();
         let subjects = std::mem::take(&mut self.to_confirm);
         self.open =
-            Some(Question { number: self.last, sent: now, position: sync.position(), subjects, sessions });
+            Some(Question { number: self.last, sent: now, position: sync.expected(), subjects, sessions });
         sync.asked(now);
     }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Model,
-    client::{Asked, Position, Since},
+    client::{Asked, Pending, Position, Since},
     thread::{Misfit, Thread, matches},
 };
 
@@ -136,7 +136,10 @@ impl Model {
             Asked::Unsubscribe { .. } => {}
             Asked::Subscribe { bindings, since } => {
                 for binding in &bindings {
-                    own.early.remove(binding);
+                    let is_asked = |other: &Pending| matches!(&other.asked, Asked::Subscribe { bindings, .. } if bindings.contains(binding));
+                    if !own.pending.iter().any(is_asked) {
+                        own.early.remove(binding);
+                    }
                     let live = || Thread::new(count + 1, 0);
                     let thread = match (&since, is_success, recovered) {
                         (Since::Now, true, _) => {
@@ -165,7 +168,7 @@ impl Model {
                             let is_exact = position.of_event && !self.may_be_late;
                             Thread::new(position.number + 1, if is_exact { position.number } else { 0 })
                         }
-                        (Since::Ago(seconds), _, Some(true)) if !self.has_jumped => {
+                        (Since::Ago(seconds), _, Some(true)) if !self.has_jumped && !self.was_purged => {
                             // The edge asks for the time between the request and its reply.
                             let now = server_now;
                             let ago = std::time::Duration::from_secs(*seconds);
