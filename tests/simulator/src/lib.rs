@@ -85,7 +85,8 @@ pub fn simulate(first: u64, runs: u64, progress: impl Fn(u64, &Counts) + Sync) -
 /// Leaves out what a failure does not need.
 fn shorten(mut plan: Plan, catalogue: &Catalogue) -> Option<Failure> {
     // Another failure may need less.
-    let kind = |violation: Option<String>| violation.map(|text| text.replace(|c: char| c.is_ascii_digit(), ""));
+    let kind =
+        |violation: Option<String>| violation.map(|text| text.replace(|c: char| c.is_ascii_digit(), ""));
     let first = kind(world::run(&plan, catalogue, false).violation);
     let mut size = plan.actions.len().div_ceil(2);
     loop {

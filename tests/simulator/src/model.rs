@@ -83,11 +83,7 @@ pub(crate) type Shared = Arc<Mutex<Model>>;
 
 impl Model {
     pub(crate) fn new(log: bool) -> Model {
-        Model {
-            log: log.then(Vec::new),
-            began: Some(tokio::time::Instant::now()),
-            ..Model::default()
-        }
+        Model { log: log.then(Vec::new), began: Some(tokio::time::Instant::now()), ..Model::default() }
     }
 
     /// The server's time.

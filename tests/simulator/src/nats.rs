@@ -137,15 +137,36 @@ enum Channel {
 #[derive(Debug)]
 enum Travelling {
     Command(ConnectionId, Command),
-    Interest { server: usize, connection: ConnectionId, subscription: SubscriptionId },
+    Interest {
+        server: usize,
+        connection: ConnectionId,
+        subscription: SubscriptionId,
+    },
     /// A request to the stream's leader, or something to store.
-    Request { server: usize, from: usize, message: Message },
-    Replicated { server: usize, sequence: u64 },
+    Request {
+        server: usize,
+        from: usize,
+        message: Message,
+    },
+    Replicated {
+        server: usize,
+        sequence: u64,
+    },
     /// The leader of this term sends a stored message to those who listen.
-    Republished { term: u64, server: usize, message: Message },
-    Delivered { server: usize, message: Message },
+    Republished {
+        term: u64,
+        server: usize,
+        message: Message,
+    },
+    Delivered {
+        server: usize,
+        message: Message,
+    },
     Bytes(ConnectionId, Bytes),
-    Elected { term: u64, leader: usize },
+    Elected {
+        term: u64,
+        leader: usize,
+    },
 }
 
 /// What a client sends.
@@ -168,7 +189,12 @@ pub(crate) struct Message {
 
 impl Nats {
     /// One or three servers, started on the current runtime.
-    pub(crate) fn start(servers: usize, mut rng: StdRng, subjects: Subjects, on_stored: OnStored) -> Arc<Nats> {
+    pub(crate) fn start(
+        servers: usize,
+        mut rng: StdRng,
+        subjects: Subjects,
+        on_stored: OnStored,
+    ) -> Arc<Nats> {
         let mut routes = [[Duration::ZERO; 3]; 3];
         for one in 0..3 {
             for other in 0..one {

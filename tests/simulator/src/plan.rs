@@ -28,30 +28,86 @@ pub(crate) struct Plan {
 /// Something that happens.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    Publish { account: usize, key: String, size: usize, count: usize },
-    Connect { client: usize, edge: usize, is_fresh: bool },
-    Leave { client: usize },
-    Subscribe { client: usize, bindings: Vec<String>, since: Wanted },
-    Unsubscribe { client: usize, binding: String },
-    Ping { client: usize },
-    Read { client: usize, is_reading: bool },
+    Publish {
+        account: usize,
+        key: String,
+        size: usize,
+        count: usize,
+    },
+    Connect {
+        client: usize,
+        edge: usize,
+        is_fresh: bool,
+    },
+    Leave {
+        client: usize,
+    },
+    Subscribe {
+        client: usize,
+        bindings: Vec<String>,
+        since: Wanted,
+    },
+    Unsubscribe {
+        client: usize,
+        binding: String,
+    },
+    Ping {
+        client: usize,
+    },
+    Read {
+        client: usize,
+        is_reading: bool,
+    },
     /// The edge's connections to NATS end, or let nothing through.
-    Disconnect { edge: usize },
-    Stall { edge: usize, is_stalled: bool },
-    StopEdge { edge: usize },
-    StartEdge { edge: usize },
-    Purge { keep: usize },
+    Disconnect {
+        edge: usize,
+    },
+    Stall {
+        edge: usize,
+        is_stalled: bool,
+    },
+    StopEdge {
+        edge: usize,
+    },
+    StartEdge {
+        edge: usize,
+    },
+    Purge {
+        keep: usize,
+    },
     Delete,
     Create,
-    Lose { count: usize },
-    Jump { seconds: u64 },
-    Server { server: usize, is_up: bool },
-    Cut { one: usize, other: usize, is_cut: bool },
-    Elect { is_stale: bool },
-    SlowAnswers { millis: u64 },
-    Refuse { account: usize, binding: String },
-    MaxSubscriptions { count: usize },
-    Full { is_full: bool },
+    Lose {
+        count: usize,
+    },
+    Jump {
+        seconds: u64,
+    },
+    Server {
+        server: usize,
+        is_up: bool,
+    },
+    Cut {
+        one: usize,
+        other: usize,
+        is_cut: bool,
+    },
+    Elect {
+        is_stale: bool,
+    },
+    SlowAnswers {
+        millis: u64,
+    },
+    Refuse {
+        account: usize,
+        binding: String,
+    },
+    MaxSubscriptions {
+        count: usize,
+    },
+    Full {
+        is_full: bool,
+    },
 }
 
 /// From where on a client wants events.
@@ -98,7 +154,10 @@ impl Plan {
         }
         for client in 0..clients {
             let is_fresh = true;
-            plan.add(rng.random_range(0..500), Action::Connect { client, edge: rng.random_range(0..edges), is_fresh });
+            plan.add(
+                rng.random_range(0..500),
+                Action::Connect { client, edge: rng.random_range(0..edges), is_fresh },
+            );
             let bindings = bindings(rng);
             plan.add(rng.random_range(500..1500), Action::Subscribe { client, bindings, since: Wanted::Now });
         }

@@ -237,7 +237,6 @@ impl<'p> World<'p> {
                     }
                 };
                 model.ask(client, Asked::Subscribe { bindings, since }, now);
-                model.clients[client].is_mixed = false;
             }
         }
     }

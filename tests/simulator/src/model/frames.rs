@@ -78,7 +78,8 @@ impl Model {
         let event = &self.events[number as usize - 1];
         let own = &mut self.clients[client];
         if event.account != own.account || !matches(&binding, &event.key) {
-            return self.blame(format!("client {client} got event {number} for {binding}, which is not its own"));
+            return self
+                .blame(format!("client {client} got event {number} for {binding}, which is not its own"));
         }
         if let Some(cursor) = frame["cursor"].as_str() {
             let position = Position { cursor: cursor.to_owned(), number, of_event: true, losses };
@@ -87,12 +88,11 @@ impl Model {
         }
         own.got_since_request = true;
         let misfit = match (own.threads.get_mut(&binding), own.early.get_mut(&binding)) {
-            (Some(thread), _) => {
-                thread.take(number, &self.events, own.account, &binding, self.may_be_late)
-            }
+            (Some(thread), _) => thread.take(number, &self.events, own.account, &binding, self.may_be_late),
             (None, Some(early)) => early.take(number, &self.events, own.account, &binding, true),
             (None, None) => {
-                return self.blame(format!("client {client} got event {number} for {binding}, which it has not"));
+                return self
+                    .blame(format!("client {client} got event {number} for {binding}, which it has not"));
             }
         };
         let text = match misfit {
@@ -120,7 +120,9 @@ impl Model {
         if !is_success {
             self.counts.errors += 1;
             if self.is_well {
-                self.blame(format!("client {client}'s request {pending:?} fails, though all is well: {frame}"));
+                self.blame(format!(
+                    "client {client}'s request {pending:?} fails, though all is well: {frame}"
+                ));
             }
         }
         self.say(|| format!("client {client} gets the reply {frame}"));
@@ -161,7 +163,9 @@ impl Model {
                         {
                             live()
                         }
-                        (Since::Last(_), _, Some(true)) if own.threads.contains_key(binding) && !self.may_be_late => {
+                        (Since::Last(_), _, Some(true))
+                            if own.threads.contains_key(binding) && !self.may_be_late =>
+                        {
                             continue;
                         }
                         (Since::Last(position) | Since::Cursor(position), _, Some(true)) => {
@@ -181,15 +185,17 @@ impl Model {
                     };
                     own.threads.insert(binding.clone(), thread);
                 }
-                if is_success {
-                    own.must_resume = false;
+                if is_success && std::mem::take(&mut own.must_resume) {
+                    own.is_mixed = false;
                 }
                 match recovered {
                     Some(true) => self.counts.recovered += 1,
                     Some(false) => {
                         self.counts.unrecovered += 1;
                         if !self.may_miss && !matches!(since, Since::Ago(_)) {
-                            self.blame(format!("client {client} is not recovered, though nothing is missing"));
+                            self.blame(format!(
+                                "client {client} is not recovered, though nothing is missing"
+                            ));
                         }
                     }
                     None => {}

@@ -91,7 +91,8 @@ fn next(bytes: &mut BytesMut) -> Option<Option<Command>> {
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     let line = String::from_utf8_lossy(&bytes[..end]).trim_end().to_owned();
     let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
-    let number = |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
+    let number =
+        |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
     let command = match words.as_slice() {
         ["PING"] => Some(Command::Ping),
         ["SUB", subject, _] => Some(Command::Subscribe(number(2), (*subject).to_owned())),
@@ -122,12 +123,7 @@ fn next(bytes: &mut BytesMut) -> Option<Option<Command>> {
 
 impl Default for Message {
     fn default() -> Self {
-        Message {
-            subject: String::new(),
-            reply: String::new(),
-            headers: Bytes::new(),
-            payload: Bytes::new(),
-        }
+        Message { subject: String::new(), reply: String::new(), headers: Bytes::new(), payload: Bytes::new() }
     }
 }
 

@@ -166,7 +166,8 @@ impl Consumer {
             .filter(|(sequence, _)| *sequence <= applied)
             .map(|(sequence, stored)| StoredMessage {
                 sequence,
-                name: protocol::header(&stored.headers, wire::EVENT_NAME.as_bytes()).map(Bytes::copy_from_slice),
+                name: protocol::header(&stored.headers, wire::EVENT_NAME.as_bytes())
+                    .map(Bytes::copy_from_slice),
                 length: stored.payload.len() + stored.headers.len() + stored.subject.len(),
                 subject: stored.subject,
                 body: stored.payload,

@@ -64,8 +64,7 @@ impl Cluster {
                     return self.answer(id, b"-ERR 'maximum subscriptions exceeded'\r\n");
                 }
                 if self.refused.contains(&subject) {
-                    let error =
-                        format!("-ERR 'Permissions Violation for Subscription to \"{subject}\"'\r\n");
+                    let error = format!("-ERR 'Permissions Violation for Subscription to \"{subject}\"'\r\n");
                     return self.answer(id, error.as_bytes());
                 }
                 let mut known_at = [false; 3];
