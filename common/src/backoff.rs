@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::chance;
+
 /// Computes the delay before each retry.
 #[derive(Clone, Debug)]
 pub struct Backoff {
@@ -31,7 +33,7 @@ impl Backoff {
         let ceiling =
             self.min.saturating_mul(1u32.checked_shl(self.attempt).unwrap_or(u32::MAX)).min(self.max);
         self.attempt = self.attempt.saturating_add(1);
-        self.min + ceiling.saturating_sub(self.min).mul_f64(rand::random::<f64>())
+        self.min + ceiling.saturating_sub(self.min).mul_f64(chance::random::<f64>())
     }
 }
 

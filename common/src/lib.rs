@@ -13,12 +13,15 @@
 //! | [`admin`], [`readiness`] | `/metrics` and `/health/*` |
 //! | [`telemetry`] | logs and the metrics registry |
 //! | [`backoff`] | delays between retries |
+//! | [`clock`], [`chance`] | time and random numbers, which the simulator decides in its runs |
 //! | [`shutdown`] | stopping on signals |
 
 pub mod admin;
 pub mod backoff;
 pub mod catalogue;
+pub mod chance;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod nats;
 pub mod net;

@@ -3,11 +3,13 @@
 //! | module | contents |
 //! |---|---|
 //! | this one | setup of async-nats, for everything except events |
+//! | [`requests`] | requests and their replies |
 //! | [`link`] | a connection that preserves order, for events |
 //! | [`protocol`] | zero-copy parser of the client protocol |
 
 pub mod link;
 pub mod protocol;
+pub mod requests;
 
 use std::{sync::Arc, time::Duration};
 

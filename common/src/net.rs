@@ -1,6 +1,7 @@
 //! A buffered TCP or TLS socket for our own implementations of NATS and AMQP, which carry events.
 
 use std::{
+    fmt::Debug,
     io::{self, ErrorKind},
     net::SocketAddr,
     pin::Pin,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, lookup_host},
@@ -31,8 +33,25 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Flush before queueing more than this. A send buffer that has grown to more than twice this size is freed.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-trait Duplex: AsyncRead + AsyncWrite + Send {}
+/// What bytes are read from and written to.
+pub trait Duplex: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> Duplex for S {}
+
+/// Opens connections to servers.
+pub trait Dial: Debug + Send + Sync {
+    /// A connection to a port of `host`, without encryption.
+    fn dial<'d>(&'d self, host: &'d str, port: u16) -> BoxFuture<'d, io::Result<Socket>>;
+}
+
+/// TCP.
+#[derive(Debug)]
+pub struct Tcp;
+
+impl Dial for Tcp {
+    fn dial<'d>(&'d self, host: &'d str, port: u16) -> BoxFuture<'d, io::Result<Socket>> {
+        Box::pin(Socket::connect(host, port))
+    }
+}
 
 /// A connection to a server.
 pub struct Socket {
@@ -73,12 +92,12 @@ impl Socket {
 
     fn new(tcp: TcpStream, peer: SocketAddr) -> io::Result<Socket> {
         tcp.set_nodelay(true)?;
-        Ok(Socket {
-            duplex: Box::pin(tcp),
-            peer,
-            read: BytesMut::with_capacity(READ_BUFFER_BYTES),
-            to_send: BytesMut::new(),
-        })
+        Ok(Socket::over(Box::pin(tcp), peer))
+    }
+
+    /// A socket over any connection to `peer`.
+    pub fn over(duplex: Pin<Box<dyn Duplex>>, peer: SocketAddr) -> Socket {
+        Socket { duplex, peer, read: BytesMut::with_capacity(READ_BUFFER_BYTES), to_send: BytesMut::new() }
     }
 
     /// Starts TLS. The server needs a certificate for `host` from a CA that the system trusts.

@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use blackhole_common::backoff::Backoff;
+use blackhole_common::{backoff::Backoff, clock};
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
@@ -98,6 +98,7 @@ impl Catchup {
         loop {
             let paid = self.next_paid(&schedule);
             tokio::select! {
+                biased;
                 () = self.lagging.changed() => {
                     sleep(GATHER_TIME).await;
                     self.lagging.take().into_iter().for_each(|session| add(&mut schedule, session));
@@ -108,7 +109,7 @@ impl Catchup {
                         schedule.finished(replay);
                     }
                 }
-                () = async { sleep_until(paid.unwrap_or_else(Instant::now).into()).await }, if paid.is_some() => {}
+                () = async { sleep_until(paid.unwrap_or_else(clock::now).into()).await }, if paid.is_some() => {}
             }
             if schedule.is_empty() {
                 continue;
@@ -133,7 +134,7 @@ impl Catchup {
 
     /// When the first account that waits for its budget may read again.
     fn next_paid(&self, schedule: &Schedule<Arc<Outbox>>) -> Option<Instant> {
-        let (budgets, now) = (self.budgets.lock(), Instant::now());
+        let (budgets, now) = (self.budgets.lock(), clock::now());
         schedule.accounts().filter_map(|account| budgets.exhausted_until(account, now)).min()
     }
 
@@ -156,7 +157,7 @@ impl Catchup {
         ids: &mut HashMap<task::Id, ReplayId>,
     ) {
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             let may_read = |account: &str| self.budgets.lock().exhausted_until(account, now).is_none();
             let Some(job) = schedule.next(info.last, may_read) else { return };
             let (id, catchup, info) = (job.id, Arc::clone(self), info.clone());

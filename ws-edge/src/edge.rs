@@ -2,19 +2,29 @@
 
 use std::sync::Arc;
 
-use blackhole_common::catalogue::Catalogue;
+use blackhole_common::{
+    catalogue::Catalogue,
+    nats::{link::Servers, requests::Requests},
+    readiness::Latch,
+    wire::Subjects,
+};
 use tokio::sync::watch;
 
 use crate::{
     access::{authorizer::Authorizer, families::Families},
+    catchup::Catchup,
     config::WsConfig,
     delivery::dispatcher::Dispatcher,
     kazoo::{crossbar::Crossbar, targeted::Targeted},
     limits::Limits,
     metrics::Metrics,
     operator::{drain::OpenSessions, registry::Registry},
-    outbox::flusher::Flusher,
-    upstream::{history::History, stream_info::StreamInfo},
+    outbox::{flusher::Flusher, lagging_sessions::LaggingSessions},
+    upstream::{
+        history::{History, StoredStream},
+        reader::EventReader,
+        stream_info::StreamInfo,
+    },
 };
 
 /// What the sessions of an edge share.
@@ -50,4 +60,94 @@ pub(crate) struct Edge {
     pub(crate) registry: Arc<Registry>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    /// An edge without sessions, which asks auth-svc and amqp-ingest by `requests`.
+    pub(crate) fn new(
+        config: WsConfig,
+        catalogue: Catalogue,
+        subjects: &Subjects,
+        requests: Arc<dyn Requests>,
+        events: Events,
+        crossbar: Option<Crossbar>,
+    ) -> Edge {
+        let Events { dispatcher, flusher, history, stream, metrics, .. } = events;
+        let timeout = config.request_timeout;
+        let targeted = Targeted::new(Arc::clone(&requests), subjects, timeout, &config.host);
+        let authorizer =
+            Authorizer::new(requests, subjects, timeout, config.auth_cache, Arc::clone(&metrics));
+        Edge {
+            limits: Limits::new(&config),
+            families: Arc::new(Families::new(&catalogue, Arc::clone(&metrics))),
+            event_root: subjects.event(),
+            dispatcher,
+            flusher,
+            history,
+            stream,
+            authorizer,
+            targeted,
+            crossbar,
+            sessions: Arc::default(),
+            registry: Arc::new(Registry::new(&config.host)),
+            metrics,
+            catalogue,
+            config,
+        }
+    }
+}
+
+/// Where the events of sessions come from.
+pub(crate) struct Events {
+    /// See [`Edge`].
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    /// See [`Edge`].
+    pub(crate) flusher: Arc<Flusher>,
+    /// See [`Edge`].
+    pub(crate) history: History,
+    /// See [`Edge`].
+    pub(crate) stream: watch::Receiver<Option<StreamInfo>>,
+    /// See [`Edge`].
+    pub(crate) metrics: Arc<Metrics>,
+    /// Replays the past.
+    pub(crate) catchup: Arc<Catchup>,
+}
+
+impl Events {
+    /// The events of the stream that is `stored`, and those that the reader, which is returned too, reads from `servers`.
+    pub(crate) fn new(
+        config: &WsConfig,
+        subjects: &Subjects,
+        servers: Servers,
+        stored: Arc<dyn StoredStream>,
+        metrics: Arc<Metrics>,
+        ready: Latch,
+    ) -> (Events, EventReader) {
+        let history = History::new(stored, subjects);
+        let lagging = Arc::new(LaggingSessions::default());
+        let flusher = Arc::new(Flusher::new(Arc::clone(&lagging)));
+        let dispatcher = Arc::new(Dispatcher::new(
+            &subjects.event(),
+            config.linger,
+            Arc::clone(&flusher),
+            Arc::clone(&metrics),
+        ));
+        let (reader, stream) = EventReader::new(
+            servers,
+            subjects,
+            Arc::clone(&dispatcher),
+            history.clone(),
+            Arc::clone(&metrics),
+            ready,
+        );
+        let catchup = Arc::new(Catchup::new(
+            lagging,
+            Arc::clone(&dispatcher),
+            history.clone(),
+            stream.clone(),
+            config.replay_bytes_per_second.as_u64(),
+            Arc::clone(&metrics),
+        ));
+        (Events { dispatcher, flusher, history, stream, metrics, catchup }, reader)
+    }
 }

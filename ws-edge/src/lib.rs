@@ -33,6 +33,7 @@ mod operator;
 pub mod outbox;
 pub mod protocol;
 pub mod session;
+pub mod simulated;
 #[cfg(test)]
 mod tests;
 pub mod upstream;
@@ -42,7 +43,7 @@ use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use blackhole_common::{
     admin::AdminServer,
     catalogue::Catalogue,
-    nats,
+    nats::{self, link::Servers},
     readiness::{Latch, Readiness},
     telemetry,
     wire::Subjects,
@@ -54,18 +55,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access::{authorizer::Authorizer, families::Families},
     catchup::Catchup,
     config::EdgeConfig,
-    delivery::dispatcher::Dispatcher,
-    edge::Edge,
+    edge::{Edge, Events},
     error::EdgeError,
-    kazoo::{crossbar::Crossbar, targeted::Targeted},
-    limits::Limits,
+    kazoo::crossbar::Crossbar,
     metrics::Metrics,
-    operator::{admin_pages, control::Control, rechecks::Rechecks, registry::Registry},
-    outbox::{flusher::Flusher, lagging_sessions::LaggingSessions},
-    upstream::{history::History, reader::EventReader},
+    operator::{admin_pages, control::Control, rechecks::Rechecks},
+    upstream::{jetstream::JetStream, reader},
 };
 
 /// Time for closed sessions to end; then they are cut off.
@@ -104,47 +101,11 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let admin_server = AdminServer::bind(&config.admin, registry, readiness.clone()).await?;
 
     let subjects = Subjects::new(&config.nats.prefix);
-    let event_root = subjects.event();
-    let events = readiness.latch("events");
+    let ready = readiness.latch("events");
     // Beside the event reader's connection, so that a flood of events does not delay questions to auth-svc.
     let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
-    let history = History::new(client.clone(), subjects.clone());
-    let lagging = Arc::new(LaggingSessions::default());
-    let flusher = Arc::new(Flusher::new(Arc::clone(&lagging)));
-    let dispatcher =
-        Arc::new(Dispatcher::new(&event_root, config.ws.linger, Arc::clone(&flusher), Arc::clone(&metrics)));
-    let reader_shutdown = CancellationToken::new();
-    let (reader, stream) = EventReader::start(
-        config.nats.clone(),
-        Arc::clone(&dispatcher),
-        history.clone(),
-        Arc::clone(&metrics),
-        events,
-        reader_shutdown.clone(),
-    )
-    .await?;
-    let catchup = Catchup::new(
-        lagging,
-        Arc::clone(&dispatcher),
-        history.clone(),
-        stream.clone(),
-        config.ws.replay_bytes_per_second.as_u64(),
-        Arc::clone(&metrics),
-    );
-    let registry = Arc::new(Registry::new(&config.ws.host));
-    let families = Arc::new(Families::new(&catalogue, Arc::clone(&metrics)));
-    let (listed, switched) = (Arc::clone(&registry), Arc::clone(&families));
-    let control = Control::start(client.clone(), subjects.clone(), &config.ws.host, listed, switched).await?;
-    let admin_server = admin_pages::sessions(admin_server, control.edge(), &registry);
-    let targeted = Targeted::new(client.clone(), &subjects, config.ws.request_timeout, &config.ws.host);
-    let changes = client.clone();
-    let authorizer = Authorizer::new(
-        client,
-        &subjects,
-        config.ws.request_timeout,
-        config.ws.auth_cache,
-        Arc::clone(&metrics),
-    );
+    // Unreadable credentials are a mistake of the configuration.
+    nats::options(&config.nats, reader::CLIENT_NAME).await?;
     let crossbar = match &config.ws.crossbar_url {
         Some(url) => Some(
             Crossbar::new(url, &config.ws)
@@ -152,32 +113,27 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
         ),
         None => None,
     };
-    let sessions = Arc::default();
-    let rechecks = Rechecks::new(Arc::clone(&sessions), authorizer.clone(), config.ws.recheck_interval);
-    tokio::spawn(rechecks.run(changes, subjects.auth_changed(), reader_shutdown.clone()));
-    let edge = Edge {
-        limits: Limits::new(&config.ws),
-        config: config.ws,
-        catalogue,
-        families,
-        event_root,
-        dispatcher,
-        flusher,
-        history,
-        stream,
-        authorizer,
-        targeted,
-        crossbar,
-        sessions,
-        registry,
-        metrics,
-    };
+    let stored = Arc::new(JetStream::new(client.clone(), subjects.clone()));
+    let servers = Servers::new(config.nats);
+    let (events, reader) = Events::new(&config.ws, &subjects, servers, stored, metrics, ready);
+    let reader_shutdown = CancellationToken::new();
+    let reader = reader.start(reader_shutdown.clone())?;
+    let catchup = Arc::clone(&events.catchup);
+    let requests = Arc::new(client.clone());
+    let edge = Edge::new(config.ws, catalogue, &subjects, requests, events, crossbar);
+    let (listed, switched) = (Arc::clone(&edge.registry), Arc::clone(&edge.families));
+    let control =
+        Control::start(client.clone(), subjects.clone(), &edge.config.host, listed, switched).await?;
+    let admin_server = admin_pages::sessions(admin_server, control.edge(), &edge.registry);
+    let interval = edge.config.recheck_interval;
+    let rechecks = Rechecks::new(Arc::clone(&edge.sessions), edge.authorizer.clone(), interval);
+    tokio::spawn(rechecks.run(client, subjects.auth_changed(), reader_shutdown.clone()));
     Ok(Running {
         address: listener.local_addr()?,
         admin: admin_server.address()?,
         edge: Arc::new(edge),
         listener,
-        catchup: Arc::new(catchup),
+        catchup,
         reader,
         reader_shutdown,
         accepting: readiness.latch("the end: it is draining"),

@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use blackhole_common::clock;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
@@ -136,7 +137,7 @@ impl Outbox {
             state: Mutex::new(state),
             session: AtomicWaker::new(),
             last_event: AtomicU64::new(0),
-            created: Instant::now(),
+            created: clock::now(),
             metrics,
         }
     }
@@ -236,7 +237,7 @@ impl Outbox {
         if !std::mem::take(&mut state.has_events) {
             return;
         }
-        let elapsed = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = u64::try_from((clock::now() - self.created).as_millis()).unwrap_or(u64::MAX);
         self.last_event.store(elapsed, Ordering::Relaxed);
     }
 

@@ -1,7 +1,8 @@
 //! NATS in: the event reader with its repair of gaps, the stream's state, and reading its history.
 
 mod backlog;
-pub(crate) mod history;
+pub mod history;
+pub(crate) mod jetstream;
 mod question;
 pub(crate) mod reader;
 mod repair;

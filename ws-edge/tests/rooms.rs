@@ -10,8 +10,26 @@ use std::{
 
 /// The modules of the crate from the bottom to the top: each uses only modules above it in this list.
 const ORDER: &[&str] = &[
-    "ids", "clock", "metrics", "error", "protocol", "config", "limits", "outbox", "delivery", "upstream",
-    "catchup", "access", "kazoo", "operator", "edge", "session", "http", "lib", "main",
+    "ids",
+    "clock",
+    "metrics",
+    "error",
+    "protocol",
+    "config",
+    "limits",
+    "outbox",
+    "delivery",
+    "upstream",
+    "catchup",
+    "access",
+    "kazoo",
+    "operator",
+    "edge",
+    "session",
+    "http",
+    "simulated",
+    "lib",
+    "main",
 ];
 
 /// The longest source file, in lines.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use blackhole_common::{
+    chance, clock,
     nats::{
         link::{Link, Servers},
         protocol::{Message as Reply, Op, SubscriptionId},
@@ -80,14 +81,14 @@ impl Connection {
     /// [`IngestError::NatsConnect`].
     pub(super) async fn open(servers: &mut Servers) -> Result<Connection, IngestError> {
         let mut link = servers.connect(CLIENT_NAME).await.map_err(IngestError::NatsConnect)?;
-        let inbox = format!("_INBOX.{:032x}.", rand::random::<u128>());
+        let inbox = format!("_INBOX.{:032x}.", chance::random::<u128>());
         link.subscribe(INBOX, &format!("{inbox}*"));
         Ok(Connection {
             link,
             reply_subject: inbox.clone(),
             headers: Vec::new(),
             inbox,
-            last_received: Instant::now(),
+            last_received: clock::now(),
             pinged: false,
         })
     }
@@ -121,7 +122,7 @@ impl Connection {
     /// Subscribes to the subject that it returns, for the events at the end of the stream.
     pub(super) fn subscribe_ending(&mut self) -> String {
         // The inbox does not match it: it has another token.
-        let subject = format!("{}ending.{:08x}", self.inbox, rand::random::<u32>());
+        let subject = format!("{}ending.{:08x}", self.inbox, chance::random::<u32>());
         self.link.subscribe(ENDING, &subject);
         subject
     }
@@ -216,7 +217,7 @@ impl Connection {
     /// [`IngestError::NatsLost`].
     pub(super) async fn fill(&mut self) -> Result<(), IngestError> {
         self.link.fill().await.map_err(|error| IngestError::NatsLost(error.to_string()))?;
-        self.last_received = Instant::now();
+        self.last_received = clock::now();
         self.pinged = false;
         Ok(())
     }
@@ -256,7 +257,7 @@ impl Connection {
     /// # Errors
     /// [`IngestError::NatsLost`] if it has been silent for too long.
     pub(super) fn check_liveness(&mut self) -> Result<(), IngestError> {
-        let silence = self.last_received.elapsed();
+        let silence = clock::now() - self.last_received;
         if silence >= SILENCE_TIMEOUT {
             return Err(IngestError::NatsLost("the server is silent".into()));
         }

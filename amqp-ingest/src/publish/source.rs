@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::checkpoint::{Checkpoint, Digest, EventId};
+use blackhole_common::chance;
 
 /// Read this many more events before the last known one: around a leader change, a stream may store events in another
 /// order.
@@ -44,7 +45,7 @@ impl Source {
     pub(super) fn new(zone: &str) -> Source {
         Source {
             zone: zone.to_owned(),
-            epoch: rand::random(),
+            epoch: chance::random(),
             next_number: 1,
             settled: None,
             is_new: false,
@@ -62,7 +63,7 @@ impl Source {
                 self.next_number = self.next_number.max(number + 1);
             }
             Some(Checkpoint { epoch, number, .. }) => (self.epoch, self.next_number) = (epoch, number + 1),
-            None => (self.epoch, self.next_number) = (rand::random(), 1),
+            None => (self.epoch, self.next_number) = (chance::random(), 1),
         }
         self.settled = checkpoint;
         self.is_new = true;

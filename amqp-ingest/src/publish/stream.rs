@@ -9,7 +9,7 @@ use async_nats::jetstream::{
     response::Response,
     stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
 };
-use blackhole_common::{nats::protocol::Message as Reply, wire::Subjects};
+use blackhole_common::{chance, nats::protocol::Message as Reply, wire::Subjects};
 use serde::Deserialize;
 
 use super::{connection::Connection, puback::NO_RESPONDERS};
@@ -176,7 +176,7 @@ pub(super) fn check(
 /// servers of a cluster may disagree about its creation time (nats-server 2.9.10), by which cursors identify the
 /// stream.
 fn new_config() -> Config {
-    let description = format!("KAZOO's events for Blackhole, since {:016x}", rand::random::<u64>());
+    let description = format!("KAZOO's events for Blackhole, since {:016x}", chance::random::<u64>());
     Config { description: Some(description), ..Config::default() }
 }
 

@@ -9,6 +9,7 @@
 
 use std::{
     io::{self, ErrorKind},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +25,7 @@ use super::protocol::{self, Op, SubscriptionId};
 use crate::{
     config::NatsConfig,
     nats,
-    net::{Socket, invalid},
+    net::{Dial, Socket, Tcp, invalid},
 };
 
 /// Limit for authenticating to one server. Connecting has its own limits ([`Socket::connect`]).
@@ -55,6 +56,7 @@ struct Info {
 #[derive(Debug)]
 pub struct Servers {
     config: NatsConfig,
+    dialer: Arc<dyn Dial>,
     /// In the order in which they are tried. The one that was tried last is at the end.
     configured: Vec<ServerAddr>,
     /// The other servers of the cluster, tried after the configured ones.
@@ -62,10 +64,15 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// The configured servers.
+    /// The configured servers, over TCP.
     pub fn new(config: NatsConfig) -> Servers {
+        Servers::over(config, Arc::new(Tcp))
+    }
+
+    /// The configured servers, over connections of `dialer`.
+    pub fn over(config: NatsConfig, dialer: Arc<dyn Dial>) -> Servers {
         let configured = nats::servers(&config);
-        Servers { config, configured, announced: Vec::new() }
+        Servers { config, dialer, configured, announced: Vec::new() }
     }
 
     /// Tries each server once and returns the first connection that is accepted.
@@ -79,7 +86,7 @@ impl Servers {
             if index < configured {
                 self.configured.rotate_left(1);
             }
-            match Link::open(&self.config, &server, name).await {
+            match Link::open(&*self.dialer, &self.config, &server, name).await {
                 Ok((link, info)) => {
                     self.learn(&info);
                     return Ok(link);
@@ -110,8 +117,13 @@ impl Servers {
 }
 
 impl Link {
-    async fn open(config: &NatsConfig, server: &ServerAddr, name: &str) -> io::Result<(Link, Info)> {
-        let socket = Socket::connect(server.host(), server.port()).await?;
+    async fn open(
+        dialer: &dyn Dial,
+        config: &NatsConfig,
+        server: &ServerAddr,
+        name: &str,
+    ) -> io::Result<(Link, Info)> {
+        let socket = dialer.dial(server.host(), server.port()).await?;
         let timed_out = |_| io::Error::new(ErrorKind::TimedOut, "the server does not answer");
         let handshake = Link::handshake(socket, config, server, name);
         timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(timed_out)?

@@ -16,6 +16,7 @@ pub mod process;
 pub mod progress;
 pub mod server;
 pub mod services;
+pub mod simulate;
 pub mod simulator;
 pub mod test;
 pub mod up;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{autobahn, bench, chaos, check, fuzz, progress, test, up};
+use blackhole_dev::{autobahn, bench, chaos, check, fuzz, progress, simulate, test, up};
 use clap::{Parser, Subcommand};
 
 /// Runs a complete Blackhole on this machine, its tests, or its benchmarks
@@ -23,6 +23,8 @@ enum Command {
     Test(test::Options),
     /// Kills and freezes processes while numbered events flow, and checks that no client misses one
     Chaos(chaos::Options),
+    /// Runs the services' code against simulated brokers, networks and clients, many times
+    Simulate(simulate::Options),
     /// Runs the Autobahn test suite against the edge's WebSocket code
     Autobahn(autobahn::Options),
     /// Runs the fuzz targets: random input for everything that reads bytes from outside
@@ -38,6 +40,7 @@ async fn main() -> ExitCode {
         Command::Check(options) => check::run(options).await,
         Command::Test(options) => test::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
+        Command::Simulate(options) => simulate::run(options).await,
         Command::Autobahn(options) => autobahn::run(options).await,
         Command::Fuzz(options) => fuzz::run(options).await,
         Command::Bench(options) => bench::run(options).await,

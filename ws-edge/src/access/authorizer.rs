@@ -9,8 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, Message, Request, RequestError, RequestErrorKind};
-use blackhole_common::wire::{AuthReply, AuthRequest, MAX_TOKEN_BYTES, Subjects, TOKEN_TOO_LONG};
+use async_nats::RequestErrorKind;
+use blackhole_common::{
+    nats::requests::Requests,
+    wire::{AuthReply, AuthRequest, MAX_TOKEN_BYTES, Subjects, TOKEN_TOO_LONG},
+};
 use bytes::Bytes;
 use moka::future::Cache;
 use thiserror::Error;
@@ -42,7 +45,7 @@ type CacheKey = ([u8; 32], Option<Box<str>>, u64);
 /// A cached client of auth-svc.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorizer {
-    client: Client,
+    requests: Arc<dyn Requests>,
     subject: String,
     timeout: Duration,
     cache: Cache<CacheKey, Arc<AuthReply>>,
@@ -51,9 +54,9 @@ pub(crate) struct Authorizer {
 }
 
 impl Authorizer {
-    /// Sends requests over `client`, waits at most `timeout`, and caches replies for `ttl`.
+    /// Asks by `requests`, waits at most `timeout`, and caches replies for `ttl`.
     pub(crate) fn new(
-        client: Client,
+        requests: Arc<dyn Requests>,
         subjects: &Subjects,
         timeout: Duration,
         ttl: Duration,
@@ -61,7 +64,7 @@ impl Authorizer {
     ) -> Authorizer {
         let cache = Cache::builder().max_capacity(MAX_CACHED).time_to_live(ttl).build();
         Authorizer {
-            client,
+            requests,
             subject: subjects.auth_check(),
             timeout,
             cache,
@@ -135,22 +138,21 @@ impl Authorizer {
         let payload = serde_json::to_vec(&request).map_err(|_| Unavailable::NoReply)?;
         let payload = Bytes::from(payload);
         // Retry once: the auth-svc that got the request may have stopped before replying.
-        let mut message = self.send(payload.clone()).await;
-        if message.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::TimedOut) {
-            message = self.send(payload).await;
+        let mut reply = self.send(payload.clone()).await;
+        if reply == Err(RequestErrorKind::TimedOut) {
+            reply = self.send(payload).await;
         }
-        let message = message.map_err(|error| match error.kind() {
+        let reply = reply.map_err(|error| match error {
             RequestErrorKind::NoResponders => Unavailable::NoResponder,
             _ => Unavailable::NoReply,
         })?;
-        serde_json::from_slice(&message.payload).map(Arc::new).map_err(|error| {
+        serde_json::from_slice(&reply).map(Arc::new).map_err(|error| {
             tracing::warn!(%error, "cannot read the reply of auth-svc");
             Unavailable::NoReply
         })
     }
 
-    async fn send(&self, payload: Bytes) -> Result<Message, RequestError> {
-        let request = Request::new().payload(payload).timeout(Some(self.timeout / 2));
-        self.client.send_request(self.subject.clone(), request).await
+    async fn send(&self, payload: Bytes) -> Result<Bytes, RequestErrorKind> {
+        self.requests.request(self.subject.clone(), payload, self.timeout / 2).await
     }
 }

@@ -1,10 +1,8 @@
 //! How much of the stream is read for each account.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
+use blackhole_common::clock;
 use parking_lot::Mutex;
 
 use crate::{delivery::frame::event::Event, limits::budget::Budgets, metrics::Metrics};
@@ -43,7 +41,7 @@ impl<'c> Charge<'c> {
     /// Charges what was read since the last call, in equal parts. Returns whether an only account has used up its budget:
     /// a replay that many accounts share is short.
     pub(super) fn settle(&mut self) -> bool {
-        let (mut budgets, now) = (self.budgets.lock(), Instant::now());
+        let (mut budgets, now) = (self.budgets.lock(), clock::now());
         let share = std::mem::take(&mut self.bytes) as f64 / self.accounts.len() as f64;
         self.accounts.iter().for_each(|account| budgets.charge(account, share, now));
         let [account] = &*self.accounts else { return false };
@@ -56,7 +54,7 @@ impl<'c> Charge<'c> {
 
     /// Charges that filtered readers have looked for events at this many positions.
     pub(super) fn settle_positions(&mut self, positions: u64) {
-        let (mut budgets, now) = (self.budgets.lock(), Instant::now());
+        let (mut budgets, now) = (self.budgets.lock(), clock::now());
         let bytes = positions.saturating_mul(POSITION_BYTES) as f64;
         self.accounts.iter().for_each(|account| budgets.charge(account, bytes, now));
     }
@@ -64,6 +62,8 @@ impl<'c> Charge<'c> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::delivery::testing::event;
 

@@ -73,6 +73,8 @@ impl Catchup {
                 heads.push((event, reader));
             }
         }
+        // Before a client goes on after a gap.
+        self.check_filtered(batch, info).await?;
         let mut count = 0;
         let mut end = ReadEnd::Complete;
         while let Some(first) = heads.iter().map(|(event, _)| event.sequence()).min() {

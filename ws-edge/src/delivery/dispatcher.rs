@@ -269,13 +269,15 @@ impl Dispatcher {
     }
 
     /// The server has these subjects, but for those that it has refused, which are returned. `waiting` are the sessions
-    /// that are told next; others that have members of what is refused are closed.
+    /// that are told next; others that have members of what is refused are closed. New members are owed what comes after
+    /// the position `last`, where the stream ended then.
     pub(crate) fn confirm(
         &self,
         subjects: &[SubjectNumber],
         waiting: &[Unconfirmed],
+        last: u64,
     ) -> HashSet<SubjectNumber> {
-        self.table.lock().confirm(subjects, waiting)
+        self.table.lock().confirm(subjects, waiting, last)
     }
 
     /// Delivers a live event, which came for the subject `number`, to the live members of every subject that it matches.

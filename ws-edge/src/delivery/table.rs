@@ -120,25 +120,42 @@ impl Table {
     }
 
     /// The server has these subjects, but for those that it has refused, which are returned. Sessions that have members of
-    /// these are closed, unless they are among those `waiting`, which hear of it otherwise.
+    /// these are closed, unless all of them are of requests among those `waiting`, which are refused.
+    ///
+    /// `last` is the position up to which the stream had events by then. Live members of a new subject are not owed them,
+    /// and must not get them from a repair, out of order: nobody has seen which of them came.
     pub(super) fn confirm(
         &mut self,
         subjects: &[SubjectNumber],
         waiting: &[Unconfirmed],
+        last: u64,
     ) -> HashSet<SubjectNumber> {
         let mut refused = HashSet::new();
+        let mut refused_members: HashMap<(SessionNumber, SubjectNumber), usize> = HashMap::new();
+        for session in waiting {
+            for number in &session.subjects {
+                *refused_members.entry((session.session, *number)).or_default() += 1;
+            }
+        }
         for number in subjects {
             let Some(subject) = self.index.subject_mut(*number) else { continue };
             if subject.state != SubjectState::Refused {
-                subject.state = SubjectState::Confirmed;
+                if std::mem::replace(&mut subject.state, SubjectState::Confirmed) != SubjectState::Confirmed {
+                    let members = subject.groups.iter().flat_map(|group| &group.members);
+                    members.filter(|member| member.outbox.lagging().is_none()).for_each(|member| {
+                        member.watermark.raise(last);
+                        member.watermark.complete(last);
+                    });
+                }
                 continue;
             }
             refused.insert(*number);
-            let is_waiting = |outbox: &Outbox| waiting.iter().any(|session| session.session == outbox.number);
-            let members = subject.groups.iter().flat_map(|group| &group.members);
-            members
-                .filter(|member| !is_waiting(&member.outbox))
-                .for_each(|member| member.outbox.close(Close::Unavailable));
+            for member in subject.groups.iter().flat_map(|group| &group.members) {
+                match refused_members.get_mut(&(member.outbox.number, *number)) {
+                    Some(count) if *count > 0 => *count -= 1,
+                    _ => member.outbox.close(Close::Unavailable),
+                }
+            }
         }
         refused
     }

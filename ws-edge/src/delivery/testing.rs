@@ -89,7 +89,7 @@ pub(crate) fn names(outbox: &Outbox, kept: &Kept) -> Vec<String> {
 pub(crate) fn settle(dispatcher: &Dispatcher) -> HashMap<String, SubjectNumber> {
     let new = dispatcher.take_new();
     let waiting = dispatcher.take_unconfirmed();
-    let refused = dispatcher.confirm(&new.iter().map(|(number, _)| *number).collect::<Vec<_>>(), &waiting);
+    let refused = dispatcher.confirm(&new.iter().map(|(number, _)| *number).collect::<Vec<_>>(), &waiting, 0);
     waiting.into_iter().for_each(|session| session.end(&refused));
     new.into_iter().map(|(number, text)| (text.to_string(), number)).collect()
 }

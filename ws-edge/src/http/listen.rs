@@ -110,7 +110,7 @@ async fn open_session(
     let _ = stream.set_nodelay(true);
     let Upgrade { connection, start } = handshake(&edge, stream, peer, permit, &shutdown).await?;
     let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some(Session::new(edge, parts.io.into_inner(), parts.read_buf, start))
+    Some(Session::new(edge, Arc::new(parts.io.into_inner()), parts.read_buf, start))
 }
 
 /// Serves HTTP until the connection is upgraded, closed or timed out.

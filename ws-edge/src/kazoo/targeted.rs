@@ -5,10 +5,13 @@
 
 pub mod message;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, Request, RequestErrorKind};
-use blackhole_common::wire::{Subjects, TargetedReply};
+use async_nats::RequestErrorKind;
+use blackhole_common::{
+    nats::requests::Requests,
+    wire::{Subjects, TargetedReply},
+};
 use thiserror::Error;
 
 use self::message::{Message, Sender};
@@ -28,16 +31,21 @@ pub(crate) enum SendError {
 /// Sends messages to the exchange `targeted`.
 #[derive(Debug)]
 pub(crate) struct Targeted {
-    client: Client,
+    requests: Arc<dyn Requests>,
     subject: String,
     timeout: Duration,
     node: String,
 }
 
 impl Targeted {
-    /// Sends over `client` for the edge on `host`; waits at most `timeout` for a confirmation.
-    pub(crate) fn new(client: Client, subjects: &Subjects, timeout: Duration, host: &str) -> Targeted {
-        Targeted { client, subject: subjects.targeted(), timeout, node: format!("blackhole@{host}") }
+    /// Sends by `requests` for the edge on `host`; waits at most `timeout` for a confirmation.
+    pub(crate) fn new(
+        requests: Arc<dyn Requests>,
+        subjects: &Subjects,
+        timeout: Duration,
+        host: &str,
+    ) -> Targeted {
+        Targeted { requests, subject: subjects.targeted(), timeout, node: format!("blackhole@{host}") }
     }
 
     /// Sends a message, and waits until a broker has confirmed it.
@@ -63,16 +71,12 @@ impl Targeted {
     async fn request(&self, message: Message, sender: &Sender<'_>) -> Result<(), SendError> {
         let request = message.into_request(sender, &self.node);
         let payload = serde_json::to_vec(&request).map_err(|_| SendError::Unavailable)?;
-        let request = Request::new().payload(payload.into()).timeout(Some(self.timeout));
-        let reply = self.client.send_request(self.subject.clone(), request).await.map_err(|error| {
-            tracing::debug!(%error, "no reply to a targeted message");
-            if error.kind() == RequestErrorKind::TimedOut {
-                SendError::Timeout
-            } else {
-                SendError::Unavailable
-            }
+        let reply = self.requests.request(self.subject.clone(), payload.into(), self.timeout).await;
+        let reply = reply.map_err(|error| match error {
+            RequestErrorKind::TimedOut => SendError::Timeout,
+            _ => SendError::Unavailable,
         })?;
-        match serde_json::from_slice::<TargetedReply>(&reply.payload) {
+        match serde_json::from_slice::<TargetedReply>(&reply) {
             Ok(TargetedReply { error: None }) => Ok(()),
             Ok(TargetedReply { error: Some(error) }) => {
                 tracing::warn!(error, "a targeted message was not published");

@@ -8,7 +8,10 @@ use async_nats::{
     connection::State,
     service::{Request, Service, ServiceExt, endpoint::Endpoint},
 };
-use blackhole_common::wire::{EdgeHeartbeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects};
+use blackhole_common::{
+    chance,
+    wire::{EdgeHeartbeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects},
+};
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::MissedTickBehavior;
@@ -51,7 +54,7 @@ fn edge_name(host: &str) -> String {
             },
         )
         .collect();
-    format!("{host}-{:016x}", rand::random::<u64>())
+    format!("{host}-{:016x}", chance::random::<u64>())
 }
 
 impl Control {

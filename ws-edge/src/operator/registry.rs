@@ -6,7 +6,10 @@
 
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
-use blackhole_common::wire::{SessionInfo, SessionsRequest};
+use blackhole_common::{
+    chance,
+    wire::{SessionInfo, SessionsRequest},
+};
 use parking_lot::Mutex;
 
 use crate::{clock::unix_now, protocol::request::ClientInfo};
@@ -107,7 +110,7 @@ impl Registry {
     /// Adds a new session of a client at `source`.
     pub(crate) fn enter(self: &Arc<Self>, source: IpAddr) -> RegistryEntry {
         let entry = Arc::new(Entry {
-            id: SessionId(rand::random()),
+            id: SessionId(chance::random()),
             since: unix_now(),
             source,
             details: Mutex::default(),

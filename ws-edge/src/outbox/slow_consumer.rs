@@ -1,4 +1,5 @@
 //! Queueing events, and what happens if the client reads too slowly and the queue is full: the session lags, or is closed.
+//! A session that is about to be closed gets none: the client must not go on after a gap before it hears of it.
 
 use bytes::Bytes;
 
@@ -16,6 +17,9 @@ impl Outbox {
     /// it is closed.
     pub(crate) fn push_live(&self, sequence: Option<u64>, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
         let mut state = self.state.lock();
+        if state.closing.is_some() {
+            return Pushed::Ended;
+        }
         match state.delivery {
             DeliveryState::Live { .. } => {}
             DeliveryState::Lagging(_) => return Pushed::Lagging,
@@ -51,6 +55,9 @@ impl Outbox {
         frame: impl FnOnce() -> Option<Bytes>,
     ) -> Pushed {
         let mut state = self.state.lock();
+        if state.closing.is_some() {
+            return Pushed::Ended;
+        }
         match state.delivery {
             DeliveryState::Live { .. } => {}
             DeliveryState::Lagging(lag) if sequence <= lag.after.max(served) => {}
@@ -77,6 +84,9 @@ impl Outbox {
         frame: impl FnOnce() -> Option<Bytes>,
     ) -> Pushed {
         let mut state = self.state.lock();
+        if state.closing.is_some() {
+            return Pushed::Ended;
+        }
         match state.delivery {
             DeliveryState::Lagging(lag) if lag.stage == Stage::Replaying(replay) => {
                 let Some(frame) = frame() else { return Pushed::Queued };

@@ -143,3 +143,13 @@ fn an_ended_outbox_takes_nothing_more() {
     outbox.flush();
     assert_eq!(kept.take(), b"abc");
 }
+
+#[test]
+fn a_session_that_is_about_to_be_closed_gets_nothing_after_its_gap() {
+    let (outbox, kept) = outbox(1, 100);
+    push(&outbox, 1, "abc");
+    outbox.close(Close::Behind);
+    assert_eq!(push(&outbox, 3, "g"), Pushed::Ended);
+    outbox.flush();
+    assert_eq!(kept.take(), b"abc");
+}

@@ -1,5 +1,6 @@
 //! Replies to requests.
 
+use blackhole_common::chance;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use tungstenite::Utf8Bytes;
@@ -66,5 +67,5 @@ struct Frame<'a> {
 
 /// A random id for a request without one.
 pub(crate) fn generated_id() -> Value {
-    Value::from(format!("{:032x}", rand::random::<u128>()))
+    Value::from(format!("{:032x}", chance::random::<u128>()))
 }

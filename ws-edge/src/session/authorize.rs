@@ -1,8 +1,11 @@
 //! Authentication of sessions, and their authorization for accounts.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc};
 
-use blackhole_common::wire::{Access, AuthReply};
+use blackhole_common::{
+    clock,
+    wire::{Access, AuthReply},
+};
 use thiserror::Error;
 
 use crate::{
@@ -40,7 +43,7 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
                 let renews = state.identity.as_ref().is_none_or(|own| {
                     own.bearer.account_id == bearer.account_id && own.bearer.expires_at < bearer.expires_at
                 });
-                state.confirmed_at = Instant::now();
+                state.confirmed_at = clock::now();
                 if renews {
                     let session = match &state.identity {
                         Some(own) => Arc::clone(&own.session),
@@ -81,13 +84,13 @@ pub(crate) async fn check_new(
     account_id: Option<&str>,
 ) -> Result<Arc<AuthReply>, NotChecked> {
     let client = ClientNetwork::of(address);
-    let is_exhausted = || edge.limits.refusals.lock().exhausted_until(&client, Instant::now()).is_some();
+    let is_exhausted = || edge.limits.refusals.lock().exhausted_until(&client, clock::now()).is_some();
     if is_exhausted() && !edge.authorizer.has_accepted(token, account_id).await {
         return Err(NotChecked::TooMany);
     }
     let reply = edge.authorizer.check(token, account_id).await.map_err(NotChecked::Unavailable)?;
     if let AuthReply::Refused { .. } = *reply {
-        edge.limits.refusals.lock().charge(&client, 1.0, Instant::now());
+        edge.limits.refusals.lock().charge(&client, 1.0, clock::now());
     }
     Ok(reply)
 }
@@ -129,7 +132,7 @@ pub(super) async fn authorize(
 /// and the token's key may have been removed. If auth-svc is unavailable the token is accepted, since KAZOO checks it.
 pub(super) async fn current_identity<'a>(edge: &Edge, state: &'a State) -> Result<&'a Identity, String> {
     let identity = state.identity.as_ref().ok_or("authentication token required")?;
-    if identity.expires <= Instant::now() {
+    if identity.expires <= clock::now() {
         return Err(refused("token is expired"));
     }
     match edge.authorizer.check(&identity.token, None).await {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::{config::WsConfig, outbox::Outbox, protocol::close::Close};
+use blackhole_common::chance;
 
 /// A client that has sent nothing during this many pings is dead.
 const MAX_UNANSWERED_PINGS: u32 = 2;
@@ -38,7 +39,7 @@ impl Keepalive {
     /// The keepalive of a session that starts now without a token.
     pub(super) fn new(config: &WsConfig, now: Instant) -> Keepalive {
         // Random, so that sessions that start together do not ping together forever.
-        let first_ping = config.ping_interval.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let first_ping = config.ping_interval.mul_f64(0.5 + chance::random::<f64>() / 2.0);
         let expires = now.checked_add(config.auth_timeout);
         Keepalive {
             unanswered: 0,

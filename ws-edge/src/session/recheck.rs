@@ -1,8 +1,11 @@
 //! Asking auth-svc again whether a session may still have what it has.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use blackhole_common::wire::{Access, AuthReply, Bearer};
+use blackhole_common::{
+    clock,
+    wire::{Access, AuthReply, Bearer},
+};
 
 use crate::{
     access::binding,
@@ -32,7 +35,7 @@ pub(super) struct Loss {
 /// `ws.grant_lifetime`.
 pub(super) async fn recheck(edge: &Arc<Edge>, state: &mut State) -> Loss {
     // `ws.on_token_expiry` decides about a token that has expired.
-    let Some(identity) = state.identity.clone().filter(|identity| Instant::now() < identity.expires) else {
+    let Some(identity) = state.identity.clone().filter(|identity| clock::now() < identity.expires) else {
         return Loss::default();
     };
     let mut accounts = state.accounts();
@@ -65,8 +68,8 @@ pub(super) async fn recheck(edge: &Arc<Edge>, state: &mut State) -> Loss {
         }
     }
     if is_confirmed {
-        state.confirmed_at = Instant::now();
-    } else if state.confirmed_at.elapsed() >= edge.config.grant_lifetime && loss.close.is_none() {
+        state.confirmed_at = clock::now();
+    } else if clock::now() - state.confirmed_at >= edge.config.grant_lifetime && loss.close.is_none() {
         loss.revoked.extend(state.end_all("the authentication service is not available"));
         loss.close = Some(Close::Unconfirmed);
     }

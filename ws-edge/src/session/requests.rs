@@ -1,8 +1,9 @@
 //! Answering requests. Each goes through the same steps, and the first failure ends it: rate limit, read, authenticate,
 //! validate, authorize, limits, run, reply. A request takes effect as a whole or not at all.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
+use blackhole_common::clock;
 use serde_json::{Map, Value, json};
 use tungstenite::Utf8Bytes;
 
@@ -30,7 +31,7 @@ pub(super) async fn answer(edge: Arc<Edge>, mut state: Box<State>, frame: Utf8By
 }
 
 async fn reply_to(edge: &Arc<Edge>, state: &mut State, frame: &str) -> Reply {
-    if !state.rate.try_take(Instant::now()) {
+    if !state.rate.try_take(clock::now()) {
         let id = if frame.len() <= SMALL_FRAME_BYTES { Request::id_of(frame) } else { None };
         let error = format!("rate limiting threshold hit for {}!", state.address);
         let error = edge.metrics.limited("rate", error);

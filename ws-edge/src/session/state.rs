@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use blackhole_common::wire::{Access, AuthReply, Bearer};
+use blackhole_common::{
+    clock,
+    wire::{Access, AuthReply, Bearer},
+};
 
 use crate::{
     clock::unix_now,
@@ -45,7 +48,7 @@ impl Identity {
         let left = Duration::from_secs(bearer.expires_at.saturating_sub(unix_now()));
         let left = if left.is_zero() { LEEWAY } else { left };
         // `Instant` cannot hold an expiry in the far future.
-        let now = Instant::now();
+        let now = clock::now();
         let expires = now.checked_add(left).unwrap_or(now + Duration::from_secs(10 * 365 * 86_400));
         Identity { token, bearer, expires, session }
     }
@@ -105,13 +108,13 @@ impl State {
             address,
             view,
             outbox,
-            rate: RateLimiter::new(edge.config.rate, Instant::now()),
+            rate: RateLimiter::new(edge.config.rate, clock::now()),
             identity,
             refused_tokens: 0,
             entry: edge.registry.enter(address),
             bindings: Vec::new(),
             resumes: false,
-            confirmed_at: Instant::now(),
+            confirmed_at: clock::now(),
             granted: Vec::new(),
         };
         state.update_registry();

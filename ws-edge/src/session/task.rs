@@ -10,14 +10,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use blackhole_common::clock;
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    time::{Sleep, sleep},
-};
+use tokio::time::{Sleep, sleep};
 use tungstenite::{Message, error::ProtocolError};
 
 use crate::{
@@ -26,7 +24,7 @@ use crate::{
     ids::SessionNumber,
     limits::connection_limit::{ConnectionPermit, SessionPermit},
     metrics::{Outcome, Reason},
-    outbox::{Flushed, Outbox},
+    outbox::{Flushed, Outbox, queue::OutboundSocket},
     protocol::{
         close::Close,
         reply::{Reply, generated_id},
@@ -39,7 +37,7 @@ use crate::{
         recheck::{self, Loss},
         requests,
         state::{Identity, State},
-        websocket::Socket,
+        websocket::{ClientSocket, Socket},
     },
 };
 
@@ -103,16 +101,20 @@ pub(super) enum End {
 
 impl Session {
     /// A session on an upgraded connection. `early` holds bytes that the client sent after its upgrade request.
-    pub(crate) fn new(edge: Arc<Edge>, tcp: TcpStream, early: Bytes, start: SessionStart) -> Box<Session> {
-        let tcp = Arc::new(tcp);
+    pub(crate) fn new(
+        edge: Arc<Edge>,
+        tcp: Arc<dyn ClientSocket>,
+        early: Bytes,
+        start: SessionStart,
+    ) -> Box<Session> {
         let bytes = |limit: bytesize::ByteSize| usize::try_from(limit.as_u64()).unwrap_or(usize::MAX);
         let outbox = Arc::new(Outbox::new(
             start.number,
             bytes(edge.config.queue_bytes),
-            Arc::clone(&tcp) as _,
+            Arc::clone(&tcp) as Arc<dyn OutboundSocket>,
             Arc::clone(&edge.metrics),
         ));
-        let now = Instant::now();
+        let now = clock::now();
         let state = State::new(&edge, start.address, start.view, start.identity, Arc::clone(&outbox));
         let mut keepalive = Keepalive::new(&edge.config, now);
         if let Some(expires) = state.expiry(&edge) {
@@ -279,7 +281,7 @@ impl Session {
         self.keepalive.heard();
         let sent = match message {
             Message::Text(frame) => {
-                self.keepalive.requested(Instant::now());
+                self.keepalive.requested(clock::now());
                 if let Some(state) = self.state.take() {
                     let answer = requests::answer(Arc::clone(&self.edge), state, frame);
                     self.working = Some(Box::pin(async move {
@@ -290,11 +292,11 @@ impl Session {
                 Ok(())
             }
             Message::Binary(_) => {
-                self.keepalive.requested(Instant::now());
+                self.keepalive.requested(clock::now());
                 let reply = Reply::error(generated_id(), "binary frames are not understood, send text");
                 self.send(Some(Message::Text(reply.to_frame())))
             }
-            Message::Ping(_) | Message::Pong(_) if !self.control_frames.try_take(Instant::now()) => {
+            Message::Ping(_) | Message::Pong(_) if !self.control_frames.try_take(clock::now()) => {
                 return Poll::Ready(Err(End::Close(Close::Flood)));
             }
             // tungstenite has queued the reply.
@@ -316,7 +318,7 @@ impl Session {
             return Poll::Pending;
         }
         let is_reading = self.working.is_none();
-        let due = self.keepalive.due(Instant::now(), &self.edge.config, &self.outbox, is_reading);
+        let due = self.keepalive.due(clock::now(), &self.edge.config, &self.outbox, is_reading);
         match due {
             Due::Close(close) => Poll::Ready(Err(End::Close(close))),
             Due::Dead => Poll::Ready(Err(End::Gone("dead"))),

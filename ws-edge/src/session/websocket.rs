@@ -4,6 +4,7 @@
 //! created when the first byte of a frame arrives, and dropped when it holds no unread bytes.
 
 use std::{
+    future::poll_fn,
     io::{self, Read, Write},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,7 +17,7 @@ use tungstenite::{
     protocol::{CloseFrame, Role, WebSocketConfig},
 };
 
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, queue::OutboundSocket};
 
 /// Initial size of the read buffer: most requests are small.
 const READ_BUFFER_BYTES: usize = 512;
@@ -27,9 +28,54 @@ const MAX_DISCARDED_BYTES: usize = 256 << 10;
 /// The first two bytes of a frame, and the mask that every client frame has.
 const MIN_HEADER_BYTES: u64 = 2 + 4;
 
+/// A connection to a client.
+pub trait ClientSocket: OutboundSocket {
+    /// Ready when something can be read.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when something can be written.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Reads what has come.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if nothing has; any other error is final.
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Ends the own half of the connection.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    fn shutdown_write(&self) -> io::Result<()>;
+}
+
+impl ClientSocket for TcpStream {
+    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
+
+    fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(context)
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.try_read(buffer)
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        socket2::SockRef::from(self).shutdown(std::net::Shutdown::Write)
+    }
+}
+
 /// The server's end of a WebSocket.
 pub struct Socket {
-    tcp: Arc<TcpStream>,
+    tcp: Arc<dyn ClientSocket>,
     outbox: Arc<Outbox>,
     max_message_bytes: usize,
     /// `None` while the session is idle.
@@ -42,7 +88,12 @@ pub struct Socket {
 
 impl Socket {
     /// A WebSocket on `tcp`. `early` holds bytes that were already read from it.
-    pub fn new(tcp: Arc<TcpStream>, outbox: Arc<Outbox>, early: Bytes, max_message_bytes: usize) -> Socket {
+    pub fn new(
+        tcp: Arc<dyn ClientSocket>,
+        outbox: Arc<Outbox>,
+        early: Bytes,
+        max_message_bytes: usize,
+    ) -> Socket {
         let mut socket =
             Socket { tcp, outbox, max_message_bytes, tungstenite: None, min_consumed: 0, read_at_message: 0 };
         if !early.is_empty() {
@@ -169,13 +220,13 @@ impl Socket {
     /// When the connection is lost.
     pub(super) async fn shutdown(&self) -> io::Result<()> {
         // Fails if the client has already disconnected; reading reports that.
-        let _ = socket2::SockRef::from(&*self.tcp).shutdown(std::net::Shutdown::Write);
+        let _ = self.tcp.shutdown_write();
         let mut buffer = [0; 1024];
         let mut discarded = 0;
         while discarded < MAX_DISCARDED_BYTES {
             // A client that floods must not keep the thread.
             tokio::task::coop::consume_budget().await;
-            self.tcp.readable().await?;
+            poll_fn(|context| self.tcp.poll_read_ready(context)).await?;
             match self.tcp.try_read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(bytes) => discarded += bytes,
@@ -204,7 +255,7 @@ fn min_wire_bytes(message: &Message) -> u64 {
 
 /// The connection as tungstenite uses it: reads from TCP, writes to the outbox.
 struct Transport {
-    tcp: Arc<TcpStream>,
+    tcp: Arc<dyn ClientSocket>,
     outbox: Arc<Outbox>,
     /// Bytes that arrived with the upgrade request and are not read yet.
     early: Bytes,

@@ -1,24 +1,18 @@
 //! Reading the stream: the events between two positions in order, all or those of one subject.
 
 use std::{
-    ops::Deref,
+    fmt::Debug,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use async_nats::{
-    Client,
-    jetstream::{
-        self,
-        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
-    },
-};
-use blackhole_common::wire::{self, Subjects};
+use async_nats::jetstream::consumer::DeliverPolicy;
+use blackhole_common::wire::Subjects;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::{runtime::Handle, time::timeout};
+use futures_util::{StreamExt, future::BoxFuture, stream::BoxStream};
+use tokio::time::timeout;
 
-use super::stream_info::{self, StreamError, StreamInfo};
+use super::stream_info::{StreamError, StreamInfo};
 use crate::{
     delivery::frame::event::Event,
     protocol::cursor::{EventPosition, StreamId},
@@ -32,19 +26,60 @@ const FIRST_FETCH: usize = 16;
 const FETCH_BYTES: usize = 1 << 20;
 /// Time until the next event of a fetch; async-nats would wait forever.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for an answer about the stream.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The server deletes a consumer that has not fetched for this long, if the edge could not.
-const CONSUMER_LIFETIME: Duration = Duration::from_secs(60);
 /// Attempts to get a consumer at the stream's leader. With three servers one in three succeeds: all fail once in 2,000
 /// times.
 const MAX_PLACEMENTS: usize = 20;
 
+/// The stream at the server.
+pub trait StoredStream: Debug + Send + Sync {
+    /// Its state; `None` if there is no stream.
+    fn info(&self) -> BoxFuture<'_, Result<Option<StreamInfo>, StreamError>>;
+
+    /// Creates a consumer of all messages whose subject matches `filter`, or of all if that is empty.
+    fn consumer(
+        &self,
+        begin: DeliverPolicy,
+        filter: String,
+    ) -> BoxFuture<'_, Result<Box<dyn StreamConsumer>, StreamError>>;
+}
+
+/// A consumer at the server, which is deleted there when this is dropped.
+pub trait StreamConsumer: Send + Sync {
+    /// When it was created, by the server's clock.
+    fn created(&self) -> SystemTime;
+
+    /// The server that has it; `None` if there is only one.
+    fn server(&self) -> Option<&str>;
+
+    /// The position up to which it has delivered, or everything is before its beginning.
+    fn delivered(&mut self) -> BoxFuture<'_, Result<u64, StreamError>>;
+
+    /// Fetches its next messages, at most `max`: fewer if there are no more.
+    fn fetch(&self, max: usize) -> BoxFuture<'_, Result<Fetched, StreamError>>;
+}
+
+/// The messages of a fetch.
+pub type Fetched = BoxStream<'static, Result<StoredMessage, StreamError>>;
+
+/// A message of the stream.
+#[derive(Debug)]
+pub struct StoredMessage {
+    /// Its position.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// The event's name; `None` if amqp-ingest did not publish it.
+    pub name: Option<Bytes>,
+    /// The event's body.
+    pub body: Bytes,
+    /// How many bytes it took on the way.
+    pub length: usize,
+}
+
 /// Past events.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
-    client: Client,
-    subjects: Subjects,
+    stored: Arc<dyn StoredStream>,
     event_root: Arc<str>,
     ingest_root: Arc<str>,
 }
@@ -53,8 +88,8 @@ pub(crate) struct History {
 pub(crate) struct HistoryReader {
     history: History,
     stream: StreamId,
-    consumer: OwnConsumer,
-    batch: Option<pull::Batch>,
+    consumer: Box<dyn StreamConsumer>,
+    batch: Option<Fetched>,
     in_batch: usize,
     /// About as many bytes as one fetch asks for.
     fetch_bytes: usize,
@@ -69,32 +104,6 @@ pub(crate) struct HistoryReader {
     after_gap: Option<Event>,
 }
 
-/// A consumer that is deleted at the server when this is dropped.
-struct OwnConsumer {
-    consumer: Consumer<pull::Config>,
-    history: History,
-}
-
-impl Deref for OwnConsumer {
-    type Target = Consumer<pull::Config>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.consumer
-    }
-}
-
-impl Drop for OwnConsumer {
-    fn drop(&mut self) {
-        let name = &self.consumer.cached_info().name;
-        let subject = format!("$JS.API.CONSUMER.DELETE.{}.{name}", self.history.subjects.stream());
-        let client = self.history.client.clone();
-        // Without a runtime the edge has ended, and without an answer the server deletes the consumer a little later.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { client.publish(subject, Bytes::new()).await });
-        }
-    }
-}
-
 /// What a reader has read.
 #[derive(Debug)]
 pub(crate) enum ReadOutcome {
@@ -107,10 +116,9 @@ pub(crate) enum ReadOutcome {
 }
 
 impl History {
-    /// The history that `client` can read.
-    pub(crate) fn new(client: Client, subjects: Subjects) -> History {
-        let (event_root, ingest_root) = (subjects.event().into(), subjects.ingest().into());
-        History { client, subjects, event_root, ingest_root }
+    /// What is `stored`.
+    pub(crate) fn new(stored: Arc<dyn StoredStream>, subjects: &Subjects) -> History {
+        History { stored, event_root: subjects.event().into(), ingest_root: subjects.ingest().into() }
     }
 
     /// The stream's state; `None` if there is no stream.
@@ -118,7 +126,7 @@ impl History {
     /// # Errors
     /// When there is no usable answer.
     pub(crate) async fn info(&self) -> Result<Option<StreamInfo>, StreamError> {
-        stream_info::ask(&self.client, &self.subjects, ANSWER_TIMEOUT).await
+        self.stored.info().await
     }
 
     /// The server's time.
@@ -127,7 +135,7 @@ impl History {
     /// If the stream does not answer.
     pub(crate) async fn time(&self) -> Result<SystemTime, StreamError> {
         // Before nats-server 2.10 answers have no time, but a consumer has always had the time of its creation.
-        Ok(self.consumer(DeliverPolicy::New, None).await?.cached_info().created.into())
+        Ok(self.consumer(DeliverPolicy::New, None).await?.created())
     }
 
     /// The position of the newest event stored before `time`, which the stream must reach back to.
@@ -138,8 +146,7 @@ impl History {
         let start_time = time.into();
         let mut consumer = self.consumer(DeliverPolicy::ByStartTime { start_time }, None).await?;
         // A consumer that begins at a time counts everything before it as delivered.
-        let info = consumer.consumer.info().await.map_err(StreamError::new)?;
-        Ok(info.delivered.stream_sequence)
+        consumer.delivered().await
     }
 
     /// A reader of the events after position `after` up to `last`, or of those of a subject, at the server that leads the
@@ -182,11 +189,10 @@ impl History {
         policy: DeliverPolicy,
         subject: &str,
         info: &StreamInfo,
-    ) -> Result<OwnConsumer, StreamError> {
+    ) -> Result<Box<dyn StreamConsumer>, StreamError> {
         for _ in 0..MAX_PLACEMENTS {
             let consumer = self.consumer(policy, Some(subject)).await?;
-            let server = consumer.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.as_ref());
-            if info.leader.is_none() || info.leader.as_ref() == server {
+            if info.leader.is_none() || info.leader.as_deref() == consumer.server() {
                 return Ok(consumer);
             }
         }
@@ -197,32 +203,20 @@ impl History {
         &self,
         deliver_policy: DeliverPolicy,
         subject: Option<&str>,
-    ) -> Result<OwnConsumer, StreamError> {
-        let stream = jetstream::new(self.client.clone());
-        let stream = stream.get_stream_no_info(self.subjects.stream()).await.map_err(StreamError::new)?;
+    ) -> Result<Box<dyn StreamConsumer>, StreamError> {
         let filter = subject.and_then(|subject| subject.strip_prefix(&*self.event_root));
-        let config = pull::Config {
-            deliver_policy,
-            ack_policy: AckPolicy::None,
-            filter_subject: filter.map_or_else(String::new, |rest| format!("{}{rest}", self.ingest_root)),
-            inactive_threshold: CONSUMER_LIFETIME,
-            memory_storage: true,
-            num_replicas: 1,
-            ..Default::default()
-        };
-        let consumer = stream.create_consumer(config).await.map_err(StreamError::new)?;
-        Ok(OwnConsumer { consumer, history: self.clone() })
+        let filter = filter.map_or_else(String::new, |rest| format!("{}{rest}", self.ingest_root));
+        self.stored.consumer(deliver_policy, filter).await
     }
 
     /// The event in a message of the stream; `None` if amqp-ingest did not publish it.
-    fn event(&self, stream: StreamId, sequence: u64, message: async_nats::Message) -> Option<Event> {
+    fn event(&self, stream: StreamId, message: StoredMessage) -> Option<Event> {
         let rest = message.subject.strip_prefix(&*self.ingest_root)?;
-        let name = message.headers.as_ref()?.get(wire::EVENT_NAME)?;
         Some(Event {
             subject: format!("{}{rest}", self.event_root).into(),
-            name: Bytes::copy_from_slice(name.as_str().as_bytes()),
-            body: message.payload,
-            position: Some(EventPosition { stream, sequence }),
+            name: message.name?,
+            body: message.body,
+            position: Some(EventPosition { stream, sequence: message.sequence }),
         })
     }
 }
@@ -247,8 +241,7 @@ impl HistoryReader {
                 Some(batch) => batch,
                 None => {
                     self.in_batch = 0;
-                    let batch = self.consumer.fetch().max_messages(max).messages().await;
-                    self.batch.insert(batch.map_err(StreamError::new)?)
+                    self.batch.insert(self.consumer.fetch(max).await?)
                 }
             };
             match timeout(EVENT_TIMEOUT, batch.next()).await.map_err(StreamError::new)? {
@@ -256,20 +249,20 @@ impl HistoryReader {
                     self.in_batch += 1;
                     self.events += 1;
                     self.bytes += message.length;
-                    let sequence = message.info().map_err(StreamError::new)?.stream_sequence;
+                    let sequence = message.sequence;
                     // In a cluster, a consumer that moves to another server starts again from its first position.
                     if sequence < self.next {
                         continue;
                     }
                     let is_gap = !self.is_filtered && sequence > self.next;
                     // Events missing after the oldest one were deleted manually.
-                    let begins = if is_gap { self.info().await?.first } else { 0 };
+                    let begins = if is_gap { Self::info(&self.history, self.stream).await?.first } else { 0 };
                     let is_gone = begins > self.next;
                     self.next = sequence + 1;
                     if sequence > self.last && !is_gone {
                         break;
                     }
-                    let event = self.history.event(self.stream, sequence, message.message);
+                    let event = self.history.event(self.stream, message);
                     if is_gone {
                         self.after_gap = event.filter(|_| sequence <= self.last);
                         return Ok(ReadOutcome::Trimmed(begins.min(sequence)));
@@ -279,7 +272,7 @@ impl HistoryReader {
                         return Ok(ReadOutcome::Event(event));
                     }
                 }
-                Some(Err(error)) => return Err(StreamError::new(error)),
+                Some(Err(error)) => return Err(error),
                 None => {
                     self.batch = None;
                     if self.in_batch == 0 {
@@ -304,7 +297,7 @@ impl HistoryReader {
             self.next = self.last.saturating_add(1);
             return Ok(ReadOutcome::End);
         }
-        let info = self.info().await?;
+        let info = Self::info(&self.history, self.stream).await?;
         let next = std::mem::replace(&mut self.next, self.last.saturating_add(1));
         if info.first > next {
             return Ok(ReadOutcome::Trimmed(info.first.min(self.next)));
@@ -317,8 +310,8 @@ impl HistoryReader {
         Err(StreamError::new("the consumer's server does not have the newest events yet"))
     }
 
-    async fn info(&self) -> Result<StreamInfo, StreamError> {
-        let info = self.history.info().await?.filter(|info| info.id == self.stream);
+    async fn info(history: &History, stream: StreamId) -> Result<StreamInfo, StreamError> {
+        let info = history.info().await?.filter(|info| info.id == stream);
         info.ok_or_else(|| StreamError::new("the stream no longer exists"))
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use blackhole_common::{
+    chance, clock,
     nats::{link::Link, protocol::Message},
     wire::Subjects,
 };
@@ -32,7 +33,7 @@ const TOO_MANY: &str = "maximum subscriptions exceeded";
 pub(super) struct Question {
     number: u64,
     sent: Instant,
-    /// The position that had come by then.
+    /// The position that the stream had by then.
     pub(super) position: u64,
     /// The subjects that the answer confirms, and the sessions that wait for it.
     pub(super) subjects: Vec<SubjectNumber>,
@@ -62,7 +63,7 @@ impl Questions {
         Questions {
             dispatcher,
             subject: stream_info::info_subject(subjects),
-            inbox: format!("_INBOX.{:032x}", rand::random::<u128>()),
+            inbox: format!("_INBOX.{:032x}", chance::random::<u128>()),
             last: 0,
             open: None,
             to_confirm: Vec::new(),
@@ -93,7 +94,7 @@ impl Questions {
             link.subscribe(number, &subject);
             self.to_confirm.push(number);
         }
-        for number in self.dispatcher.take_unused(Instant::now()) {
+        for number in self.dispatcher.take_unused(clock::now()) {
             link.unsubscribe(number);
         }
     }
@@ -146,7 +147,7 @@ impl Questions {
         link.ping();
         let subjects = std::mem::take(&mut self.to_confirm);
         self.open =
-            Some(Question { number: self.last, sent: now, position: sync.position(), subjects, sessions });
+            Some(Question { number: self.last, sent: now, position: sync.expected(), subjects, sessions });
         sync.asked(now);
     }
 
@@ -174,7 +175,7 @@ impl Questions {
         self.to_confirm.extend(question.subjects);
         self.dispatcher.put_back_unconfirmed(question.sessions);
         if sync.is_replicated() {
-            sync.doubt(Instant::now());
+            sync.doubt(clock::now());
         }
     }
 }
@@ -224,7 +225,7 @@ mod tests {
         let asked = std::mem::take(&mut questions.to_confirm);
         assert_eq!(asked, subjects, "each is asked for once");
         let waiting = dispatcher.take_unconfirmed();
-        let refused = dispatcher.confirm(&asked, &waiting);
+        let refused = dispatcher.confirm(&asked, &waiting, 0);
         waiting.into_iter().for_each(|session| session.end(&refused));
         assert_eq!(first.confirmation.take().unwrap().try_recv(), Ok(Err(Refused)));
         assert_eq!(second.confirmation.take().unwrap().try_recv(), Ok(Ok(())));
@@ -250,7 +251,7 @@ mod tests {
         questions.to_confirm.clone_from(&subjects);
         questions.refused("maximum subscriptions exceeded");
         let waiting = dispatcher.take_unconfirmed();
-        let refused = dispatcher.confirm(&subjects, &waiting);
+        let refused = dispatcher.confirm(&subjects, &waiting, 0);
         waiting.into_iter().for_each(|session| session.end(&refused));
         assert_eq!(joined.confirmation.take().unwrap().try_recv(), Ok(Err(Refused)));
         assert_eq!(old.closing(), None, "what was confirmed stays");
@@ -264,7 +265,7 @@ mod tests {
             [(1, "ev.t.a"), (2, "ev.t.b")].map(|session| confirmed(&dispatcher, session));
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\" (sid \"1\")");
         let asked = std::mem::take(&mut questions.to_confirm);
-        dispatcher.confirm(&asked, &[]);
+        dispatcher.confirm(&asked, &[], 0);
         assert_eq!((one.closing(), other.closing()), (Some(Close::Unavailable), None));
     }
 
@@ -290,7 +291,22 @@ mod tests {
             [(1, "ev.t.a"), (2, "ev.t.b")].map(|session| confirmed(&dispatcher, session));
         let all: Vec<SubjectNumber> = dispatcher.take_all().into_iter().map(|(number, _)| number).collect();
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
-        dispatcher.confirm(&all, &[]);
+        dispatcher.confirm(&all, &[], 0);
+        assert_eq!((one.closing(), other.closing()), (Some(Close::Unavailable), None));
+    }
+
+    #[test]
+    fn a_session_that_waits_for_more_is_closed_too_if_what_it_had_is_refused() {
+        let dispatcher = dispatcher();
+        let mut questions = questions(&dispatcher);
+        let [(one, _one), (other, _other)] =
+            [(1, "ev.t.a"), (2, "ev.t.b")].map(|session| confirmed(&dispatcher, session));
+        let _more = dispatcher.join(&one, vec![request("c", &["ev.t.c", "ev.t.a"])], vec![]);
+        let _more = dispatcher.join(&other, vec![request("c", &["ev.t.c"])], vec![]);
+        let all: Vec<SubjectNumber> = dispatcher.take_all().into_iter().map(|(number, _)| number).collect();
+        questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
+        questions.refused("Permissions Violation for Subscription to \"ev.t.c\"");
+        dispatcher.confirm(&all, &dispatcher.take_unconfirmed(), 0);
         assert_eq!((one.closing(), other.closing()), (Some(Close::Unavailable), None));
     }
 }

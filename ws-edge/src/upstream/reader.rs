@@ -17,9 +17,8 @@ use std::{
 
 use blackhole_common::{
     backoff::Backoff,
-    config::NatsConfig,
+    clock,
     nats::{
-        self,
         link::{Link, Servers},
         protocol::{Message, Op},
     },
@@ -49,7 +48,7 @@ use crate::{
 };
 
 /// The connection's name in the server's lists.
-const CLIENT_NAME: &str = "ws-edge feed";
+pub(crate) const CLIENT_NAME: &str = "ws-edge feed";
 /// A server that was silent for this long is dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(6);
 /// A connection that lasted this long resets the backoff.
@@ -75,60 +74,63 @@ pub(crate) struct EventReader {
 type Repair = Pin<Box<dyn Future<Output = Result<u64, StreamError>> + Send>>;
 
 impl EventReader {
-    /// Starts the reader's thread, which ends when `shutdown` is cancelled. Also returns the stream's state, as the
-    /// reader learns it.
-    ///
-    /// # Errors
-    /// When the thread cannot be started, or the connection is configured wrongly.
-    pub(crate) async fn start(
-        config: NatsConfig,
+    /// A reader of the events that `servers` send. Also returns the stream's state, as the reader learns it.
+    pub(crate) fn new(
+        servers: Servers,
+        subjects: &Subjects,
         dispatcher: Arc<Dispatcher>,
         history: History,
         metrics: Arc<Metrics>,
         ready: Latch,
-        shutdown: CancellationToken,
-    ) -> Result<(JoinHandle<()>, watch::Receiver<Option<StreamInfo>>), EdgeError> {
-        // Unreadable credentials are a mistake of the configuration.
-        nats::options(&config, CLIENT_NAME).await?;
+    ) -> (EventReader, watch::Receiver<Option<StreamInfo>>) {
         let (stream, receiver) = watch::channel(None);
-        let subjects = Subjects::new(&config.prefix);
         let reader = EventReader {
-            servers: Servers::new(config),
-            questions: Questions::new(&subjects, Arc::clone(&dispatcher)),
+            servers,
+            questions: Questions::new(subjects, Arc::clone(&dispatcher)),
             dispatcher,
             history,
             metrics,
             event_root: subjects.event(),
             ready,
             stream,
-            sync: StreamSync::new(Instant::now()),
+            sync: StreamSync::new(clock::now()),
             held: Backlog::default(),
             repair: None,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(EdgeError::EventReader)?;
-        let thread = std::thread::Builder::new()
-            .name("event-reader".into())
-            .spawn(move || runtime.block_on(reader.run(shutdown)))
-            .map_err(EdgeError::EventReader)?;
-        Ok((thread, receiver))
+        (reader, receiver)
     }
 
-    async fn run(mut self, shutdown: CancellationToken) {
+    /// Starts the reader's thread, which ends when `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(self, shutdown: CancellationToken) -> Result<JoinHandle<()>, EdgeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(EdgeError::EventReader)?;
+        std::thread::Builder::new()
+            .name("event-reader".into())
+            .spawn(move || runtime.block_on(self.run(shutdown)))
+            .map_err(EdgeError::EventReader)
+    }
+
+    /// Reads until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut backoff = Backoff::for_brokers();
         let mut is_logged = false;
         while !shutdown.is_cancelled() {
             // Without a connection sessions come, wait in vain, and go.
-            self.dispatcher.take_unused(Instant::now());
+            self.dispatcher.take_unused(clock::now());
             let connected = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 connected = self.servers.connect(CLIENT_NAME) => connected,
             };
-            let began = Instant::now();
+            let began = clock::now();
             let error = match connected {
                 Ok(mut link) => {
                     self.begin(&mut link);
                     let error = tokio::select! {
+                        biased;
                         () = shutdown.cancelled() => return,
                         error = self.serve(&mut link) => error,
                     };
@@ -139,13 +141,14 @@ impl EventReader {
             };
             self.ready.set(false);
             self.disconnected();
-            if began.elapsed() > STABLE_AFTER {
+            if clock::now() - began > STABLE_AFTER {
                 backoff.reset();
             }
             if !std::mem::replace(&mut is_logged, true) {
                 tracing::warn!(%error, "no events from nats, trying again until it is back");
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(backoff.next_wait()) => {}
             }
@@ -153,7 +156,7 @@ impl EventReader {
     }
 
     fn disconnected(&mut self) {
-        self.sync.disconnected(Instant::now());
+        self.sync.disconnected(clock::now());
         self.repair = None;
         self.held.take();
     }
@@ -166,18 +169,25 @@ impl EventReader {
 
     /// Serves a connection. Returns why it ended.
     async fn serve(&mut self, link: &mut Link) -> io::Error {
-        let mut heard = Instant::now();
+        let mut heard = clock::now();
         loop {
             self.questions.subscribe(link);
-            self.questions.ask(link, &mut self.sync, Instant::now());
+            self.questions.ask(link, &mut self.sync, clock::now());
             if let Err(error) = link.flush().await {
                 return error;
             }
             let timer = self.next_timer(heard);
             let EventReader { dispatcher, repair, .. } = self;
             let repaired = tokio::select! {
+                biased;
+                repaired = async {
+                    match repair {
+                        Some(repair) => repair.await,
+                        None => std::future::pending().await,
+                    }
+                } => Some(repaired),
                 filled = link.fill() => {
-                    heard = Instant::now();
+                    heard = clock::now();
                     if let Err(error) = filled.and_then(|()| self.read(link)) {
                         return error;
                     }
@@ -186,22 +196,16 @@ impl EventReader {
                 }
                 () = dispatcher.changed() => None,
                 () = tokio::time::sleep_until(timer.into()) => None,
-                repaired = async {
-                    match repair {
-                        Some(repair) => repair.await,
-                        None => std::future::pending().await,
-                    }
-                } => Some(repaired),
             };
             if let Some(repaired) = repaired {
                 self.repaired(repaired);
             }
-            if self.questions.are_unanswered(Instant::now()) && self.ready.set(false) {
+            if self.questions.are_unanswered(clock::now()) && self.ready.set(false) {
                 tracing::warn!(
                     "JetStream does not answer about the stream: new subscriptions are not confirmed, and gaps are not noticed"
                 );
             }
-            if heard.elapsed() > SILENCE_TIMEOUT {
+            if clock::now() - heard >= SILENCE_TIMEOUT {
                 return io::Error::new(io::ErrorKind::TimedOut, "the server is silent");
             }
         }
@@ -229,7 +233,7 @@ impl EventReader {
                     self.questions.refused(&error);
                 }
                 // A server of the cluster has come or gone. It may be the stream's leader.
-                Op::Info(_) if self.sync.is_replicated() => self.sync.doubt(Instant::now()),
+                Op::Info(_) if self.sync.is_replicated() => self.sync.doubt(clock::now()),
                 Op::Info(_) | Op::Ping | Op::Pong | Op::Ok => {}
             }
         }
@@ -245,14 +249,15 @@ impl EventReader {
             Err(error) => {
                 tracing::debug!(%error, "the answer about the stream cannot be used");
                 self.questions.unanswered(question, &mut self.sync);
-                self.sync.unusable(Instant::now());
+                self.sync.unusable(clock::now());
                 return;
             }
         };
         self.questions.used();
-        let effects = self.sync.informed(info.clone(), question.position, Instant::now());
+        let effects = self.sync.informed(info.clone(), question.position, clock::now());
         self.apply(effects);
-        let refused = self.dispatcher.confirm(&question.subjects, &question.sessions);
+        let last = info.as_ref().map_or(0, |info| info.last);
+        let refused = self.dispatcher.confirm(&question.subjects, &question.sessions, last);
         // Confirmed sessions look at the stream's state next.
         self.stream.send_replace(info);
         question.sessions.into_iter().for_each(|session| session.end(&refused));
@@ -289,7 +294,7 @@ impl EventReader {
             Ok(events) => tracing::info!(events, "delivered missed events from the stream"),
             Err(error) => tracing::debug!(%error, "cannot read the stream yet"),
         }
-        let effects = self.sync.repaired(result.is_ok(), Instant::now());
+        let effects = self.sync.repaired(result.is_ok(), clock::now());
         self.apply(effects);
     }
 
@@ -315,7 +320,7 @@ impl EventReader {
             Some(sequence) => match self.sync.accept(sequence, &message.subject) {
                 Some(stream) => Some(EventPosition { stream, sequence }),
                 None => {
-                    self.sync.doubt(Instant::now());
+                    self.sync.doubt(clock::now());
                     self.hold(message);
                     return;
                 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Client, Request, RequestErrorKind};
-use blackhole_common::wire::Subjects;
+use async_nats::RequestErrorKind;
+use blackhole_common::{nats::requests::Requests, wire::Subjects};
+use bytes::Bytes;
 use serde::Deserialize;
 use thiserror::Error;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -17,7 +18,7 @@ pub struct StreamError(pub(super) String);
 
 impl StreamError {
     /// With what went wrong.
-    pub(crate) fn new(error: impl std::fmt::Display) -> StreamError {
+    pub fn new(error: impl std::fmt::Display) -> StreamError {
         StreamError(error.to_string())
     }
 }
@@ -55,15 +56,14 @@ pub(super) fn info_subject(subjects: &Subjects) -> String {
 /// # Errors
 /// When there is no usable answer at the moment.
 pub(crate) async fn ask(
-    client: &Client,
+    requests: &dyn Requests,
     subjects: &Subjects,
     limit: Duration,
 ) -> Result<Option<StreamInfo>, StreamError> {
-    let request = Request::new().timeout(Some(limit));
-    match client.send_request(info_subject(subjects), request).await {
-        Ok(answer) => read(&answer.payload),
+    match requests.request(info_subject(subjects), Bytes::new(), limit).await {
+        Ok(answer) => read(&answer),
         // A server without JetStream has no stream.
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+        Err(RequestErrorKind::NoResponders) => Ok(None),
         Err(error) => Err(StreamError::new(error)),
     }
 }

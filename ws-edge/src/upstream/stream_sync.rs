@@ -123,6 +123,11 @@ impl StreamSync {
         self.position.max(self.verified)
     }
 
+    /// The stream has at least this position: it has come, or was reported.
+    pub(super) fn expected(&self) -> u64 {
+        self.known.as_ref().map_or(0, |known| known.last).max(self.position())
+    }
+
     /// When the stream is to be asked for its state.
     pub(super) fn next_check(&self) -> Instant {
         self.next_check.max(self.not_before)
@@ -179,7 +184,7 @@ impl StreamSync {
     }
 
     /// Returns an answer about the stream, unless it contradicts what is known. That is believed only when it has come
-    /// again and again. `position` had come when the question was sent.
+    /// again and again. The stream had `position` when the question was sent ([`StreamSync::expected`]).
     pub(super) fn believe(
         &mut self,
         info: Option<StreamInfo>,
@@ -200,7 +205,7 @@ impl StreamSync {
         self.next_check = self.not_before;
     }
 
-    /// Compares the stream's state with the one before. `position` had come when it was asked for.
+    /// Compares the stream's state with the one before. It had `position` when it was asked for ([`StreamSync::expected`]).
     pub(super) fn informed(&mut self, info: Option<StreamInfo>, position: u64, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         let before = std::mem::replace(&mut self.known, info.clone());
@@ -323,10 +328,12 @@ impl StreamSync {
     }
 
     fn truncate(&mut self, last: u64, now: Instant) -> Effect {
+        // What was reported and has not come yet is still owed.
+        let (position, verified) = (self.position.min(last), self.verified.min(last));
         self.reset();
-        self.position = last;
-        self.settled = last;
-        self.verified = last;
+        self.position = position;
+        self.settled = position;
+        self.verified = verified;
         self.checked = (now, last);
         self.doubt(now);
         Effect::Truncate(last)

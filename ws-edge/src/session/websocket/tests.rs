@@ -180,7 +180,7 @@ fn one_poll_reads_a_bounded_number_of_bytes() {
         let (mut socket, mut client) = pair(b"").await;
         let bytes = empty_fragments(10_000);
         client.write_all(&bytes).await.unwrap();
-        socket.tcp.readable().await.unwrap();
+        poll_fn(|context| socket.tcp.poll_read_ready(context)).await.unwrap();
         assert!(is_pending(&mut socket).await);
         let read = |socket: &Socket| socket.tungstenite.as_ref().unwrap().get_ref().bytes_read;
         assert_eq!(read(&socket), MAX_POLL_BYTES as u64);

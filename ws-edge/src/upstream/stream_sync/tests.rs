@@ -204,3 +204,14 @@ fn a_stream_that_comes_back_shorter_gives_its_positions_anew() {
         "the answer was under way"
     );
 }
+
+#[test]
+fn a_stream_that_comes_back_shorter_before_its_events_came_is_noticed() {
+    let now = Instant::now();
+    let mut sync = in_sync(5, None, now);
+    sync.informed(Some(stream("s", 9, None)), sync.expected(), now);
+    sync.disconnected(now);
+    assert_eq!(sync.expected(), 9, "it was reported");
+    let effects = sync.informed(Some(stream("s", 7, None)), sync.expected(), now);
+    assert_eq!(names(&effects), ["truncate 7", "repair 6..=7"], "what was reported and did not come is owed");
+}

@@ -1,0 +1,120 @@
+//! The simulator: the services' own code between simulated brokers, networks and clients, in a time of its own.
+//!
+//! A run follows from its seed. [`plan`] is what happens in it, [`world`] makes it happen, [`nats`] is the simulated NATS,
+//! and [`model`] judges what the clients get.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // It is test code.
+
+mod model;
+mod nats;
+mod plan;
+mod world;
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use anyhow::{Context, Result};
+use blackhole_common::catalogue::Catalogue;
+use parking_lot::Mutex;
+
+pub use self::model::Counts;
+use self::{plan::Plan, world::Outcome};
+
+/// A promise that was broken.
+#[derive(Debug)]
+pub struct Failure {
+    /// The run's seed.
+    pub seed: u64,
+    /// What was wrong.
+    pub violation: String,
+    /// What happened, in a run that was made as short as possible.
+    pub history: Vec<String>,
+}
+
+/// What came of many runs.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// How many there were.
+    pub runs: u64,
+    /// What happened in them.
+    pub counts: Counts,
+    /// The failure with the lowest seed.
+    pub failure: Option<Failure>,
+}
+
+/// Runs the seeds from `first` on, on all processors, until `runs` are done or one fails. Calls `progress` after each.
+///
+/// # Errors
+/// If the built-in catalogue cannot be read.
+pub fn simulate(first: u64, runs: u64, progress: impl Fn(u64, &Counts) + Sync) -> Result<Report> {
+    let catalogue = Catalogue::load(None).context("the built-in catalogue")?;
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let report = Mutex::new(Report::default());
+    let failed: Mutex<Option<u64>> = Mutex::new(None);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= runs {
+                        return;
+                    }
+                    let seed = first + index;
+                    let outcome = world::run(&Plan::new(seed), &catalogue, false);
+                    let mut report = report.lock();
+                    report.runs += 1;
+                    report.counts.add(&outcome.counts);
+                    progress(report.runs, &report.counts);
+                    if outcome.violation.is_some() {
+                        stop.store(true, Ordering::Relaxed);
+                        let mut failed = failed.lock();
+                        *failed = Some(failed.map_or(seed, |other| other.min(seed)));
+                    }
+                }
+            });
+        }
+    });
+    let mut report = report.into_inner();
+    report.failure = failed.into_inner().and_then(|seed| shorten(Plan::new(seed), &catalogue));
+    Ok(report)
+}
+
+/// Leaves out what a failure does not need.
+fn shorten(mut plan: Plan, catalogue: &Catalogue) -> Option<Failure> {
+    // Another failure may need less.
+    let kind =
+        |violation: Option<String>| violation.map(|text| text.replace(|c: char| c.is_ascii_digit(), ""));
+    let first = kind(world::run(&plan, catalogue, false).violation);
+    let mut size = plan.actions.len().div_ceil(2);
+    loop {
+        let mut index = 0;
+        while index < plan.actions.len() {
+            let mut shorter = plan.clone();
+            shorter.actions.drain(index..(index + size).min(plan.actions.len()));
+            if kind(world::run(&shorter, catalogue, false).violation) == first {
+                plan = shorter;
+            } else {
+                index += size;
+            }
+        }
+        if size == 1 {
+            break;
+        }
+        size = size.div_ceil(2);
+    }
+    let Outcome { violation, log, .. } = world::run(&plan, catalogue, true);
+    Some(Failure { seed: plan.seed, violation: violation?, history: log })
+}
+
+/// Runs one seed. Returns what was wrong, what happened, and a digest of what the clients got.
+///
+/// # Errors
+/// If the built-in catalogue cannot be read.
+pub fn once(seed: u64) -> Result<(Option<String>, Vec<String>, Counts)> {
+    let catalogue = Catalogue::load(None).context("the built-in catalogue")?;
+    let outcome = world::run(&Plan::new(seed), &catalogue, true);
+    Ok((outcome.violation, outcome.log, outcome.counts))
+}

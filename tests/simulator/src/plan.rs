@@ -1,0 +1,293 @@
+//! What is to happen in a run: a list of actions with their times, which follows from the seed. A shorter list is a run
+//! too, so a failure can be shortened.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+/// Accounts; the last one has no clients.
+pub(crate) const ACCOUNTS: usize = 3;
+const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
+const CALLS: u32 = 3;
+
+/// What a run consists of.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) servers: usize,
+    pub(crate) edges: usize,
+    pub(crate) clients: usize,
+    /// In seconds.
+    pub(crate) max_age: u64,
+    pub(crate) max_bytes: u64,
+    /// The stream is there before the edges.
+    pub(crate) has_stream: bool,
+    pub(crate) actions: Vec<(Duration, Action)>,
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Publish {
+        account: usize,
+        key: String,
+        size: usize,
+        count: usize,
+    },
+    Connect {
+        client: usize,
+        edge: usize,
+        is_fresh: bool,
+    },
+    Leave {
+        client: usize,
+    },
+    Subscribe {
+        client: usize,
+        bindings: Vec<String>,
+        since: Wanted,
+    },
+    Unsubscribe {
+        client: usize,
+        binding: String,
+    },
+    Ping {
+        client: usize,
+    },
+    Read {
+        client: usize,
+        is_reading: bool,
+    },
+    /// The edge's connections to NATS end, or let nothing through.
+    Disconnect {
+        edge: usize,
+    },
+    Stall {
+        edge: usize,
+        is_stalled: bool,
+    },
+    StopEdge {
+        edge: usize,
+    },
+    StartEdge {
+        edge: usize,
+    },
+    Purge {
+        keep: usize,
+    },
+    Delete,
+    Create,
+    Lose {
+        count: usize,
+    },
+    Jump {
+        seconds: u64,
+    },
+    Server {
+        server: usize,
+        is_up: bool,
+    },
+    Cut {
+        one: usize,
+        other: usize,
+        is_cut: bool,
+    },
+    Elect {
+        is_stale: bool,
+    },
+    SlowAnswers {
+        millis: u64,
+    },
+    Refuse {
+        account: usize,
+        binding: String,
+    },
+    MaxSubscriptions {
+        count: usize,
+    },
+    Full {
+        is_full: bool,
+    },
+}
+
+/// From where on a client wants events.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wanted {
+    Now,
+    /// From an earlier cursor on: this share of those that it has.
+    Earlier(f64),
+    Ago(u64),
+}
+
+/// The subject of an account's events for a binding `call.…`.
+pub(crate) fn subject(root: &str, account: usize, words: &str) -> String {
+    format!("{root}.{account:032x}.{words}")
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub(crate) fn new(seed: u64) -> Plan {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let rng = &mut rng;
+        let servers = if rng.random_ratio(1, 3) { 3 } else { 1 };
+        let edges = rng.random_range(1..=2);
+        let clients = rng.random_range(1..=4);
+        let mut plan = Plan {
+            seed,
+            servers,
+            edges,
+            clients,
+            max_age: if rng.random_ratio(1, 4) { rng.random_range(2..20) } else { 600 },
+            max_bytes: if rng.random_ratio(1, 6) { rng.random_range(2_000..20_000) } else { 1 << 30 },
+            has_stream: !rng.random_ratio(1, 8),
+            actions: Vec::new(),
+        };
+        let length = rng.random_range(3..30);
+        // A run has some kinds of faults, and none of the others.
+        let kinds: Vec<u32> = (0..rng.random_range(0..4)).map(|_| rng.random_range(0..12)).collect();
+        let count = rng.random_range(20..120);
+        if rng.random_ratio(1, 10) {
+            for edge in 0..edges {
+                plan.add(0, Action::StopEdge { edge });
+                plan.add(rng.random_range(0..length * 1000), Action::StartEdge { edge });
+            }
+        }
+        for client in 0..clients {
+            let is_fresh = true;
+            plan.add(
+                rng.random_range(0..500),
+                Action::Connect { client, edge: rng.random_range(0..edges), is_fresh },
+            );
+            let bindings = bindings(rng);
+            plan.add(rng.random_range(500..1500), Action::Subscribe { client, bindings, since: Wanted::Now });
+        }
+        for _ in 0..count {
+            let at = rng.random_range(0..length * 1000);
+            if rng.random_ratio(2, 3) {
+                let action = publish(rng);
+                plan.add(at, action);
+            } else if kinds.is_empty() || rng.random_ratio(2, 3) {
+                plan.client(rng, at);
+            } else {
+                let kind = kinds[rng.random_range(0..kinds.len())];
+                plan.fault(rng, at, kind);
+            }
+        }
+        plan.actions.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn add(&mut self, millis: u64, action: Action) {
+        self.actions.push((Duration::from_millis(millis), action));
+    }
+
+    fn client(&mut self, rng: &mut StdRng, at: u64) {
+        let client = rng.random_range(0..self.clients);
+        match rng.random_range(0..12) {
+            0 | 1 => {
+                self.add(at, Action::Leave { client });
+                let edge = rng.random_range(0..self.edges);
+                let is_fresh = rng.random_ratio(1, 4);
+                self.add(at + rng.random_range(0..3000), Action::Connect { client, edge, is_fresh });
+            }
+            2..=4 => self.add(at, Action::Subscribe { client, bindings: bindings(rng), since: Wanted::Now }),
+            5 => {
+                let since = Wanted::Earlier(rng.random());
+                self.add(at, Action::Subscribe { client, bindings: bindings(rng), since });
+            }
+            6 => {
+                let since = Wanted::Ago(rng.random_range(0..20));
+                self.add(at, Action::Subscribe { client, bindings: bindings(rng), since });
+            }
+            7 | 8 => self.add(at, Action::Unsubscribe { client, binding: binding(rng) }),
+            9 => self.add(at, Action::Ping { client }),
+            _ => {
+                self.add(at, Action::Read { client, is_reading: false });
+                self.add(at + rng.random_range(0..5000), Action::Read { client, is_reading: true });
+            }
+        }
+    }
+
+    fn fault(&mut self, rng: &mut StdRng, at: u64, kind: u32) {
+        let edge = rng.random_range(0..self.edges);
+        let longest = if rng.random() { 300 } else { 9_000 };
+        let later = at + rng.random_range(0..longest);
+        match kind {
+            0 => self.add(at, Action::Disconnect { edge }),
+            1 => {
+                self.add(at, Action::Stall { edge, is_stalled: true });
+                self.add(later, Action::Stall { edge, is_stalled: false });
+            }
+            2 => {
+                self.add(at, Action::StopEdge { edge });
+                self.add(later, Action::StartEdge { edge });
+            }
+            3 => self.add(at, Action::Purge { keep: rng.random_range(0..5) }),
+            4 => {
+                self.add(at, Action::Delete);
+                self.add(later, Action::Create);
+            }
+            5 => self.add(at, Action::Lose { count: rng.random_range(1..6) }),
+            6 => self.add(at, Action::Jump { seconds: rng.random_range(1..1000) }),
+            7 => {
+                let server = rng.random_range(0..self.servers);
+                self.add(at, Action::Server { server, is_up: false });
+                self.add(later, Action::Server { server, is_up: true });
+            }
+            8 if self.servers > 1 => {
+                let (one, other) = [(0, 1), (0, 2), (1, 2)][rng.random_range(0..3)];
+                self.add(at, Action::Cut { one, other, is_cut: true });
+                self.add(later, Action::Cut { one, other, is_cut: false });
+            }
+            8 | 9 => self.add(at, Action::Elect { is_stale: rng.random() }),
+            10 => {
+                self.add(at, Action::SlowAnswers { millis: rng.random_range(1..3_000) });
+                self.add(later, Action::SlowAnswers { millis: 0 });
+            }
+            _ if rng.random() => {
+                let account = rng.random_range(0..ACCOUNTS);
+                self.add(at, Action::Refuse { account, binding: binding(rng) });
+            }
+            _ if rng.random() => {
+                self.add(at, Action::MaxSubscriptions { count: rng.random_range(1..5) });
+                self.add(later, Action::MaxSubscriptions { count: usize::MAX });
+            }
+            _ => {
+                self.add(at, Action::Full { is_full: true });
+                self.add(later, Action::Full { is_full: false });
+            }
+        }
+    }
+}
+
+fn publish(rng: &mut StdRng) -> Action {
+    let account = rng.random_range(0..ACCOUNTS);
+    let event = EVENTS[rng.random_range(0..EVENTS.len())];
+    let key = format!("call.{event}.c{}", rng.random_range(0..CALLS));
+    let size = if rng.random_ratio(1, 8) { 1500 } else { 0 };
+    let count = match rng.random_range(0..60) {
+        0 => rng.random_range(500..1500),
+        1..=10 => rng.random_range(2..20),
+        _ => 1,
+    };
+    let account = if count > 100 { ACCOUNTS - 1 } else { account };
+    Action::Publish { account, key, size: if count > 100 { 0 } else { size }, count }
+}
+
+fn bindings(rng: &mut StdRng) -> Vec<String> {
+    let mut bindings: Vec<String> = (0..rng.random_range(1..4)).map(|_| binding(rng)).collect();
+    bindings.sort();
+    bindings.dedup();
+    bindings
+}
+
+fn binding(rng: &mut StdRng) -> String {
+    let event = EVENTS[rng.random_range(0..EVENTS.len())];
+    let call = rng.random_range(0..CALLS);
+    match rng.random_range(0..4) {
+        0 => "call.*.*".to_owned(),
+        1 => format!("call.{event}.*"),
+        2 => format!("call.*.c{call}"),
+        _ => format!("call.{event}.c{call}"),
+    }
+}

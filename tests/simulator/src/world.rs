@@ -1,0 +1,351 @@
+//! A run: the services' own code between the simulated NATS and the simulated clients.
+
+use std::{sync::Arc, time::Duration};
+
+use blackhole_common::{
+    catalogue::Catalogue,
+    chance,
+    config::{NatsConfig, ServerUrl},
+    nats::link::Servers,
+    wire::Subjects,
+};
+use bytesize::ByteSize;
+use parking_lot::Mutex;
+use rand::{SeedableRng, rngs::StdRng};
+use serde_json::json;
+use tokio::{task::JoinHandle, time::Instant};
+use ws_edge::{config::EdgeConfig, protocol::view::View, simulated::SimulatedEdge};
+
+use crate::{
+    model::{
+        Counts, Model, Shared,
+        client::{Asked, Client, Since},
+    },
+    nats::{Nats, connection::Dialer, past},
+    plan::{ACCOUNTS, Action, Plan, Wanted, subject},
+};
+
+/// How often faithful clients look whether they are connected.
+const TICK: Duration = Duration::from_millis(250);
+/// After this time without faults everybody must have everything.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<String>,
+    pub(crate) counts: Counts,
+    pub(crate) log: Vec<String>,
+}
+
+struct World<'p> {
+    plan: &'p Plan,
+    catalogue: &'p Catalogue,
+    config: EdgeConfig,
+    subjects: Subjects,
+    nats: Arc<Nats>,
+    model: Shared,
+    edges: Vec<Option<(SimulatedEdge, Vec<JoinHandle<()>>)>>,
+    last_session: u64,
+    last_event: u64,
+}
+
+/// Runs a plan.
+pub(crate) fn run(plan: &Plan, catalogue: &Catalogue, log: bool) -> Outcome {
+    chance::seed(plan.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let Ok(runtime) = runtime else {
+        let violation = Some("there is no runtime".to_owned());
+        return Outcome { violation, counts: Counts::default(), log: Vec::new() };
+    };
+    runtime.block_on(async {
+        let mut world = World::new(plan, catalogue, log);
+        world.play().await;
+        let mut model = world.model.lock();
+        Outcome {
+            violation: model.violation.clone(),
+            counts: model.counts,
+            log: model.log.take().unwrap_or_default(),
+        }
+    })
+}
+
+impl<'p> World<'p> {
+    fn new(plan: &'p Plan, catalogue: &'p Catalogue, log: bool) -> World<'p> {
+        let subjects = Subjects::new("blackhole.v1");
+        let mut model = Model::new(log);
+        for index in 0..plan.clients {
+            model.clients.push(Client { account: index % (ACCOUNTS - 1), ..Client::default() });
+        }
+        // What is too old or too much leaves the stream.
+        model.may_miss = plan.max_age < 600 || plan.max_bytes < 1 << 30;
+        let model = Arc::new(Mutex::new(model));
+        let stored = Arc::clone(&model);
+        let on_stored = Box::new(move |message: &_| stored.lock().stored(message));
+        let rng = StdRng::seed_from_u64(plan.seed ^ 0x5eed);
+        let nats = Nats::start(plan.servers, rng, subjects.clone(), on_stored);
+        let mut config = EdgeConfig::default();
+        let url = ["nats://n0", "nats://n0,nats://n1,nats://n2"][usize::from(plan.servers > 1)];
+        config.nats = NatsConfig { url: ServerUrl::new(url), ..NatsConfig::default() };
+        config.ws.view = View::Args;
+        config.ws.queue_bytes = ByteSize(3000);
+        config.ws.auth_timeout = Duration::from_secs(3600);
+        config.ws.linger = Duration::from_secs(2);
+        let edges = (0..plan.edges).map(|_| None).collect();
+        World { plan, catalogue, config, subjects, nats, model, edges, last_session: 0, last_event: 0 }
+    }
+
+    async fn play(&mut self) {
+        if self.plan.has_stream {
+            self.create();
+        }
+        (0..self.plan.edges).for_each(|edge| self.start_edge(edge));
+        let began = Instant::now();
+        let mut tick = began + TICK;
+        for (at, action) in &self.plan.actions {
+            while tick < began + *at {
+                tokio::time::sleep_until(tick).await;
+                tick += TICK;
+                self.look_after_clients(false);
+            }
+            tokio::time::sleep_until(began + *at).await;
+            self.act(action);
+            if self.model.lock().violation.is_some() {
+                return;
+            }
+        }
+        self.end().await;
+    }
+
+    /// Everything works again; then nobody may wait for anything.
+    async fn end(&mut self) {
+        self.model.lock().say(|| "all is well".to_owned());
+        self.create();
+        self.nats.change(|cluster| cluster.heal());
+        for edge in 0..self.plan.edges {
+            self.start_edge(edge);
+        }
+        for client in 0..self.plan.clients {
+            self.model.lock().read(client, true);
+        }
+        self.wait(RECOVERY).await;
+        self.model.lock().is_well = true;
+        for account in 0..ACCOUNTS {
+            for key in ["call.CHANNEL_CREATE.c0", "call.CHANNEL_ANSWER.c1", "call.CHANNEL_DESTROY.c2"] {
+                self.publish(account, key, 0);
+            }
+        }
+        for client in 0..self.plan.clients {
+            let now = self.nats.cluster.lock().now();
+            self.model.lock().ask(client, Asked::Ping, now);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let consumers = self.nats.cluster.lock().consumers;
+        let mut model = self.model.lock();
+        if consumers > 0 && model.violation.is_none() {
+            model.blame(format!("{consumers} consumers are left at the server"));
+        }
+        model.check_end();
+    }
+
+    async fn wait(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && self.model.lock().violation.is_none() {
+            self.look_after_clients(true);
+            self.nats.change(|cluster| cluster.store_waiting());
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    fn create(&mut self) {
+        let config = json!({
+            "name": self.subjects.stream(),
+            "subjects": [format!("{}.>", self.subjects.ingest())],
+            "max_age": self.plan.max_age * 1_000_000_000,
+            "max_bytes": self.plan.max_bytes,
+        });
+        self.nats.change(|cluster| cluster.create(config));
+    }
+
+    fn start_edge(&mut self, edge: usize) {
+        if self.edges[edge].is_some() {
+            return;
+        }
+        self.model.lock().say(|| format!("edge {edge} starts"));
+        let dialer = Arc::new(Dialer { nats: Arc::clone(&self.nats), owner: edge });
+        let client = Arc::new(past::Client { nats: Arc::clone(&self.nats) });
+        let servers = Servers::over(self.config.nats.clone(), dialer);
+        let config = self.config.clone();
+        let started =
+            SimulatedEdge::start(config, self.catalogue.clone(), servers, Arc::clone(&client) as _, client);
+        self.edges[edge] = Some((started, Vec::new()));
+    }
+
+    fn stop_edge(&mut self, edge: usize) {
+        let Some((_, sessions)) = self.edges[edge].take() else { return };
+        let mut model = self.model.lock();
+        model.say(|| format!("edge {edge} is killed"));
+        for client in 0..self.plan.clients {
+            if model.clients[client].session.as_ref().is_some_and(|session| session.edge == edge) {
+                model.leave(client);
+            }
+        }
+        drop(model);
+        sessions.iter().for_each(JoinHandle::abort);
+    }
+
+    fn connect(&mut self, client: usize, edge: usize) {
+        let Some((running, sessions)) = &mut self.edges[edge] else { return };
+        let connection = self.model.lock().connect(&self.model, client, edge);
+        self.last_session += 1;
+        sessions.extend(running.serve(self.last_session, Arc::new(connection)));
+    }
+
+    fn publish(&mut self, account: usize, key: &str, size: usize) {
+        self.last_event += 1;
+        let name = key.split('.').nth(1).unwrap_or_default();
+        let filler = "x".repeat(size);
+        let body = json!({ "Event-Name": name, "Msg-ID": self.last_event.to_string(), "Filler": filler });
+        let subject = subject(&self.subjects.ingest(), account, key);
+        self.nats.change(|cluster| cluster.publish(subject, name, body.to_string()));
+    }
+
+    /// Clients that were subscribed reconnect and resume.
+    fn look_after_clients(&mut self, all: bool) {
+        for client in 0..self.plan.clients {
+            let (is_connected, resumes, is_waiting) = {
+                let model = self.model.lock();
+                let own = &model.clients[client];
+                (own.session.is_some(), own.must_resume, !own.pending.is_empty())
+            };
+            if !is_connected && (resumes || all) {
+                let edges = self.edges.iter().enumerate();
+                let Some((edge, _)) = edges.filter(|(_, edge)| edge.is_some()).next_back() else { continue };
+                self.connect(client, edge);
+            } else if is_connected && resumes && !is_waiting {
+                let now = self.nats.cluster.lock().now();
+                let mut model = self.model.lock();
+                let own = &mut model.clients[client];
+                let bindings: Vec<String> = own.threads.keys().cloned().collect();
+                let since = match &own.last {
+                    Some(position) if own.is_mixed => Since::Cursor(position.clone()),
+                    Some(position) => Since::Last(position.clone()),
+                    None => {
+                        own.threads.clear();
+                        own.must_resume = false;
+                        Since::Now
+                    }
+                };
+                model.ask(client, Asked::Subscribe { bindings, since }, now);
+            }
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        let now = self.nats.cluster.lock().now();
+        match action {
+            Action::Publish { account, key, size, count } => {
+                for _ in 0..*count {
+                    self.publish(*account, key, *size);
+                }
+                return;
+            }
+            Action::Connect { client, edge, is_fresh } => {
+                if self.model.lock().clients[*client].session.is_some() {
+                    return;
+                }
+                if *is_fresh {
+                    let mut model = self.model.lock();
+                    let own = &mut model.clients[*client];
+                    own.threads.clear();
+                    own.must_resume = false;
+                }
+                return self.connect(*client, *edge);
+            }
+            Action::StopEdge { edge } => return self.stop_edge(*edge),
+            Action::StartEdge { edge } => return self.start_edge(*edge),
+            _ => {}
+        }
+        let mut model = self.model.lock();
+        match action {
+            Action::Leave { client } => return model.leave(*client),
+            Action::Read { client, is_reading } => return model.read(*client, *is_reading),
+            Action::Ping { client } => return model.ask(*client, Asked::Ping, now),
+            Action::Unsubscribe { client, binding } => {
+                if !model.clients[*client].must_resume {
+                    model.ask(*client, Asked::Unsubscribe { bindings: vec![binding.clone()] }, now);
+                }
+                return;
+            }
+            Action::Subscribe { client, bindings, since } => {
+                let own = &model.clients[*client];
+                if own.must_resume {
+                    return;
+                }
+                let since = match since {
+                    Wanted::Now => Since::Now,
+                    Wanted::Ago(seconds) => Since::Ago(*seconds),
+                    Wanted::Earlier(share) => {
+                        let index = (own.cursors.len() as f64 * share) as usize;
+                        let Some(position) = own.cursors.get(index) else { return };
+                        Since::Cursor(position.clone())
+                    }
+                };
+                return model.ask(*client, Asked::Subscribe { bindings: bindings.clone(), since }, now);
+            }
+            _ => {}
+        }
+        model.say(|| format!("{action:?}"));
+        match action {
+            Action::Delete | Action::Lose { .. } => model.may_miss = true,
+            Action::Refuse { .. } | Action::MaxSubscriptions { .. } => model.may_refuse = true,
+            Action::Elect { .. } | Action::Server { .. } | Action::Cut { .. } if self.plan.servers > 1 => {
+                model.may_be_late = true;
+            }
+            Action::Purge { .. } => (model.may_miss, model.was_purged) = (true, true),
+            Action::Create => (model.may_double, model.may_be_late) = (true, true),
+            Action::Jump { seconds } => {
+                model.has_jumped = true;
+                model.may_miss = true;
+                model.jumped += Duration::from_secs(*seconds);
+            }
+            _ => {}
+        }
+        drop(model);
+        let lost = self.nats.change(|cluster| {
+            match action {
+                Action::Disconnect { edge } => cluster.disconnect(Some(*edge)),
+                Action::Stall { edge, is_stalled } => cluster.stall(*edge, *is_stalled),
+                Action::Purge { keep } => {
+                    if let Some(stream) = &mut cluster.stream {
+                        stream.purge(*keep);
+                    }
+                }
+                Action::Delete => cluster.delete(),
+                Action::Lose { count } => return cluster.lose(*count),
+                Action::Jump { seconds } => cluster.jump(Duration::from_secs(*seconds)),
+                Action::Server { server, is_up } => cluster.set_up(*server, *is_up),
+                Action::Cut { one, other, is_cut } => cluster.set_cut(*one, *other, *is_cut),
+                Action::Elect { is_stale } => cluster.elect(*is_stale),
+                Action::SlowAnswers { millis } => cluster.answer_delay = Duration::from_millis(*millis),
+                Action::Refuse { account, binding } => {
+                    cluster.refused.insert(subject(&self.subjects.event(), *account, binding));
+                }
+                Action::MaxSubscriptions { count } => cluster.max_subscriptions = *count,
+                Action::Full { is_full } => cluster.is_full = *is_full,
+                _ => {}
+            }
+            Vec::new()
+        });
+        let mut model = self.model.lock();
+        model.losses += u64::from(matches!(action, Action::Lose { .. }));
+        lost.iter().for_each(|message| model.lost(message));
+        if matches!(action, Action::Delete) {
+            model.deleted();
+        }
+        if matches!(action, Action::Create) {
+            drop(model);
+            self.create();
+        }
+    }
+}
