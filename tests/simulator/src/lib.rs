@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context, Result};
 use blackhole_common::catalogue::Catalogue;
 use parking_lot::Mutex;
+use tracing::Level;
 
 pub use self::model::Counts;
 use self::{plan::Plan, world::Outcome};
@@ -29,8 +30,6 @@ pub struct Failure {
     pub seed: u64,
     /// What was wrong.
     pub violation: String,
-    /// What happened, in a run that was made as short as possible.
-    pub history: Vec<String>,
 }
 
 /// What came of many runs.
@@ -82,7 +81,7 @@ pub fn simulate(first: u64, runs: u64, progress: impl Fn(u64, &Counts) + Sync) -
     Ok(report)
 }
 
-/// Leaves out what a failure does not need.
+/// Leaves out what a failure does not need, and prints what happens in what remains.
 fn shorten(mut plan: Plan, catalogue: &Catalogue) -> Option<Failure> {
     // Another failure may need less.
     let kind =
@@ -105,16 +104,23 @@ fn shorten(mut plan: Plan, catalogue: &Catalogue) -> Option<Failure> {
         }
         size = size.div_ceil(2);
     }
-    let Outcome { violation, log, .. } = world::run(&plan, catalogue, true);
-    Some(Failure { seed: plan.seed, violation: violation?, history: log })
+    Some(Failure { seed: plan.seed, violation: shown(&plan, catalogue).violation? })
 }
 
-/// Runs one seed. Returns what was wrong, what happened, and a digest of what the clients got.
+/// Runs a plan, and prints what happens between what the services log.
+fn shown(plan: &Plan, catalogue: &Catalogue) -> Outcome {
+    let format = tracing_subscriber::fmt().with_max_level(Level::DEBUG).without_time().with_ansi(false);
+    let subscriber = format.with_target(false).with_test_writer().finish();
+    tracing::subscriber::with_default(subscriber, || world::run(plan, catalogue, true))
+}
+
+/// Runs one seed. Returns what was wrong and how much happened. Prints what happens, if it is to be `shown`.
 ///
 /// # Errors
 /// If the built-in catalogue cannot be read.
-pub fn once(seed: u64) -> Result<(Option<String>, Vec<String>, Counts)> {
+pub fn once(seed: u64, is_shown: bool) -> Result<(Option<String>, Counts)> {
     let catalogue = Catalogue::load(None).context("the built-in catalogue")?;
-    let outcome = world::run(&Plan::new(seed), &catalogue, true);
-    Ok((outcome.violation, outcome.log, outcome.counts))
+    let plan = Plan::new(seed);
+    let outcome = if is_shown { shown(&plan, &catalogue) } else { world::run(&plan, &catalogue, false) };
+    Ok((outcome.violation, outcome.counts))
 }

@@ -22,7 +22,7 @@ struct Arguments {
     /// The seed of the first run
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Prints all that happens in one run
+    /// Prints all that happens in one run, with the services' logs
     #[arg(long)]
     show: bool,
     /// Goes on after failures, and only tells of them
@@ -33,14 +33,13 @@ struct Arguments {
 fn main() -> Result<ExitCode> {
     let Arguments { runs, seed, show, keep_going } = Arguments::parse();
     if show {
-        let (violation, history, counts) = once(seed)?;
-        history.iter().for_each(|line| println!("{line}"));
+        let (violation, counts) = once(seed, true)?;
         println!("{counts}; {}", violation.as_deref().unwrap_or("all promises were kept"));
         return Ok(ExitCode::SUCCESS);
     }
     if keep_going {
         for seed in seed..seed + runs {
-            let (violation, _, counts) = once(seed)?;
+            let (violation, counts) = once(seed, false)?;
             if let Some(violation) = violation {
                 println!("seed {seed}: {violation} ({counts})");
             }
@@ -57,7 +56,6 @@ fn main() -> Result<ExitCode> {
     })?;
     println!("{} runs from seed {seed} in {:?}: {}", report.runs, began.elapsed(), report.counts);
     let Some(failure) = report.failure else { return Ok(ExitCode::SUCCESS) };
-    failure.history.iter().for_each(|line| println!("{line}"));
     println!("seed {} after {} runs: {}", failure.seed, report.runs, failure.violation);
     Ok(ExitCode::FAILURE)
 }

@@ -53,8 +53,8 @@ pub(crate) struct Model {
     /// Everything works again: no request may fail.
     pub(crate) is_well: bool,
     pub(crate) violation: Option<String>,
-    /// What has happened, if somebody wants to read it.
-    pub(crate) log: Option<Vec<String>>,
+    /// Logs what happens.
+    is_shown: bool,
     pub(crate) counts: Counts,
     began: Option<tokio::time::Instant>,
 }
@@ -84,8 +84,8 @@ pub struct Counts {
 pub(crate) type Shared = Arc<Mutex<Model>>;
 
 impl Model {
-    pub(crate) fn new(log: bool) -> Model {
-        Model { log: log.then(Vec::new), began: Some(tokio::time::Instant::now()), ..Model::default() }
+    pub(crate) fn new(is_shown: bool) -> Model {
+        Model { is_shown, began: Some(tokio::time::Instant::now()), ..Model::default() }
     }
 
     /// The server's time.
@@ -140,8 +140,8 @@ impl Model {
 
     /// Notes what happens.
     pub(crate) fn say(&mut self, text: impl FnOnce() -> String) {
-        if let (Some(log), Some(began)) = (&mut self.log, self.began) {
-            log.push(format!("{:9.3} {}", began.elapsed().as_secs_f64(), text()));
+        if let (true, Some(began)) = (self.is_shown, self.began) {
+            tracing::debug!("{:9.3} {}", began.elapsed().as_secs_f64(), text());
         }
     }
 

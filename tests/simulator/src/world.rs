@@ -35,7 +35,6 @@ const RECOVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Outcome {
     pub(crate) violation: Option<String>,
     pub(crate) counts: Counts,
-    pub(crate) log: Vec<String>,
 }
 
 struct World<'p> {
@@ -51,29 +50,25 @@ struct World<'p> {
 }
 
 /// Runs a plan.
-pub(crate) fn run(plan: &Plan, catalogue: &Catalogue, log: bool) -> Outcome {
+pub(crate) fn run(plan: &Plan, catalogue: &Catalogue, is_shown: bool) -> Outcome {
     chance::seed(plan.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let Ok(runtime) = runtime else {
         let violation = Some("there is no runtime".to_owned());
-        return Outcome { violation, counts: Counts::default(), log: Vec::new() };
+        return Outcome { violation, counts: Counts::default() };
     };
     runtime.block_on(async {
-        let mut world = World::new(plan, catalogue, log);
+        let mut world = World::new(plan, catalogue, is_shown);
         world.play().await;
-        let mut model = world.model.lock();
-        Outcome {
-            violation: model.violation.clone(),
-            counts: model.counts,
-            log: model.log.take().unwrap_or_default(),
-        }
+        let model = world.model.lock();
+        Outcome { violation: model.violation.clone(), counts: model.counts }
     })
 }
 
 impl<'p> World<'p> {
-    fn new(plan: &'p Plan, catalogue: &'p Catalogue, log: bool) -> World<'p> {
+    fn new(plan: &'p Plan, catalogue: &'p Catalogue, is_shown: bool) -> World<'p> {
         let subjects = Subjects::new("blackhole.v1");
-        let mut model = Model::new(log);
+        let mut model = Model::new(is_shown);
         for index in 0..plan.clients {
             model.clients.push(Client { account: index % (ACCOUNTS - 1), ..Client::default() });
         }

@@ -7,8 +7,7 @@ fn every_client_gets_every_event_once_or_is_told() {
     let report = simulate(1, 1_000, |_, _| {}).unwrap();
     println!("{} runs: {}", report.runs, report.counts);
     if let Some(failure) = report.failure {
-        let history = failure.history.join("\n");
-        panic!("{history}\nseed {}: {}", failure.seed, failure.violation);
+        panic!("seed {}: {}", failure.seed, failure.violation);
     }
     assert!(report.counts.recovered > 100 && report.counts.unrecovered > 10 && report.counts.behind > 10);
 }

@@ -92,8 +92,6 @@ pub struct Joined {
     pub memberships: Vec<Membership>,
     /// Resolves when the server has confirmed every subject; `None`: it has already.
     pub(crate) confirmation: Option<oneshot::Receiver<Result<(), Refused>>>,
-    /// The position up to which the session had everything before; `None` if it had no subjects.
-    pub(crate) had: Option<u64>,
     /// The position up to which live sessions have been served.
     pub(crate) live: u64,
 }
@@ -124,10 +122,9 @@ impl Dispatcher {
     ) -> Joined {
         let mut table = self.table.lock();
         let live = table.position;
-        let mut had = Some(live);
         let since = requests.iter().filter_map(|request| request.since).min();
         if let Some(since) = since {
-            had = outbox.hold(since, live);
+            let had = outbox.hold(since, live);
             table.raise_watermarks(outbox, had.unwrap_or_default());
         }
         let mut served = HashMap::new();
@@ -174,7 +171,7 @@ impl Dispatcher {
         if confirmation.is_some() {
             self.changed.notify_one();
         }
-        Joined { memberships, confirmation, had, live }
+        Joined { memberships, confirmation, live }
     }
 
     /// Whether a subject's tenant is a realm.
@@ -191,10 +188,11 @@ impl Dispatcher {
         }
     }
 
-    /// Lets memberships with a `since` begin after `end` instead. Their session has had everything else up to `position`.
-    pub(crate) fn forgo_past(&self, outbox: &Outbox, memberships: &[Membership], position: u64, end: u64) {
+    /// Lets memberships with a `since` begin after `end` instead. Their session, which is held, goes on where it was
+    /// otherwise.
+    pub(crate) fn forgo_past(&self, outbox: &Outbox, memberships: &[Membership], end: u64) {
         let table = self.table.lock();
-        outbox.forgo_past(position);
+        outbox.forgo_past(end);
         for membership in memberships {
             let subjects = membership.subjects.iter().filter_map(|number| table.index.subject(*number));
             subjects

@@ -28,7 +28,10 @@ pub enum Stage {
     /// Nothing yet.
     Waiting,
     /// Nothing before `Outbox::release`: the reply to its request goes out first.
-    Held,
+    Held {
+        /// It had everything up to this position before the request; `None` if it had no subjects.
+        had: Option<u64>,
+    },
     /// This replay.
     Replaying(ReplayId),
 }
@@ -50,7 +53,7 @@ impl DeliveryState {
             DeliveryState::Lagging(lag) => lag.after,
             DeliveryState::Ended => return live,
         };
-        *self = DeliveryState::Lagging(Lag { after: after.min(had), stage: Stage::Held });
+        *self = DeliveryState::Lagging(Lag { after: after.min(had), stage: Stage::Held { had: Some(had) } });
         had
     }
 
@@ -58,7 +61,7 @@ impl DeliveryState {
     /// are. The edge may not know yet where the stream is, or may be behind itself.
     pub(super) fn hold_new(&mut self, after: u64) {
         if *self != DeliveryState::Ended {
-            *self = DeliveryState::Lagging(Lag { after, stage: Stage::Held });
+            *self = DeliveryState::Lagging(Lag { after, stage: Stage::Held { had: None } });
         }
     }
 

@@ -23,10 +23,12 @@ impl Outbox {
         }
     }
 
-    /// A session that is held is only owed what comes after `position`.
-    pub(crate) fn forgo_past(&self, position: u64) {
-        if let DeliveryState::Lagging(lag) = &mut self.state.lock().delivery {
-            lag.after = position;
+    /// A session that is held is owed what it was owed before, or what comes after `end` if that was nothing.
+    pub(crate) fn forgo_past(&self, end: u64) {
+        if let DeliveryState::Lagging(lag) = &mut self.state.lock().delivery
+            && let Stage::Held { had } = lag.stage
+        {
+            lag.after = had.unwrap_or(end);
         }
     }
 
@@ -34,21 +36,30 @@ impl Outbox {
     pub(crate) fn truncate(&self, position: u64) {
         match &mut self.state.lock().delivery {
             DeliveryState::Live { caught_up } => *caught_up = (*caught_up).min(position),
-            DeliveryState::Lagging(lag) => lag.after = lag.after.min(position),
+            DeliveryState::Lagging(lag) => {
+                lag.after = lag.after.min(position);
+                if let Stage::Held { had: Some(had) } = &mut lag.stage {
+                    *had = (*had).min(position);
+                }
+            }
             DeliveryState::Ended => {}
         }
     }
 
     /// Lets a session that is held be brought up to date.
     pub(crate) fn release(&self) {
-        self.state.lock().delivery.wait_after(Stage::Held);
+        if let DeliveryState::Lagging(lag) = &mut self.state.lock().delivery
+            && let Stage::Held { .. } = lag.stage
+        {
+            lag.stage = Stage::Waiting;
+        }
     }
 
     /// Takes a lagging session out of its replay, because what it is owed has changed. Returns whether it needs another
     /// replay now.
     pub(crate) fn restart_replay(&self) -> bool {
         match &mut self.state.lock().delivery {
-            DeliveryState::Lagging(lag) if lag.stage != Stage::Held => {
+            DeliveryState::Lagging(lag) if !matches!(lag.stage, Stage::Held { .. }) => {
                 lag.stage = Stage::Waiting;
                 true
             }

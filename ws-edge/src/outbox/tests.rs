@@ -134,6 +134,16 @@ fn a_session_that_resumes_twice_is_owed_from_the_older_position() {
 }
 
 #[test]
+fn a_stream_that_comes_back_shorter_while_a_session_is_held_gives_its_positions_anew() {
+    let (outbox, _) = outbox(1, 5);
+    outbox.add_subject(1);
+    outbox.hold(5, 100);
+    outbox.truncate(20);
+    outbox.forgo_past(60);
+    assert_eq!(outbox.lagging().map(|lag| lag.after), Some(20));
+}
+
+#[test]
 fn an_ended_outbox_takes_nothing_more() {
     let (outbox, kept) = outbox(1, 100);
     push(&outbox, 1, "abc");

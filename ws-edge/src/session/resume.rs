@@ -128,8 +128,7 @@ pub(super) async fn join(
         None => (confirmed.and_then(|()| Err(NO_HISTORY.to_owned())), joined.live),
     };
     if recovered != Ok(Ok(())) {
-        let had = joined.had.unwrap_or(end);
-        edge.dispatcher.forgo_past(&state.outbox, &joined.memberships, had, end);
+        edge.dispatcher.forgo_past(&state.outbox, &joined.memberships, end);
     }
     state.bind(account, bindings, joined.memberships);
     if recovered.is_err() {

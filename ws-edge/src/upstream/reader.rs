@@ -244,7 +244,7 @@ impl EventReader {
         let Some(question) = self.questions.answered(message) else { return };
         // A server without JetStream has no stream.
         let info = if message.status() == Some(503) { Ok(None) } else { stream_info::read(&message.payload) };
-        let info = match info.and_then(|info| self.sync.believe(info, question.position)) {
+        let info = match info.and_then(|info| self.sync.believe(info, question.position, clock::now())) {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(%error, "the answer about the stream cannot be used");

@@ -19,8 +19,10 @@ use crate::protocol::cursor::StreamId;
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after an answer that could not be used.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// This many contradicting answers in a row are not believed, [`RETRY_INTERVAL`] apart: 15 s.
-const MAX_STALE: u32 = 60;
+/// Contradicting answers are not believed before they have come for this long, nothing else between them,
+const STALE_TIMEOUT: Duration = Duration::from_secs(15);
+/// and this many times.
+const MIN_STALE: u32 = 10;
 
 /// Whether live events are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +73,8 @@ pub(super) struct StreamSync {
     seen: Seen,
     /// Late events that unfinished repairs have delivered.
     repaired: RepairedLate,
-    /// Contradicting answers in a row.
-    stale: u32,
+    /// Contradicting answers in a row: when the first came, and how many there were.
+    stale: Option<(Instant, u32)>,
     /// The running repair is not enough: a message was dropped, or the leader has changed once more.
     repair_again: bool,
     /// When the stream is to be asked next,
@@ -96,7 +98,7 @@ impl StreamSync {
             checked: (now, 0),
             seen: Seen::default(),
             repaired: RepairedLate::default(),
-            stale: 0,
+            stale: None,
             repair_again: false,
             next_check: now,
             not_before: now,
@@ -189,13 +191,18 @@ impl StreamSync {
         &mut self,
         info: Option<StreamInfo>,
         position: u64,
+        now: Instant,
     ) -> Result<Option<StreamInfo>, StreamError> {
-        let is_stale =
-            self.known.as_ref().is_some_and(|known| known.is_contradicted(info.as_ref(), position));
-        self.stale = if is_stale { self.stale + 1 } else { 0 };
-        if (1..MAX_STALE).contains(&self.stale) {
+        if !self.known.as_ref().is_some_and(|known| known.is_contradicted(info.as_ref(), position)) {
+            self.stale = None;
+            return Ok(info);
+        }
+        let (since, count) = self.stale.get_or_insert((now, 0));
+        *count += 1;
+        if now - *since < STALE_TIMEOUT || *count < MIN_STALE {
             return Err(StreamError::new("another server of the cluster knew better"));
         }
+        self.stale = None;
         Ok(info)
     }
 
@@ -227,11 +234,6 @@ impl StreamSync {
                 effects.push(self.reset());
                 self.doubt(now);
             }
-            Some(before) if before.leader != info.leader => {
-                tracing::info!(leader = info.leader, "the stream has another leader");
-                self.repair_again = true;
-                self.doubt(now);
-            }
             // After a power loss, or from a backup. What is stored from here on gets positions that were others' before.
             Some(_) if info.last < position => {
                 tracing::warn!(
@@ -240,6 +242,11 @@ impl StreamSync {
                     "the stream has come back shorter, its newest events are lost"
                 );
                 effects.push(self.truncate(info.last, now));
+            }
+            Some(before) if before.leader != info.leader => {
+                tracing::info!(leader = info.leader, "the stream has another leader");
+                self.repair_again = true;
+                self.doubt(now);
             }
             Some(_) => {}
             // No session was told of a subscription yet: nobody is owed what was stored before.

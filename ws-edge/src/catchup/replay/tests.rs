@@ -9,7 +9,7 @@ use crate::{
     },
     ids::ReplayId,
     metrics::Metrics,
-    outbox::{Outbox, tests::outbox},
+    outbox::{Lag, Outbox, Stage, tests::outbox},
     protocol::cursor::Cursor,
 };
 
@@ -294,15 +294,16 @@ fn a_new_session_resumes_at_its_cursor_wherever_the_edge_is() {
         let (outbox, _) = crate::outbox::tests::outbox(number, ROOM);
         let before = join(&dispatcher, &outbox, before);
         let joined = dispatcher.join(&outbox, vec![since(700, request("b", &["ev.t.b"]))], vec![]);
-        (outbox.lagging().unwrap().after, joined.had, (before, joined.memberships))
+        (outbox.lagging().unwrap(), (before, joined.memberships))
     };
-    let (after, had, _kept) = resumed(1, vec![]);
-    assert_eq!((after, had), (700, None), "the edge does not know yet where the stream is");
+    let held = |after, had| Lag { after, stage: Stage::Held { had } };
+    let (lag, _kept) = resumed(1, vec![]);
+    assert_eq!(lag, held(700, None), "the edge does not know yet where the stream is");
     dispatcher.verify(3);
-    let (after, had, _kept) = resumed(2, vec![]);
-    assert_eq!((after, had), (700, None), "the edge was away");
-    let (after, had, _kept) = resumed(3, vec![request("a", &["ev.t.a"])]);
-    assert_eq!((after, had), (3, Some(3)), "another binding is owed what the edge has missed");
+    let (lag, _kept) = resumed(2, vec![]);
+    assert_eq!(lag, held(700, None), "the edge was away");
+    let (lag, _kept) = resumed(3, vec![request("a", &["ev.t.a"])]);
+    assert_eq!(lag, held(3, Some(3)), "another binding is owed what the edge has missed");
 }
 
 #[test]

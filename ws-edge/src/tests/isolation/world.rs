@@ -248,8 +248,7 @@ impl<'g> World<'g> {
         let info = self.info();
         let is_recovered = check_recoverable(from, after, &info).is_ok();
         if !is_recovered {
-            let had = joined.had.unwrap_or(info.last);
-            self.dispatcher.forgo_past(&session.outbox, &joined.memberships, had, info.last);
+            self.dispatcher.forgo_past(&session.outbox, &joined.memberships, info.last);
         }
         session.memberships = joined.memberships;
         session.outbox.release();

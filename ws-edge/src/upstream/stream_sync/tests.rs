@@ -171,10 +171,10 @@ fn a_repair_that_is_not_enough_is_followed_by_another() {
 fn a_server_that_contradicts_what_is_known_is_believed_only_after_a_while() {
     let now = Instant::now();
     let mut sync = in_sync(5, Some("n1"), now);
-    for _ in 1..MAX_STALE {
-        assert!(sync.believe(None, 5).is_err());
+    for _ in 0..MIN_STALE {
+        assert!(sync.believe(None, 5, now).is_err(), "they came at once");
     }
-    assert!(sync.believe(None, 5).is_ok());
+    assert!(sync.believe(None, 5, now + STALE_TIMEOUT).is_ok());
     assert_eq!(names(&sync.informed(None, 0, now)), ["reset"]);
     assert!(sync.is_in_sync(), "events without a history come as they are");
 }
@@ -183,9 +183,9 @@ fn a_server_that_contradicts_what_is_known_is_believed_only_after_a_while() {
 fn an_answer_that_fits_is_believed_at_once() {
     let now = Instant::now();
     let mut sync = in_sync(5, Some("n1"), now);
-    assert!(sync.believe(Some(stream("s", 4, Some("n1"))), 5).is_err(), "less than what has come");
-    assert!(sync.believe(Some(stream("s", 5, Some("n1"))), 5).is_ok());
-    assert!(sync.believe(Some(stream("s", 4, Some("n1"))), 5).is_err(), "counted anew");
+    assert!(sync.believe(Some(stream("s", 4, Some("n1"))), 5, now).is_err(), "less than what has come");
+    assert!(sync.believe(Some(stream("s", 5, Some("n1"))), 5, now).is_ok());
+    assert!(sync.believe(Some(stream("s", 4, Some("n1"))), 5, now).is_err(), "counted anew");
 }
 
 #[test]
@@ -203,6 +203,15 @@ fn a_stream_that_comes_back_shorter_gives_its_positions_anew() {
         [""; 0],
         "the answer was under way"
     );
+}
+
+#[test]
+fn a_stream_that_comes_back_shorter_with_another_leader_is_noticed() {
+    let now = Instant::now();
+    let mut sync = in_sync(9, Some("n1"), now);
+    let effects = sync.informed(Some(stream("s", 5, Some("n2"))), 9, now);
+    assert_eq!(names(&effects), ["truncate 5", "release"]);
+    assert!(accepts(&mut sync, 6));
 }
 
 #[test]
