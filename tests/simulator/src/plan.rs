@@ -222,11 +222,12 @@ impl Plan {
                 self.add(at, Action::StopEdge { edge });
                 self.add(later, Action::StartEdge { edge });
             }
-            3 => self.add(at, Action::Purge { keep: rng.random_range(0..5) }),
-            4 => {
+            // Each costs the edges of a cluster 15 s.
+            4 if !self.actions.iter().any(|(_, action)| matches!(action, Action::Delete)) => {
                 self.add(at, Action::Delete);
                 self.add(later, Action::Create);
             }
+            3 | 4 => self.add(at, Action::Purge { keep: rng.random_range(0..5) }),
             5 => self.add(at, Action::Lose { count: rng.random_range(1..6) }),
             6 => self.add(at, Action::Jump { seconds: rng.random_range(1..1000) }),
             7 => {

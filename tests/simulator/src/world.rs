@@ -214,8 +214,7 @@ impl<'p> World<'p> {
                 (own.session.is_some(), own.must_resume, !own.pending.is_empty())
             };
             if !is_connected && (resumes || all) {
-                let edges = self.edges.iter().enumerate();
-                let Some((edge, _)) = edges.filter(|(_, edge)| edge.is_some()).next_back() else { continue };
+                let Some(edge) = self.edges.iter().rposition(Option::is_some) else { continue };
                 self.connect(client, edge);
             } else if is_connected && resumes && !is_waiting {
                 let now = self.nats.cluster.lock().now();
