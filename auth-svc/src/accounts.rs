@@ -84,7 +84,6 @@ impl Accounts {
                 id: entry.id.clone(),
                 name: entry.name.clone(),
                 realm: Some(entry.realm.clone()),
-                realm_since_ms: None,
                 ancestors: ancestors(entry, &entries)?,
                 superduper_admin: entry.superduper_admin,
                 enabled: entry.enabled,
@@ -97,6 +96,11 @@ impl Accounts {
     /// The account with this id.
     pub fn get(&self, id: &str) -> Option<&Arc<Account>> {
         self.by_id.get(id)
+    }
+
+    /// The realms, each with the id of the account that has it.
+    pub fn realms(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().filter_map(|account| Some((account.realm.as_deref()?, account.id.as_str())))
     }
 
     /// All accounts, in arbitrary order.
@@ -168,17 +172,9 @@ impl FromFiles for Accounts {
         Accounts::parse(&text).map_err(|reason| Error::invalid(file, reason))
     }
 
-    /// Finds what has changed, and who has a realm that was another's or nobody's before.
-    fn replace(&mut self, previous: &Accounts, now_ms: u64) {
-        for (id, account) in &mut self.by_id {
-            let before = previous.get(id);
-            let had_realm = before.filter(|before| before.realm == account.realm);
-            let since = had_realm.map_or(Some(now_ms), |before| before.realm_since_ms);
-            if since.is_some() {
-                let account = Arc::make_mut(account);
-                account.realm_since_ms = since;
-            }
-            if before != Some(account) {
+    fn replace(&mut self, previous: &Accounts) {
+        for (id, account) in &self.by_id {
+            if previous.get(id) != Some(account) {
                 self.changed.push(id.clone());
             }
         }
@@ -258,9 +254,9 @@ mod tests {
         assert!(parse(64, 0).unwrap_err().ends_with("is not a valid realm"));
     }
 
-    fn replaced(before: &Accounts, text: &str, now: u64) -> Accounts {
+    fn replaced(before: &Accounts, text: &str) -> Accounts {
         let mut accounts = Accounts::parse(text).unwrap();
-        accounts.replace(before, now);
+        accounts.replace(before);
         accounts
     }
 
@@ -273,44 +269,13 @@ mod tests {
     #[test]
     fn a_new_file_tells_what_has_changed() {
         let before = Accounts::parse(testing::ACCOUNTS).unwrap();
-        assert_eq!(changed(&replaced(&before, testing::ACCOUNTS, 7)), [""; 0]);
+        assert_eq!(changed(&replaced(&before, testing::ACCOUNTS)), [""; 0]);
         let disabled = testing::ACCOUNTS.replace("name = \"Child\"", "name = \"Child\"\nenabled = false");
-        assert_eq!(changed(&replaced(&before, &disabled, 7)), ["child"]);
+        assert_eq!(changed(&replaced(&before, &disabled)), ["child"]);
         let moved = testing::ACCOUNTS.replacen("parent = \"system\"\n", "", 1);
-        assert_eq!(changed(&replaced(&before, &moved, 7)), ["below-closed", "child", "closed", "reseller"]);
+        assert_eq!(changed(&replaced(&before, &moved)), ["below-closed", "child", "closed", "reseller"]);
         let other = "[[account]]\nid = \"new\"\nname = \"n\"\nrealm = \"r\"\n";
-        assert_eq!(changed(&replaced(&before, other, 7)).len(), 6, "the new one, and five that are gone");
-    }
-
-    #[test]
-    fn an_account_that_gets_a_realm_has_it_since_then() {
-        let file = |realms: &[(&str, &str)]| -> String {
-            let account = |(id, realm): &(&str, &str)| {
-                format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = {realm:?}\n")
-            };
-            realms.iter().map(account).collect()
-        };
-        let since = |accounts: &Accounts, id: &str| accounts.get(id).unwrap().realm_since_ms;
-        let first = Accounts::parse(&file(&[("a", "one"), ("b", "two")])).unwrap();
-        assert_eq!(since(&first, "a"), None, "not known");
-        let passed = replaced(&first, &file(&[("a", "three"), ("b", "one")]), 7);
-        assert_eq!((since(&passed, "a"), since(&passed, "b")), (Some(7), Some(7)));
-        let later = replaced(&passed, &file(&[("a", "two"), ("b", "one"), ("c", "three")]), 9);
-        assert_eq!(["a", "b", "c"].map(|id| since(&later, id)), [Some(9), Some(7), Some(9)]);
-    }
-
-    #[test]
-    fn a_realm_passes_on_at_the_moment_of_the_reload_and_not_at_the_beginning_of_its_second() {
-        let file = |realm: &str| format!("[[account]]\nid = \"a\"\nname = \"n\"\nrealm = \"{realm}\"\n");
-        let dir = testing::TempDir::new();
-        let accounts = Reloaded::<Accounts>::open(&dir.write("accounts.toml", &file("one"))).unwrap();
-        dir.write("accounts.toml", &file("another"));
-        let before = crate::claims::unix_millis();
-        // The second poll loads it.
-        accounts.poll().unwrap();
-        accounts.poll().unwrap().unwrap();
-        let since = accounts.current().get("a").unwrap().realm_since_ms.unwrap();
-        assert!((before..=crate::claims::unix_millis()).contains(&since), "{since}");
+        assert_eq!(changed(&replaced(&before, other)).len(), 6, "the new one, and five that are gone");
     }
 
     #[test]

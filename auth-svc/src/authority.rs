@@ -8,6 +8,7 @@ use crate::{
     access::{self, ALL, Denial},
     directory::{Account, AccountDirectory},
     error::Error,
+    realms::Realms,
     refusal::Refusal,
     verifier::TokenVerifier,
 };
@@ -16,6 +17,7 @@ use crate::{
 pub struct Authority {
     verifier: Arc<dyn TokenVerifier>,
     directory: Arc<dyn AccountDirectory>,
+    realms: Arc<Realms>,
 }
 
 /// A reply, with its label for metrics.
@@ -28,9 +30,13 @@ pub struct Answer {
 }
 
 impl Authority {
-    /// An authority that uses this verifier and directory.
-    pub fn new(verifier: Arc<dyn TokenVerifier>, directory: Arc<dyn AccountDirectory>) -> Authority {
-        Authority { verifier, directory }
+    /// An authority that uses this verifier and directory, and to which `realms` tells since when accounts have their realms.
+    pub fn new(
+        verifier: Arc<dyn TokenVerifier>,
+        directory: Arc<dyn AccountDirectory>,
+        realms: Arc<Realms>,
+    ) -> Authority {
+        Authority { verifier, directory, realms }
     }
 
     /// Answers a request.
@@ -58,11 +64,11 @@ impl Authority {
             return Err(Refusal::DisabledAccount.into());
         }
         let access = match request.account_id.as_deref() {
-            None => Ok(access_to(&account)),
-            Some(requested) if requested == account.id => Ok(access_to(&account)),
+            None => Ok(self.access_to(&account)),
+            Some(requested) if requested == account.id => Ok(self.access_to(&account)),
             Some(ALL) => access::check_all(&account).map(|()| Access::All),
             Some(requested) => match self.directory.account(requested).await? {
-                Some(requested) => access::check(&account, &requested).map(|()| access_to(&requested)),
+                Some(requested) => access::check(&account, &requested).map(|()| self.access_to(&requested)),
                 None => Err(Denial::Unknown),
             },
         };
@@ -78,11 +84,12 @@ impl Authority {
         };
         Ok(Answer { reply: AuthReply::Accepted { bearer, access }, reason })
     }
-}
 
-fn access_to(account: &Account) -> Access {
-    let Account { id, realm, realm_since_ms, .. } = account;
-    Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since_ms: *realm_since_ms }
+    fn access_to(&self, account: &Account) -> Access {
+        let Account { id, realm, .. } = account;
+        let realm_since_ms = realm.as_ref().and_then(|realm| self.realms.since_ms(realm, id));
+        Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since_ms }
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use blackhole_common::config::{AdminConfig, Configuration, InvalidValue, LogConfig, NatsConfig, Secret};
@@ -32,9 +33,36 @@ pub struct AuthSvcConfig {
     /// Metrics and health.
     #[serde(default)]
     pub admin: AdminConfig<9402>,
+    /// What auth-svc has to know of the history.
+    #[serde(default)]
+    pub history: HistoryConfig,
     /// Tokens and accounts.
     #[serde(default)]
     pub auth: AuthConfig,
+}
+
+/// `[history]`, in part: the rest is amqp-ingest's, which also checks it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HistoryConfig {
+    /// How long events are kept. Zero: there is no history.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// The number of NATS servers that store each event, and what auth-svc remembers.
+    pub replicas: usize,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        HistoryConfig { max_age: Duration::from_secs(600), replicas: 1 }
+    }
+}
+
+impl HistoryConfig {
+    /// The number of copies, if there is a history.
+    pub fn kept(&self) -> Option<usize> {
+        Some(self.replicas).filter(|_| !self.max_age.is_zero())
+    }
 }
 
 /// `[auth]`: tokens and accounts.

@@ -15,8 +15,6 @@ pub struct Account {
     pub name: String,
     /// The SIP realm, if any (`realm`).
     pub realm: Option<String>,
-    /// Since when it has this realm, in milliseconds since 1970, if that is known.
-    pub realm_since_ms: Option<u64>,
     /// The ids of its ancestors, from the top (`pvt_tree`).
     pub ancestors: Vec<String>,
     /// Whether it can access all accounts (`pvt_superduper_admin`).

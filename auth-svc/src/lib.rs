@@ -12,6 +12,7 @@
 //! | [`signatures`] | remembering which signatures are good or bad |
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
 //! | [`access`] | the access rule |
+//! | [`realms`] | which account has which realm, and since when, also across restarts |
 //! | [`announce`] | telling the edges what has changed |
 //! | [`refusal`], [`error`] | errors for clients, and errors for operators |
 //! | [`reload`] | reloading files that change |
@@ -34,6 +35,7 @@ pub mod keys;
 pub mod members;
 pub mod metrics;
 pub mod mint;
+pub mod realms;
 pub mod refusal;
 pub mod reload;
 pub mod service;
@@ -63,6 +65,7 @@ use crate::{
     jwt_verifier::JwtVerifier,
     keys::Keys,
     metrics::Metrics,
+    realms::{Realms, store::RealmStore},
     reload::{FromFiles, Reloaded},
 };
 
@@ -76,6 +79,7 @@ const MAX_QUEUED_REQUESTS: usize = 16_384;
 pub struct AuthSvc {
     config: AuthSvcConfig,
     accounts: Arc<Reloaded<Accounts>>,
+    realms: Arc<Realms>,
     issuers: Vec<Issuer>,
     metrics: Metrics,
     latches: Latches,
@@ -115,12 +119,14 @@ impl AuthSvc {
         let accounts = Arc::new(Reloaded::<Accounts>::open(&file)?);
         latches.accounts.set(true);
         metrics.accounts.set(gauge(accounts.current().count()));
+        let realms = Arc::new(Realms::default());
+        realms.replace(accounts.current().realms());
         let issuers = Issuer::all(&config.auth)?;
         let count = count_keys(&issuers);
         latches.keys.set(config.auth.jwt.hs256_secret.is_some() || count > 0);
         metrics.keys.set(gauge(count));
         let admin = AdminServer::bind(&config.admin, registry, readiness).await.map_err(Error::Admin)?;
-        Ok(AuthSvc { config, accounts, issuers, metrics, latches, admin })
+        Ok(AuthSvc { config, accounts, realms, issuers, metrics, latches, admin })
     }
 
     /// The address of the admin server.
@@ -143,11 +149,12 @@ impl AuthSvc {
 
         let announcer = Announcer::default();
         let (metrics, latch) = (self.metrics.clone(), self.latches.accounts.clone());
-        let changed = announcer.clone();
+        let (changed, realms) = (announcer.clone(), Arc::clone(&self.realms));
         tokio::spawn(Arc::clone(&self.accounts).watch(tasks.clone(), move |result| {
             report_reload(&metrics, result, |accounts: &Accounts| {
                 metrics.accounts.set(gauge(accounts.count()));
                 latch.set(true);
+                realms.replace(accounts.realms());
                 changed.accounts(accounts.changed());
                 accounts.count()
             });
@@ -188,12 +195,19 @@ impl AuthSvc {
             })
             .await?;
         let verifier = JwtVerifier::new(self.issuers);
-        let authority = Arc::new(Authority::new(Arc::new(verifier), self.accounts));
         let subjects = Subjects::new(&self.config.nats.prefix);
+        if let Some(replicas) = self.config.history.kept() {
+            let store = RealmStore::new(client.clone(), subjects.realms(), replicas);
+            if shutdown.run_until_cancelled(store.load(&self.realms)).await.is_none() {
+                return Ok(());
+            }
+            tokio::spawn(store.follow(Arc::clone(&self.realms), tasks.clone()));
+        }
+        let authority = Authority::new(Arc::new(verifier), self.accounts, self.realms);
         tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
         let subject = subjects.auth_check();
         tracing::info!(subject, "answering requests");
-        service::serve(&client, subject, authority, self.metrics, shutdown).await
+        service::serve(&client, subject, Arc::new(authority), self.metrics, shutdown).await
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
-use crate::{claims::unix_millis, error::Error};
+use crate::error::Error;
 
 /// A change takes effect after two to three polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -35,8 +35,8 @@ pub trait FromFiles: Sized + Send + Sync + 'static {
     /// If the files are unusable.
     fn read(path: &Path) -> Result<Self, Error>;
 
-    /// Takes over from the value that it replaces what the files do not say. Now is given in milliseconds since 1970.
-    fn replace(&mut self, _previous: &Self, _now_ms: u64) {}
+    /// Finds what has changed since the value that it replaces.
+    fn replace(&mut self, _previous: &Self) {}
 }
 
 /// Identifies a version of some files.
@@ -116,7 +116,7 @@ impl<T: FromFiles> Reloaded<T> {
         }
         versions.loaded = now;
         let mut value = T::read(&self.path)?;
-        value.replace(&self.current(), unix_millis());
+        value.replace(&self.current());
         let value = Arc::new(value);
         *self.current.write() = Arc::clone(&value);
         Ok(Some(value))

@@ -13,7 +13,7 @@ use futures_util::future::{self, BoxFuture};
 
 use crate::{
     accounts::Accounts, authority::Authority, claims::VerifiedToken, error::Error, issuers::Scope,
-    refusal::Refusal, reload::Reloaded, verifier::TokenVerifier,
+    realms::Realms, refusal::Refusal, reload::Reloaded, verifier::TokenVerifier,
 };
 
 pub(crate) const RSA_PRIVATE_PKCS1: &str = include_str!("testdata/rsa-private-pkcs1.pem");
@@ -100,7 +100,10 @@ impl TokenVerifier for PlainTokens {
 pub(crate) fn authority(accounts: &str) -> Authority {
     let dir = TempDir::new();
     let file = dir.write("accounts.toml", accounts);
-    Authority::new(Arc::new(PlainTokens), Arc::new(Reloaded::<Accounts>::open(&file).unwrap()))
+    let accounts = Reloaded::<Accounts>::open(&file).unwrap();
+    let realms = Realms::default();
+    realms.replace(accounts.current().realms());
+    Authority::new(Arc::new(PlainTokens), Arc::new(accounts), Arc::new(realms))
 }
 
 /// A directory that is removed when dropped.

@@ -3,10 +3,12 @@
 //! | module | contents |
 //! |---|---|
 //! | this one | setup of async-nats, for everything except events |
+//! | [`bucket`] | key-value buckets |
 //! | [`requests`] | requests and their replies |
 //! | [`link`] | a connection that preserves order, for events |
 //! | [`protocol`] | zero-copy parser of the client protocol |
 
+pub mod bucket;
 pub mod link;
 pub mod protocol;
 pub mod requests;

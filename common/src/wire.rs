@@ -121,6 +121,11 @@ impl Subjects {
         format!("{}_STOPPED_FAMILIES", self.stream())
     }
 
+    /// The key-value bucket in which auth-svc remembers which account has which realm.
+    pub fn realms(&self) -> String {
+        format!("{}_REALMS", self.stream())
+    }
+
     /// One amqp-ingest of a queue group answers a [`TargetedRequest`] here with a [`TargetedReply`], JSON.
     pub fn targeted(&self) -> String {
         format!("{}.targeted", self.prefix)
@@ -326,6 +331,7 @@ mod tests {
         assert_eq!(subjects.targeted(), "blackhole.v1.targeted");
         assert_eq!(subjects.stream(), "BLACKHOLE_V1");
         assert_eq!(subjects.stopped_families(), "BLACKHOLE_V1_STOPPED_FAMILIES");
+        assert_eq!(subjects.realms(), "BLACKHOLE_V1_REALMS");
     }
 
     proptest::proptest! {

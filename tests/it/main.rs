@@ -21,6 +21,7 @@ mod once;
 mod outages;
 mod permissions;
 mod protocol;
+mod realms;
 mod refusals;
 mod requests;
 mod resume;

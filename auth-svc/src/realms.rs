@@ -1,0 +1,122 @@
+//! Which account has which realm, and since when.
+//!
+//! Some events name only a realm. The history still holds those of a realm's former owner when it passes to another
+//! account, and the new owner must not read them. So auth-svc remembers the owners, also across its restarts: in a
+//! [bucket](store) of NATS that all its instances share.
+//!
+//! Realms and accounts are remembered as digests of the same length, so a hundred thousand of them take 6 MB.
+
+mod shard;
+pub mod store;
+
+use parking_lot::Mutex;
+use ring::digest::{SHA256, digest};
+use tokio::sync::Notify;
+
+use self::shard::{Digest, Shard};
+use crate::claims::unix_millis;
+
+/// The number of shards, each of which is a key of the bucket: the first byte of the realm's digest selects it. With a
+/// million accounts a shard has 350 KB, and a message may have 1 MiB.
+const SHARDS: usize = 256;
+
+/// The owners of all realms.
+#[derive(Debug)]
+pub struct Realms {
+    shards: Mutex<Vec<Shard>>,
+    changed: Notify,
+}
+
+impl Default for Realms {
+    fn default() -> Self {
+        let shards = std::iter::repeat_with(Shard::default).take(SHARDS).collect();
+        Realms { shards: Mutex::new(shards), changed: Notify::new() }
+    }
+}
+
+impl Realms {
+    /// Takes over the realms and accounts that a source has now, all of them. Who has a realm that was another's before, or
+    /// nobody's, has it since now.
+    pub fn replace<'a>(&self, owners: impl Iterator<Item = (&'a str, &'a str)>) {
+        let now_ms = unix_millis();
+        let mut shards = self.shards.lock();
+        let mut new: Vec<Vec<(Digest, Digest)>> = vec![Vec::new(); SHARDS];
+        for (realm, account) in owners {
+            let realm = digest_of_realm(realm);
+            if let Some(shard) = new.get_mut(index(realm)) {
+                shard.push((realm, digest_of(account)));
+            }
+        }
+        for (shard, owners) in shards.iter_mut().zip(new) {
+            shard.replace(owners, now_ms);
+        }
+        drop(shards);
+        self.changed.notify_one();
+    }
+
+    /// Since when the account has the realm, in milliseconds since 1970. `None`: since before auth-svc knew the realm.
+    pub fn since_ms(&self, realm: &str, account: &str) -> Option<u64> {
+        let realm = digest_of_realm(realm);
+        let shards = self.shards.lock();
+        let owner = shards.get(index(realm)).and_then(|shard| shard.owner(realm));
+        match owner {
+            Some(owner) if owner.account == digest_of(account) => {
+                Some(owner.since_ms).filter(|&since| since > 0)
+            }
+            // It passes on at this moment.
+            _ => Some(unix_millis()),
+        }
+    }
+
+    /// Takes over the bucket's version of a shard, and returns what both became. `None`: the bucket has none.
+    fn merge(&self, index: usize, stored: Option<&Shard>) -> Shard {
+        self.change(index, |shard| shard.merge(stored, unix_millis()))
+    }
+
+    /// The bucket cannot be read: nothing is known of earlier owners.
+    fn distrust(&self) {
+        let now_ms = unix_millis();
+        self.shards.lock().iter_mut().for_each(|shard| shard.distrust(now_ms));
+    }
+
+    /// What the bucket does not have yet.
+    fn changed_shards(&self) -> Vec<(usize, Shard)> {
+        let shards = self.shards.lock();
+        shards
+            .iter()
+            .enumerate()
+            .filter(|(_, shard)| shard.is_changed)
+            .map(|(index, shard)| (index, shard.clone()))
+            .collect()
+    }
+
+    /// The bucket has this version now.
+    fn stored(&self, index: usize, version: &Shard, revision: u64) {
+        self.change(index, |shard| shard.stored(version, revision));
+    }
+
+    fn change(&self, index: usize, change: impl FnOnce(&mut Shard)) -> Shard {
+        let mut shards = self.shards.lock();
+        let Some(shard) = shards.get_mut(index) else { return Shard::default() };
+        change(shard);
+        shard.clone()
+    }
+}
+
+fn digest_of_realm(realm: &str) -> Digest {
+    digest_of(&realm.to_ascii_lowercase())
+}
+
+/// The first half of the SHA-256 digest: nobody finds two names with the same.
+fn digest_of(name: &str) -> Digest {
+    let digest = digest(&SHA256, name.as_bytes());
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+fn index(realm: Digest) -> usize {
+    let [first, ..] = realm;
+    usize::from(first)
+}
+
+#[cfg(test)]
+mod tests;
