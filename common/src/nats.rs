@@ -4,12 +4,14 @@
 //! |---|---|
 //! | this one | setup of async-nats, for everything except events |
 //! | [`bucket`] | key-value buckets |
+//! | `permissions` | subscriptions that the server refuses |
 //! | [`requests`] | requests and their replies |
 //! | [`link`] | a connection that preserves order, for events |
 //! | [`protocol`] | zero-copy parser of the client protocol |
 
 pub mod bucket;
 pub mod link;
+mod permissions;
 pub mod protocol;
 pub mod requests;
 
@@ -19,6 +21,7 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
+use self::permissions::RefusedSubscriptions;
 use crate::{backoff::Backoff, config::NatsConfig, readiness::Latch};
 
 /// Log a warning if there is no connection after this time.
@@ -84,7 +87,7 @@ pub async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, 
 }
 
 /// Connects as soon as a server is available, and reconnects whenever the connection is lost. `latch` is ready while
-/// connected; each change is logged once.
+/// connected, unless the server refuses a subscription; each change is logged once.
 ///
 /// # Errors
 /// Only failures that retrying cannot fix.
@@ -105,13 +108,15 @@ pub async fn connect_with(
     let url = config.url.clone();
     let state = latch.clone();
     let on_event = Arc::new(on_event);
+    let refused = Arc::new(RefusedSubscriptions::default());
+    let new_refused = Arc::clone(&refused);
     let client = options
         .retry_on_initial_connect()
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             match &event {
                 Event::Connected => {
-                    if state.set(true) {
+                    if new_refused.is_empty() && state.set(true) {
                         tracing::info!(%url, "connected to nats");
                     }
                 }
@@ -120,6 +125,12 @@ pub async fn connect_with(
                 Event::Disconnected => {
                     if state.set(false) {
                         tracing::warn!(%url, "lost the connection to nats, reconnecting");
+                    }
+                }
+                Event::ServerError(error) if RefusedSubscriptions::is_one(error) => {
+                    new_refused.add();
+                    if state.set(false) {
+                        tracing::error!(%error, %url, "nats refuses a subscription, retrying: does its user have all permissions?");
                     }
                 }
                 // Slow consumers are counted by `on_event`; a client error is just another failed attempt.
@@ -132,6 +143,8 @@ pub async fn connect_with(
         .connect(servers(config))
         .await
         .map_err(|reason| NatsError::Connect { url: config.url.to_string(), reason })?;
+    let (own, state) = (client.clone(), latch.clone());
+    tokio::spawn(async move { refused.retry(own, state).await });
     let url = config.url.clone();
     tokio::spawn(async move {
         tokio::time::sleep(CONNECT_WARNING_DELAY).await;

@@ -18,7 +18,7 @@ const REFUSED: &str = "the server of the events refuses this subscription";
 struct Deployment {
     dir: RunDir,
     nats: Nats,
-    _auth_svc: Service,
+    auth_svc: Service,
     edge: Service,
     url: String,
 }
@@ -40,7 +40,7 @@ impl Deployment {
         let auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
         let edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
         let url = format!("ws://127.0.0.1:{port}/?view=args");
-        Deployment { dir, nats, _auth_svc: auth_svc, edge, url }
+        Deployment { dir, nats, auth_svc, edge, url }
     }
 
     /// Changes the NATS server's configuration while it runs.
@@ -131,6 +131,25 @@ async fn permissions_that_are_withdrawn_close_the_sessions_that_need_them_and_th
     Stack::until_ready(&deployment.edge, true).await;
     deployment.publish(&other, "y").await;
     assert!(served.event().await["routing_key"].as_str().unwrap().ends_with(".CHANNEL_CREATE.y"));
+}
+
+#[tokio::test]
+async fn services_that_may_not_subscribe_any_more_are_not_ready_until_they_may_again() {
+    let account = Account::fresh();
+    let denied = |subjects: &str| format!("{{ subscribe: {{ deny: [{subjects}] }} }}");
+    let (before, after) = (denied(r#""x""#), denied(r#""blackhole.v1.auth.check", "blackhole.v1.families""#));
+    let config = format!(
+        "authorization {{ users: [ {{ user: services, password: secret, permissions: {before} }} ] }}"
+    );
+    let deployment = Deployment::start("may-not-subscribe", &config).await;
+    deployment.reload(&before, &after);
+    Stack::until_ready(&deployment.auth_svc, false).await;
+    Stack::until_ready(&deployment.edge, false).await;
+    deployment.reload(&after, &before);
+    Stack::until_ready(&deployment.auth_svc, true).await;
+    Stack::until_ready(&deployment.edge, true).await;
+    let mut client = Client::connect(&deployment.url).await;
+    assert_eq!(subscribe(&mut client, &account, &["call.*.*".to_owned()]).await, None);
 }
 
 #[tokio::test]

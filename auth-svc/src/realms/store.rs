@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Realms, SHARDS, shard::Shard};
-use crate::claims::unix_millis;
 
 /// How many shards are read or written at a time.
 const CONCURRENCY: usize = 16;
