@@ -11,6 +11,8 @@ mod plan;
 mod world;
 
 use std::{
+    cell::Cell,
+    fmt,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
@@ -18,7 +20,9 @@ use std::{
 use anyhow::{Context, Result};
 use blackhole_common::catalogue::Catalogue;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tracing::Level;
+use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
 
 pub use self::model::Counts;
 use self::{plan::Plan, world::Outcome};
@@ -107,11 +111,32 @@ fn shorten(mut plan: Plan, catalogue: &Catalogue) -> Option<Failure> {
     Some(Failure { seed: plan.seed, violation: shown(&plan, catalogue).violation? })
 }
 
+/// Prints the seconds since the run's first line.
+struct SimulatedTime;
+
+thread_local! {
+    static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+impl FormatTime for SimulatedTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let began = BEGAN.get().unwrap_or_else(Instant::now);
+        BEGAN.set(Some(began));
+        write!(writer, "{:9.3}", began.elapsed().as_secs_f64())
+    }
+}
+
 /// Runs a plan, and prints what happens between what the services log.
 fn shown(plan: &Plan, catalogue: &Catalogue) -> Outcome {
-    let format = tracing_subscriber::fmt().with_max_level(Level::DEBUG).without_time().with_ansi(false);
+    let format =
+        tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_timer(SimulatedTime).with_ansi(false);
+    BEGAN.set(None);
     let subscriber = format.with_target(false).with_test_writer().finish();
-    tracing::subscriber::with_default(subscriber, || world::run(plan, catalogue, true))
+    tracing::subscriber::with_default(subscriber, || {
+        let Plan { servers, max_age, max_bytes, .. } = plan;
+        tracing::debug!(servers, max_age, max_bytes, "the plan of seed {}", plan.seed);
+        world::run(plan, catalogue, true)
+    })
 }
 
 /// Runs one seed. Returns what was wrong and how much happened. Prints what happens, if it is to be `shown`.

@@ -39,12 +39,12 @@ pub(crate) struct Model {
     pub(crate) may_miss: bool,
     /// Subscriptions were refused.
     pub(crate) may_refuse: bool,
-    /// The stream had another leader: an event may come after later ones.
+    /// The stream had another leader: an event may come after later ones, or close a session that has no room for it.
     pub(crate) may_be_late: bool,
     /// The stream was replaced: events of that moment may come twice.
     pub(crate) may_double: bool,
-    /// Somebody has purged the stream, which those who ask for a time are not told of.
-    pub(crate) was_purged: bool,
+    /// Events have left the stream other than by age or for space, of which those who ask for a time are not told.
+    pub(crate) was_cut_short: bool,
     /// The server's clock has jumped: times mean nothing.
     pub(crate) has_jumped: bool,
     pub(crate) jumped: Duration,
@@ -140,8 +140,8 @@ impl Model {
 
     /// Notes what happens.
     pub(crate) fn say(&mut self, text: impl FnOnce() -> String) {
-        if let (true, Some(began)) = (self.is_shown, self.began) {
-            tracing::debug!("{:9.3} {}", began.elapsed().as_secs_f64(), text());
+        if self.is_shown {
+            tracing::debug!("{}", text());
         }
     }
 

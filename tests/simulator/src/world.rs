@@ -30,6 +30,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// After this time without faults everybody must have everything.
 const RECOVERY: Duration = Duration::from_secs(60);
 
+/// And this long after the last event.
+const LAST: Duration = Duration::from_secs(10);
+
 /// What came of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -134,7 +137,7 @@ impl<'p> World<'p> {
             let now = self.nats.cluster.lock().now();
             self.model.lock().ask(client, Asked::Ping, now);
         }
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        self.wait(LAST).await;
         let consumers = self.nats.cluster.lock().consumers;
         let mut model = self.model.lock();
         if consumers > 0 && model.violation.is_none() {
@@ -291,12 +294,17 @@ impl<'p> World<'p> {
         }
         model.say(|| format!("{action:?}"));
         match action {
-            Action::Delete | Action::Lose { .. } => model.may_miss = true,
+            Action::Delete => model.may_miss = true,
             Action::Refuse { .. } | Action::MaxSubscriptions { .. } => model.may_refuse = true,
             Action::Elect { .. } | Action::Server { .. } | Action::Cut { .. } if self.plan.servers > 1 => {
                 model.may_be_late = true;
             }
-            Action::Purge { .. } => (model.may_miss, model.was_purged) = (true, true),
+            Action::Purge { .. } => (model.may_miss, model.was_cut_short) = (true, true),
+            // What is lost leaves room, as if nothing had been dropped for want of it.
+            Action::Lose { .. } => {
+                model.may_miss = true;
+                model.was_cut_short |= self.plan.max_bytes < 1 << 30;
+            }
             Action::Create => (model.may_double, model.may_be_late) = (true, true),
             Action::Jump { seconds } => {
                 model.has_jumped = true;

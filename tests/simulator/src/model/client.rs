@@ -293,7 +293,7 @@ impl Drop for Connection {
         match code {
             Some(4008) => {
                 model.counts.behind += 1;
-                if !model.may_miss {
+                if !model.may_miss && !model.may_be_late {
                     model.blame(format!("client {client} is closed with 4008, though nothing is missing"));
                 }
             }

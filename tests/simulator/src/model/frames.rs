@@ -172,7 +172,7 @@ impl Model {
                             let is_exact = position.of_event && !self.may_be_late;
                             Thread::new(position.number + 1, if is_exact { position.number } else { 0 })
                         }
-                        (Since::Ago(seconds), _, Some(true)) if !self.has_jumped && !self.was_purged => {
+                        (Since::Ago(seconds), _, Some(true)) if !self.has_jumped && !self.was_cut_short => {
                             // The edge asks for the time between the request and its reply.
                             let now = server_now;
                             let ago = std::time::Duration::from_secs(*seconds);

@@ -57,7 +57,8 @@ impl Cluster {
         };
         self.connections.insert(id, connection);
         let cluster = if self.is_cluster() { ",\"cluster\":\"blackhole\"" } else { "" };
-        self.answer(id, format!("INFO {{\"max_payload\":1048576{cluster}}}\r\n").as_bytes());
+        let info = format!("INFO {{\"server_name\":\"n{server}\",\"max_payload\":1048576{cluster}}}\r\n");
+        self.answer(id, info.as_bytes());
         Some(id)
     }
 

@@ -15,6 +15,8 @@ use super::{
 
 /// A client that has not read this much is cut off.
 const MAX_PENDING: usize = 256 << 10;
+/// By this time after a power loss every edge has asked for the stream, and believes the answer.
+const ASKED_AGAIN: Duration = Duration::from_secs(25);
 
 impl Cluster {
     pub(super) fn arrive(&mut self, travelling: Travelling) {
@@ -33,15 +35,17 @@ impl Cluster {
                 *applied = sequence.max(*applied);
             }
             Travelling::Republished { term, server, message } => {
-                // A leader that has died takes with it what it has not sent.
-                if term == self.term || (self.servers[server].is_up && !self.rng.random_ratio(1, 2)) {
+                // A leader that has died takes with it what it has not sent; one that does not know of its successor sends it.
+                let is_stale = self.stale.as_ref().is_some_and(|stale| stale.server == server);
+                let is_up = self.servers[server].is_up;
+                if term == self.term || (is_up && (is_stale || !self.rng.random_ratio(1, 2))) {
                     self.spread(server, &message);
                 }
             }
             Travelling::Delivered { server, message } => self.deliver(server, &message),
             Travelling::Bytes(connection, bytes) => self.bytes(connection, &bytes),
             Travelling::Elected { term, leader } if term == self.term => {
-                self.leader = Some(leader);
+                self.lead(leader);
                 if let Some(stream) = &self.stream {
                     self.servers[leader].applied = stream.last;
                 }
@@ -49,6 +53,13 @@ impl Cluster {
             }
             Travelling::Elected { .. } => {}
         }
+    }
+
+    /// The stream has a leader, who tells of it.
+    fn lead(&mut self, leader: usize) {
+        self.leader = Some(leader);
+        let subject = format!("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{}", self.subjects.stream());
+        self.spread(leader, &Message { subject, ..Message::default() });
     }
 
     fn command(&mut self, id: ConnectionId, command: Command) {
@@ -393,8 +404,12 @@ impl Cluster {
             server.is_up = true;
         }
         if self.leader.is_none() {
-            self.leader = Some(0);
             self.term += 1;
+            self.lead(0);
+        }
+        let now = Instant::now();
+        if self.no_store_until > now {
+            self.no_store_until = now + ASKED_AGAIN;
         }
         for connection in self.connections.values_mut() {
             connection.is_stalled = false;
@@ -417,7 +432,7 @@ impl Cluster {
     pub(crate) fn lose(&mut self, count: usize) -> Vec<Stored> {
         self.disconnect(None);
         // What is stored before an edge has asked is at positions that it takes for known: see docs/guarantees.md.
-        self.no_store_until = Instant::now() + Duration::from_secs(25);
+        self.no_store_until = Instant::now() + ASKED_AGAIN;
         let Some(stream) = &mut self.stream else { return Vec::new() };
         let lost = stream.lose(count);
         let last = stream.last;
