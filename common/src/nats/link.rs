@@ -30,6 +30,8 @@ use crate::{
 
 /// Limit for authenticating to one server. Connecting has its own limits ([`Socket::connect`]).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a preferred server is looked for while another one has accepted.
+const PREFERENCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Upper bound for the verb, sizes, spaces and line ends of a message.
 const MAX_LINE_OVERHEAD_BYTES: usize = 40;
 
@@ -38,6 +40,7 @@ pub struct Link {
     socket: Socket,
     max_payload_bytes: usize,
     is_clustered: bool,
+    server_name: String,
 }
 
 /// The members of a server's `INFO` that matter here.
@@ -45,6 +48,7 @@ pub struct Link {
 #[serde(default)]
 struct Info {
     tls_required: bool,
+    server_name: String,
     nonce: Option<String>,
     connect_urls: Vec<String>,
     max_payload: usize,
@@ -97,6 +101,27 @@ impl Servers {
         result
     }
 
+    /// As [`Servers::connect`], but to the server called `preferred`, if that is reached within a second.
+    ///
+    /// # Errors
+    /// The error of the last server.
+    pub async fn connect_to(&mut self, preferred: &str, name: &str) -> io::Result<Link> {
+        let link = self.connect(name).await?;
+        if link.server_name == preferred {
+            return Ok(link);
+        }
+        let look = async {
+            for server in self.in_order() {
+                match Link::open(&*self.dialer, &self.config, &server, name).await {
+                    Ok((other, _)) if other.server_name == preferred => return Some(other),
+                    _ => {}
+                }
+            }
+            None
+        };
+        Ok(timeout(PREFERENCE_TIMEOUT, look).await.ok().flatten().unwrap_or(link))
+    }
+
     fn in_order(&self) -> Vec<ServerAddr> {
         self.configured.iter().chain(&self.announced).cloned().collect()
     }
@@ -135,7 +160,7 @@ impl Link {
         server: &ServerAddr,
         name: &str,
     ) -> io::Result<(Link, Info)> {
-        let mut link = Link { socket, max_payload_bytes: 0, is_clustered: false };
+        let mut link = Link { socket, max_payload_bytes: 0, is_clustered: false, server_name: String::new() };
         let info = loop {
             match link.wait_for_op().await? {
                 Op::Info(json) => break serde_json::from_slice::<Info>(&json).map_err(invalid)?,
@@ -148,6 +173,7 @@ impl Link {
         }
         link.max_payload_bytes = info.max_payload;
         link.is_clustered = info.cluster.is_some();
+        link.server_name.clone_from(&info.server_name);
         let options = connect_options(config, &info, name).await?;
         link.socket.to_send.put_slice(b"CONNECT ");
         link.socket.to_send.put_slice(options.to_string().as_bytes());
@@ -230,6 +256,11 @@ impl Link {
     /// Whether the server is part of a cluster.
     pub fn is_clustered(&self) -> bool {
         self.is_clustered
+    }
+
+    /// The server's name, which is also in its answers about a stream that it leads.
+    pub fn server_name(&self) -> &str {
+        &self.server_name
     }
 
     /// [`Socket::is_full`].

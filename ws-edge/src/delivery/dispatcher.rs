@@ -329,6 +329,7 @@ impl Dispatcher {
         let mut table = self.table.lock();
         table.position = 0;
         table.verified = 0;
+        table.index.truncate(0);
         for member in table.index.members() {
             member.watermark.reset();
             if member.outbox.lagging().is_some() {
@@ -342,6 +343,7 @@ impl Dispatcher {
         let mut table = self.table.lock();
         table.position = table.position.min(last);
         table.verified = table.verified.min(last);
+        table.index.truncate(last);
         for member in table.index.members() {
             member.watermark.lower(last);
             member.outbox.truncate(last);

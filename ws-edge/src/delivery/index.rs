@@ -25,6 +25,9 @@ pub(crate) struct Subject {
     pub(crate) text: Arc<str>,
     /// Whether the NATS server has it.
     pub(super) state: SubjectState,
+    /// Where the stream ended when the server confirmed it. Live members are not owed earlier events: nobody has seen
+    /// which of them came.
+    pub(super) begins: u64,
     /// Since when it has had no members.
     pub(super) unused_since: Option<Instant>,
     /// In the order of their templates' ranks.
@@ -87,6 +90,11 @@ impl Index {
         self.subjects.values().flat_map(|subject| &subject.groups).flat_map(|group| &group.members)
     }
 
+    /// Positions after `last` are given anew.
+    pub(super) fn truncate(&mut self, last: u64) {
+        self.subjects.values_mut().for_each(|subject| subject.begins = subject.begins.min(last));
+    }
+
     /// On a new connection, what was refused before is tried again.
     pub(super) fn forget_refusals(&mut self) {
         for subject in self.subjects.values_mut().filter(|subject| subject.state == SubjectState::Refused) {
@@ -102,7 +110,7 @@ impl Index {
             self.patterns.entry(tenant.into()).or_default().insert(words, number);
         }
         let state = SubjectState::Unconfirmed;
-        let subject = Subject { text, state, unused_since: None, groups: Vec::new() };
+        let subject = Subject { text, state, begins: 0, unused_since: None, groups: Vec::new() };
         self.subjects.entry(number).insert_entry(subject).into_mut()
     }
 

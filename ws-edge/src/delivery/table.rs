@@ -17,7 +17,7 @@ use super::{
     watermark::Watermark,
 };
 use crate::{
-    ids::{INBOX, SessionNumber, SubjectNumber},
+    ids::{ELECTIONS, SessionNumber, SubjectNumber},
     metrics::Metrics,
     outbox::Outbox,
     protocol::close::Close,
@@ -78,7 +78,7 @@ impl Table {
         Table {
             event_root: event_root.to_owned(),
             index: Index::default(),
-            last_number: INBOX,
+            last_number: ELECTIONS,
             new: Vec::new(),
             unconfirmed: Vec::new(),
             left: Vec::new(),
@@ -113,7 +113,9 @@ impl Table {
             self.new.push(number);
         }
         let is_confirmed = subject.state == SubjectState::Confirmed;
-        let member = Member { outbox: Arc::clone(outbox), watermark: Watermark::at(after(number)) };
+        let begins = if outbox.lagging().is_none() { subject.begins } else { 0 };
+        let watermark = Watermark::at(after(number).max(begins));
+        let member = Member { outbox: Arc::clone(outbox), watermark };
         subject.add(template, member);
         outbox.add_subject(number);
         (number, is_confirmed)
@@ -123,7 +125,7 @@ impl Table {
     /// these are closed, unless all of them are of requests among those `waiting`, which are refused.
     ///
     /// `last` is the position up to which the stream had events by then. Live members of a new subject are not owed them,
-    /// and must not get them from a repair, out of order: nobody has seen which of them came.
+    /// and must not get them from a repair, out of order (see [`Subject::begins`](super::index::Subject)).
     pub(super) fn confirm(
         &mut self,
         subjects: &[SubjectNumber],
@@ -141,6 +143,7 @@ impl Table {
             let Some(subject) = self.index.subject_mut(*number) else { continue };
             if subject.state != SubjectState::Refused {
                 if std::mem::replace(&mut subject.state, SubjectState::Confirmed) != SubjectState::Confirmed {
+                    subject.begins = last;
                     let members = subject.groups.iter().flat_map(|group| &group.members);
                     members.filter(|member| member.outbox.lagging().is_none()).for_each(|member| {
                         member.watermark.raise(last);

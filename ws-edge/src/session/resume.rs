@@ -33,12 +33,22 @@ const NO_HISTORY: &str = "there is no history here : since is not possible";
 pub(crate) enum ResumeFrom {
     /// After this frame.
     Cursor(Cursor),
-    /// After this position of the current stream.
-    Position(u64),
+    /// At a time.
+    Time(Moment),
     /// Some of the events have left the history.
     Trimmed,
     /// The cursor is not one that this edge understands.
     Unknown,
+}
+
+/// A time at which a session resumes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    /// The position of the newest event before it.
+    pub(crate) position: u64,
+    pub(crate) time: SystemTime,
+    /// The server's time when it was looked up.
+    pub(crate) now: SystemTime,
 }
 
 impl ResumeFrom {
@@ -48,7 +58,7 @@ impl ResumeFrom {
         match self {
             ResumeFrom::Cursor(cursor) if rank <= cursor.rank => cursor.position.sequence,
             ResumeFrom::Cursor(cursor) => cursor.position.sequence.saturating_sub(1),
-            ResumeFrom::Position(position) => position,
+            ResumeFrom::Time(moment) => moment.position,
             ResumeFrom::Trimmed | ResumeFrom::Unknown => 0,
         }
     }
@@ -76,7 +86,8 @@ pub(super) async fn find(edge: &Edge, since: Since) -> Result<ResumeFrom, String
             if !info.reaches_back_to_time(time, now) {
                 return Ok(ResumeFrom::Trimmed);
             }
-            edge.history.position_at(time).await.map(ResumeFrom::Position).map_err(unavailable)
+            let position = edge.history.position_at(time).await.map_err(unavailable)?;
+            Ok(ResumeFrom::Time(Moment { position, time, now }))
         }
     }
 }
@@ -164,8 +175,10 @@ pub(crate) fn check_recoverable(from: ResumeFrom, after: u64, info: &StreamInfo)
         }
         ResumeFrom::Trimmed => Err(EXPIRED),
         ResumeFrom::Unknown => Err(UNKNOWN_CURSOR),
-        ResumeFrom::Cursor(_) | ResumeFrom::Position(_) if info.reaches_back_to(after) => Ok(()),
-        ResumeFrom::Cursor(_) | ResumeFrom::Position(_) => Err(EXPIRED),
+        // Events may have left the history after it was looked at, and before the position was looked up.
+        ResumeFrom::Time(Moment { time, now, .. }) if !info.reaches_back_to_time(time, now) => Err(EXPIRED),
+        ResumeFrom::Cursor(_) | ResumeFrom::Time(_) if info.reaches_back_to(after) => Ok(()),
+        ResumeFrom::Cursor(_) | ResumeFrom::Time(_) => Err(EXPIRED),
     }
 }
 
@@ -180,9 +193,9 @@ mod tests {
             id: StreamId::new("this"),
             created: SystemTime::UNIX_EPOCH,
             first: 5,
-            first_at: SystemTime::UNIX_EPOCH,
+            first_at: SystemTime::UNIX_EPOCH + Duration::from_secs(800),
             last: 9,
-            last_at: SystemTime::UNIX_EPOCH,
+            last_at: SystemTime::UNIX_EPOCH + Duration::from_secs(800),
             max_age: Duration::from_secs(600),
             is_roomy: true,
             leader: None,
@@ -201,7 +214,18 @@ mod tests {
         );
         assert_eq!(check(cursor("this", 10), 10), Err("unknown stream"), "the stream was created again");
         assert_eq!(check(cursor("other", 7), 7), Err("unknown stream"));
-        assert_eq!(check(ResumeFrom::Position(3), 3), Err("cursor expired"));
+        let at = |time, position| {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(900);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
+            check(ResumeFrom::Time(Moment { position, time, now }), position)
+        };
+        assert_eq!((at(800, 4), at(400, 4)), (Ok(()), Ok(())));
+        assert_eq!(at(400, 3), Err("cursor expired"));
+        assert_eq!(
+            at(200, 9),
+            Err("cursor expired"),
+            "events left the history while the position was looked up"
+        );
         assert_eq!(check(ResumeFrom::Trimmed, 0), Err("cursor expired"));
         assert_eq!(check(ResumeFrom::Unknown, 0), Err("unknown cursor"));
     }

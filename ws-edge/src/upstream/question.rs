@@ -17,7 +17,7 @@ use blackhole_common::{
 use super::{stream_info, stream_sync::StreamSync};
 use crate::{
     delivery::{dispatcher::Dispatcher, table::Unconfirmed},
-    ids::{INBOX, SubjectNumber},
+    ids::{ELECTIONS, INBOX, SubjectNumber},
 };
 
 /// Time for the answer.
@@ -47,6 +47,8 @@ pub(super) struct Questions {
     subject: String,
     /// The first words of the subjects of answers.
     inbox: String,
+    /// The subject on which the servers tell of the stream's leaders.
+    elections: String,
     last: u64,
     open: Option<Question>,
     /// Subjects that the next question confirms.
@@ -63,6 +65,7 @@ impl Questions {
         Questions {
             dispatcher,
             subject: stream_info::info_subject(subjects),
+            elections: format!("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{}", subjects.stream()),
             inbox: format!("_INBOX.{:032x}", chance::random::<u128>()),
             last: 0,
             open: None,
@@ -75,6 +78,7 @@ impl Questions {
     /// Subscribes everything on a new connection.
     pub(super) fn begin(&mut self, link: &mut Link) {
         link.subscribe(INBOX, &format!("{}.*", self.inbox));
+        link.subscribe(ELECTIONS, &self.elections);
         self.refused.clear();
         self.unanswered_since = None;
         for (number, subject) in self.dispatcher.take_all() {

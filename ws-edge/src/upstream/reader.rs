@@ -4,6 +4,9 @@
 //! server sends everything in the order of the stream. It never waits for a client and has no queue that could overflow:
 //! what it has not read waits at the server, which closes the connection if that becomes too much.
 //!
+//! In a cluster it connects to the server that leads the stream. What another server sends has come over a connection
+//! between servers, which may break and lose events without anybody's notice, and which answers need not have come over.
+//!
 //! It asks the stream for its state every second, and whenever sessions wait for the confirmation of their subjects.
 //! [`StreamSync`] decides from the answers whether live events are complete.
 
@@ -42,7 +45,7 @@ use crate::{
         frame::{builder::EventFrames, event::Event},
     },
     error::EdgeError,
-    ids::INBOX,
+    ids::{ELECTIONS, INBOX},
     metrics::Metrics,
     protocol::cursor::EventPosition,
 };
@@ -66,8 +69,18 @@ pub(crate) struct EventReader {
     stream: watch::Sender<Option<StreamInfo>>,
     questions: Questions,
     sync: StreamSync,
+    /// The stream's last leader that a connection to was tried.
+    leader: Option<String>,
     held: Backlog,
     repair: Option<Repair>,
+}
+
+/// Why a connection is left.
+enum End {
+    /// It has ended.
+    Lost(io::Error),
+    /// Another server leads the stream.
+    LedElsewhere,
 }
 
 /// A running repair. Resolves to the number of events that it has delivered.
@@ -94,6 +107,7 @@ impl EventReader {
             ready,
             stream,
             sync: StreamSync::new(clock::now()),
+            leader: None,
             held: Backlog::default(),
             repair: None,
         };
@@ -123,19 +137,22 @@ impl EventReader {
             let connected = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                connected = self.servers.connect(CLIENT_NAME) => connected,
+                connected = connect(&mut self.servers, self.leader.as_deref()) => connected,
             };
             let began = clock::now();
             let error = match connected {
                 Ok(mut link) => {
                     self.begin(&mut link);
-                    let error = tokio::select! {
+                    let end = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return,
-                        error = self.serve(&mut link) => error,
+                        end = self.serve(&mut link) => end,
                     };
                     is_logged = false;
-                    error
+                    match end {
+                        End::Lost(error) => error,
+                        End::LedElsewhere => continue,
+                    }
                 }
                 Err(error) => error,
             };
@@ -167,14 +184,14 @@ impl EventReader {
         self.disconnected();
     }
 
-    /// Serves a connection. Returns why it ended.
-    async fn serve(&mut self, link: &mut Link) -> io::Error {
+    /// Serves a connection until it ends.
+    async fn serve(&mut self, link: &mut Link) -> End {
         let mut heard = clock::now();
         loop {
             self.questions.subscribe(link);
             self.questions.ask(link, &mut self.sync, clock::now());
             if let Err(error) = link.flush().await {
-                return error;
+                return End::Lost(error);
             }
             let timer = self.next_timer(heard);
             let EventReader { dispatcher, repair, .. } = self;
@@ -189,9 +206,12 @@ impl EventReader {
                 filled = link.fill() => {
                     heard = clock::now();
                     if let Err(error) = filled.and_then(|()| self.read(link)) {
-                        return error;
+                        return End::Lost(error);
                     }
                     self.dispatcher.flush();
+                    if self.is_led_elsewhere(link) {
+                        return End::LedElsewhere;
+                    }
                     None
                 }
                 () = dispatcher.changed() => None,
@@ -206,9 +226,18 @@ impl EventReader {
                 );
             }
             if clock::now() - heard >= SILENCE_TIMEOUT {
-                return io::Error::new(io::ErrorKind::TimedOut, "the server is silent");
+                return End::Lost(io::Error::new(io::ErrorKind::TimedOut, "the server is silent"));
             }
         }
+    }
+
+    /// Whether another server leads the stream, a connection to which was not tried yet.
+    fn is_led_elsewhere(&mut self, link: &Link) -> bool {
+        let Some(leader) = self.sync.leader().filter(|leader| Some(*leader) != self.leader.as_deref()) else {
+            return false;
+        };
+        self.leader = Some(leader.to_owned());
+        leader != link.server_name()
     }
 
     fn next_timer(&self, heard: Instant) -> Instant {
@@ -221,6 +250,8 @@ impl EventReader {
         while let Some(op) = link.next_op()? {
             match op {
                 Op::Message(message) if message.subscription == INBOX => self.answered(&message),
+                // Perhaps the same one, and nothing else would tell.
+                Op::Message(message) if message.subscription == ELECTIONS => self.sync.elected(clock::now()),
                 Op::Message(message) => self.received(message),
                 Op::Info(info) if Link::is_lame_duck(&info) => {
                     return Err(io::Error::new(
@@ -347,5 +378,13 @@ impl EventReader {
         if !self.held.push(message) {
             self.sync.dropped();
         }
+    }
+}
+
+/// Connects, to the stream's leader if that is known and can be reached.
+async fn connect(servers: &mut Servers, leader: Option<&str>) -> io::Result<Link> {
+    match leader {
+        Some(leader) => servers.connect_to(leader, CLIENT_NAME).await,
+        None => servers.connect(CLIENT_NAME).await,
     }
 }

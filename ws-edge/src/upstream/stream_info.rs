@@ -11,6 +11,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::protocol::cursor::StreamId;
 
+/// About the largest event: nats-server's default `max_payload`.
+const MAX_EVENT_BYTES: u64 = 1 << 20;
+
 /// The stream cannot be read, or its state is not available, at the moment.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -40,7 +43,7 @@ pub struct StreamInfo {
     pub last: u64,
     /// How long it keeps events.
     pub max_age: Duration,
-    /// It uses less than half of its bytes: events have left it by age only.
+    /// It uses less than half of its bytes, and there is room for the largest event: events have left it by age only.
     pub is_roomy: bool,
     /// The server that leads it; `None` without replicas.
     pub leader: Option<String>,
@@ -128,7 +131,7 @@ pub fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
                 last: state.last_seq,
                 last_at: time(&state.last_ts).map_err(StreamError::new)?,
                 max_age: Duration::from_nanos(config.max_age),
-                is_roomy: u64::try_from(config.max_bytes).map_or(true, |max| state.bytes < max / 2),
+                is_roomy: u64::try_from(config.max_bytes).map_or(true, |max| is_roomy(state.bytes, max)),
                 leader,
             }))
         }
@@ -136,6 +139,11 @@ pub fn read(answer: &[u8]) -> Result<Option<StreamInfo>, StreamError> {
         Answer { error: Some(error), .. } => Err(StreamError(error.description)),
         _ => Err(StreamError("the stream's information cannot be read".to_owned())),
     }
+}
+
+/// Whether a stream that may have `max` bytes, and has fewer, cannot just have dropped an event for want of space.
+fn is_roomy(bytes: u64, max: u64) -> bool {
+    bytes < max / 2 && max - bytes > MAX_EVENT_BYTES
 }
 
 impl StreamInfo {
@@ -227,6 +235,14 @@ mod tests {
         let info = info();
         assert!(info.reaches_back_to(4) && info.reaches_back_to(7) && info.reaches_back_to(u64::MAX));
         assert!(!info.reaches_back_to(3) && !info.reaches_back_to(0));
+    }
+
+    #[test]
+    fn a_stream_is_roomy_if_even_the_largest_event_would_not_have_filled_it() {
+        let mib = 1 << 20;
+        assert!(is_roomy(40 * mib, 100 * mib) && is_roomy(0, 3 * mib));
+        assert!(!is_roomy(50 * mib, 100 * mib), "it was fuller perhaps");
+        assert!(!is_roomy(mib / 4, mib), "one event has made room");
     }
 
     #[test]

@@ -120,6 +120,11 @@ impl StreamSync {
         self.known.as_ref().is_some_and(|known| known.leader.is_some())
     }
 
+    /// The server that leads the stream among several.
+    pub(super) fn leader(&self) -> Option<&str> {
+        self.known.as_ref()?.leader.as_deref()
+    }
+
     /// The position that has come: the stream's leader has at least that.
     pub(super) fn position(&self) -> u64 {
         self.position.max(self.verified)
@@ -157,6 +162,12 @@ impl StreamSync {
             self.state = SyncState::Unsure;
             self.next_check = now;
         }
+    }
+
+    /// The stream has a leader, perhaps another one. The last one may have stored events without sending them.
+    pub(super) fn elected(&mut self, now: Instant) {
+        self.repair_again = true;
+        self.doubt(now);
     }
 
     /// A message could not be held back: the next repair is to bring it.
@@ -245,8 +256,7 @@ impl StreamSync {
             }
             Some(before) if before.leader != info.leader => {
                 tracing::info!(leader = info.leader, "the stream has another leader");
-                self.repair_again = true;
-                self.doubt(now);
+                self.elected(now);
             }
             Some(_) => {}
             // No session was told of a subscription yet: nobody is owed what was stored before.

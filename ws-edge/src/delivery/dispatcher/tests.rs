@@ -76,6 +76,24 @@ fn an_event_that_a_leader_did_not_send_comes_late() {
 }
 
 #[test]
+fn who_joins_a_subject_is_not_owed_what_came_before_the_server_had_it() {
+    let dispatcher = dispatcher();
+    let [(first, _), (second, kept)] = [1, 2].map(|number| outbox(number, ROOM));
+    let _first = join(&dispatcher, &first, vec![request("a", &["ev.t.>"])]);
+    let subjects: Vec<SubjectNumber> = dispatcher.take_new().into_iter().map(|(number, _)| number).collect();
+    // The event 1 was stored, and nobody had subscribed to it.
+    dispatcher.confirm(&subjects, &[], 1);
+    let _second = join(&dispatcher, &second, vec![request("a", &["ev.t.>"])]);
+    deliver(&dispatcher, subjects[0], &event("ev.t.x", 2));
+    deliver_missed(&dispatcher, &event("ev.t.x", 1), true);
+    assert_eq!(names(&second, &kept), ["a n2"]);
+    // The stream comes back without them; what it stores then is owed.
+    dispatcher.truncate_positions(0);
+    deliver(&dispatcher, subjects[0], &event("ev.t.x", 1));
+    assert_eq!(names(&second, &kept), ["a n1"]);
+}
+
+#[test]
 fn a_replaced_membership_loses_and_doubles_nothing() {
     let dispatcher = dispatcher();
     let (outbox, kept) = outbox(1, ROOM);

@@ -28,7 +28,7 @@ use crate::{
         cursor::{Cursor, EventPosition, Rank, StreamId},
         request::Since,
     },
-    session::resume::{ResumeFrom, check_recoverable},
+    session::resume::{Moment, ResumeFrom, check_recoverable},
     upstream::stream_info::StreamInfo,
 };
 
@@ -239,7 +239,11 @@ impl<'g> World<'g> {
             Since::Cursor(cursor) => ResumeFrom::Cursor(cursor),
             Since::Unknown => ResumeFrom::Unknown,
             Since::Ago(_) if rng.random_ratio(1, 4) => ResumeFrom::Trimmed,
-            Since::Ago(_) => ResumeFrom::Position(rng.random_range(0..=self.last())),
+            Since::Ago(_) => {
+                let (info, position) = (self.info(), rng.random_range(0..=self.last()));
+                let now = info.created.max(info.first_at).max(info.last_at);
+                ResumeFrom::Time(Moment { position, time: now, now })
+            }
         };
         requests.iter_mut().for_each(|request| request.since = Some(from.after(request.template.rank())));
         let after = requests.iter().filter_map(|request| request.since).min().unwrap();
@@ -269,7 +273,7 @@ impl<'g> World<'g> {
                 let is_known = position.stream == StreamId::new("this") && position.sequence <= self.last();
                 is_known.then(|| position.sequence.saturating_sub(u64::from(rank > frame)))
             }
-            ResumeFrom::Position(position) => Some(position),
+            ResumeFrom::Time(moment) => Some(moment.position),
             ResumeFrom::Trimmed | ResumeFrom::Unknown => None,
         };
         let owed: Option<Vec<u64>> = session.bindings.iter().map(|held| after(held.rank)).collect();
