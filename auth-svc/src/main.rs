@@ -36,8 +36,9 @@ fn main() -> ExitCode {
 }
 
 async fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    let Some(config) = args.load::<AuthSvcConfig>()? else { return Ok(ExitCode::SUCCESS) };
-    telemetry::init_logs(&config.log);
+    let Some(loaded) = args.load::<AuthSvcConfig>()? else { return Ok(ExitCode::SUCCESS) };
+    telemetry::init_logs(&loaded.config.log);
+    let config = loaded.logged();
     let shutdown = shutdown::on_signal()?;
     let service = AuthSvc::start(config).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %service.admin_address()?, "started");

@@ -23,8 +23,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let Some(config) = arguments.config.load::<EdgeConfig>()? else { return Ok(ExitCode::SUCCESS) };
-    telemetry::init_logs(&config.log);
+    let Some(loaded) = arguments.config.load::<EdgeConfig>()? else { return Ok(ExitCode::SUCCESS) };
+    telemetry::init_logs(&loaded.config.log);
+    let config = loaded.logged();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot handle signals")?;
