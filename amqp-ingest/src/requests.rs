@@ -3,6 +3,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | `responder` | consumes one broker's requests and publishes the responses |
+//! | `topology` | the queue of one broker's requests, and its bindings |
 //! | `envelope` | the members that all requests and responses share |
 //! | `handler` | what the handlers of all request types share |
 //! | `listing` | the list of sessions |
@@ -25,6 +26,7 @@ pub mod modules;
 mod responder;
 mod stopped_families;
 mod targeted;
+mod topology;
 
 use std::{sync::Arc, time::Duration};
 
@@ -123,6 +125,7 @@ impl Requests {
             publishing: BoundPart::new("publishing", &endpoint.zone, readiness, &metrics),
             endpoint,
             queue: config.amqp.requests_queue(),
+            former_queue: config.amqp.former_requests_queue(),
             check_interval: config.amqp.check_interval,
             handler: Arc::clone(&handler),
             edges: Arc::clone(&edges),
