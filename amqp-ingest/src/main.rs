@@ -6,13 +6,13 @@ use amqp_ingest::IngestConfig;
 use anyhow::Context;
 use blackhole_common::{
     cli::{self, ConfigArgs},
-    shutdown, telemetry,
+    shutdown, telemetry, version,
 };
 use clap::Parser;
 
 /// Carries KAZOO's AMQP events into the NATS stream
 #[derive(Debug, Parser)]
-#[command(name = "amqp-ingest", version)]
+#[command(name = "amqp-ingest", version = version::with_commit())]
 struct Args {
     #[command(flatten)]
     config: ConfigArgs,

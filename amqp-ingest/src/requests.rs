@@ -30,12 +30,13 @@ mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::connection::State;
+use async_nats::{Client, connection::State, service::ServiceExt};
 use blackhole_common::{
     admin::{AdminServer, Verb},
     catalogue::Catalogue,
     nats::{self, NatsError},
     readiness::Readiness,
+    version,
     wire::Subjects,
 };
 use parking_lot::Mutex;
@@ -157,6 +158,7 @@ impl Requests {
                 () = edges.listen(&listener.client, listener.subjects.edges()) => {}
             }
         });
+        tasks.spawn(announce(handler.client.clone(), shutdown.clone()));
         let ended = shutdown.clone();
         tasks.spawn(async move {
             Arc::clone(&handler).relay(ended).await;
@@ -164,5 +166,22 @@ impl Requests {
                 let _ = tokio::time::timeout(FLUSH_TIMEOUT, handler.client.flush()).await;
             }
         });
+    }
+}
+
+/// Makes `nats micro ls` list this ingest with its release, until `shutdown`. It serves nothing there.
+async fn announce(client: Client, shutdown: CancellationToken) {
+    let service = client
+        .service_builder()
+        .description("carries KAZOO's AMQP events into the stream")
+        .metadata([("commit".to_owned(), version::COMMIT.to_owned())].into())
+        .start("blackhole-ingest", version::RELEASE);
+    match service.await {
+        Ok(service) => {
+            shutdown.cancelled().await;
+            // Not connected, it is not listed anyway.
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, service.stop()).await;
+        }
+        Err(error) => tracing::warn!(%error, "this ingest is not listed as a nats micro service"),
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -101,12 +101,9 @@ impl ConfigArgs {
 
 /// The last line of `/health/ready`. Container images have no other HTTP client.
 fn ready(listen: SocketAddr) -> std::io::Result<String> {
-    // A wildcard address is reachable on localhost.
-    let address = match listen.ip() {
-        ip if !ip.is_unspecified() => listen,
-        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),
-        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, listen.port())),
-    };
+    // A wildcard address is reachable on localhost, and takes IPv4 in any case.
+    let host = if listen.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen.ip() };
+    let address = SocketAddr::from((host, listen.port()));
     let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
     stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
     stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;

@@ -61,7 +61,7 @@ fn each_binary_prints_its_version_and_its_flags() {
         let name = program.file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(
             out(&run(&program, &["--version"], &[])),
-            format!("{name} {}\n", env!("CARGO_PKG_VERSION"))
+            format!("{name} {} (commit unknown)\n", env!("CARGO_PKG_VERSION"))
         );
         let help = out(&run(&program, &["--help"], &[]));
         for flag in ["--config", "--check-config", "--print-config", "--version"] {

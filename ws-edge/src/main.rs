@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use blackhole_common::{
     cli::{self, ConfigArgs},
-    shutdown, telemetry,
+    shutdown, telemetry, version,
 };
 use clap::Parser;
 use ws_edge::config::EdgeConfig;
 
 /// Serves WebSocket sessions with the events of their accounts, read from NATS
 #[derive(Parser)]
-#[command(name = "ws-edge", version)]
+#[command(name = "ws-edge", version = version::with_commit())]
 struct Arguments {
     #[command(flatten)]
     config: ConfigArgs,
