@@ -318,6 +318,12 @@ fn the_compose_file_gets_a_secret_of_its_own_which_auth_svc_accepts() {
     assert_eq!(prepared_secret(&one), secret, "what is there stays");
     assert_ne!(prepared_secret(&two), secret);
     assert!(one.join("haproxy/cert_key.pem").exists());
+    let env = std::fs::read_to_string(one.join(".env")).unwrap();
+    for variable in ["NATS_INGEST_PASSWORD", "NATS_AUTH_PASSWORD", "NATS_EDGE_PASSWORD"] {
+        let password = env.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
+        let password = password.unwrap_or_else(|| panic!("no {variable} in {env}"));
+        assert!(password.starts_with('p') && password.len() == 49, "{password}");
+    }
 
     let [_, auth, _] = programs();
     let file = files.file("accounts-only.toml", "[auth]\naccounts_file = \"ACCOUNTS\"\n");
@@ -333,5 +339,6 @@ fn the_compose_file_gets_a_secret_of_its_own_which_auth_svc_accepts() {
     assert!(line.contains("is the former example") && !line.contains(known), "{line}");
     std::fs::write(one.join(".env"), format!("DEV_SECRET={known}\nAMQP_URL=amqp://mine\n")).unwrap();
     assert_ne!(prepared_secret(&one), known);
-    assert!(std::fs::read_to_string(one.join(".env")).unwrap().ends_with("\nAMQP_URL=amqp://mine\n"));
+    let env = std::fs::read_to_string(one.join(".env")).unwrap();
+    assert!(env.contains("\nAMQP_URL=amqp://mine\n") && env.contains("\nNATS_EDGE_PASSWORD=p"), "{env}");
 }

@@ -25,6 +25,7 @@ mod refusals;
 mod requests;
 mod resume;
 mod revoked;
+mod scaling;
 mod sessions;
 mod stopped_families;
 mod subscriptions;
