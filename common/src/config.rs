@@ -5,6 +5,7 @@
 //! file that it does not know is logged ([`Ignored`]); `--check-config` refuses it.
 
 mod admin;
+mod nats;
 mod origin;
 mod secret;
 mod unknown;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 pub use admin::AdminConfig;
+pub use nats::NatsConfig;
 pub use secret::{Secret, ServerUrl};
 pub use unknown::Ignored;
 
@@ -73,57 +75,6 @@ impl InvalidValue {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("configuration: {0}")]
 pub struct ConfigError(String);
-
-/// `[nats]`: the connection to NATS.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NatsConfig {
-    /// One server URL, or several separated by commas.
-    pub url: ServerUrl,
-    /// A credentials file (`.creds`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<std::path::PathBuf>,
-    /// The prefix of all subjects.
-    pub prefix: String,
-}
-
-impl Default for NatsConfig {
-    fn default() -> Self {
-        NatsConfig {
-            url: ServerUrl::new("nats://127.0.0.1:4222"),
-            credentials: None,
-            prefix: "blackhole.v1".into(),
-        }
-    }
-}
-
-impl NatsConfig {
-    /// Part of [`Configuration::check`].
-    ///
-    /// # Errors
-    /// The first invalid value.
-    pub fn check(&self) -> Result<(), InvalidValue> {
-        let plain = |word: &str| {
-            !word.is_empty()
-                && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
-        };
-        InvalidValue::unless(
-            self.prefix.len() <= 64 && self.prefix.split('.').all(plain),
-            "nats.prefix",
-            "must be words of letters, digits, `_` and `-`, separated by dots, at most 64 bytes",
-        )?;
-        let servers = self
-            .url
-            .reveal()
-            .split(',')
-            .all(|server| server.trim().parse::<async_nats::ServerAddr>().is_ok());
-        InvalidValue::unless(
-            servers,
-            "nats.url",
-            "must be a server URL such as nats://127.0.0.1:4222, or several separated by commas",
-        )
-    }
-}
 
 /// `[log]`: logging.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -111,6 +111,8 @@ fn each_configuration_error_is_reported_in_one_line() {
         (&edge, "[ws]\ntrusted_proxies = [\"nowhere\"]", "`ws.trusted_proxies"),
         (&edge, "[nats]\nprefix = \"a b\"", "`nats.prefix` = \"a b\""),
         (&edge, "[nats]\nurl = \"nats://me:s3cr3t@:x\"", "`nats.url` = \"nats://[hidden]@:x\""),
+        (&edge, "[nats]\nclient_cert = \"c.pem\"", "`nats.client_cert` = \"c.pem\""),
+        (&edge, "[nats]\nnkey = \"a.nk\"\ncredentials = \"a.creds\"", "nats.credentials is set too"),
         (&edge, "[log]\nfilter = \"a=b=c\"", "`log.filter` = \"a=b=c\""),
         (&edge, "[log]\nformat = \"xml\"", "expected one of text, json"),
         (&edge, "[admin]\nlisten = 7", "`admin.listen` = 7"),

@@ -17,6 +17,7 @@ mod families;
 mod hostile;
 mod http;
 mod migrating;
+mod nats_login;
 mod once;
 mod outages;
 mod permissions;

@@ -13,6 +13,7 @@
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
 //! | [`dns`] | a name server for it |
+//! | [`nats_accounts`] | users of NATS with JWTs |
 //! | [`lean`] | a client for thousands of sessions at once |
 //! | [`proxy`] | a TCP proxy that simulates network faults |
 //! | [`chaos`] | random faults while events flow, and the verdict |
@@ -30,6 +31,7 @@ pub mod events;
 pub mod haproxy;
 pub mod kazoo;
 pub mod lean;
+pub mod nats_accounts;
 pub mod proxy;
 pub mod raw;
 pub mod stack;
