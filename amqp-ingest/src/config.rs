@@ -13,9 +13,12 @@ use serde::{Deserialize, Serialize};
 const MAX_AMQP_NAME: usize = 255;
 
 /// The queue for KAZOO's requests is named `amqp.queue` plus this.
-const REQUESTS_SUFFIX: &str = "-requests";
+const REQUESTS_SUFFIX: &str = "-queries";
 
-/// The queue for the latest checkpoint is named `amqp.queue` plus this. It is as long as [`REQUESTS_SUFFIX`].
+/// The queue in which earlier releases have KAZOO's requests is named `amqp.queue` plus this.
+const FORMER_REQUESTS_SUFFIX: &str = "-requests";
+
+/// The queue for the latest checkpoint is named `amqp.queue` plus this. No suffix is longer.
 const CHECKPOINT_SUFFIX: &str = "-progress";
 
 /// A zone's name becomes a header of each of its events, and a metrics label.
@@ -177,6 +180,11 @@ impl AmqpConfig {
         format!("{}{REQUESTS_SUFFIX}", self.queue)
     }
 
+    /// The name of the queue in which earlier releases have KAZOO's requests.
+    pub(crate) fn former_requests_queue(&self) -> String {
+        format!("{}{FORMER_REQUESTS_SUFFIX}", self.queue)
+    }
+
     /// The name of the queue for the latest checkpoint.
     pub(crate) fn checkpoint_queue(&self) -> String {
         format!("{}{CHECKPOINT_SUFFIX}", self.queue)
@@ -222,7 +230,7 @@ impl AmqpConfig {
             |name: &str| !name.is_empty() && name.len() <= MAX_AMQP_NAME && !name.starts_with("amq.");
         let names = "must have 1 to 255 bytes and not begin with `amq.`";
         InvalidValue::unless(
-            is_valid_name(&self.queue) && self.queue.len() <= MAX_AMQP_NAME - REQUESTS_SUFFIX.len(),
+            is_valid_name(&self.queue) && self.queue.len() <= MAX_AMQP_NAME - CHECKPOINT_SUFFIX.len(),
             "amqp.queue",
             "must have 1 to 246 bytes and not begin with `amq.`",
         )?;

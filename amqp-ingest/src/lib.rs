@@ -43,7 +43,7 @@ mod tenant;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use blackhole_common::{
-    admin::AdminServer, catalogue::Catalogue, nats, readiness::Readiness, telemetry, wire::Subjects,
+    admin::AdminServer, catalogue::Catalogue, nats, readiness::Readiness, telemetry, version, wire::Subjects,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +82,7 @@ impl Ingest {
     async fn bind(config: IngestConfig) -> Result<Ingest, IngestError> {
         let catalogue = Arc::new(Catalogue::load(config.catalogue.file.as_deref())?);
         nats::options(&config.nats, publish::CLIENT_NAME).await?;
-        let mut registry = telemetry::registry("amqp-ingest", env!("CARGO_PKG_VERSION"));
+        let mut registry = telemetry::registry("amqp-ingest");
         let metrics = Metrics::register(&mut registry, &catalogue);
         let readiness = Readiness::default();
         let admin = AdminServer::bind(&config.admin, registry, readiness.clone())
@@ -162,7 +162,7 @@ pub async fn run(config: IngestConfig, shutdown: CancellationToken) -> Result<()
     let ingest = Ingest::bind(config).await?;
     let admin = ingest.admin_address().map_err(IngestError::Admin)?;
     let amqp = amqp.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), amqp, %nats, %admin, "started");
+    tracing::info!(version = version::with_commit(), amqp, %nats, %admin, "started");
     ingest.run(shutdown).await;
     Ok(())
 }

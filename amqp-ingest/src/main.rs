@@ -6,13 +6,13 @@ use amqp_ingest::IngestConfig;
 use anyhow::Context;
 use blackhole_common::{
     cli::{self, ConfigArgs},
-    shutdown, telemetry,
+    shutdown, telemetry, version,
 };
 use clap::Parser;
 
 /// Carries KAZOO's AMQP events into the NATS stream
 #[derive(Debug, Parser)]
-#[command(name = "amqp-ingest", version)]
+#[command(name = "amqp-ingest", version = version::with_commit())]
 struct Args {
     #[command(flatten)]
     config: ConfigArgs,
@@ -24,8 +24,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Open nothing before the configuration is validated.
-    let Some(config) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
-    telemetry::init_logs(&config.log);
+    let Some(loaded) = args.config.load::<IngestConfig>()? else { return Ok(ExitCode::SUCCESS) };
+    telemetry::init_logs(&loaded.config.log);
+    let config = loaded.logged();
     // An event passes through two tasks; waking another thread would cost more than either spends on it.
     let batch_delay = config.batch_delay();
     let runtime = amqp_ingest::runtime::single_threaded(batch_delay).context("cannot build the runtime")?;

@@ -3,6 +3,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | `responder` | consumes one broker's requests and publishes the responses |
+//! | `topology` | the queue of one broker's requests, and its bindings |
 //! | `envelope` | the members that all requests and responses share |
 //! | `handler` | what the handlers of all request types share |
 //! | `listing` | the list of sessions |
@@ -25,15 +26,17 @@ pub mod modules;
 mod responder;
 mod stopped_families;
 mod targeted;
+mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::connection::State;
+use async_nats::{Client, connection::State, service::ServiceExt};
 use blackhole_common::{
     admin::{AdminServer, Verb},
     catalogue::Catalogue,
     nats::{self, NatsError},
     readiness::Readiness,
+    version,
     wire::Subjects,
 };
 use parking_lot::Mutex;
@@ -123,6 +126,7 @@ impl Requests {
             publishing: BoundPart::new("publishing", &endpoint.zone, readiness, &metrics),
             endpoint,
             queue: config.amqp.requests_queue(),
+            former_queue: config.amqp.former_requests_queue(),
             check_interval: config.amqp.check_interval,
             handler: Arc::clone(&handler),
             edges: Arc::clone(&edges),
@@ -154,6 +158,7 @@ impl Requests {
                 () = edges.listen(&listener.client, listener.subjects.edges()) => {}
             }
         });
+        tasks.spawn(announce(handler.client.clone(), shutdown.clone()));
         let ended = shutdown.clone();
         tasks.spawn(async move {
             Arc::clone(&handler).relay(ended).await;
@@ -161,5 +166,22 @@ impl Requests {
                 let _ = tokio::time::timeout(FLUSH_TIMEOUT, handler.client.flush()).await;
             }
         });
+    }
+}
+
+/// Makes `nats micro ls` list this ingest with its release, until `shutdown`. It serves nothing there.
+async fn announce(client: Client, shutdown: CancellationToken) {
+    let service = client
+        .service_builder()
+        .description("carries KAZOO's AMQP events into the stream")
+        .metadata([("commit".to_owned(), version::COMMIT.to_owned())].into())
+        .start("blackhole-ingest", version::RELEASE);
+    match service.await {
+        Ok(service) => {
+            shutdown.cancelled().await;
+            // Not connected, it is not listed anyway.
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, service.stop()).await;
+        }
+        Err(error) => tracing::warn!(%error, "this ingest is not listed as a nats micro service"),
     }
 }

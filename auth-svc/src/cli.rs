@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use blackhole_common::{cli::ConfigArgs, wire::MAX_TOKEN_BYTES};
+use blackhole_common::{cli::ConfigArgs, version, wire::MAX_TOKEN_BYTES};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(
     name = "auth-svc",
-    version,
+    version = version::with_commit(),
     after_help = "Without a command it serves until SIGTERM. It requires auth.accounts_file and auth.jwt.keys_dir \
                   (or, for development, auth.jwt.hs256_secret) in the configuration or the environment:\n\n  \
                   BLACKHOLE_AUTH__ACCOUNTS_FILE=accounts.toml BLACKHOLE_AUTH__JWT__KEYS_DIR=keys auth-svc"

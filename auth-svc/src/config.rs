@@ -219,14 +219,15 @@ impl Configuration for MintConfig {
 
 #[cfg(test)]
 mod tests {
-    use blackhole_common::config;
+    use blackhole_common::config::{self, UnknownKeys};
 
     use super::*;
     use crate::testing::{self, TempDir};
 
     fn load<C: Configuration>(dir: &TempDir, text: &str) -> Result<C, String> {
         let file = dir.write("blackhole.toml", text);
-        config::load(Some(&file)).map_err(|error| error.to_string())
+        let loaded = config::load(Some(&file), UnknownKeys::Refuse);
+        loaded.map(|loaded| loaded.config).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl AuthSvc {
     /// # Errors
     /// If a file cannot be read, or the address is not available.
     pub async fn start(config: AuthSvcConfig) -> Result<AuthSvc, Error> {
-        let mut registry = telemetry::registry("auth-svc", env!("CARGO_PKG_VERSION"));
+        let mut registry = telemetry::registry("auth-svc");
         let metrics = Metrics::new(&mut registry);
         let readiness = Readiness::default();
         let latches = Latches {

@@ -12,7 +12,7 @@ use auth_svc::{
 };
 use blackhole_common::{
     cli::{self, ConfigArgs},
-    shutdown, telemetry,
+    shutdown, telemetry, version,
 };
 use clap::Parser;
 
@@ -36,11 +36,12 @@ fn main() -> ExitCode {
 }
 
 async fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    let Some(config) = args.load::<AuthSvcConfig>()? else { return Ok(ExitCode::SUCCESS) };
-    telemetry::init_logs(&config.log);
+    let Some(loaded) = args.load::<AuthSvcConfig>()? else { return Ok(ExitCode::SUCCESS) };
+    telemetry::init_logs(&loaded.config.log);
+    let config = loaded.logged();
     let shutdown = shutdown::on_signal()?;
     let service = AuthSvc::start(config).await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %service.admin_address()?, "started");
+    tracing::info!(version = version::with_commit(), admin = %service.admin_address()?, "started");
     service.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

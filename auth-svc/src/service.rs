@@ -7,7 +7,10 @@ use async_nats::{
     connection::State,
     service::{Request, ServiceExt, error::Error as ServiceError},
 };
-use blackhole_common::wire::{Access, AuthReply, AuthRequest};
+use blackhole_common::{
+    version,
+    wire::{Access, AuthReply, AuthRequest},
+};
 use futures_util::StreamExt;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +50,8 @@ pub async fn serve(
         .service_builder()
         .description("verifies tokens and decides which accounts they can access")
         .queue_group(QUEUE_GROUP)
-        .start(NAME, env!("CARGO_PKG_VERSION"))
+        .metadata([("commit".to_owned(), version::COMMIT.to_owned())].into())
+        .start(NAME, version::RELEASE)
         .await
         .map_err(failed)?;
     let mut requests = service.endpoint_builder().name("check").add(subject).await.map_err(failed)?;

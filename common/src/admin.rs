@@ -37,10 +37,12 @@ use self::{
     access::Access,
     connection_limit::{ConnectionLimit, ConnectionPermit},
 };
-use crate::{config::AdminConfig, readiness::Readiness};
+use crate::{config::AdminConfig, listen::listen, readiness::Readiness};
 
 /// A scraper and a few probes need no more.
 const MAX_CONNECTIONS: usize = 32;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Lists may be large, and wait in memory while the client reads.
 const MAX_LISTS: usize = 4;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -177,7 +179,7 @@ impl AdminServer {
         let token = config.read_token().map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {}", error.key, error.reason))
         })?;
-        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        let listener = listen(config.listen, BACKLOG, |_| Ok(())).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("cannot listen on admin.listen = {}: {error}", config.listen),

@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 use thiserror::Error;
 
-use crate::config::{self, ConfigError, Configuration};
+use crate::config::{self, ConfigError, Configuration, Loaded, UnknownKeys};
 
 /// A service that does not answer in this time is not ready.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ pub struct ConfigArgs {
     /// TOML file with the configuration; variables such as BLACKHOLE_LOG__FILTER override it
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Check the configuration and exit
+    /// Check the configuration and exit; unlike at a start, unknown keys are errors
     #[arg(long)]
     pub check_config: bool,
     /// Print the effective configuration, without secrets, and exit
@@ -59,7 +59,7 @@ impl ConfigArgs {
     ///
     /// # Errors
     /// The first configuration mistake, on one line; with `--check-health`, what the service waits for.
-    pub fn load<C: Configuration>(&self) -> Result<Option<C>, CliError> {
+    pub fn load<C: Configuration>(&self) -> Result<Option<Loaded<C>>, CliError> {
         let mut out = std::io::stdout();
         if self.check_health {
             let config: C = config::read(self.file().as_deref())?;
@@ -68,24 +68,30 @@ impl ConfigArgs {
             let _ = writeln!(out, "{answer}");
             return if answer == "ready" { Ok(None) } else { Err(CliError::NotReady(answer)) };
         }
-        let config: C = self.read()?;
+        let unknown = if self.check_config { UnknownKeys::Refuse } else { UnknownKeys::Ignore };
+        let loaded: Loaded<C> = config::load(self.file().as_deref(), unknown)?;
+        if self.check_config || self.print_config {
+            for ignored in &loaded.ignored {
+                let _ = writeln!(std::io::stderr(), "{ignored}");
+            }
+        }
         if self.check_config {
             let _ = writeln!(out, "the configuration is good");
             return Ok(None);
         }
         if self.print_config {
-            let _ = write!(out, "{}", toml::to_string(&config).unwrap_or_default());
+            let _ = write!(out, "{}", toml::to_string(&loaded.config).unwrap_or_default());
             return Ok(None);
         }
-        Ok(Some(config))
+        Ok(Some(loaded))
     }
 
-    /// The effective configuration.
+    /// The effective configuration, for a command that does one thing and exits.
     ///
     /// # Errors
     /// The first mistake, on one line.
     pub fn read<C: Configuration>(&self) -> Result<C, ConfigError> {
-        config::load(self.file().as_deref())
+        config::load(self.file().as_deref(), UnknownKeys::Ignore).map(|loaded| loaded.config)
     }
 
     fn file(&self) -> Option<PathBuf> {
@@ -95,12 +101,9 @@ impl ConfigArgs {
 
 /// The last line of `/health/ready`. Container images have no other HTTP client.
 fn ready(listen: SocketAddr) -> std::io::Result<String> {
-    // A wildcard address is reachable on localhost.
-    let address = match listen.ip() {
-        ip if !ip.is_unspecified() => listen,
-        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),
-        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, listen.port())),
-    };
+    // A wildcard address is reachable on localhost, and takes IPv4 in any case.
+    let host = if listen.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen.ip() };
+    let address = SocketAddr::from((host, listen.port()));
     let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
     stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
     stream.write_all(b"GET /health/ready HTTP/1.0\r\n\r\n")?;

@@ -1,25 +1,32 @@
 //! Configuration: defaults, then a TOML file, then the environment (`BLACKHOLE_<TABLE>__<KEY>`).
 //!
-//! All services can share one file: each reads its own tables and ignores the others'. On an unknown table or key, a
-//! wrong type or an invalid value the service exits with one line that names the key, the value and its origin.
+//! All services can share one file: each reads its own tables and ignores the others'. On a wrong type, an invalid value
+//! or an unknown variable the service exits with one line that names the key, the value and its origin. A key of the
+//! file that it does not know is logged ([`Ignored`]); `--check-config` refuses it.
 
 mod admin;
+mod nats;
+mod origin;
 mod secret;
+mod unknown;
 
 use std::{net::SocketAddr, path::Path};
 
 use figment::{
     Figment,
     error::Kind,
-    providers::{Env, Format, Toml},
-    value::{Dict, Value},
+    providers::{Env, Format, Serialized, Toml},
+    value::Dict,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 pub use admin::AdminConfig;
+pub use nats::NatsConfig;
 pub use secret::{Secret, ServerUrl};
+pub use unknown::Ignored;
 
+use self::origin::invalid_value;
 use crate::catalogue::Catalogue;
 
 /// The tables of all services.
@@ -68,57 +75,6 @@ impl InvalidValue {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("configuration: {0}")]
 pub struct ConfigError(String);
-
-/// `[nats]`: the connection to NATS.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NatsConfig {
-    /// One server URL, or several separated by commas.
-    pub url: ServerUrl,
-    /// A credentials file (`.creds`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<std::path::PathBuf>,
-    /// The prefix of all subjects.
-    pub prefix: String,
-}
-
-impl Default for NatsConfig {
-    fn default() -> Self {
-        NatsConfig {
-            url: ServerUrl::new("nats://127.0.0.1:4222"),
-            credentials: None,
-            prefix: "blackhole.v1".into(),
-        }
-    }
-}
-
-impl NatsConfig {
-    /// Part of [`Configuration::check`].
-    ///
-    /// # Errors
-    /// The first invalid value.
-    pub fn check(&self) -> Result<(), InvalidValue> {
-        let plain = |word: &str| {
-            !word.is_empty()
-                && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
-        };
-        InvalidValue::unless(
-            self.prefix.len() <= 64 && self.prefix.split('.').all(plain),
-            "nats.prefix",
-            "must be words of letters, digits, `_` and `-`, separated by dots, at most 64 bytes",
-        )?;
-        let servers = self
-            .url
-            .reveal()
-            .split(',')
-            .all(|server| server.trim().parse::<async_nats::ServerAddr>().is_ok());
-        InvalidValue::unless(
-            servers,
-            "nats.url",
-            "must be a server URL such as nats://127.0.0.1:4222, or several separated by commas",
-        )
-    }
-}
 
 /// `[log]`: logging.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -181,15 +137,42 @@ impl CatalogueConfig {
     }
 }
 
+/// A configuration, and what was ignored in it.
+#[derive(Debug)]
+pub struct Loaded<C> {
+    /// What the service uses.
+    pub config: C,
+    /// What has no effect.
+    pub ignored: Vec<Ignored>,
+}
+
+impl<C> Loaded<C> {
+    /// The configuration, once what was ignored is in the log.
+    pub fn logged(self) -> C {
+        self.ignored.iter().for_each(Ignored::log);
+        self.config
+    }
+}
+
+/// What to do with keys of the file that this release does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// Report them, because an operator may have misspelt them.
+    Refuse,
+    /// Go on without them, because a newer release may know them.
+    Ignore,
+}
+
 /// Reads and validates a service's configuration from `file`, if given, and the environment.
 ///
 /// # Errors
 /// The first mistake, on one line.
-pub fn load<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
+pub fn load<C: Configuration>(file: Option<&Path>, unknown: UnknownKeys) -> Result<Loaded<C>, ConfigError> {
     let figment = layers(file)?;
-    let config: C = from_figment(&figment)?;
-    config.check().map_err(|invalid| invalid_value(&figment, invalid.key, &invalid.reason))?;
-    Ok(config)
+    let mut loaded: Loaded<C> = from_figment(&figment, unknown)?;
+    loaded.config.check().map_err(|invalid| invalid_value(&figment, invalid.key, &invalid.reason))?;
+    loaded.ignored.extend(unknown::misspelt(std::env::vars_os()));
+    Ok(loaded)
 }
 
 /// Like [`load`], but skips [`Configuration::check`], which may read files that have changed since the
@@ -198,7 +181,7 @@ pub fn load<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
 /// # Errors
 /// The first mistake, on one line.
 pub fn read<C: Configuration>(file: Option<&Path>) -> Result<C, ConfigError> {
-    from_figment(&layers(file)?)
+    from_figment(&layers(file)?, UnknownKeys::Ignore).map(|loaded| loaded.config)
 }
 
 fn layers(file: Option<&Path>) -> Result<Figment, ConfigError> {
@@ -210,35 +193,55 @@ fn layers(file: Option<&Path>) -> Result<Figment, ConfigError> {
         }
         figment = figment.merge(Toml::file_exact(file));
     }
-    Ok(figment.merge(Env::prefixed("BLACKHOLE_").ignore(&["CONFIG"]).split("__")))
+    let settings = Env::prefixed("BLACKHOLE_").filter(|name| unknown::is_setting(name.as_str()));
+    Ok(figment.merge(settings.split("__")))
 }
 
-fn from_figment<C: Configuration>(figment: &Figment) -> Result<C, ConfigError> {
-    let tables: Dict = figment.extract().map_err(|error| in_one_line(figment, error))?;
-    if let Some(table) = tables.keys().find(|table| !TABLES.contains(&table.as_str())) {
-        return Err(invalid_value(
-            figment,
-            table,
-            &format!("unknown table; there are {}", TABLES.join(", ")),
-        ));
+fn from_figment<C: Configuration>(figment: &Figment, unknown: UnknownKeys) -> Result<Loaded<C>, ConfigError> {
+    let mut tables: Dict = figment.extract().map_err(|error| in_one_line(figment, &error))?;
+    let mut ignored = Vec::new();
+    let strangers = tables.keys().filter(|table| !TABLES.contains(&table.as_str()));
+    for table in strangers.cloned().collect::<Vec<String>>() {
+        let known = TABLES.join(", ");
+        match unknown::ignore(figment, &mut tables, std::slice::from_ref(&table), &known) {
+            Some(key) if unknown == UnknownKeys::Ignore => ignored.push(key),
+            _ => return Err(invalid_value(figment, &table, &format!("unknown table; there are {known}"))),
+        }
     }
     if let Some((table, _)) = tables.iter().find(|(_, value)| value.as_dict().is_none()) {
         return Err(invalid_value(figment, table, "must be a table with keys, not a value"));
     }
-    let mut config: C = figment.extract().map_err(|error| in_one_line(figment, error))?;
+    // Each round removes one unknown key.
+    let mut config: C = loop {
+        let error = match Figment::from(Serialized::defaults(&tables)).extract() {
+            Ok(config) => break config,
+            Err(error) => error,
+        };
+        let key = match &error.kind {
+            Kind::UnknownField(_, known) if unknown == UnknownKeys::Ignore => {
+                unknown::ignore(figment, &mut tables, &path_of(&error), &known.join(", "))
+            }
+            _ => None,
+        };
+        ignored.push(key.ok_or_else(|| in_one_line(figment, &error))?);
+    };
     config.complete();
-    Ok(config)
+    Ok(Loaded { config, ignored })
 }
 
-fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {
-    let Some(error) = error.into_iter().next() else { return ConfigError("unknown error".into()) };
+/// The path of the key that an error is about.
+fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
     if let Kind::UnknownField(field, _) = &error.kind
         && path.last() != Some(field)
     {
         path.push(field.clone());
     }
-    let key = path.join(".");
+    path
+}
+
+fn in_one_line(figment: &Figment, error: &figment::Error) -> ConfigError {
+    let key = path_of(error).join(".");
     let reason = match &error.kind {
         // Figment's message would repeat the value, which may be secret.
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("expected {expected}"),
@@ -254,43 +257,6 @@ fn in_one_line(figment: &Figment, error: figment::Error) -> ConfigError {
         return ConfigError(lines.join(": "));
     }
     invalid_value(figment, &key, &reason)
-}
-
-fn invalid_value(figment: &Figment, key: &str, reason: &str) -> ConfigError {
-    let value =
-        figment.find_value(key).ok().map(|value| format!(" = {}", shown(key, &value))).unwrap_or_default();
-    let origin = match figment.find_metadata(key) {
-        Some(metadata) => match &metadata.source {
-            Some(source) => format!("in {source}"),
-            None => format!("in the environment (BLACKHOLE_{})", key.replace('.', "__").to_ascii_uppercase()),
-        },
-        None => "by default".to_owned(),
-    };
-    ConfigError(format!("`{key}`{value} ({origin}): {reason}"))
-}
-
-fn shown(key: &str, value: &Value) -> String {
-    // A list of brokers that does not parse is one string with passwords in it.
-    let is_secret =
-        key == "admin.token" || ["secret", "password", "brokers"].iter().any(|word| key.contains(word));
-    if is_secret && !matches!(value, Value::Array(..) | Value::Dict(..)) {
-        return secret::HIDDEN.to_owned();
-    }
-    match value {
-        Value::String(_, text) => format!("{:?}", secret::without_password(text)),
-        Value::Char(_, value) => format!("{value:?}"),
-        Value::Bool(_, value) => value.to_string(),
-        Value::Num(_, value) => {
-            let integer = value.to_i128().or_else(|| value.to_u128().and_then(|value| value.try_into().ok()));
-            integer
-                .map(|value| value.to_string())
-                .or_else(|| value.to_f64().map(|value| value.to_string()))
-                .unwrap_or_default()
-        }
-        Value::Empty(..) => "nothing".to_owned(),
-        Value::Dict(..) => "a table".to_owned(),
-        Value::Array(..) => "a list".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@
 //! | [`config`] | configuration from defaults, a file and the environment, with one-line errors |
 //! | [`cli`] | shared command line flags |
 //! | [`nats`] | connections to NATS |
+//! | [`listen`] | listening sockets, for IPv6 and IPv4 |
 //! | [`net`] | TCP and TLS sockets for the NATS and AMQP protocols |
 //! | [`admin`], [`readiness`] | `/metrics` and `/health/*` |
 //! | [`telemetry`] | logs and the metrics registry |
+//! | [`version`] | which release and commit this is |
 //! | [`backoff`] | delays between retries |
 //! | [`clock`], [`chance`] | time and random numbers, which the simulator decides in its runs |
 //! | [`shutdown`] | stopping on signals |
@@ -23,6 +25,7 @@ pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod listen;
 pub mod nats;
 pub mod net;
 pub mod readiness;
@@ -30,4 +33,5 @@ pub mod shutdown;
 pub mod subject;
 pub mod telemetry;
 pub mod tenant;
+pub mod version;
 pub mod wire;

@@ -15,14 +15,15 @@ mod permissions;
 pub mod protocol;
 pub mod requests;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use nkeys::KeyPair;
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
 use self::permissions::RefusedSubscriptions;
-use crate::{backoff::Backoff, config::NatsConfig, readiness::Latch};
+use crate::{backoff::Backoff, config::NatsConfig, net, readiness::Latch};
 
 /// Log a warning if there is no connection after this time.
 const CONNECT_WARNING_DELAY: Duration = Duration::from_secs(1);
@@ -34,13 +35,15 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// A permanent failure to connect, which only a change of configuration fixes.
 #[derive(Debug, Error)]
 pub enum NatsError {
-    /// The credentials file cannot be used.
-    #[error("nats.credentials = {file}: {reason}")]
+    /// A file with credentials cannot be used.
+    #[error("{key} = {file}: {reason}")]
     Credentials {
+        /// The configuration key.
+        key: &'static str,
         /// The file.
         file: String,
         /// What is wrong with it.
-        reason: std::io::Error,
+        reason: io::Error,
     },
     /// async-nats rejected its options.
     #[error("nats.url = {url}: {reason}")]
@@ -70,20 +73,38 @@ pub(crate) fn user_and_password(config: &NatsConfig) -> Option<(String, String)>
 /// Options for a client called `name`, with credentials.
 ///
 /// # Errors
-/// If the credentials file cannot be read.
+/// If a file with credentials cannot be used.
 pub async fn options(config: &NatsConfig, name: &str) -> Result<ConnectOptions, NatsError> {
     let mut options = ConnectOptions::new().name(name).ping_interval(PING_INTERVAL);
     // async-nats ignores the user in a URL.
     if let Some((user, password)) = user_and_password(config) {
         options = options.user_and_password(user, password);
     }
+    let unusable = |key, file: &Path| {
+        let file = file.display().to_string();
+        move |reason| NatsError::Credentials { key, file, reason }
+    };
+    // The configuration check has ensured that there are both or none.
+    if let Ok(Some((cert, key))) = config.client_certificate() {
+        // async-nats reads them with each connection, and reports nothing.
+        net::Identity::read(cert, key).map_err(unusable("nats.client_cert", cert))?;
+        options = options.add_client_certificate(cert.to_owned(), key.to_owned());
+    }
+    if let Some(file) = &config.nkey {
+        options = options.nkey(seed(file).await.map_err(unusable("nats.nkey", file))?);
+    }
     match &config.credentials {
         None => Ok(options),
-        Some(file) => options
-            .credentials_file(file)
-            .await
-            .map_err(|reason| NatsError::Credentials { file: file.display().to_string(), reason }),
+        Some(file) => options.credentials_file(file).await.map_err(unusable("nats.credentials", file)),
     }
+}
+
+/// The seed in an nkey's file: its first line that is no comment.
+pub(crate) async fn seed(file: &Path) -> io::Result<String> {
+    let text = tokio::fs::read_to_string(file).await?;
+    let seed = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with(['#', '-']));
+    let seed = seed.filter(|seed| KeyPair::from_seed(seed).is_ok());
+    seed.map(str::to_owned).ok_or_else(|| net::invalid("there is no seed of an nkey in it"))
 }
 
 /// Connects as soon as a server is available, and reconnects whenever the connection is lost. `latch` is ready while

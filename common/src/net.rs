@@ -4,6 +4,7 @@ use std::{
     fmt::Debug,
     io::{self, ErrorKind},
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -18,7 +19,11 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
 };
 
 /// Limit for connecting to one address of a server. The next address gets its own, so that a silent one does not use
@@ -50,6 +55,28 @@ pub struct Tcp;
 impl Dial for Tcp {
     fn dial<'d>(&'d self, host: &'d str, port: u16) -> BoxFuture<'d, io::Result<Socket>> {
         Box::pin(Socket::connect(host, port))
+    }
+}
+
+/// A client certificate with its chain, and its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads two PEM files.
+    ///
+    /// # Errors
+    /// If one of them cannot be read, or has no certificate or key.
+    pub fn read(cert: &Path, key: &Path) -> io::Result<Identity> {
+        let chain: Vec<_> =
+            CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(invalid)?;
+        if chain.is_empty() {
+            return Err(invalid("there is no certificate in it"));
+        }
+        let of_key = |error| invalid(format!("its key {}: {error}", key.display()));
+        Ok(Identity { chain, key: PrivateKeyDer::from_pem_file(key).map_err(of_key)? })
     }
 }
 
@@ -100,18 +127,22 @@ impl Socket {
         Socket { duplex, peer, read: BytesMut::with_capacity(READ_BUFFER_BYTES), to_send: BytesMut::new() }
     }
 
-    /// Starts TLS. The server needs a certificate for `host` from a CA that the system trusts.
+    /// Starts TLS. The server needs a certificate for `host` from a CA that the system trusts; `identity` is shown if it
+    /// asks.
     ///
     /// # Errors
     /// If the handshake fails, or the certificate is not trusted.
-    pub async fn encrypt(&mut self, host: &str) -> io::Result<()> {
+    pub async fn encrypt(&mut self, host: &str, identity: Option<Identity>) -> io::Result<()> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(invalid)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match identity {
+            Some(Identity { chain, key }) => config.with_client_auth_cert(chain, key).map_err(invalid)?,
+            None => config.with_no_client_auth(),
+        };
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(invalid)?;
         let plain = std::mem::replace(&mut self.duplex, Box::pin(tokio::io::empty()));
         self.duplex = Box::pin(TlsConnector::from(Arc::new(config)).connect(name, plain).await?);

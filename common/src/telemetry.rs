@@ -8,7 +8,10 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-use crate::config::{LogConfig, LogFormat};
+use crate::{
+    config::{LogConfig, LogFormat},
+    version,
+};
 
 /// Starts logging to standard error. Further calls in the same process have no effect.
 pub fn init_logs(config: &LogConfig) {
@@ -34,13 +37,13 @@ fn may_be_logged(metadata: &Metadata<'_>) -> bool {
         || *metadata.level() <= Level::DEBUG && !one_of(&["async_nats", "lapin"])
 }
 
-/// A metrics registry with the prefix `blackhole_` and the build's version.
-pub fn registry(service: &'static str, version: &'static str) -> Registry {
+/// A metrics registry with the prefix `blackhole_`, and release and commit in `blackhole_build_info`.
+pub fn registry(service: &'static str) -> Registry {
     let mut registry = Registry::with_prefix("blackhole");
     registry.register(
         "build",
         "The running release",
-        Info::new(vec![("service", service), ("version", version)]),
+        Info::new(vec![("service", service), ("version", version::RELEASE), ("commit", version::COMMIT)]),
     );
     registry
 }

@@ -1,8 +1,9 @@
 //! The binaries' flags, and configuration errors: exit code 1 and one line with the key, the value and the reason.
 
 use std::{
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use blackhole_dev::workspace::RunDir;
@@ -60,7 +61,7 @@ fn each_binary_prints_its_version_and_its_flags() {
         let name = program.file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(
             out(&run(&program, &["--version"], &[])),
-            format!("{name} {}\n", env!("CARGO_PKG_VERSION"))
+            format!("{name} {} (commit unknown)\n", env!("CARGO_PKG_VERSION"))
         );
         let help = out(&run(&program, &["--help"], &[]));
         for flag in ["--config", "--check-config", "--print-config", "--version"] {
@@ -102,9 +103,7 @@ fn each_configuration_error_is_reported_in_one_line() {
     let files = Files::new();
     let [ingest, auth, edge] = programs();
     for (program, text, expected) in [
-        (&edge, "[wss]\nlisten = \"x\"", "`wss` = a table"),
         (&edge, "[ws]\nlisten = \"here\"", "`ws.listen` = \"here\""),
-        (&edge, "[ws]\nlisen = \"0.0.0.0:1\"", "`ws.lisen` = \"0.0.0.0:1\""),
         (&edge, "[ws.rate]\nburst = 0", "`ws.rate.burst` = 0"),
         (&edge, "[ws]\nview = \"all\"", "expected one of args, data, both"),
         (&edge, "[ws]\nmax_frame = \"1 TiB\"", "must lie between 1 KiB and 1 GiB"),
@@ -112,6 +111,8 @@ fn each_configuration_error_is_reported_in_one_line() {
         (&edge, "[ws]\ntrusted_proxies = [\"nowhere\"]", "`ws.trusted_proxies"),
         (&edge, "[nats]\nprefix = \"a b\"", "`nats.prefix` = \"a b\""),
         (&edge, "[nats]\nurl = \"nats://me:s3cr3t@:x\"", "`nats.url` = \"nats://[hidden]@:x\""),
+        (&edge, "[nats]\nclient_cert = \"c.pem\"", "`nats.client_cert` = \"c.pem\""),
+        (&edge, "[nats]\nnkey = \"a.nk\"\ncredentials = \"a.creds\"", "nats.credentials is set too"),
         (&edge, "[log]\nfilter = \"a=b=c\"", "`log.filter` = \"a=b=c\""),
         (&edge, "[log]\nformat = \"xml\"", "expected one of text, json"),
         (&edge, "[admin]\nlisten = 7", "`admin.listen` = 7"),
@@ -133,7 +134,6 @@ fn each_configuration_error_is_reported_in_one_line() {
             "zone \"a b\" must have",
         ),
         (&ingest, "[amqp]\nbrokers = [{zone = \"a\", url = \"http://me:s3cr3t@x\"}]", "the url of zone a: "),
-        (&ingest, "[amqp]\nbrokers = [{zone = \"a\", uri = \"amqp://me:s3cr3t@x\"}]", "there are zone, url"),
         (&ingest, "[amqp]\nbrokers = \"amqp://me:s3cr3t@x\"", "`amqp.brokers` = [hidden]"),
         (
             &ingest,
@@ -167,6 +167,81 @@ fn each_configuration_error_is_reported_in_one_line() {
     }
 }
 
+/// The log of a service that runs, until there is a line with each of `expected`.
+fn assert_logs(program: &Path, environment: &[(&str, &str)], expected: &[&str]) {
+    let mut command = Command::new(program);
+    command.envs(environment.iter().copied()).stderr(Stdio::piped());
+    let mut service = command.env("BLACKHOLE_ADMIN__LISTEN", "127.0.0.1:0").spawn().unwrap();
+    let mut missing = expected.to_vec();
+    let mut log = Vec::new();
+    for line in BufReader::new(service.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        assert!(!line.contains("s3cr3t"), "{line}");
+        missing.retain(|expected| !line.contains(expected));
+        log.push(line);
+        if missing.is_empty() {
+            break;
+        }
+    }
+    service.kill().unwrap();
+    service.wait().unwrap();
+    assert!(missing.is_empty(), "{missing:?} in {log:#?}");
+}
+
+#[test]
+fn an_unknown_key_of_the_file_is_logged_and_check_config_refuses_it() {
+    let files = Files::new();
+    let [ingest, auth, edge] = programs();
+    let auth_text = AUTH.replace("[auth.jwt]", "secret_level = \"s3cr3t\"\n[auth.jwt]");
+    for (program, text, refused, logged) in [
+        (&edge, "[wss]\nlisten = \"x\"", "`wss` = a table", "key=\"wss\""),
+        (&edge, "[ws]\n\nlisen = \"0.0.0.0:1\"", "`ws.lisen` = \"0.0.0.0:1\"", "line=3"),
+        (
+            &ingest,
+            "[amqp]\nbrokers = [{zone = \"a\", url = \"amqp://h\", uri = \"s3cr3t\"}]",
+            "zone, url",
+            "brokers.0.uri",
+        ),
+        (&auth, auth_text.as_str(), "`auth.secret_level` = [hidden]", "auth.secret_level"),
+    ] {
+        let file = files.file("newer.toml", text);
+        let file = file.to_str().unwrap();
+        let line = error_of(&run(program, &["--config", file, "--check-config"], &[]));
+        assert!(line.contains(refused) && !line.contains("s3cr3t"), "{line}");
+        let printed = run(program, &["--config", file, "--print-config"], &[]);
+        out(&printed);
+        let told = String::from_utf8(printed.stderr).unwrap();
+        assert!(told.contains(" is unknown and ignored; there are "), "{told}");
+        let listen = ("BLACKHOLE_WS__LISTEN", "127.0.0.1:0");
+        assert_logs(program, &[("BLACKHOLE_CONFIG", file), listen], &[logged]);
+    }
+}
+
+/// As Kubernetes sets them for the Services `blackhole` and `blackhole-nats`.
+const SERVICE_LINKS: [(&str, &str); 6] = [
+    ("BLACKHOLE_PORT", "tcp://10.96.7.1:5555"),
+    ("BLACKHOLE_PORT_5555_TCP_ADDR", "10.96.7.1"),
+    ("BLACKHOLE_SERVICE_HOST", "10.96.7.1"),
+    ("BLACKHOLE_SERVICE_PORT_WSS", "5555"),
+    ("BLACKHOLE_NATS_PORT", "tcp://10.96.7.2:4222"),
+    ("BLACKHOLE_NATS_SERVICE_HOST", "10.96.7.2"),
+];
+
+#[test]
+fn variables_that_are_no_settings_are_ignored() {
+    let files = Files::new();
+    let file = files.file("all.toml", AUTH);
+    for program in programs() {
+        let mut environment = SERVICE_LINKS.to_vec();
+        environment.push(("BLACKHOLE_CONFIG", file.to_str().unwrap()));
+        let checked = run(&program, &["--check-config"], &environment);
+        assert_eq!(out(&checked), "the configuration is good\n");
+        assert_eq!(String::from_utf8(checked.stderr).unwrap(), "");
+        environment.extend([("BLACKHOLE_LOG_FILTER", "s3cr3t"), ("BLACKHOLE_WS__LISTEN", "127.0.0.1:0")]);
+        assert_logs(&program, &environment, &["did you mean BLACKHOLE_LOG__FILTER?"]);
+    }
+}
+
 #[test]
 fn an_invalid_environment_variable_is_named() {
     let [_, _, edge] = programs();
@@ -176,6 +251,11 @@ fn an_invalid_environment_variable_is_named() {
     assert!(line.contains("`ws.max_bindings` = 0 "), "{line}");
     let line = error_of(&run(&edge, &["--check-config"], &[("BLACKHOLE_WSS__LISTEN", "x")]));
     assert!(line.contains("`wss`"), "{line}");
+    let line = error_of(&run(&edge, &[], &[("BLACKHOLE_WS__LISEN", "x")]));
+    assert!(
+        line.contains("`ws.lisen` = \"x\" (in the environment (BLACKHOLE_WS__LISEN)): unknown key"),
+        "{line}"
+    );
     let line = error_of(&run(&edge, &["--check-config", "--config", "/nonexistent/file.toml"], &[]));
     assert!(line.contains("/nonexistent/file.toml: No such file"), "{line}");
 }
@@ -240,6 +320,12 @@ fn the_compose_file_gets_a_secret_of_its_own_which_auth_svc_accepts() {
     assert_eq!(prepared_secret(&one), secret, "what is there stays");
     assert_ne!(prepared_secret(&two), secret);
     assert!(one.join("haproxy/cert_key.pem").exists());
+    let env = std::fs::read_to_string(one.join(".env")).unwrap();
+    for variable in ["NATS_INGEST_PASSWORD", "NATS_AUTH_PASSWORD", "NATS_EDGE_PASSWORD"] {
+        let password = env.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
+        let password = password.unwrap_or_else(|| panic!("no {variable} in {env}"));
+        assert!(password.starts_with('p') && password.len() == 49, "{password}");
+    }
 
     let [_, auth, _] = programs();
     let file = files.file("accounts-only.toml", "[auth]\naccounts_file = \"ACCOUNTS\"\n");
@@ -255,5 +341,6 @@ fn the_compose_file_gets_a_secret_of_its_own_which_auth_svc_accepts() {
     assert!(line.contains("is the former example") && !line.contains(known), "{line}");
     std::fs::write(one.join(".env"), format!("DEV_SECRET={known}\nAMQP_URL=amqp://mine\n")).unwrap();
     assert_ne!(prepared_secret(&one), known);
-    assert!(std::fs::read_to_string(one.join(".env")).unwrap().ends_with("\nAMQP_URL=amqp://mine\n"));
+    let env = std::fs::read_to_string(one.join(".env")).unwrap();
+    assert!(env.contains("\nAMQP_URL=amqp://mine\n") && env.contains("\nNATS_EDGE_PASSWORD=p"), "{env}");
 }

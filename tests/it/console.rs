@@ -23,6 +23,11 @@ impl Console {
         let account = Account::fresh();
         let console = Console { browser: Browser::open().await, token: account.token(), account };
         console.browser.goto(&page()).await;
+        let version = format!(
+            "document.getElementById('version').textContent === 'edge {}'",
+            env!("CARGO_PKG_VERSION")
+        );
+        console.until(&version).await;
         console
     }
 
@@ -134,7 +139,7 @@ async fn the_console_loads_nothing_from_other_servers() {
     requests.sort();
     let modules = std::fs::read_dir(workspace::root().unwrap().join("ws-edge/web/console")).unwrap();
     let modules = modules.map(|file| format!("console/{}", file.unwrap().file_name().display()));
-    let files = ["", "bindings", "client.js", "console.css", "console.js"].map(str::to_owned);
+    let files = ["", "bindings", "client.js", "console.css", "console.js", "version"].map(str::to_owned);
     let mut parts: Vec<String> =
         files.into_iter().chain(modules).map(|part| format!("{page}{part}")).collect();
     parts.sort();

@@ -1,8 +1,8 @@
-//! The permissions that docs/operations.md lists suffice: every service does all of its work with them.
+//! The permissions of `deploy/nats/permissions.conf` suffice: every service does all of its work with them.
 
 use blackhole_dev::{
     brokers::{Nats, RabbitMq},
-    ports,
+    install, ports,
     services::Service,
     workspace::{self, RunDir},
 };
@@ -15,12 +15,30 @@ use blackhole_tests::{
 };
 use serde_json::json;
 
-/// The configuration of nats-server in "Protecting NATS".
-fn documented() -> String {
-    let page = std::fs::read_to_string(workspace::root().unwrap().join("docs/operations.md")).unwrap();
-    let start = page.find("authorization {").unwrap();
-    let length = page[start..].find("```").unwrap();
-    page[start..start + length].to_owned()
+/// The users and permissions, with this password for all.
+fn deployed() -> String {
+    let file = workspace::root().unwrap().join("deploy/nats/permissions.conf");
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for variable in PASSWORDS {
+        text = text.replace(&format!("${variable}"), "\"choose-one\"");
+    }
+    text
+}
+
+/// Variables of nats-server's environment.
+const PASSWORDS: [&str; 3] = ["NATS_INGEST_PASSWORD", "NATS_AUTH_PASSWORD", "NATS_EDGE_PASSWORD"];
+
+#[test]
+fn the_deployed_nats_configuration_is_valid() {
+    let config = workspace::root().unwrap().join("deploy/nats/nats.conf");
+    let check = |passwords: &[&str]| {
+        let mut command = std::process::Command::new(install::find(install::NATS_SERVER).unwrap());
+        command.arg("-t").arg("-c").arg(&config).envs(passwords.iter().map(|name| (*name, "pa55")));
+        command.output().unwrap()
+    };
+    let checked = check(&PASSWORDS);
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(!check(&PASSWORDS[1..]).status.success(), "a missing password is no empty one");
 }
 
 struct Protected {
@@ -35,7 +53,7 @@ impl Protected {
     async fn start(name: &str, ingest: &str, settings: &[(&'static str, &str)]) -> Protected {
         let dir = RunDir::create(name).unwrap();
         let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
-        let config = documented();
+        let config = deployed();
         let (rabbitmq, nats) =
             tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::with_config(&nats_dir, &config));
         let (rabbitmq, nats) = (rabbitmq.unwrap(), nats.unwrap());
@@ -94,7 +112,7 @@ impl Protected {
 }
 
 #[tokio::test]
-async fn the_documented_permissions_suffice() {
+async fn the_deployed_permissions_suffice() {
     let protected = Protected::start("permissions", "amqp-ingest", &[]).await;
     protected.exercise().await;
     // A replay of the history.
@@ -110,7 +128,7 @@ async fn the_documented_permissions_suffice() {
 }
 
 #[tokio::test]
-async fn the_documented_permissions_suffice_without_history() {
+async fn the_deployed_permissions_suffice_without_history() {
     let settings = [("HISTORY__MAX_AGE", "0s")];
     let protected = Protected::start("permissions-live", "amqp-ingest-without-history", &settings).await;
     protected.exercise().await;

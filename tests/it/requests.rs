@@ -1,6 +1,7 @@
 //! Requests of KAZOO over AMQP: listing sockets, starting and stopping modules; and messages to KAZOO processes.
 
 mod edge;
+mod former;
 mod listing;
 mod modules;
 mod real;

@@ -147,7 +147,7 @@ async fn what_somebody_removes_is_put_right_while_everything_stays_connected() {
     }
     brokers.until_calls_arrive(&account, &mut arriving).await;
 
-    let (queue, exchange) = ("blackhole-ingest-requests".into(), "sysconf".into());
+    let (queue, exchange) = ("blackhole-ingest-queries".into(), "sysconf".into());
     channel.queue_unbind(queue, exchange, "websockets.get".into(), none.clone()).await.unwrap();
     let mut kazoo = Kazoo::start(&brokers.rabbitmq, "kazoo-1").await;
     soon("an answer", async {

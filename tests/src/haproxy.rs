@@ -13,7 +13,7 @@ use crate::stack::Edge;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// HAProxy in front of two edges.
+/// HAProxy in front of edges.
 pub struct HaProxy {
     _server: Server,
     _dir: RunDir,
@@ -27,6 +27,19 @@ impl HaProxy {
     /// Starts it and waits until its health checks find the edges up. `settings` are further variables of its
     /// configuration.
     pub async fn start(edges: [&Edge; 2], settings: &[(&str, &str)]) -> HaProxy {
+        let mut own: Vec<(&str, String)> =
+            settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        for (edge, [address, check]) in
+            edges.iter().zip([["BH_EDGE1", "BH_EDGE1_CHECK"], ["BH_EDGE2", "BH_EDGE2_CHECK"]])
+        {
+            own.push((address, format!("127.0.0.1:{}", edge.port)));
+            own.push((check, edge.service.admin().rsplit_once(':').unwrap().1.to_owned()));
+        }
+        HaProxy::start_with(&own).await
+    }
+
+    /// Starts it with these variables of its configuration, which name the edges.
+    pub async fn start_with(settings: &[(&str, String)]) -> HaProxy {
         let dir = RunDir::create("haproxy").unwrap();
         let (wss, ws, stats) = (ports::free().unwrap(), ports::free().unwrap(), ports::free().unwrap());
         let certificate =
@@ -47,13 +60,6 @@ impl HaProxy {
             // Only root can switch the user, and a test may not run as root.
             .env("BH_USER", "")
             .log(dir.path().join("haproxy.log"));
-        for (number, edge) in edges.iter().enumerate() {
-            let number = number + 1;
-            let admin = edge.service.admin().rsplit_once(':').unwrap().1;
-            spec = spec
-                .env(format!("BH_EDGE{number}"), format!("127.0.0.1:{}", edge.port))
-                .env(format!("BH_EDGE{number}_CHECK"), admin);
-        }
         spec = settings.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         let ready = Ready::Http(format!("127.0.0.1:{stats}"), "/health".into());
         let server = Server::start("haproxy", spec, ready, READY_TIMEOUT).await.unwrap();

@@ -12,6 +12,8 @@
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
+//! | [`dns`] | a name server for it |
+//! | [`nats_accounts`] | users of NATS with JWTs |
 //! | [`lean`] | a client for thousands of sessions at once |
 //! | [`proxy`] | a TCP proxy that simulates network faults |
 //! | [`chaos`] | random faults while events flow, and the verdict |
@@ -24,10 +26,12 @@ pub mod browser;
 pub mod chaos;
 pub mod client;
 pub mod crossbar;
+pub mod dns;
 pub mod events;
 pub mod haproxy;
 pub mod kazoo;
 pub mod lean;
+pub mod nats_accounts;
 pub mod proxy;
 pub mod raw;
 pub mod stack;

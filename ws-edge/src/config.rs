@@ -157,7 +157,7 @@ impl AddressHeader {
 impl Default for WsConfig {
     fn default() -> Self {
         WsConfig {
-            listen: SocketAddr::from(([0, 0, 0, 0], 5555)),
+            listen: SocketAddr::from(([0_u16; 8], 5555)),
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             view: View::Both,
             max_connections: 50_000,

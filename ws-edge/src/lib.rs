@@ -90,7 +90,7 @@ pub struct Running {
 /// Everything that waiting does not mend.
 pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let catalogue = Catalogue::load(config.catalogue.file.as_deref())?;
-    let mut registry = telemetry::registry("ws-edge", env!("CARGO_PKG_VERSION"));
+    let mut registry = telemetry::registry("ws-edge");
     let metrics = Arc::new(Metrics::default());
     metrics.register(&mut registry);
     let readiness = Readiness::default();

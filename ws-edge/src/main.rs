@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use blackhole_common::{
     cli::{self, ConfigArgs},
-    shutdown, telemetry,
+    shutdown, telemetry, version,
 };
 use clap::Parser;
 use ws_edge::config::EdgeConfig;
 
 /// Serves WebSocket sessions with the events of their accounts, read from NATS
 #[derive(Parser)]
-#[command(name = "ws-edge", version)]
+#[command(name = "ws-edge", version = version::with_commit())]
 struct Arguments {
     #[command(flatten)]
     config: ConfigArgs,
@@ -23,8 +23,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let Some(config) = arguments.config.load::<EdgeConfig>()? else { return Ok(ExitCode::SUCCESS) };
-    telemetry::init_logs(&config.log);
+    let Some(loaded) = arguments.config.load::<EdgeConfig>()? else { return Ok(ExitCode::SUCCESS) };
+    telemetry::init_logs(&loaded.config.log);
+    let config = loaded.logged();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot handle signals")?;

@@ -1,6 +1,6 @@
 // The console's controls and what they do; console/ has the rest.
 
-import { $, clearProblem, setNumber } from './console/page.js';
+import { $, clearProblem, setNumber, setText } from './console/page.js';
 import { session, subscriptions } from './console/state.js';
 import { describeToken } from './console/token.js';
 import { applyFilter, arrived, clearEvents, drawCounters, goToNewest, moveTabStop, paused, recent, requestDraw, setPaused, toggleRow } from './console/events.js';
@@ -51,6 +51,16 @@ $('pause').addEventListener('click', () => setPaused(!paused));
 $('clear').addEventListener('click', clearEvents);
 $('clear-replies').addEventListener('click', () => $('replies').replaceChildren());
 $('held').addEventListener('click', () => { setPaused(false); goToNewest(); });
+
+// The release of the edge that served the page; after a reconnect it may be another one.
+async function showVersion() {
+  try {
+    const { version, commit } = await (await fetch('version')).json();
+    setText('version', `edge ${version}`);
+    $('version').title = `commit ${commit}`;
+  } catch { /* An edge of an earlier release does not tell. */ }
+}
+showVersion();
 
 let filterTimer = 0;
 $('filter').addEventListener('input', () => {

@@ -81,7 +81,7 @@ impl Connection {
             last_sent: now,
         };
         if uri.scheme == AMQPScheme::AMQPS {
-            let encrypted = timeout(ANSWER_TIMEOUT, connection.socket.encrypt(&uri.authority.host));
+            let encrypted = timeout(ANSWER_TIMEOUT, connection.socket.encrypt(&uri.authority.host, None));
             encrypted.await.map_err(|_| IngestError::AmqpTimeout(ANSWER_TIMEOUT.as_secs()))??;
         }
         connection.handshake(uri, name).await?;

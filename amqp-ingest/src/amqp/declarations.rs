@@ -48,8 +48,6 @@ pub(crate) struct WantedQueue {
     pub(crate) name: String,
     /// Whether it survives a restart of the broker.
     pub(crate) durable: bool,
-    /// Whether it is deleted with its last consumer.
-    pub(crate) auto_delete: bool,
     /// Its arguments.
     pub(crate) arguments: FieldTable,
 }
@@ -108,6 +106,35 @@ impl Declarer {
             }
             result => Ok(result.unwrap_or(Ok(()))),
         }
+    }
+
+    /// Whether there is a queue of this name.
+    ///
+    /// # Errors
+    /// If the connection fails.
+    pub(crate) async fn has_queue(&mut self, name: &str) -> Result<bool, IngestError> {
+        let declare = queue::Declare { queue: short_string(name)?, passive: true, ..Default::default() };
+        let found = self.run(vec![vec![Queue(queue::AMQPMethod::Declare(declare))]]).await?;
+        Ok(found.into_iter().next().is_some_and(|found| found.is_ok()))
+    }
+
+    /// Removes the bindings of the queues from the exchanges. Those that are not there are none to remove.
+    ///
+    /// # Errors
+    /// If the connection fails.
+    pub(crate) async fn unbind(&mut self, wanted: &[WantedExchange]) -> Result<(), IngestError> {
+        let mut batches = Vec::new();
+        for exchange in wanted {
+            for (queue, pattern) in &exchange.bindings {
+                batches.push(vec![Queue(queue::AMQPMethod::Unbind(queue::Unbind {
+                    queue: short_string(queue)?,
+                    exchange: short_string(&exchange.name)?,
+                    routing_key: short_string(pattern)?,
+                    ..Default::default()
+                }))]);
+            }
+        }
+        self.run(batches).await.map(drop)
     }
 }
 
@@ -182,7 +209,6 @@ impl WantedQueue {
             queue: short_string(&self.name)?,
             passive,
             durable: self.durable,
-            auto_delete: self.auto_delete,
             arguments: self.arguments.clone(),
             ..Default::default()
         })))

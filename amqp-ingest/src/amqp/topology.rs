@@ -151,7 +151,6 @@ impl Topology {
         let checkpoints = WantedQueue {
             name: self.config.checkpoint_queue(),
             durable: true,
-            auto_delete: false,
             arguments: checkpoints::queue_arguments(),
         };
         declarer.ensure_queue(&checkpoints).await?.map_err(|refusal| IngestError::PropertyMismatch {
@@ -161,12 +160,8 @@ impl Topology {
             remedy: format!("delete it (`rabbitmqctl delete_queue {}`)", checkpoints.name),
         })?;
         let AmqpConfig { queue: name, .. } = &self.config;
-        let wanted = WantedQueue {
-            name: name.clone(),
-            durable: true,
-            auto_delete: false,
-            arguments: queue_arguments(&self.config),
-        };
+        let wanted =
+            WantedQueue { name: name.clone(), durable: true, arguments: queue_arguments(&self.config) };
         declarer.ensure_queue(&wanted).await?.map_err(|refusal| IngestError::PropertyMismatch {
             what: "queue",
             name: name.clone(),
@@ -212,7 +207,7 @@ impl Topology {
         let mut arguments = FieldTable::default();
         arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(DEAD_LETTERS_MAX_BYTES));
         arguments.insert("x-overflow".into(), long_string("drop-head"));
-        let queue = WantedQueue { name: name.clone(), durable: true, auto_delete: false, arguments };
+        let queue = WantedQueue { name: name.clone(), durable: true, arguments };
         // An operator's own queue is bound like ours. If there is none, binding it fails.
         if !self.is_dead_letter_queue_foreign {
             self.is_dead_letter_queue_foreign = declarer.ensure_queue(&queue).await?.is_err();

@@ -1,19 +1,18 @@
 //! Consumes one broker's requests from a queue and publishes the responses to the exchange `targeted`.
 //!
 //! It uses a separate connection, so failures here do not affect events. All ingests share the queue, and each
-//! request is handled by one of them. The queue is deleted with its last consumer, and requests expire when nobody
-//! waits for a response any more. A request is acknowledged after the response, so another ingest handles it if this
+//! request is handled by one of them. Requests expire when nobody waits for a response any more. A request is acknowledged after the response, so another ingest handles it if this
 //! one dies or loses NATS. Without NATS no requests are consumed.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use blackhole_common::{backoff::Backoff, catalogue::ExchangeType};
+use blackhole_common::backoff::Backoff;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::{
     Channel, Connection, Consumer, Event,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions},
-    types::{AMQPValue, FieldTable},
+    types::FieldTable,
 };
 use tokio::{
     sync::watch,
@@ -22,13 +21,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    broker_channel::{self, OpenChannel, TARGETED_EXCHANGE},
+    broker_channel::{self, OpenChannel},
     edges::Edges,
     handler::RequestHandler,
     listing, modules,
+    topology::{self, Topology},
 };
 use crate::{
-    amqp::{self, Declarer, ForeignExchanges, WantedExchange, WantedQueue, short_string},
+    amqp::{self, Declarer, short_string},
     bound_part::BoundPart,
     config::BrokerConfig,
     connection_status::ConnectionStatus,
@@ -37,10 +37,6 @@ use crate::{
 
 /// Requests handled concurrently; the rest waits in the queue.
 const PREFETCH: u16 = 16;
-/// The TTL of a request in the queue: nobody waits for the response after this.
-const REQUEST_TTL_MILLIS: i64 = 5_000;
-/// Maximum length of the queue.
-const MAX_QUEUE_LEN: i64 = 1_000;
 /// How long the broker may take for each step of the set-up on lapin's connection.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests in progress, and closing the connection, may take after the shutdown.
@@ -53,6 +49,8 @@ pub(super) struct Responder {
     pub(super) endpoint: BrokerConfig,
     /// The name of the queue.
     pub(super) queue: String,
+    /// The name of the queue of earlier releases.
+    pub(super) former_queue: String,
     /// How often to look whether it is still bound.
     pub(super) check_interval: Duration,
     /// Whether it is.
@@ -123,16 +121,7 @@ impl Responder {
     async fn set_up(&mut self) -> Result<SetUp, IngestError> {
         // It proves that the broker answers: lapin keeps the threads of an attempt that is given up.
         let mut declarer = Declarer::open(&self.endpoint.url, "amqp-ingest requests topology").await?;
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(REQUEST_TTL_MILLIS));
-        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MAX_QUEUE_LEN));
-        let queue = WantedQueue { name: self.queue.clone(), durable: false, auto_delete: true, arguments };
-        declarer.ensure_queue(&queue).await?.map_err(|refusal| IngestError::PropertyMismatch {
-            what: "queue",
-            name: self.queue.clone(),
-            reason: refusal.reason,
-            remedy: format!("delete it (`rabbitmqctl delete_queue {}`)", self.queue),
-        })?;
+        topology::ensure_queue(&mut declarer, &self.queue).await?;
         let connection = amqp::connect(declarer.broker(), "amqp-ingest requests").await?;
         let channel = step(connection.create_channel()).await?;
         step(channel.confirm_select(ConfirmSelectOptions::default())).await?;
@@ -140,29 +129,9 @@ impl Responder {
         let (name, options) = (short_string(&self.queue)?, BasicConsumeOptions::default());
         let consume = channel.basic_consume(name, "amqp-ingest".into(), options, FieldTable::default());
         let consumer = step(consume).await?;
-        let mut topology = Topology {
-            declarer,
-            exchanges: self.exchanges(),
-            foreign: ForeignExchanges::default(),
-            has_targeted: false,
-        };
+        let mut topology = Topology::new(declarer, &self.queue, self.former_queue.clone());
         topology.ensure(&mut self.part).await?;
         Ok(SetUp { connection, channel, consumer, topology })
-    }
-
-    /// The exchanges that are used.
-    fn exchanges(&self) -> [WantedExchange; 3] {
-        let exchange = |name: &str, kind, key: Option<&str>| WantedExchange {
-            name: name.to_owned(),
-            kind,
-            durable: false,
-            bindings: key.map(|key| (self.queue.clone(), key.to_owned())).into_iter().collect(),
-        };
-        [
-            exchange(listing::EXCHANGE, ExchangeType::Topic, Some(listing::KEY)),
-            exchange(modules::EXCHANGE, ExchangeType::Topic, Some(modules::KEY)),
-            exchange(TARGETED_EXCHANGE, ExchangeType::Direct, None),
-        ]
     }
 }
 
@@ -172,15 +141,6 @@ struct SetUp {
     channel: Channel,
     consumer: Consumer,
     topology: Topology,
-}
-
-/// The exchanges that are used, with the queue's bindings.
-struct Topology {
-    declarer: Declarer,
-    exchanges: [WantedExchange; 3],
-    foreign: ForeignExchanges,
-    /// Whether [`TARGETED_EXCHANGE`] exists.
-    has_targeted: bool,
 }
 
 /// Follows the broker's alarms until the connection ends. `probe` is where to publish messages that go to nobody, every
@@ -229,29 +189,6 @@ async fn follow_alarms(
 async fn step<T>(step: impl Future<Output = lapin::Result<T>>) -> Result<T, IngestError> {
     let timed_out = |_| IngestError::AmqpTimeout(STEP_TIMEOUT.as_secs());
     Ok(timeout(STEP_TIMEOUT, step).await.map_err(timed_out)??)
-}
-
-impl Topology {
-    /// Declares the exchanges and binds the queue.
-    async fn ensure(&mut self, part: &mut BoundPart) -> Result<(), IngestError> {
-        let results = self.declarer.ensure_exchanges(&self.exchanges, &mut self.foreign).await?;
-        self.has_targeted = results.last().is_some_and(Result::is_ok);
-        part.set_bound(results.into_iter().collect());
-        Ok(())
-    }
-
-    /// Does so again and again. It returns when the connection fails.
-    async fn watch(mut self, check_interval: Duration, part: &mut BoundPart) -> IngestError {
-        loop {
-            let looked = async {
-                self.declarer.idle(check_interval).await?;
-                self.ensure(part).await
-            };
-            if let Err(error) = looked.await {
-                return error;
-            }
-        }
-    }
 }
 
 /// What responding needs.

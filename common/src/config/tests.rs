@@ -1,5 +1,3 @@
-use figment::providers::Serialized;
-
 use super::*;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +28,8 @@ impl Configuration for Sample {
 
 fn from_toml(text: &str) -> Result<Sample, String> {
     let figment = Figment::from(Toml::string(text));
-    let sample: Sample = from_figment(&figment).map_err(|error| error.to_string())?;
+    let sample: Sample =
+        from_figment(&figment, UnknownKeys::Refuse).map_err(|error| error.to_string())?.config;
     match sample.check() {
         Ok(()) => Ok(sample),
         Err(invalid) => Err(invalid_value(&figment, invalid.key, &invalid.reason).to_string()),
@@ -79,9 +78,10 @@ fn errors_are_one_line_with_key_and_value_but_no_secret() {
 fn errors_name_the_origin_of_the_value() {
     let figment =
         Figment::from(Toml::string("[auth]\nlevel = 1")).merge(Serialized::default("auth.level", "x"));
-    let error = from_figment::<Sample>(&figment).unwrap_err().to_string();
+    let error = from_figment::<Sample>(&figment, UnknownKeys::Ignore).unwrap_err().to_string();
     assert!(error.starts_with("configuration: `auth.level` = \"x\" (in "), "{error}");
-    let missing = load::<Sample>(Some(Path::new("/nonexistent/blackhole.toml"))).unwrap_err().to_string();
+    let missing = load::<Sample>(Some(Path::new("/nonexistent/blackhole.toml")), UnknownKeys::Ignore);
+    let missing = missing.unwrap_err().to_string();
     assert!(missing.contains("/nonexistent/blackhole.toml: No such file"), "{missing}");
 }
 
@@ -94,4 +94,33 @@ fn secrets_are_not_printed() {
     assert!(!printed.contains("s3cr3t"), "{printed}");
     assert!(printed.contains("nats://[hidden]@h:1,nats://i:1"), "{printed}");
     assert_eq!(sample.auth.hs256_secret.unwrap().reveal(), "s3cr3t");
+}
+
+#[test]
+fn keys_that_a_newer_release_may_know_are_ignored_with_file_and_line() {
+    let file = std::env::temp_dir().join(format!("blackhole-unknown-{}.toml", std::process::id()));
+    let text = "[auth]\nlevel = 7\nlevle = 9\n\n[new]\na = 1\n\n[log]\nfilter = \"warn\"\ncolour = \"red\"\n";
+    std::fs::write(&file, text).unwrap();
+    let loaded = load::<Sample>(Some(&file), UnknownKeys::Ignore);
+    let refused = load::<Sample>(Some(&file), UnknownKeys::Refuse);
+    std::fs::remove_file(&file).unwrap();
+    let loaded = loaded.unwrap();
+    assert_eq!((loaded.config.auth.level, loaded.config.log.filter.as_str()), (7, "warn"));
+    let ignored: Vec<_> = loaded
+        .ignored
+        .iter()
+        .filter_map(|ignored| match ignored {
+            Ignored::Key { key, file: found, line, .. } if *found == file => Some((key.as_str(), *line)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ignored, [("new", Some(5)), ("auth.levle", Some(3)), ("log.colour", Some(10))]);
+    assert!(refused.unwrap_err().to_string().contains("`new` = a table"));
+}
+
+#[test]
+fn unknown_keys_that_do_not_come_from_a_file_are_refused() {
+    let figment = Figment::from(Serialized::default("auth.levle", 1));
+    let error = from_figment::<Sample>(&figment, UnknownKeys::Ignore).unwrap_err().to_string();
+    assert!(error.contains("`auth.levle` = 1"), "{error}");
 }

@@ -25,7 +25,7 @@ use super::protocol::{self, Op, SubscriptionId};
 use crate::{
     config::NatsConfig,
     nats,
-    net::{Dial, Socket, Tcp, invalid},
+    net::{Dial, Identity, Socket, Tcp, invalid},
 };
 
 /// Limit for authenticating to one server. Connecting has its own limits ([`Socket::connect`]).
@@ -169,7 +169,11 @@ impl Link {
             }
         };
         if info.tls_required || server.tls_required() {
-            link.socket.encrypt(server.host()).await?;
+            let identity = match config.client_certificate() {
+                Ok(Some((cert, key))) => Some(Identity::read(cert, key)?),
+                _ => None,
+            };
+            link.socket.encrypt(server.host(), identity).await?;
         }
         link.max_payload_bytes = info.max_payload;
         link.is_clustered = info.cluster.is_some();
@@ -307,13 +311,19 @@ async fn connect_options(config: &NatsConfig, info: &Info, name: &str) -> io::Re
         options.insert("user".into(), user.into());
         options.insert("pass".into(), password.into());
     }
+    let nonce = info.nonce.as_deref().unwrap_or_default();
+    if let Some(file) = &config.nkey {
+        let key = KeyPair::from_seed(&nats::seed(file).await?).map_err(invalid)?;
+        let signature = key.sign(nonce.as_bytes()).map_err(invalid)?;
+        options.insert("nkey".into(), key.public_key().into());
+        options.insert("sig".into(), URL_SAFE_NO_PAD.encode(signature).into());
+    }
     if let Some(file) = &config.credentials {
         let text = tokio::fs::read_to_string(file).await?;
         let bad = || invalid(format!("nats.credentials = {}: not a credentials file", file.display()));
         let (jwt, seed) = (section(&text, "USER JWT"), section(&text, "USER NKEY SEED"));
         let (jwt, seed) = (jwt.ok_or_else(bad)?, seed.ok_or_else(bad)?);
         let key = KeyPair::from_seed(seed).map_err(|_| bad())?;
-        let nonce = info.nonce.as_deref().unwrap_or_default();
         let signature = key.sign(nonce.as_bytes()).map_err(|_| bad())?;
         options.insert("jwt".into(), jwt.into());
         options.insert("sig".into(), URL_SAFE_NO_PAD.encode(signature).into());

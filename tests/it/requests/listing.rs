@@ -203,6 +203,10 @@ async fn malformed_requests_are_dropped_and_each_request_is_answered_once() {
 #[tokio::test]
 async fn the_admin_port_lists_the_sessions_of_all_edges() {
     let deployment = Deployment::start("shown").await;
+    let listed = deployment.client().await.request("$SRV.INFO.blackhole-ingest", "".into()).await.unwrap();
+    let listed: Value = serde_json::from_slice(&listed.payload).unwrap();
+    assert_eq!(listed["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(listed["metadata"]["commit"], "unknown");
     let client = deployment.client().await;
     let named = SessionInfo { name: Some("desk".into()), ..session("a1", "acc") };
     let sessions = vec![named.clone(), session("x1", "other")];

@@ -5,7 +5,7 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -37,12 +37,9 @@ const MAX_UNSENT_BYTES: u32 = 128 << 10;
 /// # Errors
 /// Those of the system.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    // Accepted connections inherit this option.
-    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    blackhole_common::listen::listen(address, BACKLOG, |socket| {
+        socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT_BYTES)
+    })
 }
 
 /// Accepts connections until `shutdown`, which drops connections that are not upgraded yet. Returns when the last
@@ -170,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_buffers_little_for_a_slow_consumer() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let client = TcpSocket::new_v4().unwrap();
+        let client = tokio::net::TcpSocket::new_v4().unwrap();
         client.set_recv_buffer_size(4096).unwrap();
         let (client, accepted) =
             tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());

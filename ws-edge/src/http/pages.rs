@@ -1,5 +1,6 @@
-//! The pages of every edge: the console, the JavaScript client, and the list of bindings.
+//! The pages of every edge: the console, the JavaScript client, the list of bindings, and the edge's release.
 
+use blackhole_common::version;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -37,12 +38,18 @@ const FILES: [(&str, &str, &str); 14] = [
     ("/console/token.js", JAVASCRIPT, include_str!("../../web/console/token.js")),
 ];
 
+/// Release and commit.
+fn version_json() -> String {
+    serde_json::json!({ "version": version::RELEASE, "commit": version::COMMIT }).to_string()
+}
+
 /// The page at the request's path.
 pub(super) fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
     let path = request.uri().path();
     let file = FILES.iter().find(|(own, _, _)| *own == path);
     let (content_type, content) = match file {
         Some((_, content_type, content)) => (*content_type, Full::from(*content)),
+        None if path == "/version" => ("application/json", Full::from(version_json())),
         None if path == "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
         None => {
             let text = "nothing here: open a WebSocket at any path, or / for the console";

@@ -9,7 +9,7 @@ use async_nats::{
     service::{Request, Service, ServiceExt, endpoint::Endpoint},
 };
 use blackhole_common::{
-    chance,
+    chance, version,
     wire::{EdgeHeartbeat, FamilyReply, FamilyRequest, SessionsRequest, Subjects},
 };
 use futures_util::StreamExt;
@@ -71,13 +71,15 @@ impl Control {
     ) -> Result<Control, EdgeError> {
         let failed = |error: async_nats::Error| EdgeError::Service { name: NAME, reason: error.to_string() };
         let edge = edge_name(host);
+        let metadata = [("edge", edge.as_str()), ("host", host), ("commit", version::COMMIT)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let service = client
             .service_builder()
             .description("delivers each account's KAZOO events to its WebSocket sessions")
             // Its own queue group: every edge gets every request.
             .queue_group(&edge)
-            .metadata([("edge".to_owned(), edge.clone()), ("host".to_owned(), host.to_owned())].into())
-            .start(NAME, env!("CARGO_PKG_VERSION"))
+            .metadata(metadata.into())
+            .start(NAME, version::RELEASE)
             .await
             .map_err(failed)?;
         let session_requests =

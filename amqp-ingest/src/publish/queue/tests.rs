@@ -24,8 +24,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let metrics =
-            Metrics::register(&mut telemetry::registry("test", "0"), &Catalogue::load(None).unwrap());
+        let metrics = Metrics::register(&mut telemetry::registry("test"), &Catalogue::load(None).unwrap());
         let latch = Readiness::default().latch("nats");
         let status = ConnectionStatus::new("nats", "nats://test".into(), latch, &metrics);
         let (_, events) = mpsc::channel(1);
