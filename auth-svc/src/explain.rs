@@ -8,8 +8,10 @@ use crate::{
     access,
     accounts::Accounts,
     claims,
+    couchdb::verifier::{LiveVerifier, not_expired},
     directory::Account,
-    issuers::Issuer,
+    error::Error,
+    issuers::{Issuer, KAZOO},
     jwt_verifier::{Candidate, ChosenKey, JwtVerifier},
     members::{Member, Members},
     refusal::Refusal,
@@ -126,6 +128,44 @@ impl Explanation {
         };
         self.push(NAME, verdict, text);
         Some(issuer)
+    }
+
+    /// Explains a token with keys and secrets in CouchDB, which must have been read.
+    ///
+    /// # Errors
+    /// If CouchDB cannot be asked.
+    pub async fn live(
+        text: &str,
+        verifier: &LiveVerifier,
+        accounts: &Accounts,
+        now: u64,
+    ) -> Result<Explanation, Error> {
+        verifier.prepare(text).await?;
+        let mut explanation = Explanation::of(text, verifier.jwt(), accounts, now);
+        let Ok(claims) = Token::parse(text).and_then(|token| token.claims()) else { return Ok(explanation) };
+        let is_kazoos = claims.text("iss").is_some_and(|iss| iss == KAZOO);
+        if !is_kazoos {
+            return Ok(explanation);
+        }
+        // KAZOO's tokens have no leeway here.
+        if let Some(check) = explanation.checks.iter_mut().find(|check| check.name == "expiry")
+            && check.verdict == Verdict::Passed
+            && claims::expiry(&claims, now).and_then(|exp| not_expired(exp, now)).is_err()
+        {
+            (check.verdict, check.text) = (Verdict::Failed, Refusal::Expired.to_string());
+        }
+        match verifier.identity(&claims).await {
+            Ok(None) => {
+                explanation.check("identity", Ok("the token has no identity_sig, as KAZOO allows".into()));
+            }
+            Ok(Some(identity)) => {
+                let text = format!("signed by {}, with today's secrets", printable(&identity.id));
+                explanation.check("identity", Ok(text));
+            }
+            Err(Error::Refused(refusal)) => explanation.check("identity", Err(&refusal)),
+            Err(error) => return Err(error),
+        }
+        Ok(explanation)
     }
 
     /// Whether the service would accept the token.
