@@ -189,6 +189,9 @@ fn describe(candidates: &[Candidate<'_>], token: &Token<'_>) -> String {
     let id = token.key_id().ok().flatten().unwrap_or_default();
     let key = |candidate: &Candidate<'_>| match &candidate.key {
         ChosenKey::Secret(_) => "HS256 with auth.jwt.hs256_secret, for development".into(),
+        ChosenKey::Public(_, algorithm) if candidate.issuer.is_live(&id) => {
+            format!("{algorithm:?} with {} in CouchDB", printable(&id))
+        }
         ChosenKey::Public(_, algorithm) => {
             format!("{algorithm:?} with {}.pem of {}", printable(&id), printable(&candidate.issuer.iss))
         }

@@ -91,12 +91,20 @@ impl Issuer {
 
     /// Its public key with this id. The first source that has this id decides, also if its document has no key.
     pub fn key(&self, id: &str) -> Option<VerifyingKey> {
-        let in_files = || self.keys.as_ref()?.current().get(id).cloned();
-        match &self.live {
-            Some(live) if live.is_first && live.keys.contains(id) => live.keys.get(id),
-            Some(live) => in_files().or_else(|| live.keys.get(id)),
-            None => in_files(),
-        }
+        let in_couchdb = || self.live.as_ref()?.keys.get(id);
+        if self.is_live(id) { in_couchdb() } else { self.in_files(id) }
+    }
+
+    /// Whether CouchDB decides about the key with this id.
+    pub fn is_live(&self, id: &str) -> bool {
+        self.live.as_ref().is_some_and(|live| match live.is_first {
+            true => live.keys.contains(id),
+            false => self.in_files(id).is_none(),
+        })
+    }
+
+    fn in_files(&self, id: &str) -> Option<VerifyingKey> {
+        self.keys.as_ref()?.current().get(id).cloned()
     }
 
     fn listed(config: &IssuerConfig) -> Result<Issuer, Error> {

@@ -21,6 +21,11 @@ use crate::{announce::Announcer, error::Error, metrics::Metrics};
 
 /// Users, devices and accounts whose secrets are kept: about 15 MB.
 const MAX_KNOWN: u64 = 50_000;
+/// Changes that were told, and for how long they are remembered: longer than an answer may take.
+const MAX_TOLD: u64 = 10_000;
+const TOLD_FOR: Duration = Duration::from_secs(120);
+/// Edges are not told more often than this that anything may have changed.
+const MISSED_INTERVAL: Duration = Duration::from_secs(10);
 /// KAZOO's ids have 32 bytes.
 const MAX_ID_BYTES: usize = 256;
 /// How often a node is asked that answers an older document than was announced, and after which time.
@@ -56,6 +61,14 @@ impl Known {
     }
 }
 
+/// What was told of a document.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// The generation that it has; 0 if that was not told.
+    generation: u64,
+    at: Instant,
+}
+
 /// The secrets.
 #[derive(Debug, Clone)]
 pub struct Identities {
@@ -67,10 +80,13 @@ struct Inner {
     client: Arc<Client>,
     poll_interval: Duration,
     known: sync::Cache<Identity, Known>,
+    /// Documents that have changed lately, so that an answer that was on its way meanwhile does not count.
+    told: sync::Cache<Identity, Told>,
     /// Questions that are being asked. Answers are not kept in it.
     asking: future::Cache<Identity, Known>,
     /// What was read before may have changed without being told.
     untold_since: Mutex<Option<Instant>>,
+    announced_at: Mutex<Option<Instant>>,
     announcer: Announcer,
     metrics: Metrics,
 }
@@ -86,11 +102,13 @@ impl Identities {
             client,
             poll_interval,
             known: sync::Cache::new(MAX_KNOWN),
+            told: sync::Cache::builder().max_capacity(MAX_TOLD).time_to_live(TOLD_FOR).build(),
             asking: future::Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(Duration::from_millis(1))
                 .build(),
             untold_since: Mutex::default(),
+            announced_at: Mutex::default(),
             announcer,
             metrics,
         };
@@ -108,7 +126,7 @@ impl Identities {
             return Ok(secret(known));
         }
         let (inner, key) = (Arc::clone(&self.inner), identity.clone());
-        let read = async move { inner.read(&key, 0).await };
+        let read = async move { inner.read(&key).await };
         match self.inner.asking.try_get_with_by_ref(identity, read).await {
             Ok(known) => Ok(secret(known)),
             Err(error) => {
@@ -128,7 +146,7 @@ impl Identities {
         self.inner.known.insert(identity.clone(), asked);
         let (inner, identity) = (Arc::clone(&self.inner), identity.clone());
         tokio::spawn(async move {
-            if let Err(error) = inner.again(&identity, 0).await {
+            if let Err(error) = inner.again(&identity).await {
                 tracing::debug!(%error, "a signature secret cannot be read again");
             }
         });
@@ -137,6 +155,7 @@ impl Identities {
     /// Its document has changed, and has at least this generation now. Reads it if it is known. Then the edges are told.
     pub async fn changed(&self, identity: &Identity, generation: u64) {
         let inner = &self.inner;
+        inner.told.insert(identity.clone(), Told { generation, at: Instant::now() });
         let Some(known) = inner.known.get(identity) else {
             // Nobody has asked for it here, unless it was forgotten for lack of space.
             inner.known.run_pending_tasks();
@@ -148,12 +167,8 @@ impl Identities {
         if generation > 0 && known.generation >= generation {
             return;
         }
-        for _ in 0..ATTEMPTS {
-            match inner.again(identity, generation).await {
-                Ok(()) => return,
-                Err(CouchError::Stale { .. }) => tokio::time::sleep(ATTEMPT_INTERVAL).await,
-                Err(_) => break,
-            }
+        if inner.again(identity).await.is_ok() {
+            return;
         }
         // It has changed, and what is known must not be used any more.
         inner.known.invalidate(identity);
@@ -162,16 +177,21 @@ impl Identities {
 
     /// Changes may have been missed. What is known is read again as it is used.
     pub fn missed(&self) {
-        *self.inner.untold_since.lock() = Some(Instant::now());
-        self.inner.announcer.anything();
+        let now = Instant::now();
+        *self.inner.untold_since.lock() = Some(now);
+        let mut announced_at = self.inner.announced_at.lock();
+        if announced_at.is_none_or(|at| now - at >= MISSED_INTERVAL) {
+            *announced_at = Some(now);
+            self.inner.announcer.anything();
+        }
     }
 }
 
 impl Inner {
     /// Reads the document again, and tells the edges if its secret has changed.
-    async fn again(&self, identity: &Identity, generation: u64) -> Result<(), CouchError> {
+    async fn again(&self, identity: &Identity) -> Result<(), CouchError> {
         let before = self.known.get(identity);
-        let known = self.read(identity, generation).await?;
+        let known = self.read(identity).await?;
         if before.is_some_and(|before| !before.has_same_secret(&known)) {
             tracing::debug!(account = identity.account_id, "a signature secret has changed");
             self.announcer.accounts(std::slice::from_ref(&identity.account_id));
@@ -179,23 +199,35 @@ impl Inner {
         Ok(())
     }
 
-    /// Reads the document and keeps it.
-    async fn read(&self, identity: &Identity, generation: u64) -> Result<Known, CouchError> {
-        let answer = self.ask(identity).await;
-        let label = answer.as_ref().map(Option::is_some).map_err(CouchError::kind);
-        self.metrics.asked_couchdb("identity", label);
-        let document = answer?;
-        let least = self.known.get(identity).map_or(0, |known| known.generation).max(generation);
-        let found = document.as_ref().map(|document| document.generation);
-        if found.is_some_and(|found| found < least) {
-            return Err(CouchError::Stale { path: identity.id.clone() });
+    /// Reads the document until it is as new as was told, and keeps it.
+    async fn read(&self, identity: &Identity) -> Result<Known, CouchError> {
+        for _ in 0..ATTEMPTS {
+            let asked_at = Instant::now();
+            let answer = self.ask(identity).await;
+            let label = answer.as_ref().map(Option::is_some).map_err(CouchError::kind);
+            self.metrics.asked_couchdb("identity", label);
+            let document = answer?;
+            let told = self.told.get(identity);
+            let least = self.known.get(identity).map_or(0, |known| known.generation);
+            let least = least.max(told.map_or(0, |told| told.generation));
+            let found = document.as_ref().map(|document| document.generation);
+            let was_told_meanwhile = told.is_some_and(|told| told.generation == 0 && told.at >= asked_at);
+            if was_told_meanwhile {
+                continue;
+            }
+            if found.is_some_and(|found| found < least) {
+                // A node that does not know yet.
+                tokio::time::sleep(ATTEMPT_INTERVAL).await;
+                continue;
+            }
+            let read_at = Instant::now();
+            let document = document.filter(|document| !document.is_deleted);
+            let generation = found.unwrap_or(0).max(least);
+            let known = Known { document, generation, read_at, asked_at: read_at };
+            self.known.insert(identity.clone(), known.clone());
+            return Ok(known);
         }
-        let now = Instant::now();
-        let document = document.filter(|document| !document.is_deleted);
-        let known =
-            Known { document, generation: found.unwrap_or(0).max(least), read_at: now, asked_at: now };
-        self.known.insert(identity.clone(), known.clone());
-        Ok(known)
+        Err(CouchError::Stale { path: format!("the document {}", identity.id) })
     }
 
     async fn ask(&self, identity: &Identity) -> Result<Option<IdentityDocument>, CouchError> {

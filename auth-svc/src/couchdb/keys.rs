@@ -47,6 +47,8 @@ struct State {
     /// Hashes of the ids of all documents; `None` until they were read.
     ids: Option<HashSet<u64>>,
     known: HashMap<String, Known>,
+    /// The document that is being read, and whether it has changed meanwhile.
+    reading: Option<(String, bool)>,
 }
 
 /// What is known of a document.
@@ -117,15 +119,22 @@ impl LiveKeys {
 
     /// Reads a document, at least of this generation, and keeps its key. Returns whether that has changed.
     async fn read(&self, id: &str, generation: u64) -> Result<bool, CouchError> {
-        let known = self.state.read().known.get(id).map_or(0, |known| known.generation);
-        let wanted = generation.max(known);
+        let wanted = {
+            let mut state = self.state.write();
+            state.reading = Some((id.to_owned(), false));
+            generation.max(state.known.get(id).map_or(0, |known| known.generation))
+        };
         let answer = self.ask(id, wanted).await;
         self.metrics
             .asked_couchdb("key", answer.as_ref().map(|known| known.key.is_some()).map_err(CouchError::kind));
         let mut state = self.state.write();
         // What is not known any more must not be used.
         let before = state.known.remove(id).and_then(|known| known.key);
-        let known = answer?;
+        let is_old = state.reading.take().is_some_and(|(_, has_changed)| has_changed);
+        let mut known = answer?;
+        if is_old {
+            known = Known { key: None, is_final: false, ..known };
+        }
         let has_changed = before.as_ref().map(VerifyingKey::fingerprint)
             != known.key.as_ref().map(VerifyingKey::fingerprint);
         if state.known.len() >= MAX_KEYS {
@@ -224,8 +233,11 @@ impl Follower for LiveKeys {
         let (mut known, mut has_changed) = (HashMap::new(), false);
         {
             let mut state = self.state.write();
-            let State { ids: Some(ids), known: keys } = &mut *state else { return Ok(()) };
+            let State { ids: Some(ids), known: keys, reading } = &mut *state else { return Ok(()) };
             for Change { id, generation, is_deleted, .. } in changes {
+                if let Some((_, has_changed)) = reading.as_mut().filter(|(reading, _)| *reading == id) {
+                    *has_changed = true;
+                }
                 let hash = self.hasher.hash_one(&id);
                 if is_deleted {
                     ids.remove(&hash)

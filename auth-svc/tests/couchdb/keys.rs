@@ -1,5 +1,7 @@
 //! Keys in `system_auth`.
 
+use std::time::Duration;
+
 use blackhole_couchdb::kazoo;
 use jsonwebtoken::Algorithm;
 use serde_json::json;
@@ -93,4 +95,31 @@ async fn a_node_that_does_not_know_of_a_rotation_does_not_bring_the_old_key_back
     server.attach("system_auth", kazoo::kid(), "private_key.pem", OTHER.as_bytes());
     server.freeze_documents(false);
     eventually("the new key", async || sources.refusal(&new).await.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_key_that_changes_while_it_is_read_is_not_kept() {
+    let server = kazoo::start().await;
+    server.edit(
+        "system_config",
+        "auth",
+        &json!({ "default": { "secret_for_user_signature": kazoo::SERVER_SECRET } }),
+    );
+    let sources = Sources::of(&server).await;
+    let old = kazoo::token("user");
+    server.delay(Duration::from_millis(500));
+    let (first, ()) = futures_util::join!(sources.refusal(old), async {
+        eventually("the question", async || {
+            server.take_requests().iter().any(|path| path.contains("private_key.pem"))
+        })
+        .await;
+        server.delete("system_auth", kazoo::kid());
+    });
+    assert_eq!(first.as_deref(), UNKNOWN);
+    server.delay(Duration::ZERO);
+    assert_eq!(sources.refusal(old).await.as_deref(), UNKNOWN);
+    server.put("system_auth", &json!({ "_id": kazoo::kid(), "pvt_type": "system_key" }));
+    server.attach("system_auth", kazoo::kid(), "private_key.pem", OTHER.as_bytes());
+    eventually("the new key", async || sources.refusal(&signed_by(OTHER, kazoo::kid())).await.is_none())
+        .await;
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use auth_svc::couchdb::identities::Identity;
 use blackhole_couchdb::kazoo::{
     self, ACME, ACME_DATABASE, DEVICE, SERVER_SECRET, USER, USER_SECRET, identity_sig,
 };
@@ -183,4 +184,33 @@ async fn what_is_known_goes_on_while_couchdb_is_away() {
     sources.until_followed().await;
     eventually("the answer", async || sources.refusal(kazoo::token("device")).await.is_none()).await;
     eventually("the change", async || !sources.account(ACME).await.unwrap().enabled).await;
+}
+
+#[tokio::test]
+async fn a_secret_that_changes_while_it_is_read_is_not_kept() {
+    let server = kazoo::start().await;
+    let sources = Sources::of(&server).await;
+    server.delay(Duration::from_millis(500));
+    let (first, ()) = futures_util::join!(sources.refusal(kazoo::token("user")), async {
+        eventually("the question", async || server.take_requests().iter().any(|path| path.ends_with(USER)))
+            .await;
+        server.edit(ACME_DATABASE, USER, &json!({ "pvt_signature_secret": "new" }));
+        sources.told(USER).await;
+    });
+    assert_eq!(first.as_deref(), BAD);
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_know_of_a_changed_secret_does_not_bring_the_old_one_back() {
+    let server = kazoo::start().await;
+    let sources = Sources::of(&server).await;
+    assert_eq!(sources.refusal(kazoo::token("user")).await, None);
+    server.freeze_documents(true);
+    server.edit(ACME_DATABASE, USER, &json!({ "pvt_signature_secret": "new" }));
+    let identity = Identity { account_id: ACME.into(), id: USER.into() };
+    sources.couchdb.identities.changed(&identity, 2).await;
+    let error = sources.refusal(kazoo::token("user")).await.unwrap();
+    assert!(error.contains("older documents than were announced"), "{error}");
+    server.freeze_documents(false);
+    assert_eq!(sources.refusal(kazoo::token("user")).await.as_deref(), BAD);
 }

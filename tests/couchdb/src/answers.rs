@@ -63,10 +63,6 @@ pub(crate) async fn answer(
     if let [database, "_changes"] = segments.as_slice() {
         return Ok(changes(&shared, database, &query));
     }
-    let delay = shared.faults.lock().delay;
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-    }
     let is_read = matches!(parts.method, Method::GET | Method::HEAD);
     let answer = {
         let faults = shared.faults.lock();
@@ -79,6 +75,11 @@ pub(crate) async fn answer(
     };
     if !is_read {
         shared.tell();
+    }
+    // On its way an answer gets old.
+    let delay = shared.faults.lock().delay;
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
     }
     Ok(response(answer))
 }
