@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use auth_svc::couchdb::{CouchDb, config::CouchDbConfig};
-use auth_svc::{announce::Announcer, metrics::Metrics};
-use blackhole_common::config::{Secret, ServerUrl};
+use auth_svc::couchdb::config::CouchDbConfig;
+use blackhole_common::config::Secret;
 use blackhole_couchdb::{
     CouchDb as StandIn,
     kazoo::{self, ACME, MASTER},
 };
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use crate::{Sources, config, eventually};
@@ -164,12 +162,7 @@ async fn servers_are_tried_in_turn_and_the_user_is_sent() {
 #[tokio::test]
 async fn errors_say_what_to_do_and_no_password() {
     let server = kazoo::start().await;
-    let load = async |url: &str| {
-        let metrics = Metrics::new(&mut Registry::default());
-        let config = CouchDbConfig { url: ServerUrl::new(url), ..config(url) };
-        let couchdb = CouchDb::new(&config, &Announcer::default(), &metrics).unwrap();
-        couchdb.load().await.unwrap_err().to_string()
-    };
+    let load = async |url: &str| crate::load(&config(url)).await.unwrap_err();
     let with_password = server.url().replace("http://", "http://u:s3cr3t@");
     server.forbid("accounts");
     assert!(load(&with_password).await.contains("status 403: the user must be a member of this database"));

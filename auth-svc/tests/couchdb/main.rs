@@ -5,6 +5,7 @@
 
 mod accounts;
 mod keys;
+mod tls;
 mod tokens;
 
 use std::{
@@ -81,6 +82,13 @@ impl Sources {
     async fn told(&self, id: &str) {
         self.couchdb.identities.changed(&Identity { account_id: kazoo::ACME.into(), id: id.into() }, 0).await;
     }
+}
+
+/// Reads everything once.
+async fn load(config: &CouchDbConfig) -> Result<(), String> {
+    let metrics = Metrics::new(&mut Registry::default());
+    let couchdb = CouchDb::new(config, &Announcer::default(), &metrics)?;
+    couchdb.load().await.map_err(|error| error.to_string())
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
