@@ -93,6 +93,15 @@ impl Accounts {
         Ok(Accounts { by_id, changed: Vec::new() })
     }
 
+    /// Accounts from elsewhere. Of those with the same id the first one counts.
+    pub fn collect(accounts: impl IntoIterator<Item = Arc<Account>>) -> Accounts {
+        let mut by_id = HashMap::new();
+        for account in accounts {
+            by_id.entry(account.id.clone()).or_insert(account);
+        }
+        Accounts { by_id, changed: Vec::new() }
+    }
+
     /// The account with this id.
     pub fn get(&self, id: &str) -> Option<&Arc<Account>> {
         self.by_id.get(id)

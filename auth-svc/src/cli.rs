@@ -3,20 +3,25 @@
 use std::{
     io::{self, Read},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use blackhole_common::{cli::ConfigArgs, version, wire::MAX_TOKEN_BYTES};
 use clap::{Args, Parser, Subcommand};
+use prometheus_client::registry::Registry;
 
 use crate::{
     accounts::Accounts,
+    announce::Announcer,
     claims,
-    config::{AuthSvcConfig, MintConfig},
+    config::{AuthSvcConfig, MintConfig, Source},
+    couchdb::{CouchDb, verifier::LiveVerifier},
     error::Error,
     explain::Explanation,
     issuers::Issuer,
     jwt_verifier::JwtVerifier,
+    metrics::Metrics,
     mint,
     reload::FromFiles,
 };
@@ -26,9 +31,9 @@ use crate::{
 #[command(
     name = "auth-svc",
     version = version::with_commit(),
-    after_help = "Without a command it serves until SIGTERM. It requires auth.accounts_file and auth.jwt.keys_dir \
-                  (or, for development, auth.jwt.hs256_secret) in the configuration or the environment:\n\n  \
-                  BLACKHOLE_AUTH__ACCOUNTS_FILE=accounts.toml BLACKHOLE_AUTH__JWT__KEYS_DIR=keys auth-svc"
+    after_help = "Without a command it serves until SIGTERM. It requires auth.couchdb.url, or auth.accounts_file and \
+                  auth.jwt.keys_dir (or, for development, auth.jwt.hs256_secret), in the configuration or the \
+                  environment:\n\n  BLACKHOLE_AUTH__COUCHDB__URL=http://127.0.0.1:15984 auth-svc"
 )]
 pub struct Cli {
     /// Options for the configuration.
@@ -47,6 +52,8 @@ pub enum Command {
     /// Explain a token: its claims, the result of each check, the accessible accounts. Exit code 0 if it is
     /// valid, else 1
     CheckToken(CheckTokenArgs),
+    /// Ask CouchDB for everything that is needed, and print what it answers. Exit code 0 if nothing is missing, else 1
+    CheckSources,
 }
 
 /// `auth-svc token`.
@@ -89,11 +96,26 @@ impl CheckTokenArgs {
     ///
     /// # Errors
     /// If the token, the keys or the accounts cannot be read.
-    pub fn explain(&self, config: &AuthSvcConfig) -> Result<Explanation, Error> {
+    pub async fn explain(&self, config: &AuthSvcConfig) -> Result<Explanation, Error> {
         let token = self.token()?;
-        let verifier = JwtVerifier::new(Issuer::all(&config.auth)?);
-        let accounts = Accounts::read(config.auth.accounts_file.as_deref().unwrap_or(Path::new("")))?;
-        Ok(Explanation::of(token.trim(), &verifier, &accounts, claims::unix_now()))
+        let (token, now) = (token.trim(), claims::unix_now());
+        let in_file = config.auth.accounts_file().map(Accounts::read).transpose()?;
+        let in_file: Vec<_> = in_file.iter().flat_map(Accounts::iter).cloned().collect();
+        let Some(settings) = config.auth.couchdb() else {
+            let verifier = JwtVerifier::new(Issuer::all(&config.auth, None)?);
+            return Ok(Explanation::of(token, &verifier, &Accounts::collect(in_file), now));
+        };
+        let metrics = Metrics::new(&mut Registry::default());
+        let couchdb = CouchDb::new(settings, &Announcer::default(), Arc::default(), &metrics)
+            .map_err(Error::CouchDb)?;
+        couchdb.load().await.map_err(|error| Error::CouchDb(error.to_string()))?;
+        let mut accounts = vec![couchdb.accounts.all(), in_file];
+        if config.auth.sources().first() == Some(&Source::Files) {
+            accounts.reverse();
+        }
+        let accounts = Accounts::collect(accounts.into_iter().flatten());
+        let jwt = JwtVerifier::new(Issuer::all(&config.auth, Some(&couchdb))?);
+        Explanation::live(token, &LiveVerifier::new(jwt, Arc::new(couchdb)), &accounts, now).await
     }
 
     fn token(&self) -> Result<String, Error> {

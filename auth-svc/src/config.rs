@@ -9,7 +9,7 @@ use std::{
 use blackhole_common::config::{AdminConfig, Configuration, InvalidValue, LogConfig, NatsConfig, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::{accounts::Accounts, issuers, keys::Keys, reload::FromFiles};
+use crate::{accounts::Accounts, couchdb::config::CouchDbConfig, issuers, keys::Keys, reload::FromFiles};
 
 /// A shorter secret could be found by brute force from a single token.
 const MIN_SECRET_BYTES: usize = 16;
@@ -20,6 +20,8 @@ const KNOWN_SECRET: &str = "change-me-this-is-for-development";
 const SECRET: &str = "auth.jwt.hs256_secret";
 const KEYS: &str = "auth.jwt.keys_dir";
 const ISSUERS: &str = "auth.issuers";
+const ACCOUNTS: &str = "auth.accounts_file";
+const SOURCES: &str = "auth.sources";
 
 /// The configuration of the service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,6 +71,12 @@ impl HistoryConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
+    /// Where accounts and KAZOO's keys come from, the first source first. If absent, CouchDB if it is configured, then files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<Source>>,
+    /// KAZOO's CouchDB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub couchdb: Option<CouchDbConfig>,
     /// The accounts file, see [`crate::accounts`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accounts_file: Option<PathBuf>,
@@ -77,6 +85,16 @@ pub struct AuthConfig {
     /// Issuers besides KAZOO.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerConfig>,
+}
+
+/// A source of accounts and of KAZOO's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// `[auth.couchdb]`.
+    CouchDb,
+    /// `auth.accounts_file` and `auth.jwt.keys_dir`.
+    Files,
 }
 
 /// `[auth.jwt]`: the keys that verify KAZOO's tokens.
@@ -118,36 +136,76 @@ impl Configuration for AuthSvcConfig {
         self.nats.check()?;
         self.log.check()?;
         self.admin.check()?;
+        self.auth.check_sources()?;
         self.auth.check_issuers()?;
-        let key = "auth.accounts_file";
-        let Some(file) = &self.auth.accounts_file else {
-            return Err(InvalidValue { key, reason: "is required: the file that lists the accounts".into() });
-        };
-        match Accounts::read(file) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(InvalidValue { key, reason: error.to_string() }),
+        let key = ACCOUNTS;
+        match self.auth.accounts_file() {
+            None if self.auth.couchdb().is_some() => Ok(()),
+            None => Err(InvalidValue {
+                key,
+                reason: "is required: the file that lists the accounts (or set auth.couchdb.url)".into(),
+            }),
+            Some(file) => match Accounts::read(file) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(InvalidValue { key, reason: error.to_string() }),
+            },
         }
     }
 }
 
 impl AuthConfig {
+    /// The sources, the first one first.
+    pub fn sources(&self) -> Vec<Source> {
+        self.sources.clone().unwrap_or_else(|| match &self.couchdb {
+            Some(_) => vec![Source::CouchDb, Source::Files],
+            None => vec![Source::Files],
+        })
+    }
+
+    /// KAZOO's CouchDB, if it is a source.
+    pub fn couchdb(&self) -> Option<&CouchDbConfig> {
+        self.couchdb.as_ref().filter(|_| self.sources().contains(&Source::CouchDb))
+    }
+
+    /// The accounts file, if files are a source.
+    pub fn accounts_file(&self) -> Option<&Path> {
+        self.accounts_file.as_deref().filter(|_| self.sources().contains(&Source::Files))
+    }
+
+    fn check_sources(&self) -> Result<(), InvalidValue> {
+        let sources = self.sources();
+        let is_once = |source| sources.iter().filter(|other| **other == source).count() <= 1;
+        InvalidValue::unless(
+            !sources.is_empty() && is_once(Source::CouchDb) && is_once(Source::Files),
+            SOURCES,
+            "must list \"couchdb\", \"files\" or both, each once",
+        )?;
+        InvalidValue::unless(
+            !sources.contains(&Source::CouchDb) || self.couchdb.is_some(),
+            SOURCES,
+            "lists \"couchdb\", but auth.couchdb.url is not set",
+        )?;
+        self.couchdb().map_or(Ok(()), CouchDbConfig::check)
+    }
+
     fn check_issuers(&self) -> Result<(), InvalidValue> {
         self.jwt.check_secret()?;
-        let has_keys = self.jwt.keys_dir.is_some() || !self.issuers.is_empty();
+        let has_keys = self.jwt.keys_dir.is_some() || !self.issuers.is_empty() || self.couchdb().is_some();
         InvalidValue::unless(
             self.jwt.hs256_secret.is_none() || !has_keys || self.jwt.dangerous_secret_beside_keys,
             SECRET,
-            "is set beside auth.jwt.keys_dir or auth.issuers: whoever knows it can make a token of any account. Remove it, or set auth.jwt.dangerous_secret_beside_keys = true",
+            "is set beside auth.jwt.keys_dir, auth.couchdb or auth.issuers: whoever knows it can make a token of any account. Remove it, or set auth.jwt.dangerous_secret_beside_keys = true",
         )?;
         InvalidValue::unless(
             has_keys || self.jwt.hs256_secret.is_some(),
             KEYS,
-            "is required: the directory of the keys that verify tokens, one <kid>.pem each (or, for development, set auth.jwt.hs256_secret)",
+            "is required: the directory of the keys that verify tokens, one <kid>.pem each (or set auth.couchdb.url or, for development, auth.jwt.hs256_secret)",
         )?;
         if let Some(directory) = &self.jwt.keys_dir {
             check_keys(KEYS, directory)?;
         }
-        let mut names: Vec<&str> = self.jwt.is_used().then_some(issuers::KAZOO).into_iter().collect();
+        let mut names: Vec<&str> =
+            (self.jwt.is_used() || self.couchdb().is_some()).then_some(issuers::KAZOO).into_iter().collect();
         for issuer in &self.issuers {
             InvalidValue::unless(
                 !issuer.iss.is_empty() && !names.contains(&issuer.iss.as_str()),
@@ -218,104 +276,4 @@ impl Configuration for MintConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use blackhole_common::config::{self, UnknownKeys};
-
-    use super::*;
-    use crate::testing::{self, TempDir};
-
-    fn load<C: Configuration>(dir: &TempDir, text: &str) -> Result<C, String> {
-        let file = dir.write("blackhole.toml", text);
-        let loaded = config::load(Some(&file), UnknownKeys::Refuse);
-        loaded.map(|loaded| loaded.config).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn errors_are_one_line_without_secrets() {
-        let dir = TempDir::new();
-        let accounts = dir.write("accounts.toml", testing::ACCOUNTS);
-        let broken_accounts = dir.write("broken.toml", "[[account]]\nid = \"a\"");
-        for keys in ["keys", "broken-keys"] {
-            std::fs::create_dir(dir.path().join(keys)).unwrap();
-            dir.write(&format!("{keys}/a.pem"), testing::RSA_PUBLIC);
-        }
-        dir.write("broken-keys/b.pem", testing::RSA_1024_PUBLIC);
-        let auth = |accounts: &std::path::Path, jwt: &str| {
-            format!("[auth]\naccounts_file = {:?}\n[auth.jwt]\n{jwt}\n", accounts.display().to_string())
-        };
-        let keys_dir = |name: &str| format!("keys_dir = {:?}", dir.path().join(name).display().to_string());
-        let secret = format!("hs256_secret = \"{}\"", testing::SECRET);
-        // With the good keys for KAZOO, and these for another.
-        let issuer = |keys: &str, text: &str| {
-            let (jwt, own) = match keys.starts_with("keys_dir") {
-                true => (keys_dir("keys"), keys.to_owned()),
-                false => (keys.to_owned(), keys_dir("keys")),
-            };
-            format!("{}[[auth.issuers]]\n{own}\n{text}\n", auth(&accounts, &jwt))
-        };
-        for (text, expected) in [
-            (String::new(), "`auth.jwt.keys_dir` (by default): is required"),
-            (format!("[auth.jwt]\n{secret}"), "`auth.accounts_file` (by default): is required"),
-            (auth(&accounts, ""), "set auth.jwt.hs256_secret"),
-            (auth(&accounts, "hs256_secret = \"short\""), "`auth.jwt.hs256_secret` = [hidden]"),
-            (
-                auth(&accounts, &format!("hs256_secret = \"{KNOWN_SECRET}\"")),
-                "`auth.jwt.hs256_secret` = [hidden] (in",
-            ),
-            (auth(&accounts, &format!("hs256_secret = \"{KNOWN_SECRET}\"")), "is the former example"),
-            (
-                auth(&accounts, &format!("{secret}\n{}", keys_dir("keys"))),
-                "set auth.jwt.dangerous_secret_beside_keys = true",
-            ),
-            (auth(&accounts, "hs256_secrets = \"s\""), "unknown key"),
-            (auth(&accounts, &keys_dir("none")), "No such file"),
-            (auth(&accounts, &keys_dir("broken-keys")), "b.pem: is an RSA key of 1024 bits"),
-            (issuer(&keys_dir("keys"), "iss = \"\"\naccounts = [\"*\"]"), "`auth.issuers`"),
-            (
-                issuer(&keys_dir("keys"), "iss = \"kazoo\"\naccounts = [\"*\"]"),
-                "iss \"kazoo\" is empty or used twice",
-            ),
-            (issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = []"), "i: accounts must list the ids"),
-            (issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"\"]"), "i: accounts must list the ids"),
-            (issuer(&keys_dir("keys"), "iss = \"i\""), "missing field `accounts`"),
-            (issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"*\"]\nalgs = []"), "unknown key"),
-            (
-                issuer(&keys_dir("broken-keys"), "iss = \"i\"\naccounts = [\"*\"]"),
-                "b.pem: is an RSA key of 1024 bits",
-            ),
-            (issuer(&secret, "iss = \"i\"\naccounts = [\"*\"]"), "beside auth.jwt.keys_dir or auth.issuers"),
-            (auth(&dir.path().join("none.toml"), &secret), "No such file"),
-            (auth(&broken_accounts, &secret), "broken.toml: line 1: missing field `name`"),
-            (auth(&accounts, &secret) + "[admin]\nlisten = \"here\"", "`admin.listen` = \"here\""),
-        ] {
-            let error = load::<AuthSvcConfig>(&dir, &text).unwrap_err();
-            assert!(error.contains(expected), "{error} instead of {expected}");
-            assert!(!error.contains('\n') && !error.contains("short\"") && !error.contains(testing::SECRET));
-            assert!(!error.contains(KNOWN_SECRET));
-        }
-        let both = format!("{secret}\n{}\ndangerous_secret_beside_keys = true", keys_dir("keys"));
-        let other = format!("[[auth.issuers]]\niss = \"kazoo\"\n{}\naccounts = [\"*\"]", keys_dir("keys"));
-        for jwt in [secret, keys_dir("keys"), both, other] {
-            let config: AuthSvcConfig = load(&dir, &auth(&accounts, &jwt)).unwrap();
-            assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9402");
-        }
-        let text = issuer(&keys_dir("keys"), "iss = \"https://i\"\naccounts = [\"a\"]\naudience = \"me\"");
-        let config: AuthSvcConfig = load(&dir, &text).unwrap();
-        let issuers = issuers::Issuer::all(&config.auth).unwrap();
-        assert_eq!(
-            issuers.iter().map(|issuer| issuer.iss.as_str()).collect::<Vec<_>>(),
-            ["kazoo", "https://i"]
-        );
-        assert_eq!(issuers[1].audience.as_deref(), Some("me"));
-        assert_eq!(*issuers[1].scope, issuers::Scope::Below(vec!["a".into()]));
-    }
-
-    #[test]
-    fn minting_requires_only_the_secret() {
-        let dir = TempDir::new();
-        let error = load::<MintConfig>(&dir, "[auth]\naccounts_file = \"/nonexistent\"").unwrap_err();
-        assert!(error.contains("`auth.jwt.hs256_secret` (by default): is required to mint"), "{error}");
-        let text = format!("[auth.jwt]\nhs256_secret = \"{}\"", testing::SECRET);
-        load::<MintConfig>(&dir, &text).unwrap();
-    }
-}
+mod tests;

@@ -27,7 +27,7 @@ pub struct Account {
 ///
 /// Accounts include their ancestors, so a decision needs at most two lookups, however deep the tree, and
 /// implementations need not list accounts. The configuration selects the implementation at run time, hence
-/// the boxed futures: [`crate::accounts`] reads a file; one for KAZOO's CouchDB will use the network.
+/// the boxed futures: [`crate::accounts`] reads a file, [`crate::couchdb`] KAZOO's CouchDB.
 pub trait AccountDirectory: Send + Sync + 'static {
     /// The account with this id, or `None` if it does not exist or is deleted.
     ///

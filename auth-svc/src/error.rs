@@ -37,6 +37,9 @@ pub enum Error {
         /// What is wrong, on one line.
         reason: String,
     },
+    /// CouchDB cannot be used with this configuration, or not be read by a command.
+    #[error("couchdb: {0}")]
+    CouchDb(String),
     /// A token cannot be minted.
     #[error("{0}")]
     Mint(String),
@@ -67,6 +70,7 @@ impl Error {
             Error::Unavailable { .. } => "unavailable",
             Error::Unreadable { .. } => "unreadable",
             Error::Invalid { .. } => "invalid",
+            Error::CouchDb(_) => "couchdb",
             Error::Mint(_) => "mint",
             Error::Nats(_) => "nats",
             Error::Admin(_) => "admin",

@@ -8,8 +8,10 @@ use crate::{
     access,
     accounts::Accounts,
     claims,
+    couchdb::verifier::{LiveVerifier, not_expired},
     directory::Account,
-    issuers::Issuer,
+    error::Error,
+    issuers::{Issuer, KAZOO},
     jwt_verifier::{Candidate, ChosenKey, JwtVerifier},
     members::{Member, Members},
     refusal::Refusal,
@@ -128,6 +130,44 @@ impl Explanation {
         Some(issuer)
     }
 
+    /// Explains a token with keys and secrets in CouchDB, which must have been read.
+    ///
+    /// # Errors
+    /// If CouchDB cannot be asked.
+    pub async fn live(
+        text: &str,
+        verifier: &LiveVerifier,
+        accounts: &Accounts,
+        now: u64,
+    ) -> Result<Explanation, Error> {
+        verifier.prepare(text).await?;
+        let mut explanation = Explanation::of(text, verifier.jwt(), accounts, now);
+        let Ok(claims) = Token::parse(text).and_then(|token| token.claims()) else { return Ok(explanation) };
+        let is_kazoos = claims.text("iss").is_some_and(|iss| iss == KAZOO);
+        if !is_kazoos {
+            return Ok(explanation);
+        }
+        // KAZOO's tokens have no leeway here.
+        if let Some(check) = explanation.checks.iter_mut().find(|check| check.name == "expiry")
+            && check.verdict == Verdict::Passed
+            && claims::expiry(&claims, now).and_then(|exp| not_expired(exp, now)).is_err()
+        {
+            (check.verdict, check.text) = (Verdict::Failed, Refusal::Expired.to_string());
+        }
+        match verifier.identity(&claims).await {
+            Ok(None) => {
+                explanation.check("identity", Ok("the token has no identity_sig, as KAZOO allows".into()));
+            }
+            Ok(Some(identity)) => {
+                let text = format!("signed by {}, with today's secrets", printable(&identity.id));
+                explanation.check("identity", Ok(text));
+            }
+            Err(Error::Refused(refusal)) => explanation.check("identity", Err(&refusal)),
+            Err(error) => return Err(error),
+        }
+        Ok(explanation)
+    }
+
     /// Whether the service would accept the token.
     pub fn is_valid(&self) -> bool {
         self.checks.iter().all(|check| check.verdict == Verdict::Passed)
@@ -149,6 +189,9 @@ fn describe(candidates: &[Candidate<'_>], token: &Token<'_>) -> String {
     let id = token.key_id().ok().flatten().unwrap_or_default();
     let key = |candidate: &Candidate<'_>| match &candidate.key {
         ChosenKey::Secret(_) => "HS256 with auth.jwt.hs256_secret, for development".into(),
+        ChosenKey::Public(_, algorithm) if candidate.issuer.is_live(&id) => {
+            format!("{algorithm:?} with {} in CouchDB", printable(&id))
+        }
         ChosenKey::Public(_, algorithm) => {
             format!("{algorithm:?} with {}.pem of {}", printable(&id), printable(&candidate.issuer.iss))
         }

@@ -10,10 +10,11 @@ use ring::hmac;
 
 use crate::{
     access,
-    config::{AuthConfig, IssuerConfig},
+    config::{AuthConfig, IssuerConfig, Source},
+    couchdb::{CouchDb, keys::LiveKeys},
     directory::Account,
     error::Error,
-    keys::Keys,
+    keys::{Keys, VerifyingKey},
     reload::Reloaded,
 };
 
@@ -27,12 +28,23 @@ pub struct Issuer {
     pub iss: String,
     /// Its public keys.
     pub keys: Option<Arc<Reloaded<Keys>>>,
+    /// Its public keys in CouchDB.
+    pub live: Option<Live>,
     /// A secret for HS256, for development.
     pub secret: Option<hmac::Key>,
     /// Whom its tokens must be for. If absent, they must be for nobody in particular.
     pub audience: Option<String>,
     /// The accounts that its tokens may name.
     pub scope: Arc<Scope>,
+}
+
+/// KAZOO's keys in CouchDB.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// The keys.
+    pub keys: Arc<LiveKeys>,
+    /// Whether they come before those in files.
+    pub is_first: bool,
 }
 
 /// The accounts that an issuer's tokens may name.
@@ -45,16 +57,20 @@ pub enum Scope {
 }
 
 impl Issuer {
-    /// The issuers of a valid configuration, with their keys loaded.
+    /// The issuers of a valid configuration, with the keys in files loaded.
     ///
     /// # Errors
     /// If a directory of keys cannot be read.
-    pub fn all(config: &AuthConfig) -> Result<Vec<Issuer>, Error> {
+    pub fn all(config: &AuthConfig, couchdb: Option<&CouchDb>) -> Result<Vec<Issuer>, Error> {
         let jwt = &config.jwt;
+        let sources = config.sources();
         let mut issuers = Vec::new();
-        if jwt.is_used() {
-            let keys = jwt.keys_dir.as_deref().map(open).transpose()?;
-            issuers.push(Issuer::kazoo(jwt.hs256_secret.as_ref(), keys));
+        if jwt.is_used() || couchdb.is_some() {
+            let directory = jwt.keys_dir.as_deref().filter(|_| sources.contains(&Source::Files));
+            let mut kazoo = Issuer::kazoo(jwt.hs256_secret.as_ref(), directory.map(open).transpose()?);
+            let is_first = sources.first() == Some(&Source::CouchDb);
+            kazoo.live = couchdb.map(|couchdb| Live { keys: Arc::clone(&couchdb.keys), is_first });
+            issuers.push(kazoo);
         }
         for issuer in &config.issuers {
             issuers.push(Issuer::listed(issuer)?);
@@ -65,13 +81,37 @@ impl Issuer {
     /// KAZOO, with its keys and a secret for development. KAZOO writes no `aud`.
     pub fn kazoo(secret: Option<&Secret>, keys: Option<Arc<Reloaded<Keys>>>) -> Issuer {
         let secret = secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()));
-        Issuer { iss: KAZOO.into(), keys, secret, audience: None, scope: Arc::new(Scope::All) }
+        Issuer { iss: KAZOO.into(), keys, live: None, secret, audience: None, scope: Arc::new(Scope::All) }
+    }
+
+    /// Whether it has public keys at all.
+    pub fn has_keys(&self) -> bool {
+        self.keys.is_some() || self.live.is_some()
+    }
+
+    /// Its public key with this id. The first source that has this id decides, also if its document has no key.
+    pub fn key(&self, id: &str) -> Option<VerifyingKey> {
+        let in_couchdb = || self.live.as_ref()?.keys.get(id);
+        if self.is_live(id) { in_couchdb() } else { self.in_files(id) }
+    }
+
+    /// Whether CouchDB decides about the key with this id.
+    pub fn is_live(&self, id: &str) -> bool {
+        self.live.as_ref().is_some_and(|live| match live.is_first {
+            true => live.keys.contains(id),
+            false => self.in_files(id).is_none(),
+        })
+    }
+
+    fn in_files(&self, id: &str) -> Option<VerifyingKey> {
+        self.keys.as_ref()?.current().get(id).cloned()
     }
 
     fn listed(config: &IssuerConfig) -> Result<Issuer, Error> {
         Ok(Issuer {
             iss: config.iss.clone(),
             keys: Some(open(&config.keys_dir)?),
+            live: None,
             secret: None,
             audience: config.audience.clone(),
             scope: Arc::new(Scope::of(&config.accounts)),

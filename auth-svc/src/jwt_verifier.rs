@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     issuers::Issuer,
     keys::VerifyingKey,
+    members::Members,
     refusal::Refusal,
     signatures::Signatures,
     token::Token,
@@ -28,6 +29,17 @@ use crate::{
 pub struct JwtVerifier {
     issuers: Vec<Issuer>,
     signatures: Signatures,
+}
+
+/// A verified token with all of its claims.
+#[derive(Clone, Debug)]
+pub struct Signed<'v> {
+    /// What counts of it.
+    pub token: VerifiedToken,
+    /// All claims.
+    pub claims: Members,
+    /// Who has signed it.
+    pub issuer: &'v Issuer,
 }
 
 /// An issuer with a key that fits a token.
@@ -82,21 +94,16 @@ impl JwtVerifier {
     }
 
     fn with_key(&self, token: &Token<'_>, algorithm: Algorithm) -> Result<Vec<Candidate<'_>>, Refusal> {
-        let key_rings: Vec<_> = self
-            .issuers
-            .iter()
-            .filter_map(|issuer| Some((issuer, issuer.keys.as_ref()?.current())))
-            .collect();
-        if key_rings.is_empty() {
+        if !self.issuers.iter().any(Issuer::has_keys) {
             return Err(Refusal::Algorithm);
         }
         let id = token.key_id()?.ok_or(Refusal::NoKeyId)?;
         let mut refusal = Refusal::UnknownKey;
         let mut found = Vec::new();
-        for (issuer, keys) in key_rings {
-            match keys.get(&id) {
+        for issuer in &self.issuers {
+            match issuer.key(&id) {
                 Some(key) if key.algorithms().contains(&algorithm) => {
-                    found.push(Candidate { issuer, key: ChosenKey::Public(key.clone(), algorithm) });
+                    found.push(Candidate { issuer, key: ChosenKey::Public(key, algorithm) });
                 }
                 Some(_) => refusal = Refusal::KeyMismatch,
                 None => {}
@@ -121,6 +128,14 @@ impl JwtVerifier {
     /// # Errors
     /// If it is not valid.
     pub fn verify_at(&self, token: &str, now: u64) -> Result<VerifiedToken, Refusal> {
+        self.signed(token, now).map(|signed| signed.token)
+    }
+
+    /// Like [`JwtVerifier::verify_at`], with all claims.
+    ///
+    /// # Errors
+    /// If it is not valid.
+    pub fn signed(&self, token: &str, now: u64) -> Result<Signed<'_>, Refusal> {
         let token = Token::parse(token)?;
         let mut signers = self.candidates(&token)?;
         signers.retain(|candidate| self.has_signed(candidate, &token));
@@ -129,7 +144,8 @@ impl JwtVerifier {
         }
         let claims = token.claims()?;
         let issuer = claims::issuer(&claims, signers.iter().map(|signer| signer.issuer))?;
-        VerifiedToken::from_claims(&claims, issuer, now)
+        let token = VerifiedToken::from_claims(&claims, issuer, now)?;
+        Ok(Signed { token, claims, issuer })
     }
 }
 

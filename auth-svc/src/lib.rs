@@ -11,21 +11,25 @@
 //! | [`token`], [`members`], [`claims`], [`keys`] | parsing tokens, validating claims, loading keys |
 //! | [`signatures`] | remembering which signatures are good or bad |
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
+//! | [`couchdb`] | keys, accounts and secrets from KAZOO's CouchDB |
+//! | [`sources`] | the sources of accounts, in order |
 //! | [`access`] | the access rule |
 //! | [`realms`] | which account has which realm, and since when, also across restarts |
 //! | [`announce`] | telling the edges what has changed |
 //! | [`refusal`], [`error`] | errors for clients, and errors for operators |
 //! | [`reload`] | reloading files that change |
 //! | [`metrics`] | metrics |
-//! | [`cli`], [`mint`], [`explain`] | the command line: minting development tokens, explaining tokens |
+//! | [`cli`], [`mint`], [`explain`], [`check_sources`] | the command line: minting development tokens, explaining tokens, asking CouchDB |
 
 pub mod access;
 pub mod accounts;
 pub mod announce;
 pub mod authority;
+pub mod check_sources;
 pub mod claims;
 pub mod cli;
 pub mod config;
+pub mod couchdb;
 pub mod directory;
 pub mod error;
 pub mod explain;
@@ -40,6 +44,7 @@ pub mod refusal;
 pub mod reload;
 pub mod service;
 pub mod signatures;
+pub mod sources;
 pub mod token;
 pub mod verifier;
 
@@ -59,7 +64,9 @@ use crate::{
     accounts::Accounts,
     announce::Announcer,
     authority::Authority,
-    config::AuthSvcConfig,
+    config::{AuthSvcConfig, Source},
+    couchdb::{CouchDb, Databases, accounts::LiveAccounts, verifier::LiveVerifier},
+    directory::{Account, AccountDirectory},
     error::Error,
     issuers::Issuer,
     jwt_verifier::JwtVerifier,
@@ -67,6 +74,8 @@ use crate::{
     metrics::Metrics,
     realms::{Realms, store::RealmStore},
     reload::{FromFiles, Reloaded},
+    sources::Sources,
+    verifier::TokenVerifier,
 };
 
 /// Capacity of the subscription, sized for several edges whose sessions all reconnect at once. Such a burst
@@ -78,9 +87,11 @@ const MAX_QUEUED_REQUESTS: usize = 16_384;
 #[derive(Debug)]
 pub struct AuthSvc {
     config: AuthSvcConfig,
-    accounts: Arc<Reloaded<Accounts>>,
+    accounts: Option<Arc<Reloaded<Accounts>>>,
+    couchdb: Option<(Arc<CouchDb>, Databases)>,
     realms: Arc<Realms>,
     issuers: Vec<Issuer>,
+    announcer: Announcer,
     metrics: Metrics,
     latches: Latches,
     admin: AdminServer,
@@ -110,23 +121,32 @@ impl AuthSvc {
         let mut registry = telemetry::registry("auth-svc");
         let metrics = Metrics::new(&mut registry);
         let readiness = Readiness::default();
+        let announcer = Announcer::default();
+        let realms = Arc::new(Realms::default());
+        let couchdb = match config.auth.couchdb() {
+            Some(settings) => {
+                let couchdb = CouchDb::new(settings, &announcer, Arc::clone(&realms), &metrics)
+                    .map_err(Error::CouchDb)?;
+                Some((Arc::new(couchdb), Databases::new(&readiness, &metrics)))
+            }
+            None => None,
+        };
         let latches = Latches {
             nats: readiness.latch("nats"),
             accounts: readiness.latch("accounts"),
             keys: readiness.latch("keys"),
         };
-        let file = config.auth.accounts_file.clone().unwrap_or_default();
-        let accounts = Arc::new(Reloaded::<Accounts>::open(&file)?);
+        let accounts = config.auth.accounts_file().map(Reloaded::<Accounts>::open).transpose()?.map(Arc::new);
+        // CouchDB has latches of its own.
         latches.accounts.set(true);
-        metrics.accounts.set(gauge(accounts.current().count()));
-        let realms = Arc::new(Realms::default());
-        realms.replace(accounts.current().realms());
-        let issuers = Issuer::all(&config.auth)?;
+        metrics.accounts.set(accounts.as_ref().map_or(0, |accounts| gauge(accounts.current().count())));
+        let issuers = Issuer::all(&config.auth, couchdb.as_ref().map(|(couchdb, _)| &**couchdb))?;
         let count = count_keys(&issuers);
-        latches.keys.set(config.auth.jwt.hs256_secret.is_some() || count > 0);
+        let has_others = config.auth.jwt.hs256_secret.is_some() || couchdb.is_some();
+        latches.keys.set(has_others || count > 0);
         metrics.keys.set(gauge(count));
         let admin = AdminServer::bind(&config.admin, registry, readiness).await.map_err(Error::Admin)?;
-        Ok(AuthSvc { config, accounts, realms, issuers, metrics, latches, admin })
+        Ok(AuthSvc { config, accounts, couchdb, realms, issuers, announcer, metrics, latches, admin })
     }
 
     /// The address of the admin server.
@@ -147,24 +167,35 @@ impl AuthSvc {
         let _stop_tasks = tasks.clone().drop_guard();
         tokio::spawn(self.admin.serve(tasks.clone()));
 
-        let announcer = Announcer::default();
-        let (metrics, latch) = (self.metrics.clone(), self.latches.accounts.clone());
-        let (changed, realms) = (announcer.clone(), Arc::clone(&self.realms));
-        tokio::spawn(Arc::clone(&self.accounts).watch(tasks.clone(), move |result| {
-            report_reload(&metrics, result, |accounts: &Accounts| {
-                metrics.accounts.set(gauge(accounts.count()));
-                latch.set(true);
-                realms.replace(accounts.realms());
-                changed.accounts(accounts.changed());
-                accounts.count()
-            });
-        }));
+        let announcer = self.announcer;
+        let owners = Owners {
+            accounts: self.accounts.clone(),
+            couchdb: self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(&couchdb.accounts)),
+            realms: Arc::clone(&self.realms),
+        };
+        if let Some(accounts) = &self.accounts {
+            let (metrics, latch) = (self.metrics.clone(), self.latches.accounts.clone());
+            let (changed, owners) = (announcer.clone(), owners.clone());
+            tokio::spawn(Arc::clone(accounts).watch(tasks.clone(), move |result| {
+                report_reload(&metrics, result, |accounts: &Accounts| {
+                    metrics.accounts.set(gauge(accounts.count()));
+                    latch.set(true);
+                    owners.refresh();
+                    changed.accounts(accounts.changed());
+                    accounts.count()
+                });
+            }));
+        }
+        if let Some((couchdb, databases)) = &self.couchdb {
+            couchdb.follow(databases, &tasks);
+        }
         let has_secret = self.config.auth.jwt.hs256_secret.is_some();
         if has_secret {
             tracing::warn!(
                 "auth.jwt.hs256_secret is set, for development only: anyone who knows it can mint any token"
             );
         }
+        let has_others = has_secret || self.couchdb.is_some();
         for keys in self.issuers.iter().filter_map(|issuer| issuer.keys.clone()) {
             let (metrics, latch) = (self.metrics.clone(), self.latches.keys.clone());
             let changed = announcer.clone();
@@ -177,7 +208,7 @@ impl AuthSvc {
                     }
                     let count = count_keys(&issuers);
                     metrics.keys.set(gauge(count));
-                    latch.set(has_secret || count > 0);
+                    latch.set(has_others || count > 0);
                     changed.anything();
                     keys.len()
                 });
@@ -185,6 +216,7 @@ impl AuthSvc {
         }
 
         let metrics = self.metrics.clone();
+        let identities = self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(&couchdb.identities));
         let options =
             nats::options(&self.config.nats, "auth-svc").await?.subscription_capacity(MAX_QUEUED_REQUESTS);
         let client =
@@ -192,10 +224,34 @@ impl AuthSvc {
                 if matches!(event, Event::SlowConsumer(_)) {
                     metrics.dropped();
                 }
+                if matches!(event, Event::SlowConsumer(_) | Event::Connected)
+                    && let Some(identities) = &identities
+                {
+                    identities.missed();
+                }
             })
             .await?;
-        let verifier = JwtVerifier::new(self.issuers);
         let subjects = Subjects::new(&self.config.nats.prefix);
+        tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
+        let verifier = JwtVerifier::new(self.issuers);
+        let mut directories: Vec<Arc<dyn AccountDirectory>> = Vec::new();
+        let verifier: Arc<dyn TokenVerifier> = match self.couchdb {
+            None => Arc::new(verifier),
+            Some((couchdb, databases)) => {
+                couchdb.listen(client.clone(), subjects.clone(), tasks.clone());
+                directories.push(Arc::clone(&couchdb.accounts) as _);
+                // Another auth-svc can answer meanwhile.
+                if shutdown.run_until_cancelled(databases.loaded()).await.is_none() {
+                    return Ok(());
+                }
+                Arc::new(LiveVerifier::new(verifier, couchdb))
+            }
+        };
+        directories.extend(self.accounts.map(|accounts| accounts as Arc<dyn AccountDirectory>));
+        if self.config.auth.sources().first() == Some(&Source::Files) {
+            directories.reverse();
+        }
+        owners.refresh();
         if let Some(replicas) = self.config.history.kept() {
             let store = RealmStore::new(client.clone(), subjects.realms(), replicas);
             if shutdown.run_until_cancelled(store.load(&self.realms)).await.is_none() {
@@ -203,11 +259,33 @@ impl AuthSvc {
             }
             tokio::spawn(store.follow(Arc::clone(&self.realms), tasks.clone()));
         }
-        let authority = Authority::new(Arc::new(verifier), self.accounts, self.realms);
-        tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
+        let authority = Authority::new(verifier, Arc::new(Sources::new(directories)), self.realms);
         let subject = subjects.auth_check();
         tracing::info!(subject, "answering requests");
         service::serve(&client, subject, Arc::new(authority), self.metrics, shutdown).await
+    }
+}
+
+/// The sources of who has which realm.
+#[derive(Clone, Debug)]
+struct Owners {
+    accounts: Option<Arc<Reloaded<Accounts>>>,
+    couchdb: Option<Arc<LiveAccounts>>,
+    realms: Arc<Realms>,
+}
+
+impl Owners {
+    /// Takes over what all sources say. Nothing is known before all of them have been read.
+    fn refresh(&self) {
+        if self.couchdb.as_ref().is_some_and(|couchdb| !couchdb.are_read()) {
+            return;
+        }
+        let files = self.accounts.as_ref().map(|accounts| accounts.current());
+        let files = files.iter().flat_map(|accounts| accounts.iter().cloned());
+        let couchdb = self.couchdb.iter().flat_map(|couchdb| couchdb.all());
+        let all: Vec<Arc<Account>> = files.chain(couchdb).collect();
+        let owner = |account: &'_ Arc<Account>| Some((account.realm.clone()?, account.id.clone()));
+        self.realms.replace(all.iter().filter_map(owner));
     }
 }
 

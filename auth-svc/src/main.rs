@@ -7,7 +7,8 @@ use std::{
 
 use auth_svc::{
     AuthSvc,
-    cli::{Cli, Command, TokenArgs},
+    check_sources::Report,
+    cli::{CheckTokenArgs, Cli, Command, TokenArgs},
     config::{AuthSvcConfig, MintConfig},
 };
 use blackhole_common::{
@@ -26,11 +27,8 @@ fn main() -> ExitCode {
             result
         }),
         Some(Command::Token(args)) => token(&arguments.config, args),
-        Some(Command::CheckToken(args)) => arguments.config.read().map_err(Into::into).and_then(|config| {
-            let explanation = args.explain(&config)?;
-            write!(io::stdout(), "{explanation}")?;
-            Ok(if explanation.is_valid() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }),
+        Some(Command::CheckToken(args)) => command(check_token(&arguments.config, args)),
+        Some(Command::CheckSources) => command(check_sources(&arguments.config)),
     };
     cli::finish("auth-svc", result)
 }
@@ -45,6 +43,25 @@ async fn serve(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     service.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command to its end.
+fn command(run: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run)
+}
+
+async fn check_token(args: &ConfigArgs, token: &CheckTokenArgs) -> anyhow::Result<ExitCode> {
+    let config: AuthSvcConfig = args.read()?;
+    let explanation = token.explain(&config).await?;
+    write!(io::stdout(), "{explanation}")?;
+    Ok(if explanation.is_valid() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn check_sources(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let config: AuthSvcConfig = args.read()?;
+    let report = Report::of(&config).await?;
+    write!(io::stdout(), "{report}")?;
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn token(args: &ConfigArgs, token: &TokenArgs) -> anyhow::Result<ExitCode> {

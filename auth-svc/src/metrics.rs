@@ -33,6 +33,22 @@ pub struct ReloadLabels {
     pub result: &'static str,
 }
 
+/// The labels of a question to CouchDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QuestionLabels {
+    /// `accounts`, `key`, `settings` or `identity`.
+    pub what: &'static str,
+    /// `ok`, `none` (there is no such document or key), or the kind of error.
+    pub result: &'static str,
+}
+
+/// The label of a database in CouchDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DatabaseLabel {
+    /// Its name.
+    pub database: &'static str,
+}
+
 /// The metrics of auth-svc.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -43,6 +59,12 @@ pub struct Metrics {
     pub accounts: Gauge,
     /// The number of public keys loaded.
     pub keys: Gauge,
+    questions: Family<QuestionLabels, Counter>,
+    heard_at: Family<DatabaseLabel, Gauge>,
+    /// The number of accounts in CouchDB.
+    pub couchdb_accounts: Gauge,
+    /// The number of keys read from CouchDB.
+    pub couchdb_keys: Gauge,
 }
 
 impl Metrics {
@@ -55,6 +77,10 @@ impl Metrics {
             reloads: Family::default(),
             accounts: Gauge::default(),
             keys: Gauge::default(),
+            questions: Family::default(),
+            heard_at: Family::default(),
+            couchdb_accounts: Gauge::default(),
+            couchdb_keys: Gauge::default(),
         };
         let unit = |name: &str| Unit::Other(name.to_owned());
         registry.register_with_unit(
@@ -77,7 +103,46 @@ impl Metrics {
         );
         registry.register_with_unit("auth", "Accounts loaded", unit("accounts"), metrics.accounts.clone());
         registry.register_with_unit("auth", "Public keys loaded", unit("keys"), metrics.keys.clone());
+        registry.register_with_unit(
+            "auth_couchdb",
+            "Questions to CouchDB, by what was asked for and by result",
+            unit("questions"),
+            metrics.questions.clone(),
+        );
+        registry.register_with_unit(
+            "auth_couchdb_heard_timestamp",
+            "When the changes of a database were last heard of, in Unix time: every 4 s while they come",
+            Unit::Seconds,
+            metrics.heard_at.clone(),
+        );
+        registry.register_with_unit(
+            "auth_couchdb",
+            "Accounts read from CouchDB",
+            unit("accounts"),
+            metrics.couchdb_accounts.clone(),
+        );
+        registry.register_with_unit(
+            "auth_couchdb",
+            "Keys read from CouchDB",
+            unit("keys"),
+            metrics.couchdb_keys.clone(),
+        );
         metrics
+    }
+
+    /// Counts a question to CouchDB: whether it has found something, or the kind of error.
+    pub fn asked_couchdb(&self, what: &'static str, result: Result<bool, &'static str>) {
+        let result = match result {
+            Ok(true) => "ok",
+            Ok(false) => "none",
+            Err(kind) => kind,
+        };
+        self.questions.get_or_create(&QuestionLabels { what, result }).inc();
+    }
+
+    /// When the changes of a database were last heard of, in Unix seconds.
+    pub fn heard_at(&self, database: &'static str) -> Gauge {
+        self.heard_at.get_or_create(&DatabaseLabel { database }).clone()
     }
 
     /// Counts an answered request.

@@ -37,20 +37,28 @@ impl Default for Realms {
 impl Realms {
     /// Takes over the realms and accounts that a source has now, all of them. Who has a realm that was another's before, or
     /// nobody's, has it since now.
-    pub fn replace<'a>(&self, owners: impl Iterator<Item = (&'a str, &'a str)>) {
+    pub fn replace<S: AsRef<str>>(&self, owners: impl Iterator<Item = (S, S)>) {
         let now_ms = unix_millis();
         let mut shards = self.shards.lock();
         let mut new: Vec<Vec<(Digest, Digest)>> = vec![Vec::new(); SHARDS];
         for (realm, account) in owners {
-            let realm = digest_of_realm(realm);
+            let realm = digest_of_realm(realm.as_ref());
             if let Some(shard) = new.get_mut(index(realm)) {
-                shard.push((realm, digest_of(account)));
+                shard.push((realm, digest_of(account.as_ref())));
             }
         }
         for (shard, owners) in shards.iter_mut().zip(new) {
             shard.replace(owners, now_ms);
         }
         drop(shards);
+        self.changed.notify_one();
+    }
+
+    /// Only this account has the realm from now on, or nobody for whom it could be told.
+    pub fn set(&self, realm: &str, account: Option<&str>) {
+        let realm = digest_of_realm(realm);
+        let account = account.map(digest_of);
+        self.change(index(realm), |shard| shard.set(realm, account, unix_millis()));
         self.changed.notify_one();
     }
 

@@ -59,6 +59,12 @@ pub enum Refusal {
     /// The issuer's tokens may not name this account.
     #[error("issuer may not name this account")]
     IssuerAccount,
+    /// `identity_sig` was not made with today's secrets, or these do not exist.
+    #[error("bad identity signature")]
+    Identity,
+    /// The user, device or account in `identity_sig` is deleted.
+    #[error("identity is gone")]
+    IdentityGone,
     /// The token's account does not exist.
     #[error("unknown account")]
     UnknownAccount,
@@ -88,6 +94,8 @@ impl Refusal {
             Refusal::Audience => "audience",
             Refusal::NoAccount => "no_account",
             Refusal::IssuerAccount => "issuer_account",
+            Refusal::Identity => "identity",
+            Refusal::IdentityGone => "identity_gone",
             Refusal::UnknownAccount => "unknown_account",
             Refusal::DisabledAccount => "disabled_account",
         }
@@ -119,6 +127,8 @@ mod tests {
             (Refusal::Audience, "audience", "token is for another audience"),
             (Refusal::NoAccount, "no_account", "token has no account"),
             (Refusal::IssuerAccount, "issuer_account", "issuer may not name this account"),
+            (Refusal::Identity, "identity", "bad identity signature"),
+            (Refusal::IdentityGone, "identity_gone", "identity is gone"),
             (Refusal::UnknownAccount, "unknown_account", "unknown account"),
             (Refusal::DisabledAccount, "disabled_account", "account is disabled"),
         ] {

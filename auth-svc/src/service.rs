@@ -1,6 +1,13 @@
 //! The NATS micro service: `nats micro ls` shows it as `blackhole-auth`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{
     Client,
@@ -11,11 +18,11 @@ use blackhole_common::{
     version,
     wire::{Access, AuthReply, AuthRequest},
 };
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{authority::Authority, error::Error, metrics::Metrics};
+use crate::{authority::Authority, claims::unix_now, error::Error, metrics::Metrics};
 
 /// The service's name.
 pub const NAME: &str = "blackhole-auth";
@@ -27,6 +34,11 @@ const QUEUE_GROUP: &str = "auth-svc";
 /// thread costs as much again as most keys need. So 64 of them delay the connection to NATS and the admin port by a few
 /// milliseconds.
 const MAX_CONCURRENT_REQUESTS: u32 = 64;
+/// Requests that wait for a source, such as CouchDB. They do not count as processed meanwhile. Further ones are answered that no
+/// decision is possible.
+const MAX_WAITING_REQUESTS: usize = 8192;
+/// While no decisions are possible, one of this many seconds has a line in the log.
+const LOG_INTERVAL_SECONDS: u64 = 5;
 /// How long requests may take to finish during shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,14 +68,29 @@ pub async fn serve(
         .map_err(failed)?;
     let mut requests = service.endpoint_builder().name("check").add(subject).await.map_err(failed)?;
     let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS as usize));
+    let waiting = Arc::new(Semaphore::new(MAX_WAITING_REQUESTS));
     let handle = async |request: Request| {
         let arrived = Instant::now();
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let (authority, metrics) = (Arc::clone(&authority), metrics.clone());
+        let waiting = Arc::clone(&waiting);
         tokio::spawn(async move {
-            answer(&request, arrived, &authority, &metrics).await;
-            drop(permit);
+            let response = {
+                let mut response = pin!(respond(&request.message.payload, &authority));
+                match response.as_mut().now_or_never() {
+                    Some(response) => response,
+                    // A slow source must not hold up those that need none.
+                    None => {
+                        drop(permit);
+                        match waiting.try_acquire() {
+                            Ok(_place) => response.await,
+                            Err(_) => unavailable("too_many_waiting"),
+                        }
+                    }
+                }
+            };
+            answer(&request, arrived, response, &metrics).await;
         });
     };
     loop {
@@ -94,8 +121,11 @@ pub async fn serve(
     Ok(())
 }
 
-async fn answer(request: &Request, arrived: Instant, authority: &Authority, metrics: &Metrics) {
-    let (response, outcome, reason) = respond(&request.message.payload, authority).await;
+/// The response, and the labels `outcome` and `reason`.
+type Response = (Result<Vec<u8>, ServiceError>, &'static str, Option<&'static str>);
+
+async fn answer(request: &Request, arrived: Instant, response: Response, metrics: &Metrics) {
+    let (response, outcome, reason) = response;
     // Log neither the token nor anything else that a client chose.
     tracing::debug!(outcome, reason, "request answered");
     if let Err(error) = request.respond(response.map(Into::into)).await {
@@ -104,11 +134,23 @@ async fn answer(request: &Request, arrived: Instant, authority: &Authority, metr
     metrics.answered(outcome, reason, arrived.elapsed());
 }
 
-/// Returns the response, and the labels `outcome` and `reason`.
-async fn respond(
-    payload: &[u8],
-    authority: &Authority,
-) -> (Result<Vec<u8>, ServiceError>, &'static str, Option<&'static str>) {
+/// The response if no decision is possible for now.
+fn unavailable(reason: &'static str) -> Response {
+    let error = ServiceError { code: 503, status: "no decision possible at the moment".to_owned() };
+    (Err(error), "unavailable", Some(reason))
+}
+
+/// Logs that no decision is possible, not more often than anybody can read.
+fn log_unavailable(failure: &Error) {
+    static LOGGED_AT: AtomicU64 = AtomicU64::new(0);
+    let (now, before) = (unix_now(), LOGGED_AT.load(Ordering::Relaxed));
+    let is_due = now.saturating_sub(before) >= LOG_INTERVAL_SECONDS;
+    if is_due && LOGGED_AT.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        tracing::warn!(error = %failure, kind = failure.kind(), "no decision possible");
+    }
+}
+
+async fn respond(payload: &[u8], authority: &Authority) -> Response {
     let error = |code, status: &str| Err(ServiceError { code, status: status.to_owned() });
     let Ok(request) = serde_json::from_slice::<AuthRequest>(payload) else {
         return (error(400, "the request is not a JSON object with a token"), "malformed", None);
@@ -116,8 +158,8 @@ async fn respond(
     let answer = match authority.answer(&request).await {
         Ok(answer) => answer,
         Err(failure) => {
-            tracing::warn!(error = %failure, kind = failure.kind(), "no decision possible");
-            return (error(503, "no decision possible at the moment"), "unavailable", Some(failure.kind()));
+            log_unavailable(&failure);
+            return unavailable(failure.kind());
         }
     };
     let outcome = match &answer.reply {
@@ -136,7 +178,6 @@ async fn respond(
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
     use serde_json::json;
 
     use super::*;

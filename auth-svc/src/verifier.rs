@@ -7,7 +7,7 @@ use crate::{claims::VerifiedToken, error::Error};
 /// Verifies tokens.
 ///
 /// The configuration selects the implementation at run time, hence the boxed futures: [`crate::jwt_verifier`] reads keys from
-/// files; ones for KAZOO's CouchDB (keys and `identity_sig`) and Crossbar's `tokeninfo` will use the network.
+/// files, [`crate::couchdb::verifier`] also those in KAZOO's CouchDB, and checks `identity_sig`.
 pub trait TokenVerifier: Send + Sync + 'static {
     /// Verifies a token and returns its claims.
     ///

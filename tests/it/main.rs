@@ -9,6 +9,7 @@ mod chaos;
 mod client;
 mod configuration;
 mod console;
+mod couchdb;
 mod crossbar;
 mod dev_up;
 mod documents;

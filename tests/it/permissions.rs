@@ -1,5 +1,6 @@
 //! The permissions of `deploy/nats/permissions.conf` suffice: every service does all of its work with them.
 
+use blackhole_couchdb::kazoo;
 use blackhole_dev::{
     brokers::{Nats, RabbitMq},
     install, ports,
@@ -132,5 +133,26 @@ async fn the_deployed_permissions_suffice_without_history() {
     let settings = [("HISTORY__MAX_AGE", "0s")];
     let protected = Protected::start("permissions-live", "amqp-ingest-without-history", &settings).await;
     protected.exercise().await;
+    protected.assert_nothing_was_refused();
+}
+
+#[tokio::test]
+async fn the_documented_permissions_suffice_with_couchdb() {
+    let couchdb = kazoo::start().await;
+    let url = couchdb.url();
+    let settings = [
+        ("AUTH__COUCHDB__URL", url.as_str()),
+        // The accounts and tokens of the other tests are needed, too.
+        ("AUTH__JWT__DANGEROUS_SECRET_BESIDE_KEYS", "true"),
+    ];
+    let protected = Protected::start("permissions-couchdb", "amqp-ingest", &settings).await;
+    protected.exercise().await;
+    let mut client = Client::connect(&protected.edge.url("view=args")).await;
+    client.subscribe_with(kazoo::token("user"), kazoo::ACME, &["fax.status.*"]).await;
+    couchdb.edit(kazoo::ACME_DATABASE, kazoo::USER, &json!({ "pvt_signature_secret": "new" }));
+    let publisher = blackhole_dev::simulator::Publisher::connect(&protected.rabbitmq.url()).await.unwrap();
+    events::document_in(kazoo::ACME_ENCODED, "doc_edited", "user", kazoo::USER).publish(&publisher).await;
+    let reason = "failed to authenticate token : bad identity signature";
+    assert_eq!(client.frame().await["data"]["revoked"][0]["reason"], reason);
     protected.assert_nothing_was_refused();
 }

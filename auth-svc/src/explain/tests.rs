@@ -103,6 +103,7 @@ fn the_issuer_and_its_accounts_are_explained() {
     let listed = Issuer {
         iss: "https://idp".into(),
         keys: Some(keys),
+        live: None,
         secret: None,
         audience: Some("me".into()),
         scope: Arc::new(Scope::of(&["child".into()])),

@@ -50,6 +50,19 @@ impl Shard {
         self.is_known = true;
     }
 
+    /// One owner changes.
+    pub(super) fn set(&mut self, realm: Digest, account: Option<Digest>, now_ms: u64) {
+        let is_same = self.owners.get(&realm).map(|owner| owner.account) == account;
+        if is_same {
+            return;
+        }
+        match account {
+            Some(account) => drop(self.owners.insert(realm, Owner { account, since_ms: now_ms })),
+            None => drop(self.owners.remove(&realm)),
+        }
+        self.is_changed = true;
+    }
+
     /// Takes over from the bucket since when the present owners have their realms. Who is not the owner there has the
     /// realm since now. `None`: the bucket has no version, as at the very first start.
     pub(super) fn merge(&mut self, stored: Option<&Shard>, now_ms: u64) {

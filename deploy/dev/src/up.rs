@@ -36,6 +36,10 @@ pub struct Options {
     /// Use this NATS server (with JetStream) instead of starting one
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
+    /// Read KAZOO's keys, accounts and secrets from this CouchDB, beside the sample accounts. User and password may be in
+    /// the URL
+    #[arg(long, value_name = "URL")]
+    pub couchdb: Option<String>,
     /// The WebSocket port [default: 5555, or a free one if that is taken]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,

@@ -14,6 +14,7 @@ mod amqp_properties;
 mod binding;
 mod body;
 mod catalogue;
+mod couchdb;
 mod cursor;
 mod delivery;
 mod endpoint;
@@ -59,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     target("binding", "bindings, from clients", binding::run),
     target("body", "bodies of events, from KAZOO", body::run),
     target("catalogue", "the catalogue file, from the operator", catalogue::run),
+    target("couchdb", "documents and changes, from CouchDB", couchdb::run),
     target("cursor", "cursors and ages, from clients", cursor::run),
     target("delivery", "exchange, routing key and body of an event, from KAZOO", delivery::run),
     target("endpoint", "paths of the action `api`, from clients", endpoint::run),

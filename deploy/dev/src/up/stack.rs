@@ -53,6 +53,11 @@ impl Stack {
         binaries: &Binaries,
         port: u16,
     ) -> Result<String> {
+        if let Some(url) = &options.couchdb {
+            self.auth_env.push(("AUTH__COUCHDB__URL", url.clone()));
+            // The simulated KAZOO has accounts of its own, and the client that prints its events a token of theirs.
+            self.auth_env.push(("AUTH__JWT__DANGEROUS_SECRET_BESIDE_KEYS", "true".to_owned()));
+        }
         let nats = self.start_nats(options, run).await?;
         let amqp = self.start_rabbitmq(options, run).await?;
         self.start_services(&nats, &amqp, external, run, binaries, port).await?;
@@ -95,10 +100,10 @@ impl Stack {
         common.extend(external.for_all());
         let with = |more: Vec<(&'static str, String)>| [common.clone(), more].concat();
 
-        self.auth_env = with(vec![
+        self.auth_env.extend(with(vec![
             ("AUTH__ACCOUNTS_FILE", accounts.to_string_lossy().into_owned()),
             ("AUTH__JWT__HS256_SECRET", secret),
-        ]);
+        ]));
         let start = Service::start("auth-svc", &binaries.auth_svc, run.path(), &self.auth_env);
         self.auth_svc = Some(step("starting auth-svc", start).await?);
 

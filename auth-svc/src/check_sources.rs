@@ -1,0 +1,133 @@
+//! `auth-svc check-sources`: asks each server for everything that the service asks, so that an operator sees what is missing.
+
+use std::{fmt, time::Instant};
+
+use blackhole_common::config::ServerUrl;
+use prometheus_client::registry::Registry;
+
+use crate::{
+    accounts::Accounts,
+    announce::Announcer,
+    config::AuthSvcConfig,
+    couchdb::{
+        CouchDb,
+        client::{CouchError, account_database, encoded},
+        config::CouchDbConfig,
+        feed,
+    },
+    error::Error,
+    keys::Keys,
+    metrics::Metrics,
+    reload::FromFiles,
+};
+
+/// What the sources have answered.
+#[derive(Debug, Default)]
+pub struct Report(Vec<Line>);
+
+#[derive(Debug)]
+struct Line {
+    what: String,
+    result: Result<String, String>,
+}
+
+impl Report {
+    /// Asks all sources.
+    ///
+    /// # Errors
+    /// If the configuration is not usable.
+    pub async fn of(config: &AuthSvcConfig) -> Result<Report, Error> {
+        let mut report = Report::default();
+        if let Some(settings) = config.auth.couchdb() {
+            for url in settings.urls().map_err(Error::CouchDb)? {
+                let one = CouchDbConfig { url: ServerUrl::new(url.as_str()), ..settings.clone() };
+                report.couchdb(&one).await?;
+            }
+        }
+        if let Some(file) = config.auth.accounts_file() {
+            let accounts = Accounts::read(file).map(|accounts| format!("{} accounts", accounts.count()));
+            report.add(file.display().to_string(), accounts.map_err(|error| error.to_string()));
+        }
+        if let Some(directory) = &config.auth.jwt.keys_dir {
+            let keys = Keys::read(directory).map(|keys| format!("{} keys", keys.len()));
+            report.add(directory.display().to_string(), keys.map_err(|error| error.to_string()));
+        }
+        Ok(report)
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_good(&self) -> bool {
+        self.0.iter().all(|line| line.result.is_ok())
+    }
+
+    fn add(&mut self, what: String, result: Result<String, String>) {
+        self.0.push(Line { what, result });
+    }
+
+    async fn couchdb(&mut self, config: &CouchDbConfig) -> Result<(), Error> {
+        let metrics = Metrics::new(&mut Registry::default());
+        let couchdb = CouchDb::new(config, &Announcer::default(), std::sync::Arc::default(), &metrics)
+            .map_err(Error::CouchDb)?;
+        let client = couchdb.client();
+        let server = client.servers().collect::<String>();
+        let mut add =
+            |what: &str, result: Result<String, String>| self.add(format!("{server} {what}"), result);
+        for database in ["accounts", "system_auth", "system_config"] {
+            let changes = async {
+                let info = feed::database(client, database).await?;
+                let since = encoded(&info.update_seq.text());
+                let path = format!("/{database}/_changes?feed=continuous&heartbeat=4000&since={since}");
+                client.stream(&path).await.map(|_| "changes come".to_owned())
+            };
+            add(database, changes.await.map_err(|error| error.to_string()));
+        }
+        let text = |error: CouchError| error.to_string();
+        let began = Instant::now();
+        let loaded = couchdb.load().await.map_err(text);
+        let time = began.elapsed();
+        let is_loaded = loaded.is_ok();
+        add(
+            "documents",
+            loaded.map(|()| format!("{} accounts, read in {time:.1?}", couchdb.accounts.all().len())),
+        );
+        if !is_loaded {
+            return Ok(());
+        }
+        let secret = couchdb.settings.server_secret().ok().flatten();
+        let none = "has no secret_for_user_signature: tokens with an identity_sig are refused".to_owned();
+        add("system_config/auth", secret.map(|_| "has the server's secret".to_owned()).ok_or(none));
+        let key = match couchdb.settings.system_key() {
+            None => Err("system_config/auth names no system_key".to_owned()),
+            Some(id) => match couchdb.keys.prepare(&id).await {
+                Err(error) => Err(error.to_string()),
+                Ok(()) if couchdb.keys.get(&id).is_some() => Ok(format!("has the key {id}")),
+                Ok(()) => Err(format!("has no usable key {id}, which system_config/auth names")),
+            },
+        };
+        add("system_auth", key);
+        let all = couchdb.accounts.all();
+        let own = all.iter().find_map(|account| Some((account, account_database(&account.id)?)));
+        if let Some((account, database)) = own {
+            let path = format!("/{database}/{}", account.id);
+            let answer = match client.get(&path).await {
+                Ok(Some(_)) => Ok("an account's own database can be read".to_owned()),
+                Ok(None) => Err("the account's document is missing in its own database".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            add(&database, answer);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Line { what, result } in &self.0 {
+            match result {
+                Ok(text) => writeln!(f, "ok      {what}: {text}")?,
+                Err(text) => writeln!(f, "FAILED  {what}: {text}")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Documents that KAZOO has told of over AMQP. The ingest passes these events on for clients anyway; here they say when a
+//! signature secret is to be read again.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::Client;
+use blackhole_common::{tenant::Tenant, wire::Subjects};
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+use tokio::time::sleep;
+
+use super::{
+    documents,
+    identities::{Identities, Identity},
+};
+
+/// What can happen to a document.
+const ACTIONS: [&str; 3] = ["doc_created", "doc_edited", "doc_deleted"];
+/// The documents that have signature secrets.
+const TYPES: [&str; 3] = ["account", "device", "user"];
+/// Documents that are read at once.
+const CONCURRENT: usize = 16;
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reads again what KAZOO says has changed, without end.
+pub async fn follow(client: Client, subjects: Subjects, identities: Arc<Identities>) {
+    let prefix = subjects.event();
+    let mut messages = stream::SelectAll::new();
+    for action in ACTIONS {
+        for kind in TYPES {
+            let subject = format!("{prefix}.*.{action}.*.{kind}.*");
+            let messages_of_kind = loop {
+                match client.subscribe(subject.clone()).await {
+                    Ok(messages) => break messages,
+                    Err(error) => {
+                        tracing::warn!(%error, subject, "cannot subscribe to changes, trying again");
+                    }
+                }
+                sleep(RETRY_INTERVAL).await;
+            };
+            messages.push(messages_of_kind);
+        }
+    }
+    messages
+        .for_each_concurrent(CONCURRENT, |message| {
+            let identities = Arc::clone(&identities);
+            let changed = read(&prefix, &message.subject, &message.payload);
+            async move {
+                if let Some((identity, generation)) = changed {
+                    identities.changed(&identity, generation).await;
+                }
+            }
+        })
+        .await;
+}
+
+/// The document that an event tells of, and the generation that it has now; 0 if the event does not say.
+pub fn read(prefix: &str, subject: &str, body: &[u8]) -> Option<(Identity, u64)> {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "Rev")]
+        revision: Option<String>,
+    }
+    let words: Vec<&str> = subject.strip_prefix(prefix)?.strip_prefix('.')?.split('.').collect();
+    let [_, _, database, _, id] = words.as_slice() else { return None };
+    let Tenant::Account(account_id) = Tenant::of_database(database) else { return None };
+    let revision = serde_json::from_slice::<Body>(body).ok().and_then(|body| body.revision);
+    let generation = revision.map_or(0, |revision| documents::generation(&revision));
+    Some((Identity { account_id, id: (*id).to_owned() }, generation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_in_accounts_own_databases_are_recognized() {
+        let account = "4b31dd1d32ce6d249897c06332375d65";
+        let subject = |database: &str| format!("bh.event.{account}.doc_edited.{database}.user.u1");
+        let own = subject("account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65");
+        let identity = Identity { account_id: account.into(), id: "u1".into() };
+        for (body, generation) in
+            [("{\"Rev\":\"7-a\"}", 7), ("{}", 0), ("{\"Rev\":7}", 0), ("x", 0), ("{\"Rev\":\"a\"}", 0)]
+        {
+            assert_eq!(read("bh.event", &own, body.as_bytes()), Some((identity.clone(), generation)));
+        }
+        for other in [subject("accounts"), "bh.event.a.b".into(), own.replace("bh.", "other.")] {
+            assert_eq!(read("bh.event", &other, b"{}"), None, "{other}");
+        }
+    }
+}

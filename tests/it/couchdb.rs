@@ -1,0 +1,223 @@
+//! auth-svc with keys, accounts and secrets in a CouchDB that is a stand-in: what is taken away there ends in open sessions.
+
+use std::{
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use blackhole_couchdb::{
+    CouchDb,
+    kazoo::{self, ACME, ACME_DATABASE, ACME_ENCODED, MASTER, USER, USER_SECRET, identity_sig},
+};
+use blackhole_dev::{ports, services::Service, workspace::RunDir};
+use blackhole_tests::{
+    client::{Client, Incoming},
+    events, eventually,
+    stack::{self, Stack},
+};
+use serde_json::{Value, json};
+
+/// Within this time, what is taken away has ended in open sessions.
+const LIMIT: Duration = Duration::from_secs(5);
+const BINDING: &str = "relay.*";
+/// A user in the account of [`USER`].
+const OTHER_USER: &str = "0123456789abcdef0123456789abcdef";
+
+/// auth-svc with the stand-in, and an edge, on the NATS server that all tests share.
+struct Deployment {
+    couchdb: CouchDb,
+    auth_svc: Service,
+    url: String,
+    prefix: String,
+    _dir: RunDir,
+    _edge: Service,
+}
+
+impl Deployment {
+    async fn start(name: &str) -> Deployment {
+        let dir = RunDir::create(&format!("couchdb-{name}")).unwrap();
+        let couchdb = kazoo::start().await;
+        let user = json!({ "_id": OTHER_USER, "pvt_type": "user", "pvt_signature_secret": "other" });
+        couchdb.put(ACME_DATABASE, &user);
+        let port = ports::free().unwrap();
+        let prefix = format!("couchdb-{name}.v1");
+        let env = [
+            ("NATS__URL", Stack::shared().nats.url()),
+            ("NATS__PREFIX", prefix.clone()),
+            ("AUTH__COUCHDB__URL", couchdb.url()),
+            ("WS__LISTEN", format!("127.0.0.1:{port}")),
+            ("LOG__FILTER", "debug,async_nats=info,hyper=info".to_owned()),
+        ];
+        let binaries = stack::binaries();
+        let auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
+        let edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
+        let url = format!("ws://127.0.0.1:{port}");
+        Deployment { couchdb, auth_svc, url, prefix, _dir: dir, _edge: edge }
+    }
+
+    /// An ingest for this deployment, on the broker that all tests share.
+    async fn ingest(&self, name: &str) -> Service {
+        let queue = format!("couchdb-{name}");
+        let settings = [
+            ("NATS__PREFIX", self.prefix.as_str()),
+            ("AMQP__QUEUE", &queue),
+            ("AMQP__DEAD_LETTER_EXCHANGE", &format!("{queue}-dead")),
+        ];
+        Stack::shared().another_ingest(&queue, &settings).await
+    }
+
+    async fn session(&self, token: &str, account_id: &str) -> Client {
+        let mut client = Client::connect(&self.url).await;
+        client.subscribe_with(token, account_id, &[BINDING]).await;
+        client
+    }
+
+    /// Why a token is refused, if it is.
+    async fn refusal(&self, token: &str) -> Option<String> {
+        let mut client = Client::connect(&self.url).await;
+        let reply = client.request(json!({ "action": "ping", "auth_token": token })).await;
+        reply["data"]["errors"][0].as_str().map(str::to_owned)
+    }
+}
+
+fn user_token(user: &str, secret: &str) -> String {
+    let mut claims = kazoo::user_claims(secret);
+    claims["owner_id"] = user.into();
+    claims["identity_sig"] = identity_sig(user, secret, kazoo::SERVER_SECRET).into();
+    kazoo::signed(&claims)
+}
+
+/// The session is told why it ends, and is closed, in time.
+async fn ended(mut client: Client, since: Instant, reason: &str) {
+    let revoked = client.frame().await["data"]["revoked"].clone();
+    let reason = format!("failed to authenticate token : {reason}");
+    assert_eq!(revoked, json!([{ "account_id": ACME, "binding": BINDING, "reason": reason }]));
+    assert_eq!(client.incoming().await, Incoming::Closed(Some(4401)));
+    assert!(since.elapsed() < LIMIT, "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_disabled_account_end() {
+    let deployment = Deployment::start("disabled").await;
+    let session = deployment.session(kazoo::token("user"), ACME).await;
+    let began = Instant::now();
+    deployment.couchdb.edit("accounts", ACME, &json!({ "pvt_enabled": false }));
+    ended(session, began, "account is disabled").await;
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_rotated_key_end_and_new_tokens_are_accepted() {
+    let deployment = Deployment::start("rotated").await;
+    let session = deployment.session(kazoo::token("user"), ACME).await;
+    let began = Instant::now();
+    deployment.couchdb.delete("system_auth", kazoo::kid());
+    ended(session, began, "unknown key id").await;
+    deployment.couchdb.put("system_auth", &json!({ "_id": kazoo::kid(), "pvt_type": "system_key" }));
+    deployment.couchdb.attach(
+        "system_auth",
+        kazoo::kid(),
+        "private_key.pem",
+        kazoo::private_key().as_bytes(),
+    );
+    let token = user_token(OTHER_USER, "other");
+    eventually("the new key", || async { deployment.refusal(&token).await.is_none() }).await;
+}
+
+#[tokio::test]
+async fn the_sessions_of_changed_secrets_and_deleted_users_end() {
+    let deployment = Deployment::start("secrets").await;
+    let _ingest = deployment.ingest("secrets").await;
+    let publisher = Stack::shared().publisher().await;
+    let changed = deployment.session(kazoo::token("user"), ACME).await;
+    let deleted = deployment.session(&user_token(OTHER_USER, "other"), ACME).await;
+    let mut stays = deployment.session(kazoo::token("account"), ACME).await;
+
+    // A changed password.
+    let began = Instant::now();
+    deployment.couchdb.edit(ACME_DATABASE, USER, &json!({ "pvt_signature_secret": "new" }));
+    events::document_in(ACME_ENCODED, "doc_edited", "user", USER).publish(&publisher).await;
+    ended(changed, began, "bad identity signature").await;
+    assert_eq!(deployment.refusal(&user_token(USER, "new")).await, None);
+
+    let began = Instant::now();
+    deployment.couchdb.edit(ACME_DATABASE, OTHER_USER, &json!({ "pvt_deleted": true }));
+    events::document_in(ACME_ENCODED, "doc_deleted", "user", OTHER_USER).publish(&publisher).await;
+    ended(deleted, began, "identity is gone").await;
+    assert_eq!(stays.request(json!({ "action": "ping" })).await["status"], "success");
+
+    let session = deployment.session(kazoo::token("account"), ACME).await;
+    drop(stays);
+    let began = Instant::now();
+    let secret = json!({ "default": { "secret_for_user_signature": "new", "system_key": kazoo::kid() } });
+    deployment.couchdb.edit("system_config", "auth", &secret);
+    ended(session, began, "bad identity signature").await;
+}
+
+#[tokio::test]
+async fn the_bindings_on_an_account_that_is_moved_away_end() {
+    let deployment = Deployment::start("moved").await;
+    let claims = json!({ "iss": "kazoo", "account_id": MASTER, "exp": kazoo::FOREVER });
+    let mut session = deployment.session(&kazoo::signed(&claims), ACME).await;
+    let began = Instant::now();
+    deployment.couchdb.edit("accounts", ACME, &json!({ "pvt_tree": ["another"] }));
+    let revoked = json!([{ "account_id": ACME, "binding": BINDING, "reason": "unauthorized account id" }]);
+    assert_eq!(session.frame().await["data"]["revoked"], revoked);
+    assert!(began.elapsed() < LIMIT);
+    assert_eq!(session.request(json!({ "action": "ping" })).await["status"], "success");
+}
+
+#[tokio::test]
+async fn sessions_go_on_while_couchdb_is_away_and_learn_what_has_changed() {
+    let deployment = Deployment::start("away").await;
+    let known = kazoo::token("user");
+    let mut session = deployment.session(known, ACME).await;
+    deployment.couchdb.stop();
+    let degraded = || async {
+        let ready = blackhole_dev::http::get(deployment.auth_svc.admin(), "/health/ready").await.unwrap();
+        ready.body
+    };
+    eventually("the loss", || async { degraded().await.contains("couchdb changes of accounts") }).await;
+    assert_eq!(session.request(json!({ "action": "ping" })).await["status"], "success");
+    // Asked again, not from the edge's cache.
+    let mut claims = kazoo::user_claims(USER_SECRET);
+    claims["method"] = "another token".into();
+    assert_eq!(deployment.refusal(&kazoo::signed(&claims)).await, None);
+    let unknown = deployment.refusal(&user_token(OTHER_USER, "other")).await.unwrap();
+    assert!(unknown.contains("the authentication service did not answer"), "{unknown}");
+
+    deployment.couchdb.edit("accounts", ACME, &json!({ "pvt_enabled": false }));
+    deployment.couchdb.go_on();
+    let revoked: Value = session.frame().await["data"]["revoked"][0]["reason"].clone();
+    assert_eq!(revoked, "failed to authenticate token : account is disabled");
+    eventually("the changes", || async { !degraded().await.contains("couchdb") }).await;
+}
+
+fn auth_svc(couchdb: &CouchDb, arguments: &[&str], input: &str) -> (bool, String) {
+    let mut command = Command::new(stack::binaries().auth_svc);
+    command.args(arguments).env("BLACKHOLE_AUTH__COUCHDB__URL", couchdb.url());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    (status.success(), String::from_utf8([stdout, stderr].concat()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_ask_couchdb() {
+    let couchdb = kazoo::start().await;
+    let (is_good, text) = auth_svc(&couchdb, &["check-sources"], "");
+    assert!(is_good && !text.contains("FAILED") && text.contains("documents: 2 accounts"), "{text}");
+    let (is_good, text) = auth_svc(&couchdb, &["check-token"], kazoo::token("device"));
+    assert!(is_good, "{text}");
+    for expected in
+        ["identity   ok      signed by d0d0beef", "it may see\n  4b31dd1d32ce6d249897c06332375d65  acme"]
+    {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    couchdb.edit(ACME_DATABASE, USER, &json!({ "pvt_signature_secret": "new" }));
+    let (is_good, text) = auth_svc(&couchdb, &["check-token"], kazoo::token("user"));
+    assert!(!is_good && text.contains("identity   FAILED  bad identity signature"), "{text}");
+    couchdb.forbid("system_auth");
+    let (is_good, text) = auth_svc(&couchdb, &["check-sources"], "");
+    assert!(!is_good && text.contains("must be a member of this database"), "{text}");
+}
