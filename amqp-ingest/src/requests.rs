@@ -81,12 +81,12 @@ impl Requests {
         readiness: &Readiness,
         metrics: Metrics,
     ) -> Result<Requests, NatsError> {
-        // These connections appear in metrics and logs, but do not affect the ingest's readiness.
+        // The ingest carries events without these connections.
         let separate_readiness = Readiness::default();
         let edges = Arc::new(Edges::new());
         let observer = Arc::clone(&edges);
         let options = nats::options(&config.nats, CLIENT_NAME).await?;
-        let latch = separate_readiness.latch("nats");
+        let latch = readiness.optional("requests over nats");
         let client = nats::connect_with(&config.nats, options, latch, move |event| {
             observer.on_connection_event(event);
         })

@@ -102,6 +102,7 @@ struct Latches {
     nats: Latch,
     accounts: Latch,
     keys: Latch,
+    realms: Latch,
 }
 
 /// Starts the service and runs it until `shutdown` is cancelled.
@@ -135,6 +136,7 @@ impl AuthSvc {
             nats: readiness.latch("nats"),
             accounts: readiness.latch("accounts"),
             keys: readiness.latch("keys"),
+            realms: readiness.latch("realms"),
         };
         let accounts = config.auth.accounts_file().map(Reloaded::<Accounts>::open).transpose()?.map(Arc::new);
         // CouchDB has latches of its own.
@@ -259,6 +261,7 @@ impl AuthSvc {
             }
             tokio::spawn(store.follow(Arc::clone(&self.realms), tasks.clone()));
         }
+        self.latches.realms.set(true);
         let authority = Authority::new(verifier, Arc::new(Sources::new(directories)), self.realms);
         let subject = subjects.auth_check();
         tracing::info!(subject, "answering requests");

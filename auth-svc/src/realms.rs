@@ -76,9 +76,29 @@ impl Realms {
         }
     }
 
-    /// Takes over the bucket's version of a shard, and returns what both became. `None`: the bucket has none.
-    fn merge(&self, index: usize, stored: Option<&Shard>) -> Shard {
-        self.change(index, |shard| shard.merge(stored, unix_millis()))
+    /// Takes over what the bucket has at the start. `None` for a shard that it does not have.
+    fn begin(&self, stored: &[Option<Shard>]) {
+        let now_ms = unix_millis();
+        let none = Shard::default();
+        // With nothing at all, this is the very first start. Some may be missing because that one was interrupted.
+        let is_first = stored.iter().all(Option::is_none);
+        for (shard, stored) in self.shards.lock().iter_mut().zip(stored) {
+            if is_first {
+                shard.forgotten();
+            } else {
+                shard.begin(stored.as_ref().unwrap_or(&none), now_ms);
+            }
+        }
+    }
+
+    /// Takes over what another instance has stored, and returns what both became.
+    fn merge(&self, index: usize, stored: &Shard) -> Shard {
+        self.change(index, |shard| shard.merge(stored))
+    }
+
+    /// The bucket is empty, or another one.
+    fn forgotten(&self) {
+        self.shards.lock().iter_mut().for_each(Shard::forgotten);
     }
 
     /// The bucket cannot be read: nothing is known of earlier owners.

@@ -77,3 +77,12 @@ async fn the_new_owner_of_a_realm_cannot_read_its_past_although_auth_svc_was_dow
 async fn an_account_reads_its_realms_past_after_a_restart_of_auth_svc() {
     assert_eq!(past_after_a_restart("realm-kept", false).await, ["past", "last"]);
 }
+
+#[tokio::test]
+async fn a_bucket_that_somebody_deletes_is_stored_again() {
+    let stack = Stack::start("realm-bucket").await;
+    until_remembered(&stack).await;
+    let jetstream = jetstream::new(async_nats::connect(stack.nats.url()).await.unwrap());
+    jetstream.delete_stream("KV_BLACKHOLE_V1_REALMS").await.unwrap();
+    until_remembered(&stack).await;
+}

@@ -137,17 +137,21 @@ async fn permissions_that_are_withdrawn_close_the_sessions_that_need_them_and_th
 async fn services_that_may_not_subscribe_any_more_are_not_ready_until_they_may_again() {
     let account = Account::fresh();
     let denied = |subjects: &str| format!("{{ subscribe: {{ deny: [{subjects}] }} }}");
-    let (before, after) = (denied(r#""x""#), denied(r#""blackhole.v1.auth.check", "blackhole.v1.families""#));
+    let before = denied(r#""x""#);
     let config = format!(
         "authorization {{ users: [ {{ user: services, password: secret, permissions: {before} }} ] }}"
     );
     let deployment = Deployment::start("may-not-subscribe", &config).await;
-    deployment.reload(&before, &after);
-    Stack::until_ready(&deployment.auth_svc, false).await;
-    Stack::until_ready(&deployment.edge, false).await;
-    deployment.reload(&after, &before);
-    Stack::until_ready(&deployment.auth_svc, true).await;
-    Stack::until_ready(&deployment.edge, true).await;
+    // The edge's inboxes are for the answers about the stream, too.
+    for subjects in [r#""blackhole.v1.auth.check", "blackhole.v1.families""#, r#""_INBOX.>""#] {
+        let after = denied(subjects);
+        deployment.reload(&before, &after);
+        Stack::until_ready(&deployment.auth_svc, false).await;
+        Stack::until_ready(&deployment.edge, false).await;
+        deployment.reload(&after, &before);
+        Stack::until_ready(&deployment.auth_svc, true).await;
+        Stack::until_ready(&deployment.edge, true).await;
+    }
     let mut client = Client::connect(&deployment.url).await;
     assert_eq!(subscribe(&mut client, &account, &["call.*.*".to_owned()]).await, None);
 }

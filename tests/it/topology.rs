@@ -14,7 +14,10 @@ use blackhole_tests::{accounts::Account, events, kazoo::Kazoo, proxy::Proxy, soo
 use futures_util::StreamExt;
 use lapin::{
     Channel, Connection, ConnectionProperties, ExchangeKind,
-    options::{BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions},
+    options::{
+        BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use serde_json::json;
@@ -172,6 +175,27 @@ async fn what_somebody_removes_is_put_right_while_everything_stays_connected() {
         }
     })
     .await;
+
+    channel.queue_delete("blackhole-ingest-progress".into(), QueueDeleteOptions::default()).await.unwrap();
+    blackhole_tests::eventually("the queue of the checkpoint", || async {
+        brokers.rabbitmq.queues().await.unwrap().iter().any(|(name, _)| name == "blackhole-ingest-progress")
+    })
+    .await;
+
+    // Somebody declares an exchange otherwise, and then once more, of a type that does not match as KAZOO's does.
+    for (kind, durable, health) in [
+        (ExchangeKind::Topic, true, "ready\n"),
+        (ExchangeKind::Direct, false, "without call\nready\n"),
+        (ExchangeKind::Topic, false, "ready\n"),
+    ] {
+        channel.exchange_delete("callevt".into(), ExchangeDeleteOptions::default()).await.unwrap();
+        let options = ExchangeDeclareOptions { durable, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare("callevt".into(), kind, options, none.clone()).await.unwrap();
+        if health == "ready\n" {
+            brokers.until_calls_arrive(&account, &mut arriving).await;
+        }
+        until_health(&ingest, 200, health).await;
+    }
     let metrics = ingest.metrics().await.unwrap();
     assert!(
         metrics.contains("blackhole_ingest_connection_losses_total{side=\"amqp\",zone=\"\"} 0"),
@@ -267,6 +291,8 @@ async fn the_documented_permissions_suffice_if_kazoos_exchanges_exist() {
         .await
         .unwrap();
     until_health(&ingest, 200, "ready\n").await;
+    let log = brokers.log("permitted");
+    assert!(!log.contains("amq.default"), "{log}");
 }
 
 #[tokio::test]

@@ -55,9 +55,39 @@ pub(crate) struct WantedQueue {
 /// Why nothing is bound to an exchange, or not everything.
 pub(crate) type Unbound = String;
 
+/// How often an exchange that somebody has declared otherwise is taken for that, before it is looked at again: each look
+/// is an error in the broker's log.
+const TAKEN_AS_KNOWN: u32 = 10;
+
 /// The exchanges that exist and are not ours to declare.
 #[derive(Debug, Default)]
-pub(crate) struct ForeignExchanges(HashSet<String>);
+pub(crate) struct ForeignExchanges {
+    /// This user may not declare them. What their types are cannot be known.
+    forbidden: HashSet<String>,
+    /// They were declared with other properties.
+    different: HashSet<String>,
+    /// How often `different` was relied on since it was found out.
+    relied_on: u32,
+}
+
+impl ForeignExchanges {
+    fn contains(&self, name: &str) -> bool {
+        self.forbidden.contains(name) || self.different.contains(name)
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        self.forbidden.remove(name) | self.different.remove(name)
+    }
+
+    /// Another look at all exchanges begins.
+    fn begin(&mut self) {
+        self.relied_on += 1;
+        if self.relied_on >= TAKEN_AS_KNOWN {
+            self.relied_on = 0;
+            self.different.clear();
+        }
+    }
+}
 
 impl Declarer {
     /// Declares the exchanges, or takes those that exist, and binds the queues. Repeating it has no effect.
@@ -69,11 +99,12 @@ impl Declarer {
         wanted: &[WantedExchange],
         foreign: &mut ForeignExchanges,
     ) -> Result<Vec<Result<(), Unbound>>, IngestError> {
+        foreign.begin();
         let mut results: Vec<Result<(), Unbound>> = vec![Ok(()); wanted.len()];
         let mut pending: Vec<(usize, &WantedExchange)> = wanted.iter().enumerate().collect();
         // What was not ours may be gone, and what was ours may have been declared by somebody else.
         for is_last in [false, true] {
-            let batches = pending.iter().map(|(_, wanted)| wanted.methods(foreign.0.contains(&wanted.name)));
+            let batches = pending.iter().map(|(_, wanted)| wanted.methods(foreign.contains(&wanted.name)));
             let answers = self.run(batches.collect::<Result<_, _>>()?).await?;
             let mut again = Vec::new();
             for ((index, wanted), answer) in pending.into_iter().zip(answers) {
@@ -171,7 +202,7 @@ impl WantedExchange {
         let Refusal { code, reason, method } = refusal;
         match *code {
             _ if *method != EXCHANGE_DECLARE => Err(reason.clone()),
-            NOT_FOUND if foreign.0.remove(&self.name) => Ok(()),
+            NOT_FOUND if foreign.remove(&self.name) => Ok(()),
             PRECONDITION_FAILED => match other_type(reason) {
                 Some(other) if !self.is_served_by(other) => Err(format!(
                     "exchange `{}` is of the type {other}, KAZOO's is {}: find out who declared it \
@@ -180,11 +211,11 @@ impl WantedExchange {
                     type_name(self.kind)
                 )),
                 _ => {
-                    foreign.0.insert(self.name.clone());
+                    foreign.different.insert(self.name.clone());
                     Ok(())
                 }
             },
-            ACCESS_REFUSED if foreign.0.insert(self.name.clone()) => Ok(()),
+            ACCESS_REFUSED if foreign.forbidden.insert(self.name.clone()) => Ok(()),
             _ => Err(reason.clone()),
         }
     }
@@ -250,7 +281,7 @@ mod tests {
         let durable = "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'callevt' in vhost '/': received \
                        'false' but current is 'true'";
         assert_eq!(exchange.after(&refusal(406, EXCHANGE_DECLARE, durable), &mut foreign), Ok(()));
-        assert!(foreign.0.contains("callevt"));
+        assert!(foreign.contains("callevt"));
         for (kind, is_served) in [("fanout", true), ("direct", false), ("headers", false)] {
             let reason = format!(
                 "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'callevt' in vhost '/': received 'topic' \
@@ -264,12 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_declared_otherwise_is_looked_at_again_after_a_while() {
+        let mut foreign = ForeignExchanges::default();
+        foreign.different.insert("callevt".into());
+        foreign.forbidden.insert("faxes".into());
+        for _ in 1..TAKEN_AS_KNOWN {
+            foreign.begin();
+        }
+        assert!(foreign.contains("callevt"));
+        foreign.begin();
+        assert!(!foreign.contains("callevt") && foreign.contains("faxes"));
+    }
+
+    #[test]
     fn what_may_not_be_declared_is_taken_as_it_is_and_declared_when_it_is_gone() {
         let exchange = wanted(ExchangeType::Topic, "call.*.*");
         let mut foreign = ForeignExchanges::default();
         assert_eq!(exchange.after(&refusal(403, EXCHANGE_DECLARE, "no"), &mut foreign), Ok(()));
         assert_eq!(exchange.after(&refusal(404, EXCHANGE_DECLARE, "gone"), &mut foreign), Ok(()));
-        assert!(foreign.0.is_empty());
+        assert!(!foreign.contains("callevt"));
         assert_eq!(exchange.after(&refusal(404, EXCHANGE_DECLARE, "gone"), &mut foreign), Err("gone".into()));
         assert_eq!(exchange.after(&refusal(403, (50, 20), "no read"), &mut foreign), Err("no read".into()));
     }

@@ -108,7 +108,8 @@ impl Topology {
     pub(super) async fn declare(&mut self) -> Result<Declarer, IngestError> {
         let mut declarer = Declarer::open(&self.url, CONNECTION_NAME).await?;
         self.ensure_dead_letters(&mut declarer).await?;
-        self.ensure_queues(&mut declarer).await?;
+        self.ensure_checkpoints(&mut declarer).await?;
+        self.ensure_queue(&mut declarer).await?;
         self.ensure_exchanges(&mut declarer).await?;
         self.checks.set_bound(Ok(()));
         Ok(declarer)
@@ -143,11 +144,13 @@ impl Topology {
 
     async fn check_later(&mut self, declarer: &mut Declarer) -> Result<(), IngestError> {
         declarer.idle(self.config.check_interval).await?;
+        // The end of the queue itself is told to its consumer.
+        self.ensure_checkpoints(declarer).await?;
         self.ensure_dead_letters(declarer).await?;
         self.ensure_exchanges(declarer).await
     }
 
-    async fn ensure_queues(&self, declarer: &mut Declarer) -> Result<(), IngestError> {
+    async fn ensure_checkpoints(&self, declarer: &mut Declarer) -> Result<(), IngestError> {
         let checkpoints = WantedQueue {
             name: self.config.checkpoint_queue(),
             durable: true,
@@ -158,7 +161,10 @@ impl Topology {
             name: checkpoints.name.clone(),
             reason: refusal.reason,
             remedy: format!("delete it (`rabbitmqctl delete_queue {}`)", checkpoints.name),
-        })?;
+        })
+    }
+
+    async fn ensure_queue(&self, declarer: &mut Declarer) -> Result<(), IngestError> {
         let AmqpConfig { queue: name, .. } = &self.config;
         let wanted =
             WantedQueue { name: name.clone(), durable: true, arguments: queue_arguments(&self.config) };

@@ -63,14 +63,8 @@ impl Shard {
         self.is_changed = true;
     }
 
-    /// Takes over from the bucket since when the present owners have their realms. Who is not the owner there has the
-    /// realm since now. `None`: the bucket has no version, as at the very first start.
-    pub(super) fn merge(&mut self, stored: Option<&Shard>, now_ms: u64) {
-        let Some(stored) = stored else {
-            self.revision = 0;
-            self.is_changed = true;
-            return;
-        };
+    /// Takes over what the bucket had at the start. Who is not the owner there has the realm since now.
+    pub(super) fn begin(&mut self, stored: &Shard, now_ms: u64) {
         for (realm, owner) in &mut self.owners {
             owner.since_ms = match stored.owner(*realm) {
                 Some(before) if before.account == owner.account => before.since_ms.max(owner.since_ms),
@@ -79,6 +73,27 @@ impl Shard {
         }
         self.revision = stored.revision;
         self.is_changed = self.owners != stored.owners;
+    }
+
+    /// Takes over what another instance has stored: the later time counts. Where it knows another owner, its accounts or
+    /// this instance's are out of date for a moment; nothing is concluded from that.
+    pub(super) fn merge(&mut self, stored: &Shard) {
+        for (realm, owner) in &mut self.owners {
+            match stored.owner(*realm) {
+                Some(other) if other.account == owner.account && other.since_ms >= owner.since_ms => {
+                    owner.since_ms = other.since_ms;
+                }
+                Some(other) if other.account != owner.account => {}
+                _ => self.is_changed = true,
+            }
+        }
+        self.revision = stored.revision;
+    }
+
+    /// The bucket has none of it any more.
+    pub(super) fn forgotten(&mut self) {
+        self.revision = 0;
+        self.is_changed = true;
     }
 
     /// The bucket has this version now. The shard may have changed since.

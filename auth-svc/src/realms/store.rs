@@ -20,6 +20,10 @@ use super::{Realms, SHARDS, shard::Shard};
 const CONCURRENCY: usize = 16;
 /// How long reading or storing all shards may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody else has changed the bucket.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a start tries to read the bucket.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long after a failure at the start it is tried again.
 const LOAD_INTERVAL: Duration = Duration::from_millis(500);
 /// How long after a failure to store it is tried again.
@@ -48,7 +52,7 @@ impl RealmStore {
         let error = loop {
             match within_time(self.try_load(realms)).await {
                 Ok(()) => return,
-                Err(error) if started.elapsed() > TIMEOUT => break error,
+                Err(error) if started.elapsed() > LOAD_TIMEOUT => break error,
                 // JetStream of a server that has just started is not there yet.
                 Err(_) => sleep(LOAD_INTERVAL).await,
             }
@@ -60,22 +64,24 @@ impl RealmStore {
 
     async fn try_load(&self, realms: &Realms) -> Result<(), async_nats::Error> {
         let store = self.open().await?;
-        let read = stream::iter(0..SHARDS).map(|index| read(&store, index)).buffer_unordered(CONCURRENCY);
-        for (index, stored) in read.try_collect::<Vec<_>>().await? {
-            realms.merge(index, stored.as_ref());
-        }
+        realms.begin(&read_all(&store).await?);
         Ok(())
     }
 
-    /// Stores each change until `shutdown` is cancelled.
+    /// Stores each change, and takes over what other instances store, until `shutdown` is cancelled.
     pub async fn follow(self, realms: Arc<Realms>, shutdown: CancellationToken) {
         let mut is_failing = false;
+        let mut seen = Seen::default();
         let follow = async {
             loop {
-                match within_time(self.store(&realms)).await {
+                let looked_and_stored = async {
+                    self.look(&realms, &mut seen).await?;
+                    self.store(&realms).await
+                };
+                match within_time(looked_and_stored).await {
                     Ok(()) => {
                         is_failing = false;
-                        realms.changed.notified().await;
+                        let _ = timeout(LOOK_INTERVAL, realms.changed.notified()).await;
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut is_failing, true) {
@@ -88,6 +94,36 @@ impl RealmStore {
             }
         };
         shutdown.run_until_cancelled(follow).await;
+    }
+
+    /// Finds what others have stored, or that somebody has emptied or deleted the bucket.
+    async fn look(&self, realms: &Realms, seen: &mut Seen) -> Result<(), async_nats::Error> {
+        let store = self.open().await?;
+        let info = store.status().await?.info;
+        let now = Seen {
+            created: Some(info.created.to_string()),
+            last: info.state.last_sequence,
+            messages: info.state.messages,
+        };
+        if *seen == now {
+            return Ok(());
+        }
+        let is_same = seen.created.is_none() || seen.created == now.created;
+        if !is_same || now.messages < seen.messages {
+            tracing::warn!(
+                bucket = self.bucket,
+                "somebody has emptied or deleted the bucket, storing all again"
+            );
+            realms.forgotten();
+        } else {
+            for (index, stored) in read_all(&store).await?.iter().enumerate() {
+                if let Some(stored) = stored {
+                    realms.merge(index, stored);
+                }
+            }
+        }
+        *seen = now;
+        Ok(())
     }
 
     async fn store(&self, realms: &Realms) -> Result<(), async_nats::Error> {
@@ -112,14 +148,26 @@ async fn within_time(
     timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err("JetStream does not answer".into()))
 }
 
+/// What the bucket was like when it was last looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    created: Option<String>,
+    last: u64,
+    messages: u64,
+}
+
+/// All shards that the bucket has.
+async fn read_all(store: &Store) -> Result<Vec<Option<Shard>>, async_nats::Error> {
+    stream::iter(0..SHARDS).map(|index| read(store, index)).buffered(CONCURRENCY).try_collect().await
+}
+
 /// The bucket's version of a shard. `None` if there is none.
-async fn read(store: &Store, index: usize) -> Result<(usize, Option<Shard>), async_nats::Error> {
+async fn read(store: &Store, index: usize) -> Result<Option<Shard>, async_nats::Error> {
     let key = index.to_string();
-    let Some(entry) = store.entry(&key).await? else { return Ok((index, None)) };
+    let Some(entry) = store.entry(&key).await? else { return Ok(None) };
     // A key that was deleted has an empty value: no owners.
     let foreign = || format!("the value of {key} was not written by auth-svc: delete it");
-    let shard = Shard::parse(&entry.value, entry.revision).ok_or_else(foreign)?;
-    Ok((index, Some(shard)))
+    Ok(Some(Shard::parse(&entry.value, entry.revision).ok_or_else(foreign)?))
 }
 
 /// Stores a shard. If another instance has stored one since, both become one.
@@ -132,8 +180,10 @@ async fn write(store: &Store, realms: &Realms, index: usize, shard: Shard) -> Re
                 return Ok(());
             }
             Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                let (_, stored) = read(store, index).await?;
-                shard = realms.merge(index, stored.as_ref());
+                match read(store, index).await? {
+                    Some(stored) => shard = realms.merge(index, &stored),
+                    None => shard.revision = 0,
+                }
             }
             Err(error) => return Err(error.into()),
         }

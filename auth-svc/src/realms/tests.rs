@@ -8,26 +8,22 @@ fn realms(owners: &[(&str, &str)]) -> Realms {
 }
 
 /// What the bucket has after `realms` was stored: every shard, by its index.
-fn bucket(realms: &Realms) -> Vec<Shard> {
-    let parse = |(_, shard): (usize, Shard)| Shard::parse(shard.to_text().as_bytes(), 1).unwrap();
+fn bucket(realms: &Realms) -> Vec<Option<Shard>> {
+    let parse = |(_, shard): (usize, Shard)| Shard::parse(shard.to_text().as_bytes(), 1);
     realms.changed_shards().into_iter().map(parse).collect()
 }
 
 /// A later auth-svc, which finds `bucket`, and has these owners.
-fn restarted(bucket: &[Shard], owners: &[(&str, &str)]) -> Realms {
+fn restarted(bucket: &[Option<Shard>], owners: &[(&str, &str)]) -> Realms {
     let realms = realms(owners);
-    for (index, shard) in bucket.iter().enumerate() {
-        realms.merge(index, Some(shard));
-    }
+    realms.begin(bucket);
     realms
 }
 
 #[test]
 fn who_has_a_realm_at_the_first_start_may_have_had_it_always() {
     let realms = realms(&[("one.example.com", "a")]);
-    for index in 0..SHARDS {
-        realms.merge(index, None);
-    }
+    realms.begin(&vec![None; SHARDS]);
     assert_eq!(realms.since_ms("one.example.com", "a"), None);
     assert_eq!(realms.since_ms("ONE.example.com", "a"), None, "realms have no case");
 }
@@ -76,6 +72,46 @@ fn a_realm_that_passed_on_while_auth_svc_was_down_is_withheld_from_its_start_on(
         "it may have been another's while auth-svc was down"
     );
     assert!(!later.changed_shards().is_empty());
+}
+
+#[test]
+fn a_first_start_that_was_interrupted_is_not_trusted() {
+    let mut bucket = bucket(&realms(&[("one", "a"), ("two", "b")]));
+    let [one, two] = ["one", "two"].map(|realm| index(digest_of_realm(realm)));
+    for (index, shard) in bucket.iter_mut().enumerate() {
+        *shard = shard.take().filter(|_| index == one);
+    }
+    assert_ne!(one, two);
+    let later = restarted(&bucket, &[("one", "a"), ("two", "a")]);
+    assert_eq!(later.since_ms("one", "a"), None);
+    assert!(later.since_ms("two", "a").is_some(), "who had it was not stored");
+}
+
+#[test]
+fn what_another_instance_has_noticed_counts() {
+    let [first, second] = [(); 2].map(|()| realms(&[("one", "a"), ("two", "b")]));
+    // Only the first one's file went from a to b and back.
+    first.replace([("one", "b"), ("two", "b")].into_iter());
+    first.replace([("one", "a"), ("two", "a")].into_iter());
+    for (index, shard) in first.changed_shards() {
+        second.merge(index, &shard);
+    }
+    assert_eq!(second.since_ms("one", "a"), first.since_ms("one", "a"));
+    assert!(second.since_ms("one", "a").is_some());
+    // Its own file still says so.
+    assert_eq!(second.since_ms("two", "b"), None);
+}
+
+#[test]
+fn a_bucket_that_somebody_has_emptied_is_filled_again() {
+    let realms = realms(&[("one", "a")]);
+    for (index, shard) in realms.changed_shards() {
+        realms.stored(index, &shard, 3);
+    }
+    assert!(realms.changed_shards().is_empty());
+    realms.forgotten();
+    let again = realms.changed_shards();
+    assert!(again.len() == SHARDS && again.iter().all(|(_, shard)| shard.revision == 0));
 }
 
 #[test]

@@ -123,6 +123,11 @@ impl Questions {
         self.refused.extend(refused);
     }
 
+    /// Whether the server refuses the subscription for answers.
+    pub(super) fn is_refused_itself(&self, text: &str) -> bool {
+        text.strip_prefix(NOT_PERMITTED).is_some_and(|subject| subject.starts_with(&self.inbox))
+    }
+
     /// When the open question is answered, or never will be.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.open.as_ref().map(|question| question.sent + ANSWER_TIMEOUT)

@@ -261,6 +261,10 @@ impl EventReader {
                 }
                 Op::Error(error) => {
                     tracing::warn!(error, "nats refuses something");
+                    if self.questions.is_refused_itself(&error) {
+                        // Another connection tries it again.
+                        return Err(io::Error::new(io::ErrorKind::PermissionDenied, error));
+                    }
                     self.questions.refused(&error);
                 }
                 // A server of the cluster has come or gone. It may be the stream's leader.
