@@ -1,12 +1,19 @@
 //! Subscriptions that the NATS server refuses: the client gets an error reply instead of a part of its events, and nobody
 //! else notices.
 
-use async_nats::HeaderMap;
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        self,
+        stream::{self, Republish},
+    },
+};
 use blackhole_common::wire;
-use blackhole_dev::{brokers::Nats, ports, services::Service, workspace::RunDir};
+use blackhole_dev::{brokers::Nats, http, ports, services::Service, workspace::RunDir};
 use blackhole_tests::{
     accounts::{self, Account},
     client::Client,
+    eventually,
     stack::{self, Stack},
 };
 use nix::sys::signal::Signal;
@@ -52,13 +59,42 @@ impl Deployment {
         self.nats.server().process().unwrap().signal(Signal::SIGHUP).unwrap();
     }
 
+    async fn client(&self) -> async_nats::Client {
+        let login = async_nats::ConnectOptions::with_user_and_password("services".into(), "secret".into());
+        login.connect(self.nats.url()).await.unwrap()
+    }
+
+    /// Creates the stream as amqp-ingest does.
+    async fn create_stream(&self) {
+        let republish = Republish {
+            source: "blackhole.v1.ingest.>".into(),
+            destination: "blackhole.v1.event.>".into(),
+            headers_only: false,
+        };
+        let config = stream::Config {
+            name: "BLACKHOLE_V1".into(),
+            subjects: vec!["blackhole.v1.ingest.>".into()],
+            republish: Some(republish),
+            ..stream::Config::default()
+        };
+        jetstream::new(self.client().await).create_stream(config).await.unwrap();
+    }
+
     /// Publishes an event as amqp-ingest does without history.
     async fn publish(&self, account: &Account, call_id: &str) {
-        let login = async_nats::ConnectOptions::with_user_and_password("services".into(), "secret".into());
-        let nats = login.connect(self.nats.url()).await.unwrap();
+        self.publish_below("event", account, call_id).await;
+    }
+
+    /// Publishes an event as amqp-ingest does with history.
+    async fn store(&self, account: &Account, call_id: &str) {
+        self.publish_below("ingest", account, call_id).await;
+    }
+
+    async fn publish_below(&self, root: &str, account: &Account, call_id: &str) {
+        let nats = self.client().await;
         let mut headers = HeaderMap::new();
         headers.insert(wire::EVENT_NAME, "CHANNEL_CREATE");
-        let subject = format!("blackhole.v1.event.{}.call.CHANNEL_CREATE.{call_id}", account.id);
+        let subject = format!("blackhole.v1.{root}.{}.call.CHANNEL_CREATE.{call_id}", account.id);
         nats.publish_with_headers(subject, headers, r#"{"Event-Name":"CHANNEL_CREATE"}"#.into())
             .await
             .unwrap();
@@ -131,6 +167,37 @@ async fn permissions_that_are_withdrawn_close_the_sessions_that_need_them_and_th
     Stack::until_ready(&deployment.edge, true).await;
     deployment.publish(&other, "y").await;
     assert!(served.event().await["routing_key"].as_str().unwrap().ends_with(".CHANNEL_CREATE.y"));
+}
+
+#[tokio::test]
+async fn an_edge_that_may_not_read_the_history_tells_it_and_goes_on_when_it_may_again() {
+    let account = Account::fresh();
+    let denied = |api: &str| format!(r#"{{ publish: {{ deny: ["{api}"] }} }}"#);
+    let (before, after) = (denied("x"), denied("$JS.API.CONSUMER.CREATE.>"));
+    let config = format!(
+        "authorization {{ users: [ {{ user: services, password: secret, permissions: {before} }} ] }}"
+    );
+    let deployment = Deployment::start("may-not-read", &config).await;
+    deployment.create_stream().await;
+    let mut first = Client::connect(&deployment.url).await;
+    assert_eq!(subscribe(&mut first, &account, &["call.*.*".to_owned()]).await, None);
+    deployment.store(&account, "one").await;
+    let cursor = first.event().await["cursor"].clone();
+    deployment.store(&account, "two").await;
+
+    deployment.reload(&before, &after);
+    let mut resumed = Client::connect(&deployment.url).await;
+    let data = json!({ "account_id": account.id, "binding": "call.*.*", "since": cursor });
+    let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
+    assert_eq!(resumed.request(request).await["data"]["recovered"], true);
+    let is_told = async || {
+        let health = http::get(deployment.edge.admin(), "/health/ready").await.unwrap();
+        health.body == "without history\nready\n"
+    };
+    eventually("the missing history", || async { is_told().await }).await;
+    deployment.reload(&after, &before);
+    assert!(resumed.event().await["routing_key"].as_str().unwrap().ends_with(".two"));
+    eventually("the history", || async { !is_told().await }).await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@
 //! when its client has read.
 
 mod budget;
+mod health;
 pub(crate) mod plan;
 mod read;
 pub(crate) mod replay;
@@ -27,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use blackhole_common::{backoff::Backoff, clock};
+use blackhole_common::{backoff::Backoff, clock, readiness::Latch};
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     budget::{BURST, Charge},
+    health::Health,
     plan::{ReadEnd, Reading},
     replay::ReplayBatch,
     schedule::{Job, Schedule},
@@ -67,22 +69,25 @@ pub(crate) struct Catchup {
     /// The stream as the event reader knows it.
     stream: watch::Receiver<Option<StreamInfo>>,
     budgets: Mutex<Budgets<Arc<str>>>,
+    health: Health,
     metrics: Arc<Metrics>,
 }
 
 impl Catchup {
     /// Serves the sessions in `lagging` from `history`, while that is the `stream` that the event reader knows. Reads at
-    /// most `bytes_per_second` for each account.
+    /// most `bytes_per_second` for each account. `readable` is not ready while the history cannot be read.
     pub(crate) fn new(
         lagging: Arc<LaggingSessions>,
         dispatcher: Arc<Dispatcher>,
         history: History,
         stream: watch::Receiver<Option<StreamInfo>>,
         bytes_per_second: u64,
+        readable: Latch,
         metrics: Arc<Metrics>,
     ) -> Catchup {
         let budgets = Mutex::new(Budgets::new(bytes_per_second as f64, BURST));
-        Catchup { lagging, dispatcher, history, stream, budgets, metrics }
+        let health = Health::new(readable);
+        Catchup { lagging, dispatcher, history, stream, budgets, health, metrics }
     }
 
     /// Runs until `shutdown`.
@@ -182,6 +187,10 @@ impl Catchup {
         let result = self.bring_up_to_date(&mut batch, stream, &mut charge).await;
         self.dispatcher.flush_these(&mut batch.filled);
         self.dispatcher.drop_buffer(id);
+        match &result {
+            Ok(_) => self.health.succeeded(),
+            Err(error) => self.health.failed(error),
+        }
         if !matches!(result, Ok(ReadEnd::Complete)) {
             let unfinished = batch.abort();
             match result {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use blackhole_common::{
     catalogue::Catalogue,
     nats::{link::Servers, requests::Requests},
-    readiness::Latch,
+    readiness::Readiness,
     wire::Subjects,
 };
 use tokio::sync::watch;
@@ -121,7 +121,7 @@ impl Events {
         servers: Servers,
         stored: Arc<dyn StoredStream>,
         metrics: Arc<Metrics>,
-        ready: Latch,
+        readiness: &Readiness,
     ) -> (Events, EventReader) {
         let history = History::new(stored, subjects);
         let lagging = Arc::new(LaggingSessions::default());
@@ -138,7 +138,7 @@ impl Events {
             Arc::clone(&dispatcher),
             history.clone(),
             Arc::clone(&metrics),
-            ready,
+            readiness.latch("events"),
         );
         let catchup = Arc::new(Catchup::new(
             lagging,
@@ -146,6 +146,7 @@ impl Events {
             history.clone(),
             stream.clone(),
             config.replay_bytes_per_second.as_u64(),
+            readiness.optional("history"),
             Arc::clone(&metrics),
         ));
         (Events { dispatcher, flusher, history, stream, metrics, catchup }, reader)

@@ -101,7 +101,6 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let admin_server = AdminServer::bind(&config.admin, registry, readiness.clone()).await?;
 
     let subjects = Subjects::new(&config.nats.prefix);
-    let ready = readiness.latch("events");
     // Beside the event reader's connection, so that a flood of events does not delay questions to auth-svc.
     let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
     // Unreadable credentials are a mistake of the configuration.
@@ -115,7 +114,7 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     };
     let stored = Arc::new(JetStream::new(client.clone(), subjects.clone()));
     let servers = Servers::new(config.nats);
-    let (events, reader) = Events::new(&config.ws, &subjects, servers, stored, metrics, ready);
+    let (events, reader) = Events::new(&config.ws, &subjects, servers, stored, metrics, &readiness);
     let reader_shutdown = CancellationToken::new();
     let reader = reader.start(reader_shutdown.clone())?;
     let catchup = Arc::clone(&events.catchup);

@@ -45,8 +45,8 @@ impl SimulatedEdge {
         requests: Arc<dyn Requests>,
     ) -> SimulatedEdge {
         let subjects = Subjects::new(&config.nats.prefix);
-        let ready = Readiness::default().latch("events");
-        let (events, reader) = Events::new(&config.ws, &subjects, servers, stored, Arc::default(), ready);
+        let (events, reader) =
+            Events::new(&config.ws, &subjects, servers, stored, Arc::default(), &Readiness::default());
         let shutdown = CancellationToken::new();
         tokio::spawn(reader.run(shutdown.clone()));
         tokio::spawn(Arc::clone(&events.catchup).run(shutdown.clone()));
