@@ -127,6 +127,9 @@ impl Dispatcher {
             let had = outbox.hold(since, live);
             table.raise_watermarks(outbox, had.unwrap_or_default());
         }
+        if since.is_none() {
+            outbox.forgo_lag(live);
+        }
         let mut served = HashMap::new();
         for membership in &mut replaced {
             let subjects = std::mem::take(&mut membership.subjects);
@@ -159,7 +162,8 @@ impl Dispatcher {
             let (confirmed, confirmation) = oneshot::channel();
             let subjects =
                 memberships.iter().flat_map(|own: &Membership| own.subjects.iter().copied()).collect();
-            table.unconfirmed.push(Unconfirmed { session: outbox.number, subjects, confirmed });
+            let had = served.keys().copied().collect();
+            table.unconfirmed.push(Unconfirmed { session: outbox.number, subjects, had, confirmed });
             confirmation
         });
         self.metrics.subjects.set(gauge(table.index.len()));

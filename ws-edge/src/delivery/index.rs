@@ -25,9 +25,9 @@ pub(crate) struct Subject {
     pub(crate) text: Arc<str>,
     /// Whether the NATS server has it.
     pub(super) state: SubjectState,
-    /// Where the stream ended when the server confirmed it. Live members are not owed earlier events: nobody has seen
-    /// which of them came.
-    pub(super) begins: u64,
+    /// Where the stream ended when the server first confirmed it. Live members are not owed earlier events: nobody has
+    /// seen which of them came.
+    pub(super) begins: Option<u64>,
     /// Since when it has had no members.
     pub(super) unused_since: Option<Instant>,
     /// In the order of their templates' ranks.
@@ -92,7 +92,8 @@ impl Index {
 
     /// Positions after `last` are given anew.
     pub(super) fn truncate(&mut self, last: u64) {
-        self.subjects.values_mut().for_each(|subject| subject.begins = subject.begins.min(last));
+        let begins = self.subjects.values_mut().filter_map(|subject| subject.begins.as_mut());
+        begins.for_each(|begins| *begins = last.min(*begins));
     }
 
     /// On a new connection, what was refused before is tried again.
@@ -110,7 +111,7 @@ impl Index {
             self.patterns.entry(tenant.into()).or_default().insert(words, number);
         }
         let state = SubjectState::Unconfirmed;
-        let subject = Subject { text, state, begins: 0, unused_since: None, groups: Vec::new() };
+        let subject = Subject { text, state, begins: None, unused_since: None, groups: Vec::new() };
         self.subjects.entry(number).insert_entry(subject).into_mut()
     }
 

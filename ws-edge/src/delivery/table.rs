@@ -37,6 +37,8 @@ pub(crate) struct Unconfirmed {
     pub(super) session: SessionNumber,
     /// The subjects that it waits for.
     pub(super) subjects: Vec<SubjectNumber>,
+    /// Those that it had before, too: without them it cannot go on.
+    pub(super) had: HashSet<SubjectNumber>,
     pub(super) confirmed: oneshot::Sender<Result<(), Refused>>,
 }
 
@@ -113,8 +115,8 @@ impl Table {
             self.new.push(number);
         }
         let is_confirmed = subject.state == SubjectState::Confirmed;
-        let begins = if outbox.lagging().is_none() { subject.begins } else { 0 };
-        let watermark = Watermark::at(after(number).max(begins));
+        let begins = subject.begins.filter(|_| outbox.lagging().is_none());
+        let watermark = Watermark::at(after(number).max(begins.unwrap_or_default()));
         let member = Member { outbox: Arc::clone(outbox), watermark };
         subject.add(template, member);
         outbox.add_subject(number);
@@ -122,7 +124,7 @@ impl Table {
     }
 
     /// The server has these subjects, but for those that it has refused, which are returned. Sessions that have members of
-    /// these are closed, unless all of them are of requests among those `waiting`, which are refused.
+    /// these are closed, unless all of them are new and of requests among those `waiting`, which are refused.
     ///
     /// `last` is the position up to which the stream had events by then. Live members of a new subject are not owed them,
     /// and must not get them from a repair, out of order (see [`Subject::begins`](super::index::Subject)).
@@ -135,15 +137,17 @@ impl Table {
         let mut refused = HashSet::new();
         let mut refused_members: HashMap<(SessionNumber, SubjectNumber), usize> = HashMap::new();
         for session in waiting {
-            for number in &session.subjects {
+            for number in session.subjects.iter().filter(|number| !session.had.contains(number)) {
                 *refused_members.entry((session.session, *number)).or_default() += 1;
             }
         }
         for number in subjects {
             let Some(subject) = self.index.subject_mut(*number) else { continue };
             if subject.state != SubjectState::Refused {
-                if std::mem::replace(&mut subject.state, SubjectState::Confirmed) != SubjectState::Confirmed {
-                    subject.begins = last;
+                subject.state = SubjectState::Confirmed;
+                // What was confirmed once was refused meanwhile: its members are owed what a repair brings.
+                if subject.begins.is_none() {
+                    subject.begins = Some(last);
                     let members = subject.groups.iter().flat_map(|group| &group.members);
                     members.filter(|member| member.outbox.lagging().is_none()).for_each(|member| {
                         member.watermark.raise(last);

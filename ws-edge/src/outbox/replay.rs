@@ -32,6 +32,18 @@ impl Outbox {
         }
     }
 
+    /// A session that lags and has no subjects is owed only what comes after position `live`: what it had not got is
+    /// nothing to it any more, and the stream may have been replaced meanwhile.
+    pub(crate) fn forgo_lag(&self, live: u64) {
+        let mut state = self.state.lock();
+        let has_subjects = !state.subjects.is_empty();
+        if let DeliveryState::Lagging(lag) = &mut state.delivery
+            && !has_subjects
+        {
+            lag.after = live;
+        }
+    }
+
     /// Positions after `position` are given anew.
     pub(crate) fn truncate(&self, position: u64) {
         match &mut self.state.lock().delivery {

@@ -279,6 +279,24 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_resumes_what_it_has_is_closed_if_that_is_refused() {
+        let dispatcher = dispatcher();
+        let mut questions = questions(&dispatcher);
+        let (one, had) = confirmed(&dispatcher, (1, "ev.t.a"));
+        let requests = vec![since(0, request("x", &["ev.t.a"])), since(0, request("y", &["ev.t.b"]))];
+        let _resumed = dispatcher.join(&one, requests, had);
+        let all: Vec<SubjectNumber> = dispatcher.take_all().into_iter().map(|(number, _)| number).collect();
+        questions.refused("Permissions Violation for Subscription to \"ev.t.b\"");
+        dispatcher.confirm(&all, &dispatcher.take_unconfirmed(), 0);
+        assert_eq!(one.closing(), None, "it goes on with what it had");
+        let requests = vec![since(0, request("x", &["ev.t.a"]))];
+        let _resumed = dispatcher.join(&one, requests, _resumed.memberships);
+        questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
+        dispatcher.confirm(&all, &dispatcher.take_unconfirmed(), 0);
+        assert_eq!(one.closing(), Some(Close::Unavailable));
+    }
+
+    #[test]
     fn a_stream_that_does_not_answer_is_noticed_and_so_is_its_first_answer() {
         let mut questions = questions(&dispatcher());
         let now = Instant::now();
