@@ -310,6 +310,8 @@ pub struct TargetedReply {
 }
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod tests {
     use super::*;
 
