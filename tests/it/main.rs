@@ -22,6 +22,7 @@ mod once;
 mod outages;
 mod permissions;
 mod protocol;
+mod proxies;
 mod refusals;
 mod requests;
 mod resume;
