@@ -42,7 +42,7 @@ impl Default for NatsConfig {
 }
 
 impl NatsConfig {
-    /// Part of [`Configuration::check`].
+    /// Part of [`super::Configuration::check`].
     ///
     /// # Errors
     /// The first invalid value.
