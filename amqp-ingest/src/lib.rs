@@ -31,6 +31,8 @@ mod bound_part;
 pub mod checkpoint;
 mod config;
 mod connection_status;
+#[cfg(test)]
+mod contract;
 mod error;
 mod log_throttle;
 mod message;

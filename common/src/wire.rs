@@ -315,6 +315,8 @@ pub struct TargetedReply {
 }
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -23,6 +23,7 @@ mod once;
 mod outages;
 mod permissions;
 mod protocol;
+mod proxies;
 mod realms;
 mod refusals;
 mod requests;

@@ -27,16 +27,16 @@ use blackhole_tests::{
 use serde_json::{Value, json};
 
 /// Edges with addresses of their own and the same ports.
-struct Edges {
+pub(crate) struct Edges {
     names: NameServer,
-    ws: u16,
-    admin: u16,
+    pub(crate) ws: u16,
+    pub(crate) admin: u16,
     running: Vec<(Ipv4Addr, Server)>,
     dir: blackhole_dev::workspace::RunDir,
 }
 
 impl Edges {
-    fn new() -> Edges {
+    pub(crate) fn new() -> Edges {
         Edges {
             names: NameServer::start(),
             ws: ports::free().unwrap(),
@@ -47,10 +47,10 @@ impl Edges {
     }
 
     fn publish_addresses(&self) {
-        self.names.set(&self.running.iter().map(|(address, _)| *address).collect::<Vec<_>>());
+        self.names.set(&self.addresses());
     }
 
-    async fn grow_to(&mut self, count: u8) {
+    pub(crate) async fn grow_to(&mut self, count: u8) {
         for number in u8::try_from(self.running.len()).unwrap()..count {
             let address = Ipv4Addr::new(127, 0, 55, 1 + number);
             let admin = format!("{address}:{}", self.admin);
@@ -60,6 +60,8 @@ impl Edges {
                 .env("BLACKHOLE_ADMIN__LISTEN", &admin)
                 .env("BLACKHOLE_WS__TRUSTED_PROXIES", "[\"127.0.0.1/32\"]")
                 .env("BLACKHOLE_WS__DRAIN", "1s")
+                .env("BLACKHOLE_WS__PING_INTERVAL", "2s")
+                .env("BLACKHOLE_ADMIN__DANGEROUS_WITHOUT_TOKEN", "true")
                 .log(self.dir.path().join(format!("edge-{number}.log")));
             let ready = Ready::Http(admin, "/health/ready".into());
             let server = Server::start("ws-edge", spec, ready, Duration::from_secs(30)).await.unwrap();
@@ -69,14 +71,18 @@ impl Edges {
     }
 
     /// An engine stops a container before its name goes.
-    async fn shrink_to(&mut self, count: usize) {
+    pub(crate) async fn shrink_to(&mut self, count: usize) {
         for (_, server) in self.running.drain(count..).collect::<Vec<_>>() {
             assert!(server.stop().await.unwrap().success());
             self.publish_addresses();
         }
     }
 
-    async fn sessions(&self) -> Vec<f64> {
+    pub(crate) fn addresses(&self) -> Vec<Ipv4Addr> {
+        self.running.iter().map(|(address, _)| *address).collect()
+    }
+
+    pub(crate) async fn sessions(&self) -> Vec<f64> {
         let mut sessions = Vec::new();
         for (address, _) in &self.running {
             let metrics = http::get(&format!("{address}:{}", self.admin), "/metrics").await.unwrap().body;

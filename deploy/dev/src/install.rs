@@ -59,7 +59,10 @@ pub const OPENSSL: Tool = Tool { program: "openssl", package: "openssl", dirs: &
 /// For the commands of the documentation that use it.
 pub const JQ: Tool = Tool { program: "jq", package: "jq", dirs: &[], units: &[] };
 
-/// nginx, for the benchmarks.
+/// Another proxy.
+pub const CADDY: Tool = Tool { program: "caddy", package: "caddy", dirs: &[], units: &["caddy.service"] };
+
+/// nginx, for the tests and the benchmarks.
 pub const NGINX: Tool = Tool { program: "nginx", package: "nginx", dirs: SBIN, units: &["nginx.service"] };
 
 /// nchan, a module of nginx.
@@ -90,7 +93,7 @@ pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];
 
 /// What the tests need.
 pub const FOR_TESTS: &[Tool] =
-    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, OPENSSL, JQ, NODE];
+    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, NGINX, CADDY, OPENSSL, JQ, NODE];
 
 /// The path of a program. If it is missing, the error says what to install.
 pub fn find(tool: Tool) -> Result<PathBuf> {
