@@ -124,33 +124,22 @@ impl Table {
         claims.push(id.to_owned());
     }
 
-    /// Takes over what another table, read later, does not know: newer documents, and since when accounts have their realms.
-    /// Returns the ids of the accounts that differ.
-    pub fn replaced_by(
-        &mut self,
-        rows: Vec<AccountRow>,
-        other_database: bool,
-        now_ms: u64,
-    ) -> BTreeSet<String> {
-        let mut changed = BTreeSet::new();
-        if other_database {
-            self.by_id.values_mut().for_each(|entry| entry.generation = 0);
-        }
-        let found: std::collections::HashSet<String> = rows.iter().map(|row| row.id.clone()).collect();
+    /// Forgets how new the documents are: they are another database's.
+    pub fn forget_generations(&mut self) {
+        self.by_id.values_mut().for_each(|entry| entry.generation = 0);
+    }
+
+    /// Removes the accounts that are not `there` any more. Adds their ids to `changed`.
+    pub fn keep(&mut self, there: impl Fn(&str) -> bool, now_ms: u64, changed: &mut BTreeSet<String>) {
         let gone: Vec<(String, u64)> = self
             .by_id
             .iter()
-            .filter(|(id, entry)| entry.account.is_some() && !found.contains(*id))
+            .filter(|(id, entry)| entry.account.is_some() && !there(id))
             .map(|(id, entry)| (id.clone(), entry.generation))
             .collect();
-        // First those that are gone: their realms may be others' now.
         for (id, generation) in gone {
-            self.apply(AccountRow { id, generation, account: None }, Some(now_ms), &mut changed);
+            self.apply(AccountRow { id, generation, account: None }, Some(now_ms), changed);
         }
-        for row in rows {
-            self.apply(row, Some(now_ms), &mut changed);
-        }
-        changed
     }
 }
 
@@ -228,14 +217,21 @@ mod tests {
         for (id, generation) in [("a", 1), ("b", 5), ("c", 1)] {
             apply(&mut table, row(id, generation, Some(id)), 1);
         }
-        let read = || vec![row("a", 2, Some("c")), row("b", 4, Some("old")), row("d", 1, Some("d"))];
-        let changed = table.replaced_by(read(), false, 9);
-        assert_eq!(changed.into_iter().collect::<Vec<_>>().join(" "), "a c d");
+        let read = |table: &mut Table, now_ms| {
+            let mut changed = BTreeSet::new();
+            for row in [row("a", 2, Some("c")), row("b", 4, Some("old")), row("d", 1, Some("d"))] {
+                table.apply(row, Some(now_ms), &mut changed);
+            }
+            table.keep(|id| ["a", "b", "d"].contains(&id), now_ms, &mut changed);
+            changed.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(read(&mut table, 9), "a c d");
         assert_eq!(realm(&table, "a"), Some(("c".into(), Some(9))));
         assert_eq!(realm(&table, "b"), Some(("b".into(), Some(1))));
         assert!(table.get("c").is_none());
         // Another database under the same name begins with first generations.
-        assert!(table.replaced_by(read(), true, 10).contains("b"));
+        table.forget_generations();
+        assert_eq!(read(&mut table, 10), "b");
         assert_eq!(realm(&table, "b"), Some(("old".into(), Some(10))));
         assert_eq!(table.iter().count(), table.count());
     }
