@@ -220,7 +220,6 @@ impl AuthSvc {
             })
             .await?;
         let subjects = Subjects::new(&self.config.nats.prefix);
-        tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
         let verifier = JwtVerifier::new(self.issuers);
         let mut directories: Vec<Arc<dyn AccountDirectory>> = Vec::new();
         let verifier: Arc<dyn TokenVerifier> = match self.couchdb {
@@ -240,6 +239,8 @@ impl AuthSvc {
             directories.reverse();
         }
         let authority = Arc::new(Authority::new(verifier, Arc::new(Sources::new(directories))));
+        // Not before questions can be answered: edges ask when something is announced.
+        tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
         let subject = subjects.auth_check();
         tracing::info!(subject, "answering requests");
         service::serve(&client, subject, authority, self.metrics, shutdown).await

@@ -89,8 +89,8 @@ impl LiveAccounts {
         self.pages(take).await?;
         tracing::info!(accounts = table.count(), "accounts read from couchdb");
         *self.table.write() = Some(table);
-        // Sessions may be open whose access has changed before this process started.
-        self.announcer.anything();
+        // Edges are told of a start anyway.
+        self.announce(BTreeSet::new());
         Ok(())
     }
 

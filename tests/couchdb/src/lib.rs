@@ -190,7 +190,17 @@ impl CouchDb {
 
     /// From now on documents are read as they are now, as if from a node that does not learn of changes. Feeds tell of them.
     pub fn freeze_documents(&self, freeze: bool) {
-        let old = freeze.then(|| self.shared.store.lock().clone());
+        let old = freeze.then(|| self.snapshot());
+        self.answer_from(old);
+    }
+
+    /// All documents as they are now.
+    pub fn snapshot(&self) -> Store {
+        self.shared.store.lock().clone()
+    }
+
+    /// From now on documents are read from an older snapshot, if there is one.
+    pub fn answer_from(&self, old: Option<Store>) {
         self.shared.faults.lock().old = old;
     }
 
