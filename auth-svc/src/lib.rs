@@ -102,7 +102,7 @@ struct Latches {
     nats: Latch,
     accounts: Latch,
     keys: Latch,
-    realms: Latch,
+    subscription: Latch,
 }
 
 /// Starts the service and runs it until `shutdown` is cancelled.
@@ -136,7 +136,7 @@ impl AuthSvc {
             nats: readiness.latch("nats"),
             accounts: readiness.latch("accounts"),
             keys: readiness.latch("keys"),
-            realms: readiness.latch("realms"),
+            subscription: readiness.latch("subscription"),
         };
         let accounts = config.auth.accounts_file().map(Reloaded::<Accounts>::open).transpose()?.map(Arc::new);
         // CouchDB has latches of its own.
@@ -234,7 +234,6 @@ impl AuthSvc {
             })
             .await?;
         let subjects = Subjects::new(&self.config.nats.prefix);
-        tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
         let verifier = JwtVerifier::new(self.issuers);
         let mut directories: Vec<Arc<dyn AccountDirectory>> = Vec::new();
         let verifier: Arc<dyn TokenVerifier> = match self.couchdb {
@@ -261,11 +260,20 @@ impl AuthSvc {
             }
             tokio::spawn(store.follow(Arc::clone(&self.realms), tasks.clone()));
         }
-        self.latches.realms.set(true);
         let authority = Authority::new(verifier, Arc::new(Sources::new(directories)), self.realms);
+        // Not before questions can be answered: edges ask when something is announced.
+        tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
         let subject = subjects.auth_check();
         tracing::info!(subject, "answering requests");
-        service::serve(&client, subject, Arc::new(authority), self.metrics, shutdown).await
+        service::serve(
+            &client,
+            subject,
+            Arc::new(authority),
+            self.metrics,
+            self.latches.subscription,
+            shutdown,
+        )
+        .await
     }
 }
 

@@ -15,6 +15,7 @@ use async_nats::{
     service::{Request, ServiceExt, error::Error as ServiceError},
 };
 use blackhole_common::{
+    readiness::Latch,
     version,
     wire::{Access, AuthReply, AuthRequest},
 };
@@ -42,7 +43,7 @@ const LOG_INTERVAL_SECONDS: u64 = 5;
 /// How long requests may take to finish during shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers requests on `subject` until `shutdown` is cancelled, then finishes those that have arrived.
+/// Answers requests on `subject`, from the moment at which `subscribed` is ready until `shutdown` is cancelled, then finishes those that have arrived.
 /// Requests that the server sends before it processes the unsubscribe are lost (async-nats drops them, see
 /// `Endpoint::stop`), so callers must retry, as they must when a service is killed.
 ///
@@ -55,6 +56,7 @@ pub async fn serve(
     subject: String,
     authority: Arc<Authority>,
     metrics: Metrics,
+    subscribed: Latch,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let failed = |error: async_nats::Error| Error::Service(error.to_string());
@@ -67,6 +69,9 @@ pub async fn serve(
         .await
         .map_err(failed)?;
     let mut requests = service.endpoint_builder().name("check").add(subject).await.map_err(failed)?;
+    // Sent before anybody is told to ask.
+    client.flush().await.map_err(|error| Error::Service(error.to_string()))?;
+    subscribed.set(true);
     let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS as usize));
     let waiting = Arc::new(Semaphore::new(MAX_WAITING_REQUESTS));
     let handle = async |request: Request| {

@@ -192,6 +192,30 @@ async fn sessions_go_on_while_couchdb_is_away_and_learn_what_has_changed() {
     eventually("the changes", || async { !degraded().await.contains("couchdb") }).await;
 }
 
+#[tokio::test]
+async fn a_slow_couchdb_delays_only_those_whose_secrets_are_not_known() {
+    let deployment = Deployment::start("slow").await;
+    assert_eq!(deployment.refusal(kazoo::token("user")).await, None);
+    // More than auth-svc decides about at once.
+    let users: Vec<String> = (0..200).map(kazoo::user_id).collect();
+    for user in &users {
+        let document = json!({ "_id": user, "pvt_type": "user", "pvt_signature_secret": "s" });
+        deployment.couchdb.put(ACME_DATABASE, &document);
+    }
+    deployment.couchdb.delay(Duration::from_secs(3));
+    let tokens: Vec<String> = users.iter().map(|user| user_token(user, "s")).collect();
+    let slow = futures_util::future::join_all(tokens.iter().map(|token| deployment.refusal(token)));
+    let fast = async {
+        eventually("all questions", || async { deployment.couchdb.waiting() > 100 }).await;
+        let mut claims = kazoo::user_claims(USER_SECRET);
+        claims["method"] = "another token".into();
+        assert_eq!(deployment.refusal(&kazoo::signed(&claims)).await, None);
+        assert!(deployment.couchdb.waiting() > 0, "it has waited for the others");
+    };
+    let (slow, ()) = tokio::join!(slow, fast);
+    assert_eq!(slow, vec![None; users.len()]);
+}
+
 fn auth_svc(couchdb: &CouchDb, arguments: &[&str], input: &str) -> (bool, String) {
     let mut command = Command::new(stack::binaries().auth_svc);
     command.args(arguments).env("BLACKHOLE_AUTH__COUCHDB__URL", couchdb.url());

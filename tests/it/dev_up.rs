@@ -14,6 +14,7 @@ use blackhole_dev::{
     workspace,
 };
 use blackhole_tests::{client::Client, eventually, soon, stack};
+use futures_util::TryStreamExt;
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -134,6 +135,9 @@ async fn it_uses_external_brokers_and_leaves_them_running_and_clean() {
     no_process_is_left(port).await;
     assert!(rabbitmq.server().is_ready().await && nats.server().is_ready().await);
     assert_eq!(rabbitmq.queues().await.unwrap(), [], "the created queues are removed");
+    let jetstream = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let streams: Vec<String> = jetstream.stream_names().try_collect().await.unwrap();
+    assert_eq!(streams, [""; 0], "the created streams are removed");
 }
 
 #[tokio::test]

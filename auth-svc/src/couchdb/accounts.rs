@@ -1,7 +1,8 @@
 //! The accounts, from the database `accounts`: read whole, and kept current by its changes.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
     sync::Arc,
     time::Duration,
 };
@@ -64,13 +65,11 @@ impl LiveAccounts {
         self.table.read().as_ref().map(|table| table.iter().collect()).unwrap_or_default()
     }
 
-    /// Reads all pages.
-    async fn pages(&self) -> Result<Vec<AccountRow>, CouchError> {
-        let mut rows: Vec<AccountRow> = Vec::new();
-        let mut limit = PAGE;
+    /// Reads all pages, and hands over each of them.
+    async fn pages(&self, mut take: impl FnMut(Vec<AccountRow>) + Send) -> Result<(), CouchError> {
+        let (mut limit, mut start) = (PAGE, String::new());
         loop {
-            let start = rows.last().map(|row| format!("&skip=1&startkey={}", encoded(&json_text(&row.id))));
-            let from = format!("?limit={limit}{}", start.unwrap_or_default());
+            let from = format!("?limit={limit}{start}");
             let page = match self.rows(&format!("{from}&include_docs=true")).await {
                 Err(CouchError::TooLarge { .. }) if limit > 1 => {
                     limit = limit.div_ceil(4);
@@ -81,11 +80,54 @@ impl LiveAccounts {
                 page => page?,
             };
             let is_last = page.len() < limit;
-            rows.extend(page);
+            if let Some(last) = page.last() {
+                start = format!("&skip=1&startkey={}", encoded(&json_text(&last.id)));
+            }
+            take(page);
             if is_last {
-                return Ok(rows);
+                return Ok(());
             }
         }
+    }
+
+    /// Reads all accounts for the first time.
+    async fn read(&self) -> Result<(), CouchError> {
+        let mut table = Table::default();
+        let take = |page: Vec<AccountRow>| {
+            page.into_iter().for_each(|row| table.apply(row, &mut BTreeSet::new()));
+        };
+        self.pages(take).await?;
+        tracing::info!(accounts = table.count(), "accounts read from couchdb");
+        *self.table.write() = Some(table);
+        // Edges are told of a start anyway.
+        self.announce(BTreeSet::new());
+        Ok(())
+    }
+
+    /// Reads all accounts again, page by page: there is never a second copy of them.
+    async fn read_again(&self) -> Result<(), CouchError> {
+        let hasher = RandomState::new();
+        let mut there = HashSet::new();
+        self.pages(|page| {
+            there.extend(page.iter().map(|row| hasher.hash_one(&*row.id)));
+            self.take(page);
+        })
+        .await?;
+        let mut changed = BTreeSet::new();
+        if let Some(table) = &mut *self.table.write() {
+            table.keep(|id| there.contains(&hasher.hash_one(id)), &mut changed);
+        }
+        self.announce(changed);
+        Ok(())
+    }
+
+    /// Takes over what was read, and announces what has changed.
+    fn take(&self, rows: Vec<AccountRow>) {
+        let mut changed = BTreeSet::new();
+        if let Some(table) = &mut *self.table.write() {
+            rows.into_iter().for_each(|row| table.apply(row, &mut changed));
+        }
+        self.announce(changed);
     }
 
     /// Reads these accounts.
@@ -160,21 +202,14 @@ impl Follower for LiveAccounts {
     const DATABASE: &'static str = "accounts";
 
     async fn load(&self, other: bool) -> Result<(), CouchError> {
-        let rows = self.pages().await?;
-        let changed = match &mut *self.table.write() {
-            Some(table) => table.replaced_by(rows, other),
-            none => {
-                let mut table = Table::default();
-                rows.into_iter().for_each(|row| table.apply(row, &mut BTreeSet::new()));
-                tracing::info!(accounts = table.count(), "accounts read from couchdb");
-                *none = Some(table);
-                // Sessions may be open whose access has changed before this process started.
-                self.announcer.anything();
-                BTreeSet::new()
+        let is_known = match &mut *self.table.write() {
+            Some(table) if other => {
+                table.forget_generations();
+                true
             }
+            table => table.is_some(),
         };
-        self.announce(changed);
-        Ok(())
+        if is_known { self.read_again().await } else { self.read().await }
     }
 
     async fn apply(&self, changes: Vec<Change>) -> Result<(), CouchError> {
@@ -198,11 +233,7 @@ impl Follower for LiveAccounts {
         if !wanted.is_empty() {
             rows.extend(self.announced(&wanted).await?);
         }
-        let mut changed = BTreeSet::new();
-        if let Some(table) = &mut *self.table.write() {
-            rows.into_iter().for_each(|row| table.apply(row, &mut changed));
-        }
-        self.announce(changed);
+        self.take(rows);
         Ok(())
     }
 }

@@ -78,7 +78,23 @@ impl Followed {
 /// Where a feed goes on.
 struct Position {
     since: String,
+}
+
+/// The database that was read last.
+struct Read {
+    /// What identifies it, if it says so.
     instance: Option<String>,
+    /// Whether it may have been replaced by another that does not say so.
+    is_doubtful: bool,
+}
+
+impl Read {
+    /// Whether a database is another one than this, or may be.
+    fn is_other(&self, instance: Option<&str>) -> bool {
+        // Releases that do not identify databases say 0.
+        let is_told = instance.is_some_and(|instance| instance.trim_matches('"') != "0");
+        self.instance.as_deref() != instance || (self.is_doubtful && !is_told)
+    }
 }
 
 /// How a feed has ended.
@@ -96,21 +112,22 @@ pub async fn follow<F: Follower>(client: Arc<Client>, follower: Arc<F>, followed
     let mut backoff = Backoff::for_brokers();
     let mut position = None;
     let mut failures = 0;
-    let mut forget = false;
+    // The database that was read last, and whether it may have been replaced since.
+    let mut read = Read { instance: None, is_doubtful: false };
     loop {
-        match run(&client, &*follower, &followed, &mut position, &mut backoff, forget).await {
+        match run(&client, &*follower, &followed, &mut position, &mut backoff, &mut read).await {
             Ended::Regularly => {
                 tracing::warn!(
                     database = F::DATABASE,
                     "the feed of changes has ended, reading everything again"
                 );
-                (position, forget) = (None, true);
+                (position, read.is_doubtful) = (None, true);
             }
             Ended::Refused(error) => {
                 failures += 1;
                 lost::<F>(&followed, &error);
                 if matches!(error, CouchError::Status { status: 400 | 404, .. }) || failures >= MAX_FAILURES {
-                    (position, forget, failures) = (None, false, 0);
+                    (position, failures) = (None, 0);
                 }
             }
             Ended::Lost(error) => {
@@ -138,22 +155,23 @@ async fn run<F: Follower>(
     followed: &Followed,
     position: &mut Option<Position>,
     backoff: &mut Backoff,
-    forget: bool,
+    read: &mut Read,
 ) -> Ended {
     let info = match database(client, F::DATABASE).await {
         Ok(info) => info,
         Err(error) => return Ended::Lost(error),
     };
     let instance = info.instance_start_time.map(|time| time.get().to_owned());
-    let is_other = position.as_ref().is_some_and(|position| position.instance != instance);
+    let is_other = read.is_other(instance.as_deref());
     let since = match position {
         Some(position) if !is_other => position.since.clone(),
         _ => {
-            if let Err(error) = follower.load(forget || is_other).await {
+            if let Err(error) = follower.load(is_other).await {
                 return Ended::Lost(error);
             }
             let since = info.update_seq.text();
-            *position = Some(Position { since: since.clone(), instance: instance.clone() });
+            *position = Some(Position { since: since.clone() });
+            *read = Read { instance, is_doubtful: false };
             followed.ready.set(true);
             followed.loaded.send_replace(true);
             since
@@ -192,7 +210,7 @@ async fn run<F: Follower>(
             if let Err(error) = follower.apply(changes).await {
                 return Ended::Lost(error);
             }
-            *position = Some(Position { since, instance: instance.clone() });
+            *position = Some(Position { since });
         }
         backoff.reset();
         if ended {

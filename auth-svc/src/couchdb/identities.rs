@@ -10,7 +10,11 @@ use std::{
 };
 
 use blackhole_common::config::Secret;
-use moka::{future, sync};
+use moka::{
+    future,
+    ops::compute::{CompResult, Op},
+    sync,
+};
 use parking_lot::Mutex;
 
 use super::{
@@ -51,7 +55,8 @@ struct Known {
     /// The lowest generation that is not older than what is known.
     generation: u64,
     read_at: Instant,
-    asked_at: Instant,
+    /// When it was asked for last, by whoever has this.
+    asked_at: Arc<Mutex<Instant>>,
 }
 
 impl Known {
@@ -139,11 +144,11 @@ impl Identities {
     fn refresh_if_old(&self, identity: &Identity, known: &Known) {
         let was_missed = self.inner.untold_since.lock().is_some_and(|since| known.read_at <= since);
         let is_old = was_missed || known.read_at.elapsed() >= self.inner.poll_interval;
-        if !is_old || known.asked_at.elapsed() < RETRY_INTERVAL {
+        let mut asked_at = known.asked_at.lock();
+        if !is_old || asked_at.elapsed() < RETRY_INTERVAL {
             return;
         }
-        let asked = Known { asked_at: Instant::now(), ..known.clone() };
-        self.inner.known.insert(identity.clone(), asked);
+        *asked_at = Instant::now();
         let (inner, identity) = (Arc::clone(&self.inner), identity.clone());
         tokio::spawn(async move {
             if let Err(error) = inner.again(&identity).await {
@@ -223,9 +228,17 @@ impl Inner {
             let read_at = Instant::now();
             let document = document.filter(|document| !document.is_deleted);
             let generation = found.unwrap_or(0).max(least);
-            let known = Known { document, generation, read_at, asked_at: read_at };
-            self.known.insert(identity.clone(), known.clone());
-            return Ok(known);
+            let known = Known { document, generation, read_at, asked_at: Arc::new(Mutex::new(read_at)) };
+            // Another answer may have come meanwhile.
+            let kept = self.known.entry_by_ref(identity).and_compute_with(|entry| match entry {
+                Some(entry) if entry.value().generation > generation => Op::Nop,
+                _ => Op::Put(known.clone()),
+            });
+            let newer = match kept {
+                CompResult::Unchanged(entry) => Some(entry.into_value()),
+                _ => None,
+            };
+            return Ok(newer.unwrap_or(known));
         }
         Err(CouchError::Stale { path: format!("the document {}", identity.id) })
     }

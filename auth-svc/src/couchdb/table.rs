@@ -116,27 +116,22 @@ impl Table {
         claims.push(id.to_owned());
     }
 
-    /// Takes over what another table, read later, does not know: newer documents. Returns the ids of the accounts that differ.
-    pub fn replaced_by(&mut self, rows: Vec<AccountRow>, other_database: bool) -> BTreeSet<String> {
-        let mut changed = BTreeSet::new();
-        if other_database {
-            self.by_id.values_mut().for_each(|entry| entry.generation = 0);
-        }
-        let found: std::collections::HashSet<String> = rows.iter().map(|row| row.id.clone()).collect();
+    /// Forgets how new the documents are: they are another database's.
+    pub fn forget_generations(&mut self) {
+        self.by_id.values_mut().for_each(|entry| entry.generation = 0);
+    }
+
+    /// Removes the accounts that are not `there` any more. Adds their ids to `changed`.
+    pub fn keep(&mut self, there: impl Fn(&str) -> bool, changed: &mut BTreeSet<String>) {
         let gone: Vec<(String, u64)> = self
             .by_id
             .iter()
-            .filter(|(id, entry)| entry.account.is_some() && !found.contains(*id))
+            .filter(|(id, entry)| entry.account.is_some() && !there(id))
             .map(|(id, entry)| (id.clone(), entry.generation))
             .collect();
-        // First those that are gone: their realms may be others' now.
         for (id, generation) in gone {
-            self.apply(AccountRow { id, generation, account: None }, &mut changed);
+            self.apply(AccountRow { id, generation, account: None }, changed);
         }
-        for row in rows {
-            self.apply(row, &mut changed);
-        }
-        changed
     }
 }
 
@@ -211,14 +206,21 @@ mod tests {
         for (id, generation) in [("a", 1), ("b", 5), ("c", 1)] {
             apply(&mut table, row(id, generation, Some(id)));
         }
-        let read = || vec![row("a", 2, Some("c")), row("b", 4, Some("old")), row("d", 1, Some("d"))];
-        let changed = table.replaced_by(read(), false);
-        assert_eq!(changed.into_iter().collect::<Vec<_>>().join(" "), "a c d");
+        let read = |table: &mut Table| {
+            let mut changed = BTreeSet::new();
+            for row in [row("a", 2, Some("c")), row("b", 4, Some("old")), row("d", 1, Some("d"))] {
+                table.apply(row, &mut changed);
+            }
+            table.keep(|id| ["a", "b", "d"].contains(&id), &mut changed);
+            changed.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(read(&mut table), "a c d");
         assert_eq!(realm(&table, "a"), Some("c".into()));
         assert_eq!(realm(&table, "b"), Some("b".into()));
         assert!(table.get("c").is_none());
         // Another database under the same name begins with first generations.
-        assert!(table.replaced_by(read(), true).contains("b"));
+        table.forget_generations();
+        assert_eq!(read(&mut table), "b");
         assert_eq!(realm(&table, "b"), Some("old".into()));
         assert_eq!(table.iter().count(), table.count());
     }

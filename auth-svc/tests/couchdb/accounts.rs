@@ -119,19 +119,27 @@ async fn a_feed_that_ends_is_cut_or_refused_is_begun_again() {
 async fn a_node_that_answers_older_documents_takes_nothing_back() {
     let server = kazoo::start().await;
     let sources = Sources::of(&server).await;
-    server.freeze_documents(true);
+    let old = server.snapshot();
     server.edit("accounts", ACME, &json!({ "pvt_enabled": false }));
-    // Read anew from the node that does not know.
-    server.end_feeds();
-    server.freeze_documents(false);
     eventually("disabling", async || !sources.account(ACME).await.unwrap().enabled).await;
-    server.edit("accounts", ACME, &json!({ "pvt_enabled": true }));
-    eventually("enabling", async || sources.account(ACME).await.unwrap().enabled).await;
-    server.freeze_documents(true);
-    server.edit("accounts", ACME, &json!({ "pvt_enabled": false }));
-    server.put("accounts", &account("later", &[]));
-    server.freeze_documents(false);
-    eventually("the later account", async || sources.account("later").await.is_some()).await;
+    // Everything is read anew from a node that does not know.
+    server.answer_from(Some(old));
+    server.take_requests();
+    server.end_feeds();
+    eventually("reading again and following", async || {
+        server.take_requests().iter().any(|path| path.starts_with("/accounts/_changes"))
+    })
+    .await;
+    assert!(!sources.account(ACME).await.unwrap().enabled);
+    // A change that only the feed knows of is asked for until the node knows it, too.
+    server.edit("accounts", ACME, &json!({ "pvt_tree": ["later"] }));
+    eventually("the question", async || {
+        server.take_requests().iter().any(|path| path.starts_with("/accounts/_all_docs?keys"))
+    })
+    .await;
+    server.answer_from(None);
+    eventually("the later change", async || sources.account(ACME).await.unwrap().ancestors == ["later"])
+        .await;
     assert!(!sources.account(ACME).await.unwrap().enabled);
 }
 

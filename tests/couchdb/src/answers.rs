@@ -1,6 +1,9 @@
 //! Requests and their answers.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -79,7 +82,9 @@ pub(crate) async fn answer(
     // On its way an answer gets old.
     let delay = shared.faults.lock().delay;
     if !delay.is_zero() {
+        shared.waiting.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(delay).await;
+        shared.waiting.fetch_sub(1, Ordering::SeqCst);
     }
     Ok(response(answer))
 }

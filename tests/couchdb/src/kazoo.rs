@@ -47,6 +47,37 @@ pub fn fill(couchdb: &CouchDb) {
     couchdb.attach("system_auth", kid(), "private_key.pem", private_key().as_bytes());
 }
 
+/// Adds accounts below the top account, with users whose secrets are [`USER_SECRET`].
+pub fn add(couchdb: &CouchDb, accounts: u32, users: u32) {
+    // As many bytes as KAZOO's documents have.
+    let rest = "x".repeat(1500);
+    for account in 0..accounts {
+        let id = account_id(account);
+        let document = json!({
+            "_id": id, "name": format!("account {account}"), "realm": format!("a{account}.sip.example.com"),
+            "enabled": true, "pvt_enabled": true, "pvt_type": "account", "pvt_vsn": "1", "pvt_account_id": id,
+            "pvt_tree": [MASTER, ACME], "pvt_signature_secret": USER_SECRET, "rest": rest,
+        });
+        couchdb.put("accounts", &document);
+        let database = format!("account/{}/{}/{}", &id[..2], &id[2..4], &id[4..]);
+        for user in 0..users {
+            let document =
+                json!({ "_id": user_id(user), "pvt_type": "user", "pvt_signature_secret": USER_SECRET });
+            couchdb.put(&database, &document);
+        }
+    }
+}
+
+/// The id of an account of [`add`].
+pub fn account_id(number: u32) -> String {
+    format!("{number:032x}")
+}
+
+/// The id of a user of [`add`].
+pub fn user_id(number: u32) -> String {
+    format!("{number:031x}u")
+}
+
 /// The id of the key.
 pub fn kid() -> &'static str {
     FILE["signing_key"]["kid"].as_str().unwrap()

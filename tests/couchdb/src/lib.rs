@@ -18,7 +18,15 @@ pub mod feed;
 pub mod kazoo;
 pub mod store;
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -44,6 +52,7 @@ pub struct Shared {
     /// Changes when a document does.
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) asked: Mutex<Vec<String>>,
+    pub(crate) waiting: AtomicUsize,
 }
 
 /// What is wrong with the server at the moment.
@@ -79,6 +88,7 @@ impl CouchDb {
             faults: Mutex::default(),
             changed: watch::Sender::new(0),
             asked: Mutex::default(),
+            waiting: AtomicUsize::new(0),
         });
         let couchdb = CouchDb { address: listener.local_addr()?, shared: Arc::clone(&shared) };
         tokio::spawn(async move {
@@ -180,7 +190,17 @@ impl CouchDb {
 
     /// From now on documents are read as they are now, as if from a node that does not learn of changes. Feeds tell of them.
     pub fn freeze_documents(&self, freeze: bool) {
-        let old = freeze.then(|| self.shared.store.lock().clone());
+        let old = freeze.then(|| self.snapshot());
+        self.answer_from(old);
+    }
+
+    /// All documents as they are now.
+    pub fn snapshot(&self) -> Store {
+        self.shared.store.lock().clone()
+    }
+
+    /// From now on documents are read from an older snapshot, if there is one.
+    pub fn answer_from(&self, old: Option<Store>) {
         self.shared.faults.lock().old = old;
     }
 
@@ -204,6 +224,11 @@ impl CouchDb {
     /// Cuts the connections of all feeds.
     pub fn cut_feeds(&self) {
         self.shared.faults.lock().feeds.cut();
+    }
+
+    /// The number of answers that are on their way because of [`CouchDb::delay`].
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::SeqCst)
     }
 
     /// The paths and queries of the requests since the last call.

@@ -14,12 +14,20 @@ struct Arguments {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:15984")]
     listen: String,
+    /// Add this many accounts below the top account, each with a document of 2 KB in `accounts`
+    #[arg(long, default_value_t = 0)]
+    accounts: u32,
+    /// Add this many users to each of them
+    #[arg(long, default_value_t = 0)]
+    users: u32,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let couchdb = CouchDb::listen(&Arguments::parse().listen).await?;
+    let Arguments { listen, accounts, users } = Arguments::parse();
+    let couchdb = CouchDb::listen(&listen).await?;
     kazoo::fill(&couchdb);
+    kazoo::add(&couchdb, accounts, users);
     let mut out = std::io::stdout();
     writeln!(out, "{}", couchdb.url())?;
     writeln!(out, "a user's token: {}", kazoo::token("user"))?;

@@ -303,7 +303,8 @@ async fn a_deleted_database_ends_the_feed_with_its_last_sequence() {
     let again = Database { http, server, name };
     loop {
         assert_eq!(again.send(Method::PUT, "", b"").await.0, 201);
-        if again.get("").await.1["instance_start_time"] != instance {
+        // Releases before 3.3 say 0 always.
+        if again.get("").await.1["instance_start_time"] != instance || instance == "0" {
             break;
         }
         assert_eq!(again.send(Method::DELETE, "", b"").await.0, 200);

@@ -103,9 +103,9 @@ impl Amqp {
     async fn clean_up(&self) -> Result<()> {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
-        // The ingest keeps its progress beside its queue.
-        let progress = format!("{}-progress", self.queue);
-        for queue in [&self.queue, &progress, &self.dead_letters] {
+        // The ingest has two more beside its queue: for its progress, and for KAZOO's requests.
+        let [progress, queries] = ["progress", "queries"].map(|name| format!("{}-{name}", self.queue));
+        for queue in [&self.queue, &progress, &queries, &self.dead_letters] {
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
         }
         let exchange = self.dead_letters.as_str().into();
@@ -143,17 +143,19 @@ impl Nats {
     }
 
     async fn clean_up(&self) -> Result<()> {
-        match self.jetstream().await?.delete_stream(self.stream()).await {
-            Ok(_) => Ok(()),
-            Err(error) => match error.kind() {
-                DeleteStreamErrorKind::JetStream(refusal)
-                    if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                {
-                    Ok(())
-                }
-                _ => Err(error.into()),
-            },
+        let (jetstream, stream) = (self.jetstream().await?, self.stream());
+        let buckets = ["REALMS", "STOPPED_FAMILIES"].map(|name| format!("KV_{stream}_{name}"));
+        for name in [stream].into_iter().chain(buckets) {
+            match jetstream.delete_stream(name).await {
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    DeleteStreamErrorKind::JetStream(refusal)
+                        if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                    _ => return Err(error.into()),
+                },
+            }
         }
+        Ok(())
     }
 
     async fn jetstream(&self) -> Result<jetstream::Context> {
