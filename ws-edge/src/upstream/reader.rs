@@ -333,12 +333,10 @@ impl EventReader {
         self.apply(effects);
     }
 
-    /// Delivers what was held back. If one of the messages raises a doubt, the rest is held back again. If there is no
-    /// stream, their stream was deleted since, and their positions mean nothing.
+    /// Delivers what was held back. If one of the messages raises a doubt, the rest is held back again.
     fn release(&mut self) {
-        let has_stream = self.sync.has_stream();
         for message in self.held.take() {
-            if has_stream { self.received(message) } else { self.deliver(message, None) }
+            self.received(message);
         }
         self.dispatcher.flush();
     }
@@ -352,8 +350,9 @@ impl EventReader {
         let sequence = message.header(wire::SEQUENCE).and_then(|sequence| sequence.parse::<u64>().ok());
         let position = match sequence {
             None => None,
-            Some(sequence) => match self.sync.accept(sequence, &message.subject) {
+            Some(sequence) => match self.sync.accept(sequence, &message.subject, clock::now()) {
                 Some(stream) => Some(EventPosition { stream, sequence }),
+                None if self.sync.has_no_stream(clock::now()) => None,
                 None => {
                     self.sync.doubt(clock::now());
                     self.hold(message);

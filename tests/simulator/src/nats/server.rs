@@ -431,6 +431,8 @@ impl Cluster {
     /// The stream loses its newest messages in a power loss.
     pub(crate) fn lose(&mut self, count: usize) -> Vec<Stored> {
         self.disconnect(None);
+        // All servers have lost it.
+        self.stale = None;
         // What is stored before an edge has asked is at positions that it takes for known: see docs/guarantees.md.
         self.no_store_until = Instant::now() + ASKED_AGAIN;
         let Some(stream) = &mut self.stream else { return Vec::new() };

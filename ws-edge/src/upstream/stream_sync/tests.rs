@@ -39,7 +39,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
 }
 
 fn accepts(sync: &mut StreamSync, sequence: u64) -> bool {
-    sync.accept(sequence, &Bytes::from_static(SUBJECT)).is_some()
+    sync.accept(sequence, &Bytes::from_static(SUBJECT), Instant::now()).is_some()
 }
 
 #[test]
@@ -94,7 +94,10 @@ fn positions_that_go_back_are_another_streams() {
     let mut sync = in_sync(5, None, now);
     assert!(accepts(&mut sync, 8) && accepts(&mut sync, 8), "one message for each subject that it matches");
     assert!(!accepts(&mut sync, 7));
-    assert!(sync.accept(8, &Bytes::from_static(b"ev.t.b")).is_none(), "another event at the same position");
+    assert!(
+        sync.accept(8, &Bytes::from_static(b"ev.t.b"), now).is_none(),
+        "another event at the same position"
+    );
     sync.doubt(now);
     assert_eq!(names(&sync.informed(Some(stream("new", 7, None)), 0, now)), ["reset", "repair 1..=7"]);
 }
@@ -223,4 +226,27 @@ fn a_stream_that_comes_back_shorter_before_its_events_came_is_noticed() {
     assert_eq!(sync.expected(), 9, "it was reported");
     let effects = sync.informed(Some(stream("s", 7, None)), sync.expected(), now);
     assert_eq!(names(&effects), ["truncate 7", "repair 6..=7"], "what was reported and did not come is owed");
+}
+
+#[test]
+fn events_of_a_stream_that_the_server_does_not_know_yet_wait_for_it() {
+    let now = Instant::now();
+    let mut sync = StreamSync::new(now);
+    assert_eq!(names(&sync.informed(None, 0, now)), ["release"]);
+    assert!(!accepts(&mut sync, 5) && !sync.has_no_stream(now));
+    sync.doubt(now);
+    assert_eq!(names(&sync.informed(None, 0, now)), [""; 0], "it is asked again");
+    assert_eq!(names(&sync.informed(Some(stream("s", 5, Some("n1"))), 0, now)), ["repair 5..=5"]);
+}
+
+#[test]
+fn a_server_that_denies_a_stream_for_long_is_believed() {
+    let now = Instant::now();
+    let mut sync = StreamSync::new(now);
+    sync.informed(None, 0, now);
+    assert!(!accepts(&mut sync, 5));
+    sync.doubt(now);
+    let later = Instant::now() + STALE_TIMEOUT;
+    assert_eq!(names(&sync.informed(None, 0, later)), ["release"]);
+    assert!(sync.has_no_stream(later));
 }
