@@ -1,10 +1,11 @@
-//! Some runs of the simulator, for every commit. `cargo dev simulate` makes more.
+//! Some runs of the simulator. `.ci/run` makes more with `SIMULATED_RUNS`, and `cargo dev simulate` as many as one likes.
 
 use blackhole_simulator::simulate;
 
 #[test]
 fn every_client_gets_every_event_once_or_is_told() {
-    let report = simulate(1, 1_000, |_, _| {}).unwrap();
+    let runs = std::env::var("SIMULATED_RUNS").map_or(1_000, |runs| runs.parse().unwrap());
+    let report = simulate(1, runs, |_, _| {}).unwrap();
     println!("{} runs: {}", report.runs, report.counts);
     if let Some(failure) = report.failure {
         panic!("seed {}: {}", failure.seed, failure.violation);
