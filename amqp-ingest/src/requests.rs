@@ -86,7 +86,7 @@ impl Requests {
         let edges = Arc::new(Edges::new());
         let observer = Arc::clone(&edges);
         let options = nats::options(&config.nats, CLIENT_NAME).await?;
-        let latch = readiness.optional("requests over nats");
+        let latch = nats::Latches::new(readiness, readiness.optional("requests over nats"));
         let client = nats::connect_with(&config.nats, options, latch, move |event| {
             observer.on_connection_event(event);
         })

@@ -99,7 +99,7 @@ pub struct AuthSvc {
 
 #[derive(Clone, Debug)]
 struct Latches {
-    nats: Latch,
+    nats: nats::Latches,
     accounts: Latch,
     keys: Latch,
     subscription: Latch,
@@ -133,7 +133,7 @@ impl AuthSvc {
             None => None,
         };
         let latches = Latches {
-            nats: readiness.latch("nats"),
+            nats: nats::Latches::new(&readiness, readiness.latch("nats")),
             accounts: readiness.latch("accounts"),
             keys: readiness.latch("keys"),
             subscription: readiness.latch("subscription"),

@@ -173,9 +173,10 @@ impl AdminServer {
     /// If the address is not available, or the token not acceptable; the error names it.
     pub async fn bind<const PORT: u16>(
         config: &AdminConfig<PORT>,
-        registry: Registry,
+        mut registry: Registry,
         readiness: Readiness,
     ) -> io::Result<AdminServer> {
+        registry.register_collector(Box::new(readiness.clone()));
         let token = config.read_token().map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {}", error.key, error.reason))
         })?;

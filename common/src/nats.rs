@@ -22,8 +22,15 @@ use nkeys::KeyPair;
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
-use self::permissions::RefusedSubscriptions;
-use crate::{backoff::Backoff, config::NatsConfig, net, readiness::Latch};
+use tokio::sync::Notify;
+
+use self::permissions::{RefusedSubscriptions, forget_refused_messages};
+use crate::{
+    backoff::Backoff,
+    config::NatsConfig,
+    net,
+    readiness::{Latch, Readiness},
+};
 
 /// Log a warning if there is no connection after this time.
 const CONNECT_WARNING_DELAY: Duration = Duration::from_secs(1);
@@ -107,13 +114,28 @@ pub(crate) async fn seed(file: &Path) -> io::Result<String> {
     seed.map(str::to_owned).ok_or_else(|| net::invalid("there is no seed of an nkey in it"))
 }
 
-/// Connects as soon as a server is available, and reconnects whenever the connection is lost. `latch` is ready while
-/// connected, unless the server refuses a subscription; each change is logged once.
+/// What is ready of a connection.
+#[derive(Clone, Debug)]
+pub struct Latches {
+    /// Ready while connected, unless the server refuses a subscription.
+    pub connection: Latch,
+    /// Ready unless the server has refused to publish a message within the last minute.
+    pub permissions: Latch,
+}
+
+impl Latches {
+    /// `connection`, and an optional latch for permissions.
+    pub fn new(readiness: &Readiness, connection: Latch) -> Latches {
+        Latches { connection, permissions: readiness.optional("nats permissions") }
+    }
+}
+
+/// Connects as soon as a server is available, and reconnects whenever the connection is lost. Each change is logged once.
 ///
 /// # Errors
 /// Only failures that retrying cannot fix.
-pub async fn connect(config: &NatsConfig, name: &str, latch: Latch) -> Result<Client, NatsError> {
-    connect_with(config, options(config, name).await?, latch, |_| {}).await
+pub async fn connect(config: &NatsConfig, name: &str, latches: Latches) -> Result<Client, NatsError> {
+    connect_with(config, options(config, name).await?, latches, |_| {}).await
 }
 
 /// Like [`connect`], with custom options and a callback for connection events.
@@ -123,11 +145,14 @@ pub async fn connect(config: &NatsConfig, name: &str, latch: Latch) -> Result<Cl
 pub async fn connect_with(
     config: &NatsConfig,
     options: ConnectOptions,
-    latch: Latch,
+    latches: Latches,
     on_event: impl Fn(&Event) + Send + Sync + 'static,
 ) -> Result<Client, NatsError> {
     let url = config.url.clone();
+    let Latches { connection: latch, permissions } = latches;
     let state = latch.clone();
+    let refused_message = Arc::new(Notify::new());
+    tokio::spawn(forget_refused_messages(Arc::clone(&refused_message), permissions.clone()));
     let on_event = Arc::new(on_event);
     let refused = Arc::new(RefusedSubscriptions::default());
     let new_refused = Arc::clone(&refused);
@@ -152,6 +177,12 @@ pub async fn connect_with(
                     new_refused.add();
                     if state.set(false) {
                         tracing::error!(%error, %url, "nats refuses a subscription, retrying: does its user have all permissions?");
+                    }
+                }
+                Event::ServerError(error) if permissions::is_refused_message(error) => {
+                    refused_message.notify_one();
+                    if permissions.set(false) {
+                        tracing::error!(%error, %url, "nats refuses to publish: does its user have all permissions?");
                     }
                 }
                 // Slow consumers are counted by `on_event`; a client error is just another failed attempt.

@@ -1,12 +1,20 @@
 //! Readiness: one latch per dependency of a service. In a group of equivalent dependencies one is enough, and optional
 //! ones are only told.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+};
 
 /// All latches of a service.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +88,19 @@ impl Readiness {
     }
 }
 
+/// The metric `blackhole_part_ready`.
+impl Collector for Readiness {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Whether a part is available (1) or missing (0), see /health/ready";
+        let mut family = encoder.encode_descriptor("part_ready", help, None, MetricType::Gauge)?;
+        for latch in &*self.latches.lock() {
+            let labels = [("part", &*latch.name)];
+            ConstGauge::new(i64::from(latch.is_ready())).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Latch {
     /// Sets whether the dependency is available. Returns whether that changed.
     pub fn set(&self, ready: bool) -> bool {
@@ -137,6 +158,20 @@ mod tests {
         family.set(false);
         assert!(readiness.missing().is_empty());
         assert_eq!(names(readiness.degraded()), ["family call"]);
+    }
+
+    #[test]
+    fn each_latch_is_in_the_metric() {
+        let readiness = Readiness::default();
+        readiness.latch("nats").set(true);
+        readiness.optional("history").set(false);
+        let mut registry = crate::telemetry::registry("test");
+        registry.register_collector(Box::new(readiness));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in ["blackhole_part_ready{part=\"nats\"} 1", "blackhole_part_ready{part=\"history\"} 0"] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     fn names(latches: Vec<Arc<str>>) -> Vec<String> {

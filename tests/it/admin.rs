@@ -32,7 +32,7 @@ async fn readiness_names_the_missing_connections() {
     })
     .await;
     let ready = http::get(edge.admin(), "/health/ready").await.unwrap();
-    assert_eq!((ready.status, ready.body.as_str()), (503, "waiting for events, nats\n"));
+    assert_eq!((ready.status, ready.body.as_str()), (503, "waiting for nats, events\n"));
     // As the health check of a container does.
     let healthy = |admin: &str| {
         let mut check = std::process::Command::new(stack::binaries().ws_edge);
@@ -40,7 +40,7 @@ async fn readiness_names_the_missing_connections() {
     };
     let unready = healthy(edge.admin());
     assert_eq!(unready.status.code(), Some(1));
-    assert_eq!(String::from_utf8_lossy(&unready.stderr), "ws-edge: not ready: waiting for events, nats\n");
+    assert_eq!(String::from_utf8_lossy(&unready.stderr), "ws-edge: not ready: waiting for nats, events\n");
     let shared = Stack::shared();
     assert!(healthy(shared.edge.service.admin()).status.success());
     for service in [&shared.edge.service, &shared.auth_svc, &shared.amqp_ingest] {

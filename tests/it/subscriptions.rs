@@ -192,9 +192,14 @@ async fn an_edge_that_may_not_read_the_history_tells_it_and_goes_on_when_it_may_
     assert_eq!(resumed.request(request).await["data"]["recovered"], true);
     let is_told = async || {
         let health = http::get(deployment.edge.admin(), "/health/ready").await.unwrap();
-        health.body == "without history\nready\n"
+        health.body.starts_with("without ") && health.body.contains("history")
     };
     eventually("the missing history", || async { is_told().await }).await;
+    assert_eq!(Stack::metric(&deployment.edge, r#"blackhole_part_ready{part="history"}"#).await, 0.0);
+    assert_eq!(
+        Stack::metric(&deployment.edge, r#"blackhole_part_ready{part="nats permissions"}"#).await,
+        0.0
+    );
     deployment.reload(&after, &before);
     assert!(resumed.event().await["routing_key"].as_str().unwrap().ends_with(".two"));
     eventually("the history", || async { !is_told().await }).await;

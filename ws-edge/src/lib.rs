@@ -43,7 +43,7 @@ use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use blackhole_common::{
     admin::AdminServer,
     catalogue::Catalogue,
-    nats::{self, link::Servers},
+    nats::{self, Latches, link::Servers},
     readiness::{Latch, Readiness},
     telemetry,
     wire::Subjects,
@@ -102,7 +102,8 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
 
     let subjects = Subjects::new(&config.nats.prefix);
     // Beside the event reader's connection, so that a flood of events does not delay questions to auth-svc.
-    let client = nats::connect(&config.nats, "ws-edge", readiness.latch("nats")).await?;
+    let client =
+        nats::connect(&config.nats, "ws-edge", Latches::new(&readiness, readiness.latch("nats"))).await?;
     // Unreadable credentials are a mistake of the configuration.
     nats::options(&config.nats, reader::CLIENT_NAME).await?;
     let crossbar = match &config.ws.crossbar_url {

@@ -1,15 +1,19 @@
-//! Subscriptions that the server refuses.
+//! What the server refuses while the connection stays: subscriptions, and to publish.
 //!
 //! The server answers a refused subscription with an error, and the connection stays. So it does when a permission is
 //! withdrawn later. async-nats does not subscribe again by itself.
 
 use std::{
+    sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use async_nats::{Client, ServerError, connection::State};
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
 use crate::readiness::Latch;
 
@@ -17,6 +21,24 @@ use crate::readiness::Latch;
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A server answers subscriptions within this time.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// After this time without another refusal to publish it is taken for mended: nothing tells it.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// Whether the error refuses to publish a message. What it was for is not done.
+pub(super) fn is_refused_message(error: &ServerError) -> bool {
+    let ServerError::Other(text) = error else { return false };
+    text.to_ascii_lowercase().starts_with("permissions violation for publish")
+}
+
+/// Makes `latch` ready again a while after the last refusal to publish that is notified.
+pub(super) async fn forget_refused_messages(refused: Arc<Notify>, latch: Latch) {
+    loop {
+        refused.notified().await;
+        while timeout(FORGET_AFTER, refused.notified()).await.is_ok() {}
+        latch.set(true);
+    }
+}
 
 /// The subscriptions of a connection that were refused.
 #[derive(Debug, Default)]
