@@ -77,6 +77,8 @@ struct State {
     failed: bool,
     closing: Option<Close>,
     delivery: DeliveryState,
+    /// The newest position of an event that was queued, while the session has subjects.
+    newest: u64,
     /// The subjects of the session's memberships. The dispatcher maintains them.
     subjects: Vec<SubjectNumber>,
     /// The accounts whose events the session gets, beside its own.
@@ -125,6 +127,7 @@ impl Outbox {
             failed: false,
             closing: None,
             delivery: DeliveryState::Live { caught_up: 0 },
+            newest: 0,
             subjects: Vec::new(),
             other_accounts: Vec::new(),
         };

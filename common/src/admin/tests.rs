@@ -141,7 +141,7 @@ async fn readiness_names_what_is_missing() {
 
 #[tokio::test]
 async fn metrics_are_in_the_openmetrics_format() {
-    let expected = "# HELP a A gauge.\n# TYPE a gauge\na 0\n# EOF\n";
+    let expected = "# HELP a A gauge.\n# TYPE a gauge\na 0\n# HELP part_ready Whether a part is available (1) or missing (0), see /health/ready\n# TYPE part_ready gauge\n# EOF\n";
     let responses = responses(&["GET /metrics"]).await;
     assert_eq!(responses, [("HTTP/1.1 200 OK".to_owned(), expected.to_owned())]);
 }

@@ -127,9 +127,7 @@ impl Dispatcher {
             let had = outbox.hold(since, live);
             table.raise_watermarks(outbox, had.unwrap_or_default());
         }
-        if since.is_none() {
-            outbox.forgo_lag(live);
-        }
+        let begin = if since.is_none() { outbox.begin_after(live) } else { live };
         let mut served = HashMap::new();
         for membership in &mut replaced {
             let subjects = std::mem::take(&mut membership.subjects);
@@ -143,7 +141,7 @@ impl Dispatcher {
                 let realms_after = if self.is_of_realm(text) { request.realms_after } else { 0 };
                 let after = |number| {
                     let since = request.since.or_else(|| served.get(&number).copied());
-                    since.unwrap_or(live).max(realms_after)
+                    since.unwrap_or(begin).max(realms_after)
                 };
                 let (number, is_confirmed) = table.join(outbox, &request.template, text, after);
                 all_confirmed &= is_confirmed;
@@ -336,6 +334,7 @@ impl Dispatcher {
         table.index.truncate(0);
         for member in table.index.members() {
             member.watermark.reset();
+            member.outbox.reset_newest();
             if member.outbox.lagging().is_some() {
                 member.outbox.close(Close::Behind);
             }

@@ -32,21 +32,32 @@ impl Outbox {
         }
     }
 
-    /// A session that lags and has no subjects is owed only what comes after position `live`: what it had not got is
-    /// nothing to it any more, and the stream may have been replaced meanwhile.
-    pub(crate) fn forgo_lag(&self, live: u64) {
+    /// The position after which a new subject's events begin, while live sessions are at position `live`: a replay may
+    /// have brought this session further.
+    ///
+    /// A session that lags and has no subjects is owed only what comes from here on: what it had not got is nothing to it
+    /// any more, and the stream may have been replaced meanwhile.
+    pub(crate) fn begin_after(&self, live: u64) -> u64 {
         let mut state = self.state.lock();
-        let has_subjects = !state.subjects.is_empty();
-        if let DeliveryState::Lagging(lag) = &mut state.delivery
-            && !has_subjects
-        {
-            lag.after = live;
+        if state.subjects.is_empty() {
+            state.newest = 0;
+            if let DeliveryState::Lagging(lag) = &mut state.delivery {
+                lag.after = live;
+            }
         }
+        live.max(state.newest)
+    }
+
+    /// The stream was replaced: its positions begin anew.
+    pub(crate) fn reset_newest(&self) {
+        self.state.lock().newest = 0;
     }
 
     /// Positions after `position` are given anew.
     pub(crate) fn truncate(&self, position: u64) {
-        match &mut self.state.lock().delivery {
+        let mut state = self.state.lock();
+        state.newest = state.newest.min(position);
+        match &mut state.delivery {
             DeliveryState::Live { caught_up } => *caught_up = (*caught_up).min(position),
             DeliveryState::Lagging(lag) => {
                 lag.after = lag.after.min(position);

@@ -27,6 +27,7 @@ impl Outbox {
         }
         let Some(frame) = frame() else { return Pushed::Queued };
         if state.queue.has_room(frame.len(), self.max_bytes) {
+            state.newest = sequence.unwrap_or_default();
             return state.push(frame);
         }
         self.metrics.sessions_overrun.inc();
@@ -91,6 +92,7 @@ impl Outbox {
             DeliveryState::Lagging(lag) if lag.stage == Stage::Replaying(replay) => {
                 let Some(frame) = frame() else { return Pushed::Queued };
                 if state.queue.has_room(frame.len(), self.max_bytes) {
+                    state.newest = state.newest.max(sequence);
                     return state.push(frame);
                 }
                 let after = lag.after.max(sequence.saturating_sub(1));
