@@ -333,10 +333,12 @@ impl EventReader {
         self.apply(effects);
     }
 
-    /// Delivers what was held back. If one of the messages raises a doubt, the rest is held back again.
+    /// Delivers what was held back. If one of the messages raises a doubt, the rest is held back again. If there is no
+    /// stream, their positions mean nothing.
     fn release(&mut self) {
+        let has_no_stream = self.sync.has_no_stream(clock::now());
         for message in self.held.take() {
-            self.received(message);
+            if has_no_stream { self.deliver(message, None) } else { self.received(message) }
         }
         self.dispatcher.flush();
     }
@@ -352,7 +354,6 @@ impl EventReader {
             None => None,
             Some(sequence) => match self.sync.accept(sequence, &message.subject, clock::now()) {
                 Some(stream) => Some(EventPosition { stream, sequence }),
-                None if self.sync.has_no_stream(clock::now()) => None,
                 None => {
                     self.sync.doubt(clock::now());
                     self.hold(message);
