@@ -35,7 +35,7 @@ impl Default for Realms {
 }
 
 impl Realms {
-    /// Takes over the realms and accounts that a source has now, all of them. Who has a realm that was another's before, or
+    /// Takes over all realms, with the accounts that have them now. Who has a realm that was another's before, or
     /// nobody's, has it since now.
     pub fn replace<S: AsRef<str>>(&self, owners: impl Iterator<Item = (S, S)>) {
         let now_ms = unix_millis();
@@ -54,7 +54,7 @@ impl Realms {
         self.changed.notify_one();
     }
 
-    /// Only this account has the realm from now on, or nobody for whom it could be told.
+    /// This account has the realm now; `None`: nobody, or it is disputed.
     pub fn set(&self, realm: &str, account: Option<&str>) {
         let realm = digest_of_realm(realm);
         let account = account.map(digest_of);

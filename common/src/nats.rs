@@ -4,7 +4,7 @@
 //! |---|---|
 //! | this one | setup of async-nats, for everything except events |
 //! | [`bucket`] | key-value buckets |
-//! | `permissions` | subscriptions that the server refuses |
+//! | `permissions` | subscriptions and messages that the server refuses |
 //! | [`requests`] | requests and their replies |
 //! | [`link`] | a connection that preserves order, for events |
 //! | [`protocol`] | zero-copy parser of the client protocol |
@@ -21,10 +21,9 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use nkeys::KeyPair;
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
-
 use tokio::sync::Notify;
 
-use self::permissions::{RefusedSubscriptions, forget_refused_messages};
+use self::permissions::{Refused, RefusedSubscriptions, forget_refused_messages};
 use crate::{
     backoff::Backoff,
     config::NatsConfig,
@@ -173,13 +172,13 @@ pub async fn connect_with(
                         tracing::warn!(%url, "lost the connection to nats, reconnecting");
                     }
                 }
-                Event::ServerError(error) if RefusedSubscriptions::is_one(error) => {
+                Event::ServerError(error) if Refused::by(error) == Some(Refused::Subscription) => {
                     new_refused.add();
                     if state.set(false) {
                         tracing::error!(%error, %url, "nats refuses a subscription, retrying: does its user have all permissions?");
                     }
                 }
-                Event::ServerError(error) if permissions::is_refused_message(error) => {
+                Event::ServerError(error) if Refused::by(error) == Some(Refused::Message) => {
                     refused_message.notify_one();
                     if permissions.set(false) {
                         tracing::error!(%error, %url, "nats refuses to publish: does its user have all permissions?");

@@ -137,7 +137,7 @@ async fn the_deployed_permissions_suffice_without_history() {
 }
 
 #[tokio::test]
-async fn the_documented_permissions_suffice_with_couchdb() {
+async fn the_deployed_permissions_suffice_with_couchdb() {
     let couchdb = kazoo::start().await;
     let url = couchdb.url();
     let settings = [

@@ -4,8 +4,10 @@
 //! withdrawn later. async-nats does not subscribe again by itself.
 
 use std::{
-    sync::Arc,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,14 +23,29 @@ use crate::readiness::Latch;
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A server answers subscriptions within this time.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-
 /// After this time without another refusal to publish it is taken for mended: nothing tells it.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether the error refuses to publish a message. What it was for is not done.
-pub(super) fn is_refused_message(error: &ServerError) -> bool {
-    let ServerError::Other(text) = error else { return false };
-    text.to_ascii_lowercase().starts_with("permissions violation for publish")
+/// What the server may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// A subscription, until it is tried again.
+    Subscription,
+    /// A message. What it was for is not done.
+    Message,
+}
+
+impl Refused {
+    /// What the error refuses for want of a permission, if that is what it says.
+    pub(super) fn by(error: &ServerError) -> Option<Refused> {
+        let ServerError::Other(text) = error else { return None };
+        let text = text.to_ascii_lowercase();
+        match text.strip_prefix("permissions violation for ")? {
+            rest if rest.starts_with("subscription") => Some(Refused::Subscription),
+            rest if rest.starts_with("publish") => Some(Refused::Message),
+            _ => None,
+        }
+    }
 }
 
 /// Makes `latch` ready again a while after the last refusal to publish that is notified.
@@ -49,12 +66,6 @@ pub(super) struct RefusedSubscriptions {
 }
 
 impl RefusedSubscriptions {
-    /// Whether the error refuses a subscription. Those that refuse to publish are for single messages.
-    pub(super) fn is_one(error: &ServerError) -> bool {
-        let ServerError::Other(text) = error else { return false };
-        text.to_ascii_lowercase().starts_with("permissions violation for subscription")
-    }
-
     /// One was refused.
     pub(super) fn add(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -91,5 +102,22 @@ impl RefusedSubscriptions {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_by_their_texts() {
+        let refused = |text: &str| Refused::by(&ServerError::Other(text.to_owned()));
+        // As nats-server 2.9 and 2.15 write them.
+        assert_eq!(
+            refused("Permissions Violation for Subscription to \"a\" (sid \"1\")"),
+            Some(Refused::Subscription)
+        );
+        assert_eq!(refused("Permissions Violation for Publish to \"a\""), Some(Refused::Message));
+        assert_eq!(refused("maximum subscriptions exceeded"), None);
     }
 }

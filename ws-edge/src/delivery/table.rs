@@ -145,7 +145,8 @@ impl Table {
             let Some(subject) = self.index.subject_mut(*number) else { continue };
             if subject.state != SubjectState::Refused {
                 subject.state = SubjectState::Confirmed;
-                // What was confirmed once was refused meanwhile: its members are owed what a repair brings.
+                // A subject that was confirmed before, and refused meanwhile, is not new: its members are owed what a
+                // repair brings.
                 if subject.begins.is_none() {
                     subject.begins = Some(last);
                     let members = subject.groups.iter().flat_map(|group| &group.members);

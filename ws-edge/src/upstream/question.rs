@@ -284,13 +284,13 @@ mod tests {
         let mut questions = questions(&dispatcher);
         let (one, had) = confirmed(&dispatcher, (1, "ev.t.a"));
         let requests = vec![since(0, request("x", &["ev.t.a"])), since(0, request("y", &["ev.t.b"]))];
-        let _resumed = dispatcher.join(&one, requests, had);
+        let resumed = dispatcher.join(&one, requests, had);
         let all: Vec<SubjectNumber> = dispatcher.take_all().into_iter().map(|(number, _)| number).collect();
         questions.refused("Permissions Violation for Subscription to \"ev.t.b\"");
         dispatcher.confirm(&all, &dispatcher.take_unconfirmed(), 0);
         assert_eq!(one.closing(), None, "it goes on with what it had");
         let requests = vec![since(0, request("x", &["ev.t.a"]))];
-        let _resumed = dispatcher.join(&one, requests, _resumed.memberships);
+        let _again = dispatcher.join(&one, requests, resumed.memberships);
         questions.refused("Permissions Violation for Subscription to \"ev.t.a\"");
         dispatcher.confirm(&all, &dispatcher.take_unconfirmed(), 0);
         assert_eq!(one.closing(), Some(Close::Unavailable));

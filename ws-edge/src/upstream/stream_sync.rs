@@ -73,10 +73,8 @@ pub(super) struct StreamSync {
     seen: Seen,
     /// Late events that unfinished repairs have delivered.
     repaired: RepairedLate,
-    /// Since when events come with positions, although the server says that there is no stream.
-    denied_since: Option<Instant>,
-    /// The oldest of these positions.
-    denied: u64,
+    /// Since when events come with positions, although the server says that there is no stream, and the oldest of these.
+    denied: Option<(Instant, u64)>,
     /// Contradicting answers in a row: when the first came, and how many there were.
     stale: Option<(Instant, u32)>,
     /// The running repair is not enough: a message was dropped, or the leader has changed once more.
@@ -102,8 +100,7 @@ impl StreamSync {
             checked: (now, 0),
             seen: Seen::default(),
             repaired: RepairedLate::default(),
-            denied_since: None,
-            denied: u64::MAX,
+            denied: None,
             stale: None,
             repair_again: false,
             next_check: now,
@@ -119,7 +116,7 @@ impl StreamSync {
     /// Whether there is no stream: it was deleted, so that the positions of its last events mean nothing, or the server
     /// says so for long.
     pub(super) fn has_no_stream(&self, now: Instant) -> bool {
-        let is_denied = self.denied_since.is_some_and(|since| now - since >= STALE_TIMEOUT);
+        let is_denied = self.denied.is_some_and(|(since, _)| now - since >= STALE_TIMEOUT);
         self.known.is_none() && (self.lost.is_some() || is_denied)
     }
 
@@ -186,8 +183,8 @@ impl StreamSync {
     /// A live event has come. Returns the stream that it is from; `None` if that is in doubt.
     pub(super) fn accept(&mut self, sequence: u64, subject: &Bytes, now: Instant) -> Option<StreamId> {
         if self.known.is_none() && self.lost.is_none() {
-            self.denied_since.get_or_insert(now);
-            self.denied = self.denied.min(sequence);
+            let (_, oldest) = self.denied.get_or_insert((now, sequence));
+            *oldest = sequence.min(*oldest);
         }
         let known = self.known.as_ref().filter(|_| !self.goes_back(sequence, subject))?;
         let (stream, is_replicated) = (known.id, known.leader.is_some());
@@ -247,14 +244,14 @@ impl StreamSync {
                 effects.push(self.reset());
             }
             // A leader of the cluster that has just been elected does not know the stream yet.
-            if self.denied_since.is_some_and(|since| now - since < STALE_TIMEOUT) {
+            if self.denied.is_some_and(|(since, _)| now - since < STALE_TIMEOUT) {
                 self.unusable(now);
             } else if !self.is_in_sync() {
                 effects.push(self.release());
             }
             return effects;
         };
-        let denied = self.denied_since.take().map(|_| std::mem::replace(&mut self.denied, u64::MAX));
+        let denied = self.denied.take();
         match before {
             Some(before) if before.id != info.id => {
                 tracing::warn!("the stream was replaced, its positions begin anew");
@@ -290,8 +287,8 @@ impl StreamSync {
                     }
                     _ => {
                         // It may be an old one that the server did not know yet.
-                        if let Some(first) = denied {
-                            self.position = first.saturating_sub(1);
+                        if let Some((_, oldest)) = denied {
+                            self.position = oldest.saturating_sub(1);
                             self.verified = self.position;
                         }
                         tracing::info!("there is a new stream, its events have a history");
