@@ -7,6 +7,7 @@ mod admin;
 mod browser;
 mod chaos;
 mod client;
+mod cluster;
 mod configuration;
 mod console;
 mod couchdb;

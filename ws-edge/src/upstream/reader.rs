@@ -142,6 +142,7 @@ impl EventReader {
             let began = clock::now();
             let error = match connected {
                 Ok(mut link) => {
+                    tracing::debug!(server = link.server_name(), "connected for events");
                     self.begin(&mut link);
                     let end = tokio::select! {
                         biased;
