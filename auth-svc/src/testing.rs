@@ -32,6 +32,8 @@ pub(crate) const KAZOO_TOKENS: &str = include_str!("testdata/kazoo-tokens.txt");
 pub(crate) const P256_COMPRESSED: &str = include_str!("testdata/p256-compressed.pem");
 pub(crate) const P256_PRIVATE: &str = include_str!("testdata/p256-private.pem");
 pub(crate) const P256_PUBLIC: &str = include_str!("testdata/p256-public.pem");
+pub(crate) const P384_PRIVATE: &str = include_str!("testdata/p384-private.pem");
+pub(crate) const P521_PUBLIC: &str = include_str!("testdata/p521-public.pem");
 pub(crate) const P384_PUBLIC: &str = include_str!("testdata/p384-public.pem");
 pub(crate) const ED25519_PRIVATE: &str = include_str!("testdata/ed25519-private.pem");
 pub(crate) const ED25519_PUBLIC: &str = include_str!("testdata/ed25519-public.pem");
@@ -89,7 +91,7 @@ impl TokenVerifier for PlainTokens {
                     expires_at: 9,
                     owner_id: None,
                     token_id: format!("id of {id}"),
-                    scope: Arc::new(Scope::of(&[top.into()])),
+                    scope: Arc::new(Scope::of(&[top.into()], true)),
                 })
             }
         }))

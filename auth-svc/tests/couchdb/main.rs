@@ -82,7 +82,7 @@ impl Sources {
     }
 
     async fn account(&self, id: &str) -> Option<Arc<Account>> {
-        self.couchdb.accounts.account(id).await.unwrap()
+        self.couchdb.accounts.account(id, "").await.unwrap()
     }
 
     /// What an event of KAZOO about a document does.
