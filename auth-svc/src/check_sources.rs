@@ -51,7 +51,8 @@ impl Report {
             let latch = reports.readiness.optional("crossbar");
             let crossbar = Crossbar::new(settings, Arc::default(), &reports.metrics, latch);
             let crossbar = crossbar.map_err(Error::Crossbar)?;
-            let answer = crossbar.ping().await.map(|()| "answers; check-token asks it about a token".to_owned());
+            let answer =
+                crossbar.ping().await.map(|()| "answers; check-token asks it about a token".to_owned());
             report.add(crossbar.url().to_owned(), answer.map_err(|error| error.to_string()));
         }
         for issuer in &config.auth.issuers {
@@ -77,7 +78,8 @@ impl Report {
             self.directory(directory);
         }
         let latch = reports.readiness.optional(&config.iss);
-        let remote = RemoteKeys::new(config, reports.announcer.clone(), reports.metrics.issuers.clone(), latch);
+        let remote =
+            RemoteKeys::new(config, reports.announcer.clone(), reports.metrics.issuers.clone(), latch);
         let remote = remote.map_err(|reason| Error::Issuer { iss: config.iss.clone(), reason })?;
         let Some(remote) = remote else { return Ok(()) };
         let result = match remote.load().await {
@@ -100,8 +102,8 @@ impl Report {
 
     async fn couchdb(&mut self, config: &CouchDbConfig) -> Result<(), Error> {
         let metrics = Metrics::new(&mut Registry::default());
-        let couchdb = CouchDb::new(config, &Announcer::default(), Arc::default(), &metrics)
-            .map_err(Error::CouchDb)?;
+        let couchdb =
+            CouchDb::new(config, &Announcer::default(), Arc::default(), &metrics).map_err(Error::CouchDb)?;
         let client = couchdb.client();
         let server = client.servers().collect::<String>();
         let mut add =

@@ -102,13 +102,11 @@ impl Crossbar {
         current: Latch,
     ) -> Result<Crossbar, String> {
         let url = config.base()?;
-        let limits = Limits {
-            timeout: config.timeout,
-            answer_bytes: MAX_ANSWER_BYTES,
-            at_once: MAX_QUESTIONS,
-        };
+        let limits =
+            Limits { timeout: config.timeout, answer_bytes: MAX_ANSWER_BYTES, at_once: MAX_QUESTIONS };
         let asker = Asker::new(url.scheme() == "https", config.ca_file.as_deref(), limits)?;
-        let remembered = |capacity| sync::Cache::builder().max_capacity(capacity).time_to_live(config.cache).build();
+        let remembered =
+            |capacity| sync::Cache::builder().max_capacity(capacity).time_to_live(config.cache).build();
         Ok(Crossbar {
             base: url.as_str().trim_end_matches('/').to_owned(),
             key_ids: config.key_ids.clone(),

@@ -225,7 +225,11 @@ fn describe(candidates: &[Candidate<'_>], token: &Token<'_>) -> String {
             format!("{algorithm:?} with {} in CouchDB", printable(&id))
         }
         ChosenKey::Public(_, algorithm) if candidate.issuer.remote.is_some() => {
-            format!("{algorithm:?} with {} of {}, over HTTP", printable(&id), printable(&candidate.issuer.iss))
+            format!(
+                "{algorithm:?} with {} of {}, over HTTP",
+                printable(&id),
+                printable(&candidate.issuer.iss)
+            )
         }
         ChosenKey::Public(_, algorithm) => {
             format!("{algorithm:?} with {}.pem of {}", printable(&id), printable(&candidate.issuer.iss))

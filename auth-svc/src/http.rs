@@ -177,8 +177,7 @@ impl Asker {
         let unreachable = |reason| HttpError::Unreachable { url: url.to_owned(), reason };
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await.map_err(|error| unreachable(error.to_string()))?;
-        let response =
-            self.http.request(request).await.map_err(|error| unreachable(innermost(&error)))?;
+        let response = self.http.request(request).await.map_err(|error| unreachable(innermost(&error)))?;
         let (status, limit) = (response.status(), self.limits.answer_bytes);
         match Limited::new(response.into_body(), limit).collect().await {
             Ok(body) => Ok((status, body.to_bytes())),

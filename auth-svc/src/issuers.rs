@@ -16,8 +16,9 @@ use ring::hmac;
 
 use self::{config::IssuerConfig, remote::RemoteKeys};
 use crate::{
-    access, claims,
+    access,
     announce::Announcer,
+    claims,
     config::{AuthConfig, Source},
     couchdb::{CouchDb, keys::LiveKeys},
     directory::Account,

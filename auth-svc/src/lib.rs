@@ -156,11 +156,8 @@ impl AuthSvc {
         // CouchDB and Crossbar have latches of their own.
         latches.accounts.set(true);
         metrics.accounts.set(accounts.as_ref().map_or(0, |accounts| gauge(accounts.current().count())));
-        let reports = Reports {
-            announcer: announcer.clone(),
-            metrics: metrics.clone(),
-            readiness: readiness.clone(),
-        };
+        let reports =
+            Reports { announcer: announcer.clone(), metrics: metrics.clone(), readiness: readiness.clone() };
         let issuers = Issuer::all(&config.auth, couchdb.as_ref().map(|(couchdb, _)| &**couchdb), &reports)?;
         let count = count_keys(&issuers);
         let has_others = has_others(&config, &issuers);

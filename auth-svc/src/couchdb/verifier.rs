@@ -86,7 +86,8 @@ impl LiveVerifier {
             Some(Member::Text(signature)) => signature,
             Some(_) => return Err(Refusal::InvalidClaim(SIGNATURE).into()),
         };
-        let identity = Identity { account_id: claims::account(claims, claims::ACCOUNT)?, id: identity(claims)? };
+        let identity =
+            Identity { account_id: claims::account(claims, claims::ACCOUNT)?, id: identity(claims)? };
         let server_secret = self.couchdb.settings.server_secret()?.ok_or(Refusal::Identity)?;
         let secret = self.couchdb.identities.secret(&identity).await?;
         let secret = secret.ok_or(Refusal::IdentityGone)?.ok_or(Refusal::Identity)?;

@@ -220,8 +220,7 @@ mod tests {
         };
         let Ok(Answer::Found(plain)) = read(json!({"id": ID})) else { panic!() };
         assert!(plain.enabled && !plain.superduper_admin && plain.realm.is_none());
-        let full =
-            json!({"id": ID, "name": "n", "realm": "r.example.com", "enabled": true, "superduper_admin": true});
+        let full = json!({"id": ID, "name": "n", "realm": "r.example.com", "enabled": true, "superduper_admin": true});
         let Ok(Answer::Found(full)) = read(full) else { panic!() };
         assert!(full.enabled && full.superduper_admin && full.realm.as_deref() == Some("r.example.com"));
         for odd in [json!(null), json!(1), json!("true"), json!(["true"])] {

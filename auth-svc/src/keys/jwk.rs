@@ -161,7 +161,8 @@ mod tests {
             Algorithm::EdDSA => EncodingKey::from_ed_pem(bytes),
             _ => EncodingKey::from_rsa_pem(bytes),
         };
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&key.unwrap(), algorithm).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&key.unwrap(), algorithm).unwrap()).unwrap();
         jwk["kid"] = "1".into();
         jwk
     }
@@ -220,7 +221,8 @@ mod tests {
         let short = ec()["x"].as_str().unwrap()[..40].to_owned();
         for (bad, reason) in [
             (json!(5), "is no JSON object"),
-            (json!({}), "is not an RSA, EC or Ed25519 key"),
+            (json!({}), "has no kid"),
+            (json!({"kid": "1"}), "is not an RSA, EC or Ed25519 key"),
             (json!({"kty": "oct", "kid": "1", "k": "c2VjcmV0"}), "is not a public key"),
             (json!({"kty": "oct", "kid": "1"}), "is not an RSA, EC or Ed25519 key"),
             (with(rsa(), "d", "AQAB".into()), "is not a public key"),

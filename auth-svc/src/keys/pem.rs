@@ -116,7 +116,8 @@ impl VerifyingKey {
     pub(super) fn ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
         // Of any other number of bytes some would not count, and jsonwebtoken's verifier panics.
         let is_key = bytes.len() == ED25519_BYTES
-            && (DEFAULT_PROVIDER.verifier_factory)(&Algorithm::EdDSA, &DecodingKey::from_ed_der(bytes)).is_ok();
+            && (DEFAULT_PROVIDER.verifier_factory)(&Algorithm::EdDSA, &DecodingKey::from_ed_der(bytes))
+                .is_ok();
         match is_key {
             true => Ok(VerifyingKey::curve(&signature::ED25519, ED, bytes)),
             false => Err("is not a valid Ed25519 key".into()),
@@ -160,7 +161,8 @@ impl VerifyingKey {
         // ring verifies with these, and with nothing else: KAZOO's exponent is 2049. With 1, anybody could sign.
         let is_odd = |number: &[u8]| number.last().is_some_and(|byte| byte % 2 == 1);
         let is_exponent = is_odd(&exponent) && exponent.first() != Some(&0) && exponent.as_slice() != [1];
-        if !is_odd(&modulus) || modulus.first() == Some(&0) || !is_exponent || exponent.len() > EXPONENT_BYTES {
+        if !is_odd(&modulus) || modulus.first() == Some(&0) || !is_exponent || exponent.len() > EXPONENT_BYTES
+        {
             return Err("is not a valid RSA key of at most 4096 bits".into());
         }
         let fingerprint = fingerprint(&[&modulus, &exponent]);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use parking_lot::Mutex;
 use ring::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair},
+    rand::{SecureRandom, SystemRandom},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 use serde_json::{Value, json};
 
@@ -25,8 +25,9 @@ pub struct Key {
 impl Key {
     /// A new Ed25519 key.
     pub fn ed25519(kid: &str) -> Key {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-        let private = EncodingKey::from_ed_der(document.as_ref());
+        let mut seed = [0; 32];
+        SystemRandom::new().fill(&mut seed).unwrap();
+        let private = EncodingKey::from_ed_der(&[ED25519_PKCS8, &seed].concat());
         Key { kid: kid.into(), algorithm: Algorithm::EdDSA, private }
     }
 
@@ -43,9 +44,15 @@ impl Key {
         Key { kid: kid.into(), algorithm, private: EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap() }
     }
 
+    /// The same key under another id.
+    pub fn named(&self, kid: &str) -> Key {
+        Key { kid: kid.into(), ..self.clone() }
+    }
+
     /// The public half in a JWK Set.
     pub fn jwk(&self) -> Value {
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.private, self.algorithm).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&self.private, self.algorithm).unwrap()).unwrap();
         jwk["kid"] = self.kid.clone().into();
         jwk
     }
@@ -69,6 +76,10 @@ struct Answers {
     keys: Answer,
     configuration: Option<Value>,
 }
+
+/// What stands before the seed of a private key in PKCS#8 (RFC 8410).
+const ED25519_PKCS8: &[u8] =
+    &[0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// The path of the JWK Set.
 pub const KEYS: &str = "/keys";
