@@ -236,18 +236,17 @@ impl Crossbar {
         Ok(Some(Arc::new(account)))
     }
 
-    /// Notes who has a realm. False if another account was heard to have it: nobody could say whose its events are.
+    /// Notes who has a realm. False if another account was heard to have it a moment ago: it cannot be both's.
     fn claim(&self, realm: &str, id: &str) -> bool {
-        let entry = self.claims.entry(realm.to_ascii_lowercase()).or_insert_with(|| id.to_owned());
-        let owner = entry.into_value();
-        if owner == id {
-            // The time starts anew.
-            self.claims.insert(realm.to_ascii_lowercase(), owner);
-            return true;
+        let realm = realm.to_ascii_lowercase();
+        let owner = self.claims.get_with_by_ref(&realm, || id.to_owned());
+        if owner != id {
+            tracing::warn!(realm, account = id, other = owner, "two accounts have the same realm");
+            return false;
         }
-        tracing::warn!(realm, account = id, other = owner, "two accounts have the same realm");
-        self.realms.set(realm, None);
-        false
+        // The time starts anew.
+        self.claims.insert(realm, owner);
+        true
     }
 
     async fn get<T>(

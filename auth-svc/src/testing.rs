@@ -74,8 +74,8 @@ realm = "below.example.com"
 parent = "closed"
 "#;
 
-/// Treats a token as its account's id, after `below ID: ` with an issuer that may name only accounts from there on; `bad` is
-/// invalid, `later` cannot be verified now.
+/// Treats a token as its account's id, after `below ID: ` with an issuer that may name only accounts from there on, after
+/// `only ID: ` only this one; `bad` is invalid, `later` cannot be verified now.
 struct PlainTokens;
 
 impl TokenVerifier for PlainTokens {
@@ -84,14 +84,14 @@ impl TokenVerifier for PlainTokens {
             "bad" => Err(Refusal::Signature.into()),
             "later" => Err(Error::Unavailable { what: "keys", reason: "timeout".into() }),
             token => {
-                let restricted = token.strip_prefix("below ").and_then(|token| token.split_once(": "));
-                let (top, id) = restricted.unwrap_or(("*", token));
+                let restricted = token.strip_prefix("below ").or(token.strip_prefix("only "));
+                let (top, id) = restricted.and_then(|token| token.split_once(": ")).unwrap_or(("*", token));
                 Ok(VerifiedToken {
                     account_id: id.into(),
                     expires_at: 9,
                     owner_id: None,
                     token_id: format!("id of {id}"),
-                    scope: Arc::new(Scope::of(&[top.into()], true)),
+                    scope: Arc::new(Scope::of(&[top.into()], token.starts_with("below"))),
                 })
             }
         }))

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod keys;
+mod proxy;
 mod scale;
 mod tls;
 mod tokens;

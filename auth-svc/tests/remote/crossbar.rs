@@ -264,7 +264,7 @@ async fn what_is_known_goes_on_for_a_moment_while_crossbar_is_away() {
 }
 
 #[tokio::test]
-async fn two_accounts_with_one_realm_have_none() {
+async fn a_realm_that_another_account_has_is_not_given_again() {
     let deployment = Deployment::start().await;
     let master = token(MASTER, json!({}));
     let realm = async |account: &str| match deployment.ask(&master, Some(account)).await.unwrap() {
@@ -274,6 +274,9 @@ async fn two_accounts_with_one_realm_have_none() {
     assert_eq!(realm(SHOP).await, Some(format!("{SHOP}.example.com")));
     deployment.server.edit(OTHER, "realm", json!(format!("{}.EXAMPLE.com", SHOP)));
     assert_eq!(realm(OTHER).await, None);
+    deployment.server.edit(SHOP, "realm", json!("new.example.com"));
+    let owner = Some(format!("{SHOP}.EXAMPLE.com"));
+    eventually("the end of the other's", async || realm(OTHER).await == owner).await;
 }
 
 /// KAZOO gives the claim no meaning for what a token may see, and neither does this.

@@ -1,6 +1,6 @@
 //! Issuers whose keys are read over HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use auth_svc::{
     claims::VerifiedToken,
@@ -18,7 +18,7 @@ use blackhole_couchdb::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use crate::{NOW, eventually, soon};
+use crate::{NOW, eventually, proxy::proxy, soon};
 
 const RSA: &str = include_str!("../../src/testdata/rsa-private-pkcs1.pem");
 const RSA_PUBLIC: &str = include_str!("../../src/testdata/rsa-public.pem");
@@ -332,4 +332,27 @@ async fn issuers_do_not_sign_for_each_other() {
     let mut claims = claims(&issuers[0]);
     claims["iss"] = "kazoo".into();
     assert!(verifier.is_refused(&a.token(&claims), Some("issuer is not accepted")).await);
+}
+
+#[tokio::test]
+async fn only_a_certificate_of_the_ca_file_is_trusted() {
+    let key = Key::ed25519("1");
+    let issuer = issuer::Issuer::start(&[&key]).await;
+    let certificate = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (right, wrong) = (certificate(), certificate());
+    let port = proxy(&right, &issuer.web.url()).await;
+    let token = key.token(&claims(&issuer));
+    for (name, certificate, expected) in [
+        ("right", Some(&right), None),
+        ("wrong", Some(&wrong), Some("unavailable")),
+        ("", None, Some("unavailable")),
+    ] {
+        let mut lines = format!("jwks_url = \"https://localhost:{port}/keys\"\n");
+        if let Some(certificate) = certificate {
+            let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("issuer-{name}.pem"));
+            std::fs::write(&file, certificate.cert.pem()).unwrap();
+            lines += &format!("ca_file = {:?}\n", file.display().to_string());
+        }
+        assert!(Verifier::of(&issuer.iss(), &lines).is_refused(&token, expected).await, "{name}");
+    }
 }

@@ -5,6 +5,8 @@
 
 mod crossbar;
 mod issuers;
+#[path = "../couchdb/proxy.rs"]
+mod proxy;
 
 use std::time::Duration;
 
