@@ -289,7 +289,7 @@ impl Crossbar {
             if is_of_server(status) {
                 return Err(HttpError::Status { url: url.clone(), status: status.as_u16() });
             }
-            read(status, &json).map_err(|reason| malformed(reason))
+            read(status, &json).map_err(malformed)
         });
         let label = answer.as_ref().map(|answer| matches!(answer, Answer::Found(_)));
         self.metrics.asked_crossbar(what, label.map_err(HttpError::kind));

@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(parse(&[rsa.clone(), ec]).get("1").len(), 2);
         let set = parse(&vec![rsa.clone(); 6]);
         assert_eq!((set.len(), set.unusable().len()), (MAX_KEYS_PER_ID, 2));
-        let many = json!({ "keys": vec![rsa.clone(); MAX_KEYS + 1] });
+        let many = json!({ "keys": vec![rsa; MAX_KEYS + 1] });
         assert!(KeySet::parse(many.to_string().as_bytes()).unwrap_err().contains("has 101 keys"));
     }
 
@@ -280,6 +280,6 @@ mod tests {
         let other = with(b.clone(), "kid", "2".into());
         assert!(parse(&[a.clone(), b.clone()]).is_same(&parse(&[b.clone(), a.clone()])));
         assert!(!parse(&[a.clone(), b]).is_same(&parse(&[a.clone(), other])));
-        assert!(!parse(&[a.clone()]).is_same(&parse(&[without(a, "alg")])));
+        assert!(!parse(std::slice::from_ref(&a)).is_same(&parse(&[without(a, "alg")])));
     }
 }
