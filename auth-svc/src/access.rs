@@ -22,6 +22,8 @@ pub enum Denial {
     NotBelow,
     /// The account is disabled.
     Disabled,
+    /// The bearer is a user who may see only the own events, which are all in the user's account.
+    NotOwn,
 }
 
 impl Denial {
@@ -32,6 +34,7 @@ impl Denial {
             Denial::Unknown => "unknown_account",
             Denial::NotBelow => "not_below",
             Denial::Disabled => "disabled_account",
+            Denial::NotOwn => "not_own",
         }
     }
 
@@ -42,6 +45,7 @@ impl Denial {
             Denial::Unknown => "unknown account",
             Denial::NotBelow => "neither the token's account nor below it",
             Denial::Disabled => "account is disabled",
+            Denial::NotOwn => "the token's user may see only the own events (auth.users)",
         }
     }
 }
@@ -81,6 +85,7 @@ mod tests {
             (Denial::Unknown, "unknown_account", "unknown account"),
             (Denial::NotBelow, "not_below", "neither the token's account nor below it"),
             (Denial::Disabled, "disabled_account", "account is disabled"),
+            (Denial::NotOwn, "not_own", "the token's user may see only the own events (auth.users)"),
         ] {
             assert_eq!((denial.kind(), denial.reason()), (kind, reason));
         }

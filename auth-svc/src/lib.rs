@@ -13,7 +13,7 @@
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
 //! | [`couchdb`] | keys, accounts and secrets from KAZOO's CouchDB |
 //! | [`sources`] | the sources of accounts, in order |
-//! | [`access`] | the access rule |
+//! | [`access`], [`users`] | the access rule: of accounts, and of users within theirs |
 //! | [`realms`] | which account has which realm, and since when, also across restarts |
 //! | [`announce`] | telling the edges what has changed |
 //! | [`refusal`], [`error`] | errors for clients, and errors for operators |
@@ -46,6 +46,7 @@ pub mod service;
 pub mod signatures;
 pub mod sources;
 pub mod token;
+pub mod users;
 pub mod verifier;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -64,7 +65,7 @@ use crate::{
     accounts::Accounts,
     announce::Announcer,
     authority::Authority,
-    config::{AuthSvcConfig, Source},
+    config::{self, AuthSvcConfig, Source},
     couchdb::{CouchDb, Databases, accounts::LiveAccounts, verifier::LiveVerifier},
     directory::{Account, AccountDirectory},
     error::Error,
@@ -75,6 +76,7 @@ use crate::{
     realms::{Realms, store::RealmStore},
     reload::{FromFiles, Reloaded},
     sources::Sources,
+    users::{UserDirectory, Users},
     verifier::TokenVerifier,
 };
 
@@ -218,7 +220,9 @@ impl AuthSvc {
         }
 
         let metrics = self.metrics.clone();
-        let identities = self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(&couchdb.identities));
+        let identities = self.couchdb.as_ref().map(|(couchdb, _)| {
+            (Arc::clone(&couchdb.identities), Arc::clone(&couchdb.owned))
+        });
         let options =
             nats::options(&self.config.nats, "auth-svc").await?.subscription_capacity(MAX_QUEUED_REQUESTS);
         let client =
@@ -227,8 +231,9 @@ impl AuthSvc {
                     metrics.dropped();
                 }
                 if matches!(event, Event::SlowConsumer(_) | Event::Connected)
-                    && let Some(identities) = &identities
+                    && let Some((identities, owned)) = &identities
                 {
+                    owned.missed();
                     identities.missed();
                 }
             })
@@ -236,10 +241,12 @@ impl AuthSvc {
         let subjects = Subjects::new(&self.config.nats.prefix);
         let verifier = JwtVerifier::new(self.issuers);
         let mut directories: Vec<Arc<dyn AccountDirectory>> = Vec::new();
+        let mut users: Vec<Arc<dyn UserDirectory>> = Vec::new();
         let verifier: Arc<dyn TokenVerifier> = match self.couchdb {
             None => Arc::new(verifier),
             Some((couchdb, databases)) => {
-                couchdb.listen(client.clone(), subjects.clone(), tasks.clone());
+                couchdb.listen(client.clone(), subjects.clone(), self.config.auth.users, tasks.clone());
+                users.push(Arc::clone(&couchdb) as _);
                 directories.push(Arc::clone(&couchdb.accounts) as _);
                 // Another auth-svc can answer meanwhile.
                 if shutdown.run_until_cancelled(databases.loaded()).await.is_none() {
@@ -248,9 +255,11 @@ impl AuthSvc {
                 Arc::new(LiveVerifier::new(verifier, couchdb))
             }
         };
+        users.extend(self.accounts.clone().map(|accounts| accounts as Arc<dyn UserDirectory>));
         directories.extend(self.accounts.map(|accounts| accounts as Arc<dyn AccountDirectory>));
         if self.config.auth.sources().first() == Some(&Source::Files) {
             directories.reverse();
+            users.reverse();
         }
         owners.refresh();
         if let Some(replicas) = self.config.history.kept() {
@@ -260,7 +269,10 @@ impl AuthSvc {
             }
             tokio::spawn(store.follow(Arc::clone(&self.realms), tasks.clone()));
         }
-        let authority = Authority::new(verifier, Arc::new(Sources::new(directories)), self.realms);
+        let mut authority = Authority::new(verifier, Arc::new(Sources::new(directories)), self.realms);
+        if self.config.auth.users == config::Users::Own {
+            authority = authority.with_users(Users::new(users));
+        }
         // Not before questions can be answered: edges ask when something is announced.
         tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
         let subject = subjects.auth_check();
