@@ -65,7 +65,7 @@ use crate::{
     accounts::Accounts,
     announce::Announcer,
     authority::Authority,
-    config::{self, AuthSvcConfig, Source},
+    config::{AuthSvcConfig, Source},
     couchdb::{CouchDb, Databases, accounts::LiveAccounts, verifier::LiveVerifier},
     directory::{Account, AccountDirectory},
     error::Error,
