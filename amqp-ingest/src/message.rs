@@ -139,8 +139,14 @@ mod tests {
         };
         let body = Bytes::from_static(b"{\"Event-Name\":\"x\"}");
         let owner = Owner::Document("u\r\nNats-Rollup: all".into());
-        let message =
-            Message::new("b.ingest", &Tenant::Nobody, Some(&owner), "n\r\nNats-Rollup: all\u{1F600}", &event, body.clone());
+        let message = Message::new(
+            "b.ingest",
+            &Tenant::Nobody,
+            Some(&owner),
+            "n\r\nNats-Rollup: all\u{1F600}",
+            &event,
+            body.clone(),
+        );
         assert_eq!(message.subject, "b.ingest._.call.a=20b.=3E=C3=A9=0D=0A");
         assert_eq!(message.body, body);
         let header = |name: &str| {

@@ -46,11 +46,7 @@ pub(crate) fn body_paths(event: &Event) -> Vec<&str> {
 
 /// Returns the tenant of an event with this routing key, and its owner within the tenant. `members` are the values at
 /// [`body_paths`].
-pub(crate) fn resolve(
-    event: &Event,
-    key: &str,
-    members: &[Option<Cow<'_, str>>],
-) -> (Tenant, Option<Owner>) {
+pub(crate) fn resolve(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> (Tenant, Option<Owner>) {
     let of_tenant = event.tenant.iter().filter(|source| source.body.is_some()).count();
     let (tenants, owners) = members.split_at_checked(of_tenant).unwrap_or((members, &[]));
     (tenant(event, key, tenants), owner(event, key, owners))

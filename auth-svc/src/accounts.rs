@@ -23,8 +23,8 @@
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
-use futures_util::future::{self, BoxFuture};
 use blackhole_common::owner::Owner;
+use futures_util::future::{self, BoxFuture};
 use serde::Deserialize;
 
 use crate::{
@@ -314,6 +314,34 @@ mod tests {
             assert!(reason.contains(expected), "{reason} instead of {expected}");
             assert!(!reason.contains('\n'));
         }
+    }
+
+    #[test]
+    fn users_belong_to_an_account_and_a_change_of_one_is_a_change_of_the_account() {
+        let user = |more: &str| format!("{}[[user]]\n{more}\n", testing::ACCOUNTS);
+        for (text, expected) in [
+            (user("id = \"\"\naccount = \"child\""), "the id is empty"),
+            (user("id = \"u\"\naccount = \"nobody\""), "user \"u\": its account \"nobody\" does not exist"),
+            (user("id = \"u\"\naccount = \"child\"\nlevel = 1"), "unknown field `level`"),
+            (
+                user("id = \"u\"\naccount = \"child\"\n[[user]]\nid = \"u\"\naccount = \"child\""),
+                "is listed twice",
+            ),
+            (
+                user(&format!("id = \"u\"\naccount = \"child\"\ndevices = {:?}", vec!["d"; 501])),
+                "owns more than 500",
+            ),
+        ] {
+            let reason = Accounts::parse(&text).unwrap_err();
+            assert!(reason.contains(expected), "{reason} instead of {expected}");
+        }
+        let before = Accounts::parse(testing::ACCOUNTS).unwrap();
+        let text = user("id = \"u\"\naccount = \"child\"");
+        let with_user = replaced(&before, &text);
+        assert_eq!(changed(&with_user), ["child"]);
+        assert_eq!(changed(&replaced(&with_user, &text)), [""; 0]);
+        assert_eq!(changed(&replaced(&with_user, &(text + "admin = true"))), ["child"]);
+        assert_eq!(changed(&replaced(&with_user, testing::ACCOUNTS)), ["child"]);
     }
 
     #[test]

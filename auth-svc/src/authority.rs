@@ -86,7 +86,9 @@ impl Authority {
             Some(_) if own.is_some() => Err(Denial::NotOwn),
             Some(ALL) => access::check_all(&account).map(|()| Access::All),
             Some(requested) => match self.directory.account(requested).await? {
-                Some(requested) => access::check(&account, &requested).map(|()| self.access_to(&requested, None)),
+                Some(requested) => {
+                    access::check(&account, &requested).map(|()| self.access_to(&requested, None))
+                }
                 None => Err(Denial::Unknown),
             },
         };

@@ -204,6 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn the_user_is_the_owner_else_the_device_and_what_is_not_readable_is_nobodys() {
+        for (claims, expected) in [
+            (json!({"owner_id": "o", "device_id": "d"}), Some("o")),
+            (json!({"owner_id": null, "device_id": "d"}), Some("d")),
+            (json!({}), None),
+            (json!({"owner_id": 5, "device_id": "d"}), Some("")),
+            (json!({"owner_id": ""}), Some("")),
+            (json!({"device_id": ["d"]}), Some("")),
+        ] {
+            let mut claims = claims;
+            claims["account_id"] = "a".into();
+            claims["exp"] = (NOW + 3600).into();
+            assert_eq!(validate(claims.clone()).unwrap().owner_id.as_deref(), expected, "{claims}");
+        }
+    }
+
+    #[test]
     fn the_leeway_is_thirty_seconds_for_exp_and_nbf() {
         for (exp, expected) in [(NOW - 29, Ok(())), (NOW - 30, Ok(())), (NOW - 31, Err(Refusal::Expired))] {
             assert_eq!(validate(json!({"account_id": "a", "exp": exp})).map(drop), expected);

@@ -220,9 +220,10 @@ impl AuthSvc {
         }
 
         let metrics = self.metrics.clone();
-        let identities = self.couchdb.as_ref().map(|(couchdb, _)| {
-            (Arc::clone(&couchdb.identities), Arc::clone(&couchdb.owned))
-        });
+        let identities = self
+            .couchdb
+            .as_ref()
+            .map(|(couchdb, _)| (Arc::clone(&couchdb.identities), Arc::clone(&couchdb.owned)));
         let options =
             nats::options(&self.config.nats, "auth-svc").await?.subscription_capacity(MAX_QUEUED_REQUESTS);
         let client =

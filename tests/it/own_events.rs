@@ -21,8 +21,7 @@ const BINDINGS: [&str; 4] = ["call.*.*", "presence.update.*", "presence.mwi_upda
 fn stack() -> &'static Stack {
     static STACK: LazyLock<Stack> = LazyLock::new(|| {
         let settings = [("AUTH__USERS", "own")];
-        let start =
-            || tokio::runtime::Runtime::new().unwrap().block_on(Stack::start_with("own", &settings));
+        let start = || tokio::runtime::Runtime::new().unwrap().block_on(Stack::start_with("own", &settings));
         std::thread::scope(|scope| scope.spawn(start).join().unwrap())
     });
     &STACK
@@ -151,12 +150,16 @@ async fn users_get_their_own_events_and_admins_get_all() {
     let first = session.event().await;
     assert_eq!(first["args"]["Call-ID"], "bob one user", "an admin gets all");
     let seen = until(&mut session, "alice one end").await;
-    assert!(seen.contains(&"nobody one".to_owned()) && seen.contains(&"bob one mailbox".to_owned()), "{seen:?}");
+    assert!(
+        seen.contains(&"nobody one".to_owned()) && seen.contains(&"bob one mailbox".to_owned()),
+        "{seen:?}"
+    );
     assert_eq!(until(&mut bobs, "bob one end").await, all_of("bob", "one"));
 
     // No admin any more.
     change(|text| text.replace(&admin.entry(), &alice.entry()));
-    let reason = "events of qubicle do not say whose they are, and the token may have only those of its own user";
+    let reason =
+        "events of qubicle do not say whose they are, and the token may have only those of its own user";
     let revoked = json!([{ "account_id": account.id, "binding": NAMELESS, "reason": reason }]);
     assert_eq!(session.frame().await["data"]["revoked"], revoked);
     publish_all(&[&bob, &alice], "two").await;
@@ -193,7 +196,10 @@ async fn users_get_their_own_events_and_admins_get_all() {
         }
     }
     let seen = until(&mut resume(&alice).await, "alice two end").await;
-    assert!(seen.contains(&"bob two phone".to_owned()) && seen.contains(&"nobody two".to_owned()), "{seen:?}");
+    assert!(
+        seen.contains(&"bob two phone".to_owned()) && seen.contains(&"nobody two".to_owned()),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -214,7 +220,9 @@ async fn a_user_is_told_what_is_not_to_be_had() {
         ("dialog", "dialog.event.*.*"),
         ("qubicle", "qubicle.session"),
     ] {
-        let text = format!("events of {family} do not say whose they are, and the token may have only those of its own user");
+        let text = format!(
+            "events of {family} do not say whose they are, and the token may have only those of its own user"
+        );
         assert_eq!(errors(&account.id, binding).await, Some(text));
     }
     assert_eq!(errors("*", "call.*.*").await.as_deref(), Some("unauthorized wildcard account id"));

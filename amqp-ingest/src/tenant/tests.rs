@@ -151,7 +151,12 @@ fn each_family_names_its_owner_or_nobody() {
             r#"{"Event-Name": "x", "Presence-ID": "1001@r"}"#.into(),
             Some("presence:1001"),
         ),
-        ("presence", "mwi_updates.r.1001", r#"{"Event-Name": "x", "To": "5@r"}"#.into(), Some("presence:1001")),
+        (
+            "presence",
+            "mwi_updates.r.1001",
+            r#"{"Event-Name": "x", "To": "5@r"}"#.into(),
+            Some("presence:1001"),
+        ),
         ("live", "relay.a.chat.t%2E1", vars(""), Some("token:t.1")),
         (
             "notifications",

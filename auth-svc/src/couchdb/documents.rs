@@ -288,7 +288,9 @@ pub fn identity(json: &[u8]) -> Result<IdentityDocument, serde_json::Error> {
         sip: Option<Box<RawValue>>,
     }
     let raw: Raw = serde_json::from_slice(json)?;
-    let has = |value: Option<Loose>, expected: &str| value.and_then(Loose::text).is_some_and(|text| text == expected);
+    let has = |value: Option<Loose>, expected: &str| {
+        value.and_then(Loose::text).is_some_and(|text| text == expected)
+    };
     Ok(IdentityDocument {
         generation: generation(&raw._rev),
         secret: secret(raw.pvt_signature_secret),

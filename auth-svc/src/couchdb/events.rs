@@ -54,7 +54,8 @@ pub async fn follow(
         .for_each_concurrent(CONCURRENT, |message| {
             let identities = Arc::clone(&identities);
             let changed = read(&prefix, &message.subject, &message.payload);
-            let is_owned = message.subject.split('.').rev().nth(1).is_some_and(|kind| OWNED_TYPES.contains(&kind));
+            let is_owned =
+                message.subject.split('.').rev().nth(1).is_some_and(|kind| OWNED_TYPES.contains(&kind));
             let owned = owned.clone().filter(|_| is_owned);
             async move {
                 if let Some((identity, generation)) = changed {

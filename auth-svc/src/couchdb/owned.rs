@@ -99,7 +99,9 @@ impl Owned {
         let read = async move { inner.read(&key).await };
         match self.inner.asking.try_get_with_by_ref(user, read).await {
             Ok(known) => Ok(known.owns),
-            Err(error) => Err(Error::Unavailable { what: "couchdb owned documents", reason: error.to_string() }),
+            Err(error) => {
+                Err(Error::Unavailable { what: "couchdb owned documents", reason: error.to_string() })
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod keys;
 mod scale;
 mod tls;
 mod tokens;
+mod users;
 
 use std::{
     sync::Arc,

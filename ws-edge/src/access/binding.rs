@@ -63,7 +63,9 @@ pub enum BindingError {
     #[error("binding is longer than {MAX_BINDING_BYTES} bytes")]
     TooLong,
     /// The events do not say whose they are, and the token may have only its own user's.
-    #[error("events of {family} do not say whose they are, and the token may have only those of its own user")]
+    #[error(
+        "events of {family} do not say whose they are, and the token may have only those of its own user"
+    )]
     NoOwner {
         /// The family.
         family: String,

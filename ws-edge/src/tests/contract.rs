@@ -24,7 +24,9 @@ fn events_are_read_as_in_the_contract() {
         let text = |name: &str| line[name].as_str().unwrap_or_default();
         let headers = text("headers").as_bytes();
         let owner = protocol::header(headers, wire::OWNER.as_bytes()).unwrap_or_default();
-        let is_listed = line["own"].as_array().is_some_and(|own| own.iter().any(|own| own.as_str().unwrap().as_bytes() == owner));
+        let is_listed = line["own"]
+            .as_array()
+            .is_some_and(|own| own.iter().any(|own| own.as_str().unwrap().as_bytes() == owner));
         let event = Event {
             subject: Bytes::from(format!("blackhole.v1.event.{}", text("subject"))),
             name: Bytes::copy_from_slice(protocol::header(headers, wire::EVENT_NAME.as_bytes()).unwrap()),

@@ -83,12 +83,15 @@ fn the_reference_covers_all_families() {
         }
     }
     // A user gets some events of all families that say whose they are.
-    let things = Things { documents: users::DOCUMENTS.iter().chain(reference::WORDS).map(|&id| id.to_owned()).collect(), phones: vec!["1001".into()] };
+    let things = Things {
+        documents: users::DOCUMENTS.iter().chain(reference::WORDS).map(|&id| id.to_owned()).collect(),
+        phones: vec!["1001".into()],
+    };
     let mut user = everybody[0].clone();
     if let Who::Account { user, .. } = &mut user {
         *user = Some(things);
     }
-    let families = [14, 14, 8];
+    let families = [14, 14, 10];
     for (who, families) in everybody.iter().chain([&user]).zip(families) {
         let mut got = BTreeMap::new();
         for _ in 0..4000 {

@@ -100,7 +100,14 @@ fn of_an_account(everybody: &[Who], dice: [u8; 6]) -> Happening {
             body["Event-Name"] = "x".into();
             let name = one_of(&["CHANNEL_CREATE", "CHANNEL_DESTROY", "PARK_PARKED", "CHANNEL_PARTY"], two);
             let known = name != "CHANNEL_PARTY";
-            Happening { exchange: "callevt", key: format!("call.{name}.{word}"), body, owner, whose: None, known }
+            Happening {
+                exchange: "callevt",
+                key: format!("call.{name}.{word}"),
+                body,
+                owner,
+                whose: None,
+                known,
+            }
         }
         4 => in_key("conference", format!("conference.event.add-member.{id}.{word}.{other}"), by_account(id)),
         5 => in_key("conference", format!("conference.event.{other}.{id}.{word}.{word}"), by_account(id)),

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::reference::{Asked, Happening, WORDS, one_of};
 
 /// Ids of users and their devices, mailboxes and the like. Some look like phones.
-pub(super) const DOCUMENTS: &[&str] = &["u1", "u2", "d1", "1001", "token:plain", "Zoë", "two words", " ", "plain"];
+pub(super) const DOCUMENTS: &[&str] =
+    &["u1", "u2", "d1", "1001", "token:plain", "Zoë", "two words", " ", "plain"];
 /// Phones. Some look like documents.
 const PHONES: &[&str] = &["1001", "1002", "user_a", "u1", "id:u1", "plain"];
 
@@ -67,7 +68,8 @@ pub(super) fn say(event: &mut Happening, dice: [u8; 3]) {
         let word: Cow<'_, str> = percent_decode_str(&word).decode_utf8_lossy();
         (!word.is_empty()).then(|| word.into_owned())
     };
-    let phone = |address: &str| Whose::Phone(address.rsplit_once('@').map_or(address, |(user, _)| user).to_owned());
+    let phone =
+        |address: &str| Whose::Phone(address.rsplit_once('@').map_or(address, |(user, _)| user).to_owned());
     let (members, whose) = match event.exchange {
         "callevt" | "conference" if !event.key.starts_with("conference.command.") => {
             let (members, whose) = match how % 5 {
@@ -93,7 +95,9 @@ pub(super) fn say(event: &mut Happening, dice: [u8; 3]) {
         },
         "live" if event.key.starts_with("relay.") => (json!({}), in_key().map(Whose::Token)),
         "notifications" => match how % 3 {
-            0 => (json!({ "Owner-ID": mine, "Voicemail-Box": other }), Some(Whose::Document(mine.to_owned()))),
+            0 => {
+                (json!({ "Owner-ID": mine, "Voicemail-Box": other }), Some(Whose::Document(mine.to_owned())))
+            }
             1 => (json!({ "Voicemail-Box": other }), Some(Whose::Document(other.to_owned()))),
             _ => (json!({ "Mailbox": other }), None),
         },

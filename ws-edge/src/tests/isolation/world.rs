@@ -76,7 +76,9 @@ impl Counts {
     /// Whether all that matters has happened often.
     pub(super) fn is_varied(&self) -> bool {
         let enough = self.trials / 500;
-        [self.delivered, self.own, self.withheld, self.resumed, self.recovered].iter().all(|count| *count > enough)
+        [self.delivered, self.own, self.withheld, self.resumed, self.recovered]
+            .iter()
+            .all(|count| *count > enough)
     }
 }
 
@@ -114,7 +116,8 @@ pub(super) struct World<'g> {
 impl<'g> World<'g> {
     /// Lets a world happen.
     pub(super) fn play(ground: &'g Ground, rng: &mut StdRng) -> World<'g> {
-        let everybody: Vec<Who> = (0..rng.random_range(1..5)).map(|_| reference::who(rng.random(), rng.random())).collect();
+        let everybody: Vec<Who> =
+            (0..rng.random_range(1..5)).map(|_| reference::who(rng.random(), rng.random())).collect();
         let flusher = Arc::new(Flusher::new(Arc::default()));
         let mut world = World {
             ground,
