@@ -73,7 +73,7 @@ impl Owned {
         let inner = Inner {
             client,
             poll_interval,
-            known: sync::Cache::builder().max_capacity(MAX_KNOWN).support_invalidation_closures().build(),
+            known: sync::Cache::new(MAX_KNOWN),
             told: sync::Cache::builder().max_capacity(MAX_TOLD).time_to_live(TOLD_FOR).build(),
             asking: future::Cache::builder()
                 .max_capacity(10_000)
@@ -91,7 +91,9 @@ impl Owned {
     /// # Errors
     /// [`Error::Unavailable`] if it is not known and cannot be read now.
     pub async fn of(&self, user: &Identity) -> Result<Arc<[Owner]>, Error> {
-        if let Some(known) = self.inner.known.get(user) {
+        if let Some(known) =
+            self.inner.known.get(user).filter(|known| !self.inner.was_told(user, known.read_at))
+        {
             self.refresh_if_old(user, &known);
             return Ok(known.owns);
         }
@@ -109,9 +111,8 @@ impl Owned {
     pub fn changed(&self, account_id: &str) {
         let inner = &self.inner;
         inner.told.insert(account_id.to_owned(), Instant::now());
-        let account = account_id.to_owned();
-        // Fails only for a cache that was built without this.
-        let _ = inner.known.invalidate_entries_if(move |user, _| user.account_id == account);
+        let of_account = inner.known.iter().filter(|(user, _)| user.account_id == account_id);
+        of_account.for_each(|(user, _)| inner.known.invalidate(&*user));
         inner.announcer.accounts(&[account_id.to_owned()]);
     }
 
@@ -143,19 +144,24 @@ impl Owned {
 }
 
 impl Inner {
+    /// Whether something has changed in the user's account since then.
+    fn was_told(&self, user: &Identity, since: Instant) -> bool {
+        self.told.get(&user.account_id).is_some_and(|told| told >= since)
+    }
+
     async fn read(&self, user: &Identity) -> Result<Known, CouchError> {
         for _ in 0..ATTEMPTS {
             let read_at = Instant::now();
             let answer = self.ask(user).await;
             self.metrics.asked_couchdb("owned", answer.as_ref().map(|_| true).map_err(CouchError::kind));
             let owns = answer?;
-            if self.told.get(&user.account_id).is_some_and(|told| told >= read_at) {
+            if self.was_told(user, read_at) {
                 continue;
             }
             let known = Known { owns: owns.into(), read_at, asked_at: Arc::new(Mutex::new(read_at)) };
             self.known.insert(user.clone(), known.clone());
             // It may have been told just now, before this was there to be forgotten.
-            if self.told.get(&user.account_id).is_some_and(|told| told >= read_at) {
+            if self.was_told(user, read_at) {
                 self.known.invalidate(user);
                 continue;
             }
