@@ -15,7 +15,7 @@ use crate::{
     accounts::Accounts,
     announce::Announcer,
     claims,
-    config::{AuthSvcConfig, MintConfig, Source},
+    config::{self, AuthSvcConfig, MintConfig, Source},
     couchdb::{CouchDb, verifier::LiveVerifier},
     error::Error,
     explain::Explanation,
@@ -23,7 +23,8 @@ use crate::{
     jwt_verifier::JwtVerifier,
     metrics::Metrics,
     mint,
-    reload::FromFiles,
+    reload::Reloaded,
+    users::{UserDirectory, Users},
 };
 
 /// Verifies tokens and decides which accounts they can access, for the other Blackhole services, over NATS
@@ -99,11 +100,18 @@ impl CheckTokenArgs {
     pub async fn explain(&self, config: &AuthSvcConfig) -> Result<Explanation, Error> {
         let token = self.token()?;
         let (token, now) = (token.trim(), claims::unix_now());
-        let in_file = config.auth.accounts_file().map(Accounts::read).transpose()?;
-        let in_file: Vec<_> = in_file.iter().flat_map(Accounts::iter).cloned().collect();
+        let file = config.auth.accounts_file().map(Reloaded::<Accounts>::open).transpose()?;
+        let in_file: Vec<_> =
+            file.iter().flat_map(|file| file.current().iter().cloned().collect::<Vec<_>>()).collect();
+        let mut users: Vec<Arc<dyn UserDirectory>> = Vec::new();
+        users.extend(file.map(|file| Arc::new(file) as Arc<dyn UserDirectory>));
         let Some(settings) = config.auth.couchdb() else {
             let verifier = JwtVerifier::new(Issuer::all(&config.auth, None)?);
-            return Ok(Explanation::of(token, &verifier, &Accounts::collect(in_file), now));
+            let explanation = Explanation::of(token, &verifier, &Accounts::collect(in_file), now);
+            return match config.auth.users {
+                config::Users::Account => Ok(explanation),
+                config::Users::Own => explanation.of_user(token, &Users::new(users), now).await,
+            };
         };
         let metrics = Metrics::new(&mut Registry::default());
         let couchdb = CouchDb::new(settings, &Announcer::default(), Arc::default(), &metrics)
@@ -115,7 +123,17 @@ impl CheckTokenArgs {
         }
         let accounts = Accounts::collect(accounts.into_iter().flatten());
         let jwt = JwtVerifier::new(Issuer::all(&config.auth, Some(&couchdb))?);
-        Explanation::live(token, &LiveVerifier::new(jwt, Arc::new(couchdb)), &accounts, now).await
+        let couchdb = Arc::new(couchdb);
+        users.insert(0, Arc::clone(&couchdb) as _);
+        if config.auth.sources().first() == Some(&Source::Files) {
+            users.reverse();
+        }
+        let verifier = LiveVerifier::new(jwt, couchdb);
+        let explanation = Explanation::live(token, &verifier, &accounts, now).await?;
+        match config.auth.users {
+            config::Users::Account => Ok(explanation),
+            config::Users::Own => explanation.of_user(token, &Users::new(users), now).await,
+        }
     }
 
     fn token(&self) -> Result<String, Error> {

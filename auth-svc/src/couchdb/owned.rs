@@ -13,6 +13,7 @@ use std::{
 use blackhole_common::owner::Owner;
 use moka::{future, sync};
 use parking_lot::Mutex;
+use serde_json::json;
 
 use super::{
     client::{Client, CouchError, account_database, encoded},
@@ -143,6 +144,18 @@ impl Owned {
     }
 }
 
+/// The question for what a user owns, in an account's own database (as a path segment).
+pub fn question(database: &str, user: &str) -> String {
+    // An object comes after every text: all types of documents.
+    let (start, end) = (json!([user]).to_string(), json!([user, {}]).to_string());
+    format!(
+        "/{database}/_design/attributes/_view/owned?startkey={}&endkey={}&include_docs=true&limit={}",
+        encoded(&start),
+        encoded(&end),
+        MAX_OWNED + 1
+    )
+}
+
 impl Inner {
     /// Whether something has changed in the user's account since then.
     fn was_told(&self, user: &Identity, since: Instant) -> bool {
@@ -172,12 +185,7 @@ impl Inner {
 
     async fn ask(&self, user: &Identity) -> Result<Vec<Owner>, CouchError> {
         let Some(database) = account_database(&user.account_id) else { return Ok(Vec::new()) };
-        let id = serde_json::to_string(&user.id).unwrap_or_default();
-        let (start, end) = (encoded(&format!("[{id}]")), encoded(&format!("[{id},{{}}]")));
-        let path = format!(
-            "/{database}/_design/attributes/_view/owned?startkey={start}&endkey={end}&include_docs=true&limit={}",
-            MAX_OWNED + 1
-        );
+        let path = question(&database, &user.id);
         let Some(json) = self.client.get(&path).await? else {
             tracing::warn!(%database, "has no view attributes/owned: nobody there is known to own anything");
             return Ok(Vec::new());
