@@ -187,6 +187,7 @@ impl Identities {
         }
         // It has changed, and what is known must not be used any more.
         inner.known.invalidate(identity);
+        inner.asking.invalidate(identity).await;
         inner.announcer.accounts(std::slice::from_ref(&identity.account_id));
     }
 

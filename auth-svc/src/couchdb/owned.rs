@@ -101,10 +101,13 @@ impl Owned {
         let (inner, key) = (Arc::clone(&self.inner), user.clone());
         let read = async move { inner.read(&key).await };
         match self.inner.asking.try_get_with_by_ref(user, read).await {
-            Ok(known) => Ok(known.owns),
-            Err(error) => {
-                Err(Error::Unavailable { what: "couchdb owned documents", reason: error.to_string() })
+            // An answer stays there for a moment, in which something may have changed.
+            Ok(known) if self.inner.was_told(user, known.read_at) => {
+                self.inner.asking.invalidate(user).await;
+                self.inner.read(user).await.map(|known| known.owns).map_err(|error| unavailable(&error))
             }
+            Ok(known) => Ok(known.owns),
+            Err(error) => Err(unavailable(&error)),
         }
     }
 
@@ -142,6 +145,10 @@ impl Owned {
             }
         });
     }
+}
+
+fn unavailable(error: &CouchError) -> Error {
+    Error::Unavailable { what: "couchdb owned documents", reason: error.to_string() }
 }
 
 /// The question for what a user owns, in an account's own database (as a path segment).
