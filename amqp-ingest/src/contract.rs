@@ -1,6 +1,6 @@
 //! The ingest's side of `tests/contract/v1/` (docs/compatibility.md): how it writes events, their ids and checkpoints.
 
-use blackhole_common::tenant::Tenant;
+use blackhole_common::{owner::Owner, tenant::Tenant};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -31,7 +31,13 @@ fn events_are_written_as_in_the_contract() {
             zone: text("zone"),
         };
         let body = Bytes::copy_from_slice(text("body").as_bytes());
-        let message = Message::new("blackhole.v1.ingest", &tenant, text("event_name"), &event, body);
+        let owner = line["owner"].as_object().map(|owner| {
+            let value = |kind: &str| owner.get(kind).and_then(Value::as_str).map(str::to_owned);
+            let document = value("document").map(Owner::Document);
+            document.or(value("presence").map(Owner::Presence)).or(value("token").map(Owner::Token)).unwrap()
+        });
+        let (root, name) = ("blackhole.v1.ingest", text("event_name"));
+        let message = Message::new(root, &tenant, owner.as_ref(), name, &event, body);
         let subject = format!("blackhole.v1.ingest.{}", text("subject"));
         let digest = format!("{:032x}", message.digest);
         assert_eq!(

@@ -1,6 +1,6 @@
 //! An event as published to NATS: subject, headers (without its id, which depends on when it is published), and body.
 
-use blackhole_common::{nats::protocol::HeaderBlock, subject, tenant::Tenant, wire};
+use blackhole_common::{nats::protocol::HeaderBlock, owner::Owner, subject, tenant::Tenant, wire};
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
@@ -20,10 +20,11 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// An event of `tenant` below the subject `root`.
+    /// An event of `tenant`, and within it of `owner`, below the subject `root`.
     pub(crate) fn new(
         root: &str,
         tenant: &Tenant,
+        owner: Option<&Owner>,
         name: &str,
         event: &EventMetadata<'_>,
         body: Bytes,
@@ -39,6 +40,9 @@ impl Message {
         headers.add(wire::EVENT_NAME, name);
         if !event.zone.is_empty() {
             headers.add(wire::ZONE, event.zone);
+        }
+        if let Some(owner) = owner {
+            headers.add_text(wire::OWNER, &owner.to_text());
         }
         let digest = event.digest(&body);
         Message { subject, headers: headers.finish(), body, digest }
@@ -134,8 +138,15 @@ mod tests {
             zone: "us-east",
         };
         let body = Bytes::from_static(b"{\"Event-Name\":\"x\"}");
-        let message =
-            Message::new("b.ingest", &Tenant::Nobody, "n\r\nNats-Rollup: all\u{1F600}", &event, body.clone());
+        let owner = Owner::Document("u\r\nNats-Rollup: all".into());
+        let message = Message::new(
+            "b.ingest",
+            &Tenant::Nobody,
+            Some(&owner),
+            "n\r\nNats-Rollup: all\u{1F600}",
+            &event,
+            body.clone(),
+        );
         assert_eq!(message.subject, "b.ingest._.call.a=20b.=3E=C3=A9=0D=0A");
         assert_eq!(message.body, body);
         let header = |name: &str| {
@@ -145,11 +156,13 @@ mod tests {
         assert_eq!(header("Bh-Exchange").as_deref(), Some("e\\u000d\\u000a"));
         assert_eq!(header("Bh-Key").as_deref(), Some("call.a b.>\\u00e9\\u000d\\u000a"));
         assert_eq!(header("Bh-Name").as_deref(), Some("n\\u000d\\u000aNats-Rollup: all\\ud83d\\ude00"));
+        assert_eq!(header("Bh-Owner").as_deref(), Some("id:u\\u000d\\u000aNats-Rollup: all"));
         assert_eq!(header("Nats-Msg-Id"), None, "it is added when the event is published");
         assert_eq!(header("Bh-Zone").as_deref(), Some("us-east"));
         let without_zone = EventMetadata { zone: "", ..event };
-        let message = Message::new("b.ingest", &Tenant::Nobody, "n", &without_zone, body);
+        let message = Message::new("b.ingest", &Tenant::Nobody, None, "n", &without_zone, body);
         assert_eq!(protocol::header(&message.headers, b"Bh-Zone"), None);
+        assert_eq!(protocol::header(&message.headers, b"Bh-Owner"), None);
     }
 
     #[test]
@@ -164,7 +177,7 @@ mod tests {
             zone: "",
         };
         let root = format!("{}.ingest", "x".repeat(64));
-        let message = Message::new(&root, &Tenant::realm(&longest), "n", &event, Bytes::new());
+        let message = Message::new(&root, &Tenant::realm(&longest), None, "n", &event, Bytes::new());
         assert_eq!(message.subject.len(), 71 + ".@".len() + 3 * 255 + ".".len() + 3 * 255);
         assert!(message.subject.len() <= subject::MAX_SUBJECT_BYTES, "{}", message.subject.len());
     }

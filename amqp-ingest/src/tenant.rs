@@ -1,9 +1,10 @@
-//! Finds the tenant of an event in the places that the catalogue names.
+//! Finds the tenant of an event, and its owner within the tenant, in the places that the catalogue names.
 
 use std::borrow::Cow;
 
 use blackhole_common::{
-    catalogue::{Catalogue, Event, Template, TenantKind, TenantSource},
+    catalogue::{Catalogue, Event, OwnerKind, Template, TenantKind, TenantSource},
+    owner::Owner,
     tenant::Tenant,
 };
 use bytes::Bytes;
@@ -18,28 +19,59 @@ use crate::{
 /// subject below NATS's maximum.
 const MAX_TENANT_BYTES: usize = 255;
 
-/// Returns the subject below `root` to which the ingest publishes an event. `None` if the catalogue does not contain
-/// the event or its body would be rejected. Needs no broker.
-pub fn subject(catalogue: &Catalogue, root: &str, exchange: &str, key: &str, body: &Bytes) -> Option<String> {
+/// Returns the subject below `root` to which the ingest publishes an event, and its owner. `None` if the catalogue does
+/// not contain the event or its body would be rejected. Needs no broker.
+pub fn subject(
+    catalogue: &Catalogue,
+    root: &str,
+    exchange: &str,
+    key: &str,
+    body: &Bytes,
+) -> Option<(String, Option<Owner>)> {
     let event = catalogue.event(exchange, key)?;
     let repaired = body::repair(body).map(Bytes::from);
     let body = repaired.as_ref().unwrap_or(body);
     let parsed = body::parse(body, &body_paths(event)).ok()?;
     let metadata = EventMetadata { exchange, routing_key: key, message_id: None, timestamp: None, zone: "" };
-    let tenant = resolve(event, key, &parsed.members);
-    Some(Message::new(root, &tenant, &parsed.name, &metadata, body.clone()).subject)
+    let (tenant, owner) = resolve(event, key, &parsed.members);
+    let message = Message::new(root, &tenant, owner.as_ref(), &parsed.name, &metadata, body.clone());
+    Some((message.subject, owner))
 }
 
-/// The body paths of an event's tenant sources, in order.
+/// The body paths of an event's tenant sources, then those of its owner's, in order.
 pub(crate) fn body_paths(event: &Event) -> Vec<&str> {
-    event.tenant.iter().filter_map(|source| source.body.as_deref()).collect()
+    let owners = event.owner.iter().filter_map(|source| source.body.as_deref());
+    event.tenant.iter().filter_map(|source| source.body.as_deref()).chain(owners).collect()
 }
 
-/// Returns the tenant of an event with this routing key. `members` are the values at [`body_paths`].
-///
+/// Returns the tenant of an event with this routing key, and its owner within the tenant. `members` are the values at
+/// [`body_paths`].
+pub(crate) fn resolve(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> (Tenant, Option<Owner>) {
+    let of_tenant = event.tenant.iter().filter(|source| source.body.is_some()).count();
+    let (tenants, owners) = members.split_at_checked(of_tenant).unwrap_or((members, &[]));
+    (tenant(event, key, tenants), owner(event, key, owners))
+}
+
+/// The first source with a value decides, as with tenants.
+fn owner(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Option<Owner> {
+    let mut members = members.iter();
+    event.owner.iter().find_map(|source| {
+        let text = match &source.key {
+            Some(parameter) => key_word(&event.key, key, parameter).map(decode_word),
+            None => members.next().and_then(|text| text.as_deref()).map(Cow::Borrowed),
+        };
+        let text = text.filter(|text| is_valid(&&**text))?;
+        Some(match source.kind {
+            OwnerKind::Document => Owner::Document(text.into_owned()),
+            OwnerKind::Presence => Owner::presence(&text),
+            OwnerKind::Token => Owner::Token(text.into_owned()),
+        })
+    })
+}
+
 /// The first source with a valid value decides. A database source always decides: if the database belongs to no
 /// account, neither does the event.
-pub(crate) fn resolve(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Tenant {
+fn tenant(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Tenant {
     let mut members = members.iter();
     for source in &event.tenant {
         let text = match &source.key {
@@ -75,6 +107,15 @@ fn decode<'k>(source: &TenantSource, word: &'k str) -> Cow<'k, str> {
         TenantKind::Account | TenantKind::Database => Cow::Borrowed(word),
         TenantKind::Realm | TenantKind::Address => percent_decode_str(word).decode_utf8_lossy(),
     }
+}
+
+/// The text of a word that KAZOO has encoded.
+fn decode_word(word: &str) -> Cow<'_, str> {
+    if !word.contains(['%', '+']) {
+        return Cow::Borrowed(word);
+    }
+    let word = word.replace('+', " ");
+    Cow::Owned(percent_decode_str(&word).decode_utf8_lossy().into_owned())
 }
 
 /// The realm of a SIP address: `user@realm`, or a URI with scheme, port and parameters (RFC 3261, 19.1.1), with or

@@ -24,6 +24,8 @@ pub enum Denial {
     NotListed,
     /// The account is disabled.
     Disabled,
+    /// The bearer is a user who may see only the own events, which are all in the user's account.
+    NotOwn,
 }
 
 impl Denial {
@@ -35,6 +37,7 @@ impl Denial {
             Denial::NotBelow => "not_below",
             Denial::NotListed => "not_listed",
             Denial::Disabled => "disabled_account",
+            Denial::NotOwn => "not_own",
         }
     }
 
@@ -46,6 +49,7 @@ impl Denial {
             Denial::NotBelow => "neither the token's account nor below it",
             Denial::NotListed => "the token's issuer may not see it",
             Denial::Disabled => "account is disabled",
+            Denial::NotOwn => "the token's user may see only the own events (auth.users)",
         }
     }
 }
@@ -86,6 +90,7 @@ mod tests {
             (Denial::NotBelow, "not_below", "neither the token's account nor below it"),
             (Denial::NotListed, "not_listed", "the token's issuer may not see it"),
             (Denial::Disabled, "disabled_account", "account is disabled"),
+            (Denial::NotOwn, "not_own", "the token's user may see only the own events (auth.users)"),
         ] {
             assert_eq!((denial.kind(), denial.reason()), (kind, reason));
         }

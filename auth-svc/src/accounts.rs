@@ -8,6 +8,14 @@
 //! parent = "ffffffffffffffffffffffffffffffff"   # absent for an account at the top
 //! superduper_admin = false                       # the default
 //! enabled = true                                 # the default
+//!
+//! [[user]]                                       # only for `auth.users = "own"`
+//! id = "6b1c7e2f8a904d53b0e2a1f4c7d89e01"        # the token's `owner_id`
+//! account = "4b31dd1d32ce6d249897c06332375d65"
+//! admin = false                                  # the default; true: sees everything of the account
+//! devices = ["d0d0beefd0d0beefd0d0beefd0d0beef"]  # ids of devices, the default is none
+//! mailboxes = []                                 # ids of mailboxes, the default is none
+//! presence = ["1001", "user_1001"]               # extensions, SIP user names, numbers of mailboxes
 //! ```
 //!
 //! A file with a mistake is rejected as a whole, since half of a tree could grant access that the whole tree
@@ -15,6 +23,7 @@
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
+use blackhole_common::owner::Owner;
 use futures_util::future::{self, BoxFuture};
 use serde::Deserialize;
 
@@ -22,13 +31,34 @@ use crate::{
     directory::{Account, AccountDirectory},
     error::Error,
     reload::{Fingerprint, FromFiles, Reloaded},
+    users::User,
 };
+
+/// What a user may own at most: an edge keeps it for each session.
+const MAX_OWNED: usize = 500;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
     account: Vec<Entry>,
+    #[serde(default)]
+    user: Vec<UserEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserEntry {
+    id: String,
+    account: String,
+    #[serde(default)]
+    admin: bool,
+    #[serde(default)]
+    devices: Vec<String>,
+    #[serde(default)]
+    mailboxes: Vec<String>,
+    #[serde(default)]
+    presence: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +82,8 @@ fn enabled() -> bool {
 #[derive(Debug)]
 pub struct Accounts {
     by_id: HashMap<String, Arc<Account>>,
+    /// By account and id.
+    users: HashMap<String, HashMap<String, User>>,
     changed: Vec<String>,
 }
 
@@ -90,7 +122,8 @@ impl Accounts {
             };
             by_id.insert(entry.id.clone(), Arc::new(account));
         }
-        Ok(Accounts { by_id, changed: Vec::new() })
+        let users = users(file.user, &by_id)?;
+        Ok(Accounts { by_id, users, changed: Vec::new() })
     }
 
     /// Accounts from elsewhere. Of those with the same id the first one counts.
@@ -99,12 +132,17 @@ impl Accounts {
         for account in accounts {
             by_id.entry(account.id.clone()).or_insert(account);
         }
-        Accounts { by_id, changed: Vec::new() }
+        Accounts { by_id, users: HashMap::new(), changed: Vec::new() }
     }
 
     /// The account with this id.
     pub fn get(&self, id: &str) -> Option<&Arc<Account>> {
         self.by_id.get(id)
+    }
+
+    /// The user with this id in this account.
+    pub fn user(&self, account_id: &str, id: &str) -> Option<&User> {
+        self.users.get(account_id)?.get(id)
     }
 
     /// The realms, each with the id of the account that has it.
@@ -126,6 +164,33 @@ impl Accounts {
     pub fn count(&self) -> usize {
         self.by_id.len()
     }
+}
+
+/// The users by their accounts and ids.
+fn users(
+    entries: Vec<UserEntry>,
+    accounts: &HashMap<String, Arc<Account>>,
+) -> Result<HashMap<String, HashMap<String, User>>, String> {
+    let mut users: HashMap<String, HashMap<String, User>> = HashMap::new();
+    for UserEntry { id, account, admin, devices, mailboxes, presence } in entries {
+        let error = |reason: &str| Err(format!("user {id:?}: {reason}"));
+        if id.is_empty() {
+            return error("the id is empty");
+        }
+        if !accounts.contains_key(&account) {
+            return error(&format!("its account {account:?} does not exist"));
+        }
+        let documents = devices.into_iter().chain(mailboxes).map(Owner::Document);
+        let phones = presence.iter().map(|address| Owner::presence(address));
+        let user = User { is_admin: admin, owns: documents.chain(phones).collect() };
+        if user.owns.len() > MAX_OWNED {
+            return error(&format!("owns more than {MAX_OWNED} devices, mailboxes and phones"));
+        }
+        if users.entry(account).or_default().insert(id.clone(), user).is_some() {
+            return error("is listed twice in its account");
+        }
+    }
+    Ok(users)
 }
 
 /// Validates id and realm. KAZOO's ids are 32 hexadecimal digits; a realm is a host name.
@@ -183,7 +248,7 @@ impl FromFiles for Accounts {
 
     fn replace(&mut self, previous: &Accounts) {
         for (id, account) in &self.by_id {
-            if previous.get(id) != Some(account) {
+            if previous.get(id) != Some(account) || previous.users.get(id) != self.users.get(id) {
                 self.changed.push(id.clone());
             }
         }
@@ -253,6 +318,34 @@ mod tests {
             assert!(reason.contains(expected), "{reason} instead of {expected}");
             assert!(!reason.contains('\n'));
         }
+    }
+
+    #[test]
+    fn users_belong_to_an_account_and_a_change_of_one_is_a_change_of_the_account() {
+        let user = |more: &str| format!("{}[[user]]\n{more}\n", testing::ACCOUNTS);
+        for (text, expected) in [
+            (user("id = \"\"\naccount = \"child\""), "the id is empty"),
+            (user("id = \"u\"\naccount = \"nobody\""), "user \"u\": its account \"nobody\" does not exist"),
+            (user("id = \"u\"\naccount = \"child\"\nlevel = 1"), "unknown field `level`"),
+            (
+                user("id = \"u\"\naccount = \"child\"\n[[user]]\nid = \"u\"\naccount = \"child\""),
+                "is listed twice",
+            ),
+            (
+                user(&format!("id = \"u\"\naccount = \"child\"\ndevices = {:?}", vec!["d"; 501])),
+                "owns more than 500",
+            ),
+        ] {
+            let reason = Accounts::parse(&text).unwrap_err();
+            assert!(reason.contains(expected), "{reason} instead of {expected}");
+        }
+        let before = Accounts::parse(testing::ACCOUNTS).unwrap();
+        let text = user("id = \"u\"\naccount = \"child\"");
+        let with_user = replaced(&before, &text);
+        assert_eq!(changed(&with_user), ["child"]);
+        assert_eq!(changed(&replaced(&with_user, &text)), [""; 0]);
+        assert_eq!(changed(&replaced(&with_user, &(text + "admin = true"))), ["child"]);
+        assert_eq!(changed(&replaced(&with_user, testing::ACCOUNTS)), ["child"]);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use blackhole_common::wire::{Access, AuthReply, AuthRequest, Bearer};
+use blackhole_common::{
+    owner::Own,
+    wire::{Access, AuthReply, AuthRequest, Bearer},
+};
 
 use crate::{
     access::{self, ALL, Denial},
@@ -10,6 +13,7 @@ use crate::{
     error::Error,
     realms::Realms,
     refusal::Refusal,
+    users::Users,
     verifier::TokenVerifier,
 };
 
@@ -18,6 +22,8 @@ pub struct Authority {
     verifier: Arc<dyn TokenVerifier>,
     directory: Arc<dyn AccountDirectory>,
     realms: Arc<Realms>,
+    /// Absent if every token may see all of its account.
+    users: Option<Users>,
 }
 
 /// A reply, with its label for metrics.
@@ -36,7 +42,13 @@ impl Authority {
         directory: Arc<dyn AccountDirectory>,
         realms: Arc<Realms>,
     ) -> Authority {
-        Authority { verifier, directory, realms }
+        Authority { verifier, directory, realms, users: None }
+    }
+
+    /// The same, but tokens of these users may see only their own events, unless they are admins.
+    #[must_use]
+    pub fn with_users(self, users: Users) -> Authority {
+        Authority { users: Some(users), ..self }
     }
 
     /// Answers a request.
@@ -65,21 +77,29 @@ impl Authority {
         if !account.enabled {
             return Err(Refusal::DisabledAccount.into());
         }
+        let own = match &self.users {
+            Some(users) => users.own(&verified).await?,
+            None => None,
+        };
+        let superduper_admin = account.superduper_admin && own.is_none();
         let access = match request.account_id.as_deref() {
-            None => Ok(self.access_to(&account)),
-            Some(requested) if requested == account.id => Ok(self.access_to(&account)),
+            None => Ok(self.access_to(&account, own)),
+            Some(requested) if requested == account.id => Ok(self.access_to(&account, own)),
+            Some(_) if own.is_some() => Err(Denial::NotOwn),
             Some(ALL) if !verified.scope.is_all() => Err(Denial::NotListed),
             Some(ALL) => access::check_all(&account).map(|()| Access::All),
             Some(requested) => match self.directory.account(requested, token).await? {
                 Some(requested) if !verified.scope.contains(&requested) => Err(Denial::NotListed),
-                Some(requested) => access::check(&account, &requested).map(|()| self.access_to(&requested)),
+                Some(requested) => {
+                    access::check(&account, &requested).map(|()| self.access_to(&requested, None))
+                }
                 None => Err(Denial::Unknown),
             },
         };
         let bearer = Bearer {
             account_id: account.id.clone(),
             expires_at: verified.expires_at,
-            superduper_admin: account.superduper_admin && verified.scope.is_all(),
+            superduper_admin: superduper_admin && verified.scope.is_all(),
             token_id: Some(verified.token_id),
         };
         let (access, reason) = match access {
@@ -89,10 +109,15 @@ impl Authority {
         Ok(Answer { reply: AuthReply::Accepted { bearer, access }, reason })
     }
 
-    fn access_to(&self, account: &Account) -> Access {
-        let Account { id, realm, .. } = account;
-        let realm_since_ms = realm.as_ref().and_then(|realm| self.realms.since_ms(realm, id));
-        Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since_ms }
+    /// Access to an account, or to what a user owns there.
+    fn access_to(&self, account: &Account, own: Option<Own>) -> Access {
+        let realm_since_ms =
+            account.realm.as_ref().and_then(|realm| self.realms.since_ms(realm, &account.id));
+        let (account_id, realm) = (account.id.clone(), account.realm.clone());
+        match own {
+            None => Access::Account { account_id, realm, realm_since_ms },
+            Some(own) => Access::Own { account_id, realm, realm_since_ms, own },
+        }
     }
 }
 

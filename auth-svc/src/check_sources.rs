@@ -8,12 +8,12 @@ use prometheus_client::registry::Registry;
 use crate::{
     accounts::Accounts,
     announce::Announcer,
-    config::AuthSvcConfig,
+    config::{AuthSvcConfig, Users},
     couchdb::{
         CouchDb,
         client::{CouchError, account_database, encoded},
         config::CouchDbConfig,
-        feed,
+        feed, owned,
     },
     crossbar::Crossbar,
     error::Error,
@@ -43,7 +43,7 @@ impl Report {
         if let Some(settings) = config.auth.couchdb() {
             for url in settings.urls().map_err(Error::CouchDb)? {
                 let one = CouchDbConfig { url: ServerUrl::new(url.as_str()), ..settings.clone() };
-                report.couchdb(&one).await?;
+                report.couchdb(&one, config.auth.users).await?;
             }
         }
         let reports = Reports::default();
@@ -100,7 +100,7 @@ impl Report {
         self.0.push(Line { what, result });
     }
 
-    async fn couchdb(&mut self, config: &CouchDbConfig) -> Result<(), Error> {
+    async fn couchdb(&mut self, config: &CouchDbConfig, users: Users) -> Result<(), Error> {
         let metrics = Metrics::new(&mut Registry::default());
         let couchdb =
             CouchDb::new(config, &Announcer::default(), Arc::default(), &metrics).map_err(Error::CouchDb)?;
@@ -151,6 +151,16 @@ impl Report {
                 Err(error) => Err(error.to_string()),
             };
             add(&database, answer);
+            if users == Users::Own {
+                let answer = match client.get(&owned::question(&database, "nobody")).await {
+                    Ok(Some(_)) => Ok("the view attributes/owned tells what users own".to_owned()),
+                    Ok(None) => {
+                        Err("has no view attributes/owned, which auth.users = \"own\" needs".to_owned())
+                    }
+                    Err(error) => Err(error.to_string()),
+                };
+                add(&database, answer);
+            }
         }
         Ok(())
     }

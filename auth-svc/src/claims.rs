@@ -24,7 +24,7 @@ pub struct VerifiedToken {
     pub account_id: String,
     /// Claim `exp`, in Unix seconds, without leeway.
     pub expires_at: u64,
-    /// Claim `owner_id`: the bearer's user, if any.
+    /// Claim `owner_id`, the bearer's user, else `device_id`, if any; empty if that is not the text that it should be.
     pub owner_id: Option<String>,
     /// The token's id: see `token_id`.
     pub token_id: String,
@@ -46,7 +46,7 @@ impl VerifiedToken {
             token_id: token_id(claims).unwrap_or_else(|| account_id.clone()),
             account_id,
             expires_at,
-            owner_id: claims.text("owner_id"),
+            owner_id: owner_id(claims),
             scope: Arc::clone(&issuer.scope),
         })
     }
@@ -56,6 +56,15 @@ impl VerifiedToken {
 /// device, else the user, else the account.
 fn token_id(claims: &Members) -> Option<String> {
     ["auth_id", "device_id", "owner_id", "account_id"].into_iter().find_map(|claim| claims.text(claim))
+}
+
+/// The user or device of a token.
+fn owner_id(claims: &Members) -> Option<String> {
+    ["owner_id", "device_id"].into_iter().find_map(|claim| match claims.get(claim) {
+        None | Some(Member::Null) => None,
+        Some(Member::Text(id)) => Some(id),
+        Some(_) => Some(String::new()),
+    })
 }
 
 /// Now, in Unix seconds.
@@ -195,6 +204,23 @@ mod tests {
             claims["account_id"] = "a".into();
             claims["exp"] = (NOW + 3600).into();
             assert_eq!(validate(claims.clone()).unwrap().token_id, expected, "{claims}");
+        }
+    }
+
+    #[test]
+    fn the_user_is_the_owner_else_the_device_and_what_is_not_readable_is_nobodys() {
+        for (claims, expected) in [
+            (json!({"owner_id": "o", "device_id": "d"}), Some("o")),
+            (json!({"owner_id": null, "device_id": "d"}), Some("d")),
+            (json!({}), None),
+            (json!({"owner_id": 5, "device_id": "d"}), Some("")),
+            (json!({"owner_id": ""}), Some("")),
+            (json!({"device_id": ["d"]}), Some("")),
+        ] {
+            let mut claims = claims;
+            claims["account_id"] = "a".into();
+            claims["exp"] = (NOW + 3600).into();
+            assert_eq!(validate(claims.clone()).unwrap().owner_id.as_deref(), expected, "{claims}");
         }
     }
 

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     accounts::Accounts,
     claims,
-    config::{AuthSvcConfig, MintConfig, Source},
+    config::{self, AuthSvcConfig, MintConfig, Source},
     couchdb::{CouchDb, verifier::LiveVerifier},
     crossbar::{Crossbar, verifier::CrossbarVerifier},
     directory::AccountDirectory,
@@ -22,8 +22,9 @@ use crate::{
     issuers::{Issuer, Reports},
     jwt_verifier::JwtVerifier,
     mint,
-    reload::FromFiles,
+    reload::Reloaded,
     token::Token,
+    users::{UserDirectory, Users},
 };
 
 /// Verifies tokens and decides which accounts they can access, for the other Blackhole services, over NATS
@@ -119,13 +120,20 @@ impl CheckTokenArgs {
             }
         };
         let mut accounts = Vec::new();
+        let mut users: Vec<Arc<dyn UserDirectory>> = Vec::new();
         for source in &sources {
             match source {
                 Source::Files => {
-                    let file = config.auth.accounts_file().map(Accounts::read).transpose()?;
-                    accounts.extend(file.iter().flat_map(Accounts::iter).cloned());
+                    let file = config.auth.accounts_file().map(Reloaded::<Accounts>::open).transpose()?;
+                    accounts.extend(
+                        file.iter().flat_map(|file| file.current().iter().cloned().collect::<Vec<_>>()),
+                    );
+                    users.extend(file.map(|file| Arc::new(file) as Arc<dyn UserDirectory>));
                 }
-                Source::CouchDb => accounts.extend(couchdb.iter().flat_map(|couchdb| couchdb.accounts.all())),
+                Source::CouchDb => {
+                    accounts.extend(couchdb.iter().flat_map(|couchdb| couchdb.accounts.all()));
+                    users.extend(couchdb.clone().map(|couchdb| couchdb as Arc<dyn UserDirectory>));
+                }
                 // It has no list: only the token's own account is known.
                 Source::Crossbar => {
                     let own = Token::parse(token).and_then(|token| {
@@ -141,18 +149,23 @@ impl CheckTokenArgs {
         let accounts = Accounts::collect(accounts);
         let issuers = Issuer::all(&config.auth, couchdb.as_deref(), &reports)?;
         let jwt = JwtVerifier::new(issuers.clone());
-        if let Some(crossbar) = crossbar {
+        let crossbar = crossbar.filter(|crossbar| {
             let other = Arc::new(JwtVerifier::new(issuers.clone()));
-            if CrossbarVerifier::new(Arc::clone(&crossbar), &sources, &issuers, other).decides(token) {
-                return Explanation::by_crossbar(token, &crossbar, &accounts, now).await;
+            CrossbarVerifier::new(Arc::clone(crossbar), &sources, &issuers, other).decides(token)
+        });
+        let explanation = match (crossbar, couchdb) {
+            (Some(crossbar), _) => Explanation::by_crossbar(token, &crossbar, &accounts, now).await?,
+            (None, Some(couchdb)) => {
+                Explanation::live(token, &LiveVerifier::new(jwt, couchdb), &accounts, now).await?
             }
-        }
-        match couchdb {
-            Some(couchdb) => Explanation::live(token, &LiveVerifier::new(jwt, couchdb), &accounts, now).await,
-            None => {
+            (None, None) => {
                 jwt.prepare(token).await?;
-                Ok(Explanation::of(token, &jwt, &accounts, now))
+                Explanation::of(token, &jwt, &accounts, now)
             }
+        };
+        match config.auth.users {
+            config::Users::Account => Ok(explanation),
+            config::Users::Own => explanation.of_user(token, &Users::new(users), now).await,
         }
     }
 

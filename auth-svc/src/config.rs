@@ -91,11 +91,24 @@ pub struct AuthConfig {
     /// The accounts file, see [`crate::accounts`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accounts_file: Option<PathBuf>,
+    /// What tokens of users may see.
+    pub users: Users,
     /// KAZOO's tokens.
     pub jwt: JwtConfig,
     /// Issuers besides KAZOO.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerConfig>,
+}
+
+/// What tokens of users may see of their account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Users {
+    /// Everything, as in KAZOO.
+    #[default]
+    Account,
+    /// Only their user's own events, unless the user is an admin of the account.
+    Own,
 }
 
 /// A source of accounts and of KAZOO's keys.

@@ -10,6 +10,7 @@
 //! | [`keys`] | the keys, from `system_auth` |
 //! | [`settings`] | the server's secret, from `system_config` |
 //! | [`identities`] | users', devices' and accounts' secrets, from the accounts' own databases |
+//! | [`owned`] | what users own, from the accounts' own databases |
 //! | [`events`] | documents that KAZOO has told of |
 //! | [`verifier`] | tokens as KAZOO means them |
 
@@ -21,6 +22,7 @@ pub mod events;
 pub mod feed;
 pub mod identities;
 pub mod keys;
+pub mod owned;
 pub mod settings;
 pub mod table;
 pub mod verifier;
@@ -28,6 +30,7 @@ pub mod verifier;
 use std::sync::Arc;
 
 use blackhole_common::{readiness::Readiness, wire::Subjects};
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -35,11 +38,19 @@ use self::{
     client::{Client, CouchError},
     config::CouchDbConfig,
     feed::{Followed, Follower},
-    identities::Identities,
+    identities::{Identities, Identity},
     keys::LiveKeys,
+    owned::Owned,
     settings::LiveSettings,
 };
-use crate::{announce::Announcer, metrics::Metrics, realms::Realms};
+use crate::{
+    announce::Announcer,
+    config::Users,
+    error::Error,
+    metrics::Metrics,
+    realms::Realms,
+    users::{User, UserDirectory},
+};
 
 /// What is read from CouchDB.
 #[derive(Debug)]
@@ -53,6 +64,8 @@ pub struct CouchDb {
     pub settings: Arc<LiveSettings>,
     /// The secrets of users, devices and accounts.
     pub identities: Arc<Identities>,
+    /// What users own, with `auth.users = "own"`.
+    pub owned: Arc<Owned>,
 }
 
 /// What others see of the databases that are followed.
@@ -85,6 +98,7 @@ impl CouchDb {
             metrics(),
         );
         let identities = Identities::new(Arc::clone(&client), config.poll_interval, announcer(), metrics());
+        let owned = Owned::new(Arc::clone(&client), config.poll_interval, announcer(), metrics());
         let accounts = LiveAccounts::new(Arc::clone(&client), announcer(), realms, metrics());
         Ok(CouchDb {
             client,
@@ -92,6 +106,7 @@ impl CouchDb {
             keys,
             settings: Arc::new(settings),
             identities: Arc::new(identities),
+            owned: Arc::new(owned),
         })
     }
 
@@ -124,10 +139,32 @@ impl CouchDb {
         spawn(Box::pin(feed::follow(client(), Arc::clone(&self.settings), settings)));
     }
 
-    /// Reads secrets again that KAZOO tells of over AMQP and NATS, until `shutdown`.
-    pub fn listen(&self, nats: async_nats::Client, subjects: Subjects, shutdown: CancellationToken) {
-        let task = events::follow(nats, subjects, Arc::clone(&self.identities));
+    /// Reads again what KAZOO tells of over AMQP and NATS, until `shutdown`. With `users`, also what users own.
+    pub fn listen(
+        &self,
+        nats: async_nats::Client,
+        subjects: Subjects,
+        users: Users,
+        shutdown: CancellationToken,
+    ) {
+        let owned = (users == Users::Own).then(|| Arc::clone(&self.owned));
+        let task = events::follow(nats, subjects, Arc::clone(&self.identities), owned);
         tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
+    }
+}
+
+impl UserDirectory for CouchDb {
+    fn user<'a>(&'a self, account_id: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<User>, Error>> {
+        Box::pin(async move {
+            let identity = Identity { account_id: account_id.to_owned(), id: id.to_owned() };
+            let Some(document) = self.identities.document(&identity).await? else { return Ok(None) };
+            if document.is_admin {
+                return Ok(Some(User { is_admin: true, owns: Vec::new() }));
+            }
+            let owned = self.owned.of(&identity).await?;
+            let owns = document.phones.into_iter().chain(owned.iter().cloned()).collect();
+            Ok(Some(User { is_admin: false, owns }))
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::{
     access,
     accounts::Accounts,
-    claims,
+    claims::{self, VerifiedToken},
     couchdb::verifier::{LiveVerifier, not_expired},
     crossbar::Crossbar,
     directory::Account,
@@ -17,6 +17,7 @@ use crate::{
     members::{Member, Members},
     refusal::Refusal,
     token::Token,
+    users::Users,
 };
 
 /// Further accessible accounts are only counted.
@@ -198,6 +199,34 @@ impl Explanation {
             Err(error) => return Err(error),
         }
         Ok(explanation)
+    }
+
+    /// Also explains what a user's token may see where users may see only their own events.
+    ///
+    /// # Errors
+    /// If a source of `users` cannot be asked.
+    pub async fn of_user(mut self, text: &str, users: &Users, now: u64) -> Result<Explanation, Error> {
+        let claims = Token::parse(text).and_then(|token| token.claims());
+        // Whoever has signed it: that was explained before.
+        let token =
+            claims.and_then(|claims| VerifiedToken::from_claims(&claims, &Issuer::kazoo(None, None), now));
+        let Ok(token) = token else { return Ok(self) };
+        match users.own(&token).await {
+            Ok(None) if token.owner_id.is_none() => {
+                self.check("user", Ok("the token is of no user, so it may see all of its account".into()));
+            }
+            Ok(None) => self.check("user", Ok("an admin, who may see all of the account".into())),
+            Ok(Some(own)) => {
+                let shown: Vec<String> = own.iter().take(MAX_LISTED_ACCOUNTS).map(printable).collect();
+                let more = own.iter().count().saturating_sub(shown.len());
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                self.check("user", Ok(format!("may see only the own events, of {}{more}", shown.join(", "))));
+                self.accessible.retain(|line| line.starts_with(&format!("{}  ", token.account_id)));
+            }
+            Err(Error::Refused(refusal)) => self.check("user", Err(&refusal)),
+            Err(error) => return Err(error),
+        }
+        Ok(self)
     }
 
     /// Whether the service would accept the token.

@@ -15,7 +15,7 @@
 //! | [`crossbar`] | tokens and accounts from KAZOO's API |
 //! | [`http`] | asking other servers |
 //! | [`sources`] | the sources of accounts, in order |
-//! | [`access`] | the access rule |
+//! | [`access`], [`users`] | the access rule: of accounts, and of users within theirs |
 //! | [`realms`] | which account has which realm, and since when, also across restarts |
 //! | [`announce`] | telling the edges what has changed |
 //! | [`refusal`], [`error`] | errors for clients, and errors for operators |
@@ -50,6 +50,7 @@ pub mod service;
 pub mod signatures;
 pub mod sources;
 pub mod token;
+pub mod users;
 pub mod verifier;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -80,6 +81,7 @@ use crate::{
     realms::{Realms, store::RealmStore},
     reload::{FromFiles, Reloaded},
     sources::Sources,
+    users::{UserDirectory, Users},
     verifier::TokenVerifier,
 };
 
@@ -249,7 +251,10 @@ impl AuthSvc {
         }
 
         let metrics = self.metrics.clone();
-        let identities = self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(&couchdb.identities));
+        let identities = self
+            .couchdb
+            .as_ref()
+            .map(|(couchdb, _)| (Arc::clone(&couchdb.identities), Arc::clone(&couchdb.owned)));
         let options =
             nats::options(&self.config.nats, "auth-svc").await?.subscription_capacity(MAX_QUEUED_REQUESTS);
         let client =
@@ -258,8 +263,9 @@ impl AuthSvc {
                     metrics.dropped();
                 }
                 if matches!(event, Event::SlowConsumer(_) | Event::Connected)
-                    && let Some(identities) = &identities
+                    && let Some((identities, owned)) = &identities
                 {
+                    owned.missed();
                     identities.missed();
                 }
             })
@@ -270,7 +276,7 @@ impl AuthSvc {
         let verifier: Arc<dyn TokenVerifier> = match &self.couchdb {
             None => Arc::new(verifier),
             Some((couchdb, databases)) => {
-                couchdb.listen(client.clone(), subjects.clone(), tasks.clone());
+                couchdb.listen(client.clone(), subjects.clone(), self.config.auth.users, tasks.clone());
                 // Another auth-svc can answer meanwhile.
                 if shutdown.run_until_cancelled(databases.loaded()).await.is_none() {
                     return Ok(());
@@ -291,6 +297,13 @@ impl AuthSvc {
             Source::Files => self.accounts.clone().map(|accounts| accounts as _),
         };
         let directories: Vec<Arc<dyn AccountDirectory>> = sources.iter().filter_map(directory).collect();
+        let user_directory = |source: &Source| match source {
+            Source::CouchDb => self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(couchdb) as _),
+            Source::Files => self.accounts.clone().map(|accounts| accounts as _),
+            // It does not tell what a user owns.
+            Source::Crossbar => None,
+        };
+        let users: Vec<Arc<dyn UserDirectory>> = sources.iter().filter_map(user_directory).collect();
         owners.refresh();
         if let Some(replicas) = self.config.history.kept() {
             let store = RealmStore::new(client.clone(), subjects.realms(), replicas);
@@ -299,7 +312,10 @@ impl AuthSvc {
             }
             tokio::spawn(store.follow(Arc::clone(&self.realms), tasks.clone()));
         }
-        let authority = Authority::new(verifier, Arc::new(Sources::new(directories)), self.realms);
+        let mut authority = Authority::new(verifier, Arc::new(Sources::new(directories)), self.realms);
+        if self.config.auth.users == config::Users::Own {
+            authority = authority.with_users(Users::new(users));
+        }
         // Not before questions can be answered: edges ask when something is announced.
         tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
         let subject = subjects.auth_check();

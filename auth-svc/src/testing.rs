@@ -13,7 +13,7 @@ use futures_util::future::{self, BoxFuture};
 
 use crate::{
     accounts::Accounts, authority::Authority, claims::VerifiedToken, error::Error, issuers::Scope,
-    realms::Realms, refusal::Refusal, reload::Reloaded, verifier::TokenVerifier,
+    realms::Realms, refusal::Refusal, reload::Reloaded, users::Users, verifier::TokenVerifier,
 };
 
 pub(crate) const RSA_PRIVATE_PKCS1: &str = include_str!("testdata/rsa-private-pkcs1.pem");
@@ -74,8 +74,8 @@ realm = "below.example.com"
 parent = "closed"
 "#;
 
-/// Treats a token as its account's id, after `below ID: ` with an issuer that may name only accounts from there on, after
-/// `only ID: ` only this one; `bad` is invalid, `later` cannot be verified now.
+/// Treats a token as its account's id, after `user ID: ` with a user, after `below ID: ` with an issuer that may name only
+/// accounts from there on, after `only ID: ` only this one; `bad` is invalid, `later` cannot be verified now.
 struct PlainTokens;
 
 impl TokenVerifier for PlainTokens {
@@ -84,12 +84,14 @@ impl TokenVerifier for PlainTokens {
             "bad" => Err(Refusal::Signature.into()),
             "later" => Err(Error::Unavailable { what: "keys", reason: "timeout".into() }),
             token => {
+                let user = token.strip_prefix("user ").and_then(|token| token.split_once(": "));
+                let token = user.map_or(token, |(_, token)| token);
                 let restricted = token.strip_prefix("below ").or(token.strip_prefix("only "));
                 let (top, id) = restricted.and_then(|token| token.split_once(": ")).unwrap_or(("*", token));
                 Ok(VerifiedToken {
                     account_id: id.into(),
                     expires_at: 9,
-                    owner_id: None,
+                    owner_id: user.map(|(user, _)| user.into()),
                     token_id: format!("id of {id}"),
                     scope: Arc::new(Scope::of(&[top.into()], token.starts_with("below"))),
                 })
@@ -106,6 +108,13 @@ pub(crate) fn authority(accounts: &str) -> Authority {
     let realms = Realms::default();
     realms.replace(accounts.current().realms());
     Authority::new(Arc::new(PlainTokens), Arc::new(accounts), Arc::new(realms))
+}
+
+/// The same, where users may see only their own events.
+pub(crate) fn authority_of_users(accounts: &str) -> Authority {
+    let dir = TempDir::new();
+    let accounts = Reloaded::<Accounts>::open(&dir.write("accounts.toml", accounts)).unwrap();
+    authority(ACCOUNTS).with_users(Users::new(vec![Arc::new(accounts)]))
 }
 
 /// A directory that is removed when dropped.

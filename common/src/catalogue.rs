@@ -51,6 +51,10 @@ pub struct Event {
     pub shown: Option<Template>,
     /// Where to find the tenant; the first source that has a value wins. Empty if the event has no tenant.
     pub tenant: Vec<TenantSource>,
+    /// Where to find whose it is within its account; the first source that has a value wins. Empty if the event names
+    /// nobody: tokens that may see only their own user's events cannot have it.
+    #[serde(default)]
+    pub owner: Vec<OwnerSource>,
     /// The allowed words of each parameter. Parameters that are not listed allow any word.
     #[serde(default)]
     pub values: BTreeMap<String, Vec<String>>,
@@ -101,6 +105,34 @@ pub enum TenantKind {
     Realm,
     /// A SIP address, `user@realm`.
     Address,
+}
+
+/// Where to find whose an event is within its account: in the routing key or in the body.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnerSource {
+    /// A parameter of the routing key.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The path of a member of the body, with dots between the names of nested members.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// How to interpret the value.
+    #[serde(default, rename = "as")]
+    pub kind: OwnerKind,
+}
+
+/// How to interpret the value at an [`OwnerSource`]; see [`Owner`](crate::owner::Owner).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnerKind {
+    /// The id of a user's document, or of one that belongs to a user.
+    #[default]
+    Document,
+    /// A phone or mailbox: a SIP address or its user part.
+    Presence,
+    /// The id of a token.
+    Token,
 }
 
 /// A form of binding that clients may request.

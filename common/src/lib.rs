@@ -5,6 +5,7 @@
 //! | [`catalogue`] | binding families as data: the AMQP events and the bindings that clients may request |
 //! | [`subject`] | the one-to-one mapping of AMQP routing keys to NATS subjects |
 //! | [`tenant`] | the tenant of an event: the first word of its subject |
+//! | [`owner`] | whose an event is within its account |
 //! | [`wire`] | names and messages that the services exchange over NATS |
 //! | [`config`] | configuration from defaults, a file and the environment, with one-line errors |
 //! | [`cli`] | shared command line flags |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod listen;
 pub mod nats;
 pub mod net;
+pub mod owner;
 pub mod readiness;
 pub mod shutdown;
 pub mod subject;

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use crate::owner::Own;
+
 /// Header: the unique id of the event, for the stream's deduplication.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// Header: the AMQP exchange of the event.
@@ -18,6 +20,9 @@ pub const EVENT_NAME: &str = "Bh-Name";
 /// Header: the zone of the broker that delivered the event (`amqp.brokers`), as [`header_text`]; absent if
 /// there is only one broker without a name.
 pub const ZONE: &str = "Bh-Zone";
+/// Header: whose the event is within its account, as text of an [`Owner`](crate::owner::Owner); absent if the catalogue
+/// does not say or the event names nobody.
+pub const OWNER: &str = "Bh-Owner";
 /// Header that nats-server sets on republished messages: the sequence in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
 
@@ -201,6 +206,20 @@ pub enum Access {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         realm_since_ms: Option<u64>,
     },
+    /// The events of one account that are one user's own (`auth.users`). A release that does not know this refuses the
+    /// reply as a whole, and so grants nothing.
+    Own {
+        /// The account's id.
+        account_id: String,
+        /// As in [`Access::Account`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        realm: Option<String>,
+        /// As in [`Access::Account`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        realm_since_ms: Option<u64>,
+        /// What the user owns.
+        own: Own,
+    },
     /// All events, including those without a tenant.
     All,
     /// No access to the requested account.
@@ -208,6 +227,32 @@ pub enum Access {
         /// Why; for the operator's log.
         reason: String,
     },
+}
+
+impl Access {
+    /// The account, if it is to one.
+    pub fn account_id(&self) -> Option<&str> {
+        match self {
+            Access::Account { account_id, .. } | Access::Own { account_id, .. } => Some(account_id),
+            Access::All | Access::Denied { .. } => None,
+        }
+    }
+
+    /// What the user owns whose events these are; `None` if they are not restricted to one user's.
+    pub fn own(&self) -> Option<&Own> {
+        match self {
+            Access::Own { own, .. } => Some(own),
+            Access::Account { .. } | Access::All | Access::Denied { .. } => None,
+        }
+    }
+
+    /// Since when the account has its realm, in milliseconds since 1970, if that is known.
+    pub fn realm_since_ms(&self) -> Option<u64> {
+        match self {
+            Access::Account { realm_since_ms, .. } | Access::Own { realm_since_ms, .. } => *realm_since_ms,
+            Access::All | Access::Denied { .. } => None,
+        }
+    }
 }
 
 /// Tells the edges that earlier replies may no longer be true, so that they ask again.
@@ -358,6 +403,27 @@ mod tests {
     fn half_of_a_surrogate_pair_is_no_header_text() {
         assert!(is_header_text("\\ud83d\\ude00"));
         assert!(!is_header_text("\\ud83d") && !is_header_text("\\ude00\\ud83d"));
+    }
+
+    /// The release before knows three kinds of access. It must not take this one for access to the whole account.
+    #[test]
+    fn a_restriction_is_nothing_that_an_older_edge_can_read() {
+        #[derive(Deserialize)]
+        #[serde(tag = "access", rename_all = "snake_case")]
+        #[expect(dead_code, reason = "only whether it can be read counts")]
+        enum Before {
+            Account { account_id: String, realm: Option<String>, realm_since_ms: Option<u64> },
+            All,
+            Denied { reason: String },
+        }
+        let own: Own = [crate::owner::Owner::Document("u".into())].into_iter().collect();
+        let access = Access::Own { account_id: "a".into(), realm: None, realm_since_ms: None, own };
+        let json = serde_json::to_string(&access).unwrap();
+        assert_eq!(json, r#"{"access":"own","account_id":"a","own":["id:u"]}"#);
+        assert!(serde_json::from_str::<Before>(&json).is_err());
+        assert!(serde_json::from_str::<Before>(&json.replace("\"own\",", "\"account\",")).is_ok());
+        // Nor is one that does not say what is the user's own.
+        assert!(serde_json::from_str::<Access>(r#"{"access":"own","account_id":"a"}"#).is_err());
     }
 
     #[test]

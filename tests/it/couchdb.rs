@@ -9,8 +9,9 @@ use blackhole_couchdb::{
     CouchDb,
     kazoo::{self, ACME, ACME_DATABASE, ACME_ENCODED, MASTER, USER, USER_SECRET, identity_sig},
 };
-use blackhole_dev::{ports, services::Service, workspace::RunDir};
+use blackhole_dev::{ports, services::Service, simulator::Publisher, workspace::RunDir};
 use blackhole_tests::{
+    accounts::Account,
     client::{Client, Incoming},
     events, eventually,
     stack::{self, Stack},
@@ -35,6 +36,11 @@ struct Deployment {
 
 impl Deployment {
     async fn start(name: &str) -> Deployment {
+        Deployment::start_with(name, "account").await
+    }
+
+    /// With `auth.users`.
+    async fn start_with(name: &str, users: &str) -> Deployment {
         let dir = RunDir::create(&format!("couchdb-{name}")).unwrap();
         let couchdb = kazoo::start().await;
         let user = json!({ "_id": OTHER_USER, "pvt_type": "user", "pvt_signature_secret": "other" });
@@ -45,6 +51,7 @@ impl Deployment {
             ("NATS__URL", Stack::shared().nats.url()),
             ("NATS__PREFIX", prefix.clone()),
             ("AUTH__COUCHDB__URL", couchdb.url()),
+            ("AUTH__USERS", users.to_owned()),
             ("WS__LISTEN", format!("127.0.0.1:{port}")),
             ("LOG__FILTER", "debug,async_nats=info,hyper=info".to_owned()),
         ];
@@ -244,4 +251,57 @@ async fn the_commands_ask_couchdb() {
     couchdb.forbid("system_auth");
     let (is_good, text) = auth_svc(&couchdb, &["check-sources"], "");
     assert!(!is_good && text.contains("must be a member of this database"), "{text}");
+}
+
+/// Publishes events of the device until the user's session gets them, or does not get them any more.
+async fn until_it_gets(session: &mut Client, user: &str, gets: bool, publisher: &Publisher) {
+    let account = Account { id: ACME.to_owned(), realm: "acme.sip.example.com".to_owned() };
+    let began = Instant::now();
+    for number in 0.. {
+        for (call_id, member, value) in
+            [("phone", "Authorizing-ID", kazoo::DEVICE), (&format!("own {number}"), "Owner-ID", user)]
+        {
+            let mut event = events::call(&account, "CHANNEL_ANSWER", call_id);
+            event.body["Custom-Channel-Vars"][member] = value.into();
+            event.publish(publisher).await;
+        }
+        let mut seen = Vec::new();
+        while seen.last() != Some(&format!("own {number}")) {
+            seen.push(session.event().await["args"]["Call-ID"].as_str().unwrap().to_owned());
+        }
+        if seen.contains(&"phone".to_owned()) == gets {
+            return;
+        }
+        assert!(began.elapsed() < LIMIT, "{user}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn users_get_the_events_of_the_devices_that_are_theirs_now() {
+    let deployment = Deployment::start_with("users", "own").await;
+    let _ingest = deployment.ingest("users").await;
+    let publisher = Stack::shared().publisher().await;
+    let session = async |token: &str| {
+        let mut client = Client::connect(&format!("{}/?view=args", deployment.url)).await;
+        client.subscribe_with(token, ACME, &["call.*.*"]).await;
+        client
+    };
+    let mut one = session(kazoo::token("user")).await;
+    let mut other = session(&user_token(OTHER_USER, "other")).await;
+    until_it_gets(&mut one, USER, true, &publisher).await;
+    until_it_gets(&mut other, OTHER_USER, false, &publisher).await;
+
+    // The device passes to the other user.
+    deployment.couchdb.edit(ACME_DATABASE, kazoo::DEVICE, &json!({ "owner_id": OTHER_USER }));
+    events::document_in(ACME_ENCODED, "doc_edited", "device", kazoo::DEVICE).publish(&publisher).await;
+    until_it_gets(&mut other, OTHER_USER, true, &publisher).await;
+    until_it_gets(&mut one, USER, false, &publisher).await;
+
+    // An admin gets all.
+    deployment.couchdb.edit(ACME_DATABASE, USER, &json!({ "priv_level": "admin" }));
+    events::document_in(ACME_ENCODED, "doc_edited", "user", USER).publish(&publisher).await;
+    until_it_gets(&mut one, USER, true, &publisher).await;
+    deployment.couchdb.edit(ACME_DATABASE, USER, &json!({ "priv_level": "user" }));
+    events::document_in(ACME_ENCODED, "doc_edited", "user", USER).publish(&publisher).await;
+    until_it_gets(&mut one, USER, false, &publisher).await;
 }

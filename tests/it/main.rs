@@ -23,6 +23,7 @@ mod migrating;
 mod nats_login;
 mod once;
 mod outages;
+mod own_events;
 mod permissions;
 mod protocol;
 mod proxies;

@@ -142,6 +142,7 @@ async fn the_deployed_permissions_suffice_with_couchdb() {
     let url = couchdb.url();
     let settings = [
         ("AUTH__COUCHDB__URL", url.as_str()),
+        ("AUTH__USERS", "own"),
         // The accounts and tokens of the other tests are needed, too.
         ("AUTH__JWT__DANGEROUS_SECRET_BESIDE_KEYS", "true"),
     ];

@@ -60,7 +60,7 @@ pub(super) fn classify(delivery: &Delivery, broker: &BrokerContext) -> Dispositi
     };
     match body::parse(body, &tenant::body_paths(event)) {
         Ok(parsed) => {
-            let tenant = tenant::resolve(event, routing_key, &parsed.members);
+            let (tenant, owner) = tenant::resolve(event, routing_key, &parsed.members);
             let metadata = EventMetadata {
                 exchange,
                 routing_key,
@@ -68,7 +68,8 @@ pub(super) fn classify(delivery: &Delivery, broker: &BrokerContext) -> Dispositi
                 timestamp: delivery.timestamp,
                 zone: &endpoint.zone,
             };
-            Disposition::Publish(Message::new(subject_root, &tenant, &parsed.name, &metadata, body.clone()))
+            let (name, owner) = (&parsed.name, owner.as_ref());
+            Disposition::Publish(Message::new(subject_root, &tenant, owner, name, &metadata, body.clone()))
         }
         Err(rejection) => Disposition::Reject(rejection),
     }

@@ -3,7 +3,14 @@ use super::*;
 fn tenant_in(catalogue: &Catalogue, exchange: &str, key: &str, body: &str) -> String {
     let event = catalogue.event(exchange, key).unwrap();
     let parsed = body::parse(body.as_bytes(), &body_paths(event)).unwrap();
-    resolve(event, key, &parsed.members).to_string()
+    resolve(event, key, &parsed.members).0.to_string()
+}
+
+fn owner(exchange: &str, key: &str, body: &str) -> Option<String> {
+    let catalogue = Catalogue::load(None).unwrap();
+    let event = catalogue.event(exchange, key).unwrap();
+    let parsed = body::parse(body.as_bytes(), &body_paths(event)).unwrap();
+    resolve(event, key, &parsed.members).1.map(|owner| owner.to_text())
 }
 
 fn tenant(exchange: &str, key: &str, body: &str) -> String {
@@ -119,5 +126,46 @@ fn sip_realm_is_extracted_from_all_address_forms() {
         ("", None),
     ] {
         assert_eq!(sip_realm(address), expected, "{address}");
+    }
+}
+
+#[test]
+fn each_family_names_its_owner_or_nobody() {
+    const CALL: &str = "call.CHANNEL_ANSWER.x";
+    let vars = |members: &str| format!(r#"{{"Event-Name": "x", "Custom-Channel-Vars": {{{members}}}}}"#);
+    for (exchange, key, body, expected) in [
+        ("callevt", CALL, vars(r#""Owner-ID": "u1", "Authorizing-ID": "d1""#), Some("id:u1")),
+        ("callevt", CALL, vars(r#""Owner-ID": null, "Authorizing-ID": "d1""#), Some("id:d1")),
+        ("callevt", CALL, vars(r#""Owner-ID": "", "Authorizing-ID": "d1""#), Some("id:d1")),
+        ("callevt", CALL, vars(r#""Owner-ID": 5"#), None),
+        ("callevt", CALL, r#"{"Event-Name": "x", "Owner-ID": "elsewhere"}"#.into(), None),
+        ("callevt", CALL, vars(&format!(r#""Owner-ID": "{}""#, "x".repeat(256))), None),
+        ("conference", "conference.event.lock.a.c.1", vars(r#""Owner-ID": "u1""#), Some("id:u1")),
+        ("conference", "conference.command.c", vars(r#""Owner-ID": "u1""#), None),
+        ("configuration", "doc_edited.account%2Fa.device.d1", vars(""), Some("id:d1")),
+        ("configuration", "doc_edited.account%2Fa.vmbox.a%2Eb", vars(""), Some("id:a.b")),
+        ("faxes", "fax.status.a.f", r#"{"Event-Name": "x", "FaxBox-ID": "fb1"}"#.into(), Some("id:fb1")),
+        (
+            "presence",
+            "dialog.r.c1",
+            r#"{"Event-Name": "x", "Presence-ID": "1001@r"}"#.into(),
+            Some("presence:1001"),
+        ),
+        (
+            "presence",
+            "mwi_updates.r.1001",
+            r#"{"Event-Name": "x", "To": "5@r"}"#.into(),
+            Some("presence:1001"),
+        ),
+        ("live", "relay.a.chat.t%2E1", vars(""), Some("token:t.1")),
+        (
+            "notifications",
+            "notifications.voicemail.new",
+            r#"{"Event-Name": "x", "Voicemail-Box": "vm1"}"#.into(),
+            Some("id:vm1"),
+        ),
+        ("qubicle", "qubicle.queue.a.q.e", vars(r#""Owner-ID": "u1""#), None),
+    ] {
+        assert_eq!(owner(exchange, key, &body).as_deref(), expected, "{key} {body}");
     }
 }

@@ -182,3 +182,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn users_have_only_what_is_their_own_and_admins_have_all() {
+    let user = |id: &str, more: &str| format!("[[user]]\nid = {id:?}\naccount = \"system\"\n{more}\n");
+    let users = user("boss", "admin = true")
+        + &user("joe", "devices = [\"d\"]\nmailboxes = [\"m\"]\npresence = [\"1001\"]");
+    let restricted = testing::authority_of_users(&(testing::ACCOUNTS.to_owned() + &users));
+    let own = |token: &str| match ask(&restricted, token, None).unwrap().reply {
+        AuthReply::Accepted { bearer, access } => {
+            assert_eq!(access.account_id(), Some("system"));
+            assert_eq!(bearer.superduper_admin, access.own().is_none(), "{token}");
+            access.own().map(|own| own.iter().map(str::to_owned).collect::<Vec<_>>())
+        }
+        AuthReply::Refused { reason } => panic!("{reason}"),
+    };
+    assert_eq!(own("system"), None, "a token of no user");
+    assert_eq!(own("user boss: system"), None);
+    assert_eq!(
+        own("user joe: system").unwrap(),
+        ["id:d", "id:joe", "id:m", "presence:1001", "token:id of system"]
+    );
+    // A user that no source knows.
+    assert_eq!(own("user x: system").unwrap(), ["id:x", "token:id of system"]);
+    for requested in ["child", "*", "nobody"] {
+        let answer = ask(&restricted, "user joe: system", Some(requested)).unwrap();
+        assert_eq!(answer.reason, Some("not_own"), "{requested}");
+        assert!(!matches!(
+            ask(&restricted, "user boss: system", Some(requested)).unwrap().reason,
+            Some("not_own")
+        ));
+    }
+    // What names its user in no readable way.
+    assert_eq!(ask(&restricted, "user : system", None).unwrap().reason, Some("invalid_claim"));
+    // As in KAZOO.
+    assert_eq!(access(&authority(testing::ACCOUNTS), "user joe: system", Some("*")), Access::All);
+}

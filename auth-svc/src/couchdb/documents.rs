@@ -7,7 +7,7 @@ mod loose;
 
 use std::collections::BTreeMap;
 
-use blackhole_common::config::Secret;
+use blackhole_common::{config::Secret, owner::Owner};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -213,6 +213,68 @@ pub struct IdentityDocument {
     pub secret: Option<Secret>,
     /// Whether it is softly deleted.
     pub is_deleted: bool,
+    /// Whether it is a user who is an admin of the account.
+    pub is_admin: bool,
+    /// Its phones.
+    pub phones: Vec<Owner>,
+}
+
+/// What a document says of its phones: `presence_id`, a device's `sip.username`, a mailbox's number. KAZOO names one of them in
+/// events about presence.
+struct Phones {
+    presence_id: Option<Loose>,
+    sip: Option<Box<RawValue>>,
+    mailbox: Option<Loose>,
+}
+
+impl Phones {
+    fn owners(self) -> Vec<Owner> {
+        #[derive(Deserialize)]
+        struct Sip {
+            username: Option<Loose>,
+        }
+        let sip = self.sip.and_then(|sip| serde_json::from_str::<Sip>(sip.get()).ok());
+        [self.presence_id, sip.and_then(|sip| sip.username), self.mailbox]
+            .into_iter()
+            .filter_map(|text| text.and_then(Loose::text))
+            .filter(|text| !text.is_empty())
+            .map(|text| Owner::presence(&text))
+            .collect()
+    }
+}
+
+/// Reads the rows of the view `attributes/owned`: of each document of `owner`, itself and its phones.
+///
+/// # Errors
+/// If they are none.
+pub fn owned(json: &[u8], owner: &str) -> Result<Vec<Vec<Owner>>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct OwnedRow {
+        id: String,
+        doc: Option<Box<RawValue>>,
+    }
+    #[derive(Deserialize)]
+    struct Raw {
+        owner_id: Option<Loose>,
+        pvt_deleted: Option<Loose>,
+        presence_id: Option<Loose>,
+        sip: Option<Box<RawValue>>,
+        mailbox: Option<Loose>,
+    }
+    let page: Page = serde_json::from_slice(json)?;
+    let mut owned = Vec::with_capacity(page.rows.len());
+    for row in page.rows {
+        let OwnedRow { id, doc } = serde_json::from_str(row.get())?;
+        // The view may lag behind the documents.
+        let Some(Ok(raw)) = doc.map(|doc| serde_json::from_str::<Raw>(doc.get())) else { continue };
+        let is_deleted = raw.pvt_deleted.is_some_and(|deleted| !deleted.is_false());
+        if is_deleted || raw.owner_id.and_then(Loose::text).is_none_or(|id| id != owner) {
+            continue;
+        }
+        let phones = Phones { presence_id: raw.presence_id, sip: raw.sip, mailbox: raw.mailbox };
+        owned.push(phones.owners().into_iter().chain([Owner::Document(id)]).collect());
+    }
+    Ok(owned)
 }
 
 /// Reads the document of a user, device or account.
@@ -225,12 +287,21 @@ pub fn identity(json: &[u8]) -> Result<IdentityDocument, serde_json::Error> {
         _rev: String,
         pvt_signature_secret: Option<Loose>,
         pvt_deleted: Option<Loose>,
+        pvt_type: Option<Loose>,
+        priv_level: Option<Loose>,
+        presence_id: Option<Loose>,
+        sip: Option<Box<RawValue>>,
     }
     let raw: Raw = serde_json::from_slice(json)?;
+    let has = |value: Option<Loose>, expected: &str| {
+        value.and_then(Loose::text).is_some_and(|text| text == expected)
+    };
     Ok(IdentityDocument {
         generation: generation(&raw._rev),
         secret: secret(raw.pvt_signature_secret),
         is_deleted: raw.pvt_deleted.is_some_and(|deleted| !deleted.is_false()),
+        is_admin: has(raw.pvt_type, "user") && has(raw.priv_level, "admin"),
+        phones: Phones { presence_id: raw.presence_id, sip: raw.sip, mailbox: None }.owners(),
     })
 }
 

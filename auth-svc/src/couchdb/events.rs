@@ -12,22 +12,31 @@ use tokio::time::sleep;
 use super::{
     documents,
     identities::{Identities, Identity},
+    owned::Owned,
 };
 
 /// What can happen to a document.
 const ACTIONS: [&str; 3] = ["doc_created", "doc_edited", "doc_deleted"];
 /// The documents that have signature secrets.
 const TYPES: [&str; 3] = ["account", "device", "user"];
+/// Those that users own. A change of one may make it another user's.
+const OWNED_TYPES: [&str; 3] = ["device", "faxbox", "vmbox"];
 /// Documents that are read at once.
 const CONCURRENT: usize = 16;
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads again what KAZOO says has changed, without end.
-pub async fn follow(client: Client, subjects: Subjects, identities: Arc<Identities>) {
+/// Reads again what KAZOO says has changed, without end; also what users own, if that is wanted.
+pub async fn follow(
+    client: Client,
+    subjects: Subjects,
+    identities: Arc<Identities>,
+    owned: Option<Arc<Owned>>,
+) {
     let prefix = subjects.event();
     let mut messages = stream::SelectAll::new();
     for action in ACTIONS {
-        for kind in TYPES {
+        let owned_types = OWNED_TYPES.into_iter().filter(|kind| owned.is_some() && !TYPES.contains(kind));
+        for kind in TYPES.into_iter().chain(owned_types) {
             let subject = format!("{prefix}.*.{action}.*.{kind}.*");
             let messages_of_kind = loop {
                 match client.subscribe(subject.clone()).await {
@@ -45,8 +54,14 @@ pub async fn follow(client: Client, subjects: Subjects, identities: Arc<Identiti
         .for_each_concurrent(CONCURRENT, |message| {
             let identities = Arc::clone(&identities);
             let changed = read(&prefix, &message.subject, &message.payload);
+            let is_owned =
+                message.subject.split('.').rev().nth(1).is_some_and(|kind| OWNED_TYPES.contains(&kind));
+            let owned = owned.clone().filter(|_| is_owned);
             async move {
                 if let Some((identity, generation)) = changed {
+                    if let Some(owned) = owned {
+                        owned.changed(&identity.account_id);
+                    }
                     identities.changed(&identity, generation).await;
                 }
             }

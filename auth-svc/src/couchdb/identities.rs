@@ -60,9 +60,12 @@ struct Known {
 }
 
 impl Known {
-    fn has_same_secret(&self, other: &Known) -> bool {
-        let secret = |known: &Known| known.document.as_ref().map(|document| document.secret.clone());
-        secret(self) == secret(other)
+    /// Whether nothing has changed that counts.
+    fn is_same(&self, other: &Known) -> bool {
+        let content = |known: &Known| {
+            known.document.clone().map(|document| IdentityDocument { generation: 0, ..document })
+        };
+        content(self) == content(other)
     }
 }
 
@@ -125,15 +128,22 @@ impl Identities {
     /// # Errors
     /// [`Error::Unavailable`] if it is not known and cannot be read now.
     pub async fn secret(&self, identity: &Identity) -> Result<Option<Option<Secret>>, Error> {
-        let secret = |known: Known| known.document.map(|document| document.secret);
+        Ok(self.document(identity).await?.map(|document| document.secret))
+    }
+
+    /// The document of an identity. `None` if it does not exist or is deleted.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it is not known and cannot be read now.
+    pub async fn document(&self, identity: &Identity) -> Result<Option<IdentityDocument>, Error> {
         if let Some(known) = self.inner.known.get(identity) {
             self.refresh_if_old(identity, &known);
-            return Ok(secret(known));
+            return Ok(known.document);
         }
         let (inner, key) = (Arc::clone(&self.inner), identity.clone());
         let read = async move { inner.read(&key).await };
         match self.inner.asking.try_get_with_by_ref(identity, read).await {
-            Ok(known) => Ok(secret(known)),
+            Ok(known) => Ok(known.document),
             Err(error) => {
                 Err(Error::Unavailable { what: "couchdb signature secrets", reason: error.to_string() })
             }
@@ -177,6 +187,7 @@ impl Identities {
         }
         // It has changed, and what is known must not be used any more.
         inner.known.invalidate(identity);
+        inner.asking.invalidate(identity).await;
         inner.announcer.accounts(std::slice::from_ref(&identity.account_id));
     }
 
@@ -197,8 +208,8 @@ impl Inner {
     async fn again(&self, identity: &Identity) -> Result<(), CouchError> {
         let before = self.known.get(identity);
         let known = self.read(identity).await?;
-        if before.is_some_and(|before| !before.has_same_secret(&known)) {
-            tracing::debug!(account = identity.account_id, "a signature secret has changed");
+        if before.is_some_and(|before| !before.is_same(&known)) {
+            tracing::debug!(account = identity.account_id, "an identity has changed");
             self.announcer.accounts(std::slice::from_ref(&identity.account_id));
         }
         Ok(())

@@ -141,3 +141,36 @@ fn output_contains_neither_control_characters_nor_the_token() {
     assert!(!text.contains('\u{202e}') && text.contains('…'));
     assert!(token.split('.').all(|part| !text.contains(part)));
 }
+
+#[tokio::test]
+async fn what_a_user_may_see_is_explained_where_users_see_only_their_own() {
+    let text = testing::ACCOUNTS.to_owned()
+        + "[[user]]\nid = \"boss\"\naccount = \"reseller\"\nadmin = true\n\
+           [[user]]\nid = \"joe\"\naccount = \"reseller\"\ndevices = [\"d\"]\n";
+    let dir = testing::TempDir::new();
+    let accounts = Arc::new(Reloaded::<Accounts>::open(&dir.write("accounts.toml", &text)).unwrap());
+    let users = Users::new(vec![accounts]);
+    let child = "\n  child  Child (child.example.com)\n";
+    for (members, is_valid, expected, sees_child) in [
+        (json!({}), true, "user       ok      the token is of no user", true),
+        (json!({"owner_id": "boss"}), true, "user       ok      an admin", true),
+        (
+            json!({"owner_id": "joe"}),
+            true,
+            "may see only the own events, of id:d, id:joe, token:joe\n",
+            false,
+        ),
+        (json!({"owner_id": 5}), false, "user       FAILED  claim owner_id is invalid", false),
+    ] {
+        let mut claims = json!({"iss": "kazoo", "account_id": "reseller", "exp": NOW + 60});
+        claims.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        let token = token(&claims);
+        let accounts = Accounts::parse(&text).unwrap();
+        let explanation = Explanation::of(&token, &verifier(), &accounts, NOW);
+        let explanation = explanation.of_user(&token, &users, NOW).await.unwrap();
+        let shown = explanation.to_string();
+        assert!(shown.contains(expected), "{expected}\n{shown}");
+        assert_eq!((explanation.is_valid(), shown.contains(child)), (is_valid, sees_child), "{shown}");
+        assert_eq!(is_valid, shown.contains("\n  reseller  Reseller (Reseller.example.com)\n"), "{shown}");
+    }
+}

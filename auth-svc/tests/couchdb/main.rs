@@ -9,6 +9,7 @@ mod proxy;
 mod scale;
 mod tls;
 mod tokens;
+mod users;
 
 use std::{
     sync::Arc,

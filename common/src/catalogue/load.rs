@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::{ACCOUNT, Catalogue, Event, Family, Form, Part, Template, TenantKind, TenantSource};
+use super::{ACCOUNT, Catalogue, Event, Family, Form, Part, Template, TenantKind};
 
 /// The longest exchange, routing key or binding: AMQP's short strings.
 const MAX_KEY_BYTES: usize = 255;
@@ -244,7 +244,13 @@ impl Event {
             check_words(parameter, values)?;
         }
         for source in &self.tenant {
-            self.check_tenant(source)?;
+            self.check_source("tenant", source.key.as_ref(), source.body.as_ref())?;
+            if source.kind == TenantKind::Database && source.body.is_some() {
+                return Err("a tenant with `as = \"database\"` must come from the key".into());
+            }
+        }
+        for source in &self.owner {
+            self.check_source("owner", source.key.as_ref(), source.body.as_ref())?;
         }
         for name in self.shown.iter().flat_map(Template::parameters).filter(|name| *name != ACCOUNT) {
             self.has_parameter(name)?;
@@ -275,17 +281,14 @@ impl Event {
         Ok(())
     }
 
-    fn check_tenant(&self, source: &TenantSource) -> Result<(), String> {
-        match (&source.key, &source.body) {
+    /// Checks where a tenant or owner is found.
+    fn check_source(&self, what: &str, key: Option<&String>, body: Option<&String>) -> Result<(), String> {
+        let article = if what == "owner" { "an" } else { "a" };
+        match (key, body) {
             (Some(parameter), None) => self.has_parameter(parameter),
-            (None, Some(path)) if path.split('.').all(|member| !member.is_empty()) => {
-                if source.kind == TenantKind::Database {
-                    return Err("a tenant with `as = \"database\"` must come from the key".into());
-                }
-                Ok(())
-            }
-            (None, Some(path)) => Err(format!("tenant: `{path}` has an empty member name")),
-            _ => Err("a tenant is either `key` (a parameter) or `body` (a member)".into()),
+            (None, Some(path)) if path.split('.').all(|member| !member.is_empty()) => Ok(()),
+            (None, Some(path)) => Err(format!("{what}: `{path}` has an empty member name")),
+            _ => Err(format!("{article} {what} is either `key` (a parameter) or `body` (a member)")),
         }
     }
 

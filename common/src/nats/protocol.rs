@@ -94,6 +94,14 @@ impl HeaderBlock {
         self.0.push_str("\r\n");
     }
 
+    /// Adds a header whose value is such a text already.
+    pub fn add_text(&mut self, name: &'static str, text: &str) {
+        self.0.push_str(name);
+        self.0.push_str(": ");
+        self.0.push_str(text);
+        self.0.push_str("\r\n");
+    }
+
     /// The block, including the empty line that ends it.
     pub fn finish(mut self) -> Bytes {
         self.0.push_str("\r\n");

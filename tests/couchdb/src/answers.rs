@@ -139,6 +139,7 @@ fn read(store: &Store, as_array: bool, segments: &[&str], query: &Query) -> Answ
             json_answer(200, &info)
         }
         ["_all_docs"] => all_docs(database, query),
+        ["_design/attributes", "_view", "owned"] => owned(database, query),
         [id] => document(database, id),
         [id, attachment] => {
             let document = database.documents.get(*id).filter(|document| !document.is_deleted);
@@ -206,6 +207,32 @@ fn all_docs(database: &Database, query: &Query) -> Answer {
     let total = database.documents.values().filter(|document| !document.is_deleted).count();
     let body = format!("{{\"total_rows\":{total},\"offset\":0,\"rows\":[\n{}\n]}}\n", rows.join(",\n"));
     Answer { status: 200, kind: "application/json", body: body.into_bytes() }
+}
+
+/// KAZOO's view `attributes/owned`. Its function is known here: a document that is not softly deleted has a row with its owner
+/// and its type. Only questions for one owner are answered.
+fn owned(database: &Database, query: &Query) -> Answer {
+    let is_there = |id: &str| database.documents.get(id).is_some_and(|document| !document.is_deleted);
+    if !is_there("_design/attributes") {
+        return missing();
+    }
+    let json = |name: &str| query.get(name).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let (start, end) = (json("startkey").unwrap_or_default(), json("endkey").unwrap_or_default());
+    let owner = start[0].clone();
+    if start != json!([owner]) || end != json!([owner, {}]) || query.get("include_docs").is_none() {
+        return error(400, "query_parse_error", "the stand-in knows no such range");
+    }
+    let mut rows = Vec::new();
+    for (id, document) in database.documents.iter().filter(|(_, document)| !document.is_deleted) {
+        let doc: Value = serde_json::from_str(&document.json(id)).unwrap();
+        if doc["owner_id"] == owner && doc["pvt_deleted"].as_bool() != Some(true) {
+            rows.push(json!({ "id": id, "key": [owner, doc["pvt_type"]], "value": id, "doc": doc }));
+        }
+    }
+    rows.sort_by_key(|row| (row["key"][1].as_str().map(str::to_owned), row["id"].to_string()));
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+    rows.truncate(limit);
+    json_answer(200, &json!({ "total_rows": rows.len(), "offset": 0, "rows": rows }))
 }
 
 fn changes(shared: &Arc<Shared>, name: &str, query: &Query) -> Response<Body> {

@@ -311,3 +311,43 @@ async fn a_deleted_database_ends_the_feed_with_its_last_sequence() {
     }
     again.drop().await;
 }
+
+/// The view is KAZOO's: what a user owns, by its type.
+#[tokio::test]
+async fn a_view_has_rows_for_a_range_of_lists() {
+    let database = Database::create().await;
+    let range = "startkey=%5B%22u1%22%5D&endkey=%5B%22u1%22%2C%7B%7D%5D&include_docs=true";
+    let path = format!("/_design/attributes/_view/owned?{range}");
+    assert_eq!(database.get(&path).await.0, 404);
+    let map = "function(doc) { if (doc.pvt_deleted || !doc.owner_id) return; emit([doc.owner_id, doc.pvt_type], doc._id); }";
+    database
+        .put("_design/attributes", &json!({ "language": "javascript", "views": { "owned": { "map": map } } }))
+        .await;
+    for (id, document) in [
+        ("mailbox", json!({ "owner_id": "u1", "pvt_type": "vmbox" })),
+        ("phone", json!({ "owner_id": "u1", "pvt_type": "device", "sip": { "username": "user_1" } })),
+        ("another", json!({ "owner_id": "u10", "pvt_type": "device" })),
+        ("deleted", json!({ "owner_id": "u1", "pvt_type": "device", "pvt_deleted": true })),
+        ("u1", json!({ "pvt_type": "user" })),
+    ] {
+        database.put(id, &document).await;
+    }
+    let (status, answer) = database.get(&path).await;
+    assert_eq!(status, 200, "{answer}");
+    let rows: Vec<(&Value, &Value, &Value)> = answer["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (&row["id"], &row["key"], &row["doc"]["_id"]))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            (&json!("phone"), &json!(["u1", "device"]), &json!("phone")),
+            (&json!("mailbox"), &json!(["u1", "vmbox"]), &json!("mailbox")),
+        ]
+    );
+    assert_eq!(answer["rows"][0]["doc"]["sip"], json!({ "username": "user_1" }));
+    let (_, answer) = database.get(&format!("{path}&limit=1")).await;
+    assert_eq!(answer["rows"].as_array().unwrap().len(), 1);
+}

@@ -15,7 +15,9 @@ pub(crate) fn run(input: &[u8]) -> bool {
         return false;
     };
     let body = Bytes::copy_from_slice(lines.next().unwrap_or_default());
-    let Some(subject) = amqp_ingest::subject(&CATALOGUE, "in", exchange, key, &body) else { return false };
+    let Some((subject, _)) = amqp_ingest::subject(&CATALOGUE, "in", exchange, key, &body) else {
+        return false;
+    };
     let (tenant, escaped) = subject.strip_prefix("in.").unwrap().split_once('.').unwrap();
     assert!(!tenant.is_empty() && !tenant.contains(['*', '>', ' ']), "{subject}");
     assert_eq!(decode_key(escaped), Ok(key.as_bytes().to_vec()));

@@ -22,6 +22,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
         subject: [b"ev.", &below[..]].concat().into(),
         name,
         body: body.clone(),
+        owner: Bytes::new(),
         position: input.len().is_multiple_of(2).then_some(position),
     };
     let Some(frames) = EventFrames::read("ev", &event) else { return false };

@@ -89,6 +89,7 @@ fn event(account: &str, sequence: u64) -> Event {
         subject: format!("{ROOT}.{account}.{KEY}").into(),
         name: Bytes::from_static(b"CHANNEL_CREATE"),
         body: Bytes::from_static(BODY.as_bytes()),
+        owner: Bytes::new(),
         position: Some(EventPosition { stream: StreamId::new("t"), sequence }),
     }
 }

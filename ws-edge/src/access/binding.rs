@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use blackhole_common::{
     catalogue::{ACCOUNT, Catalogue, Event, Family, Form, Part, TenantKind},
+    owner::Own,
     subject::{SubjectError, Word, pattern_subjects},
     tenant::Tenant,
     wire::{Access, Bearer},
@@ -61,6 +62,14 @@ pub enum BindingError {
     /// The binding is too long.
     #[error("binding is longer than {MAX_BINDING_BYTES} bytes")]
     TooLong,
+    /// The events do not say whose they are, and the token may have only its own user's.
+    #[error(
+        "events of {family} do not say whose they are, and the token may have only those of its own user"
+    )]
+    NoOwner {
+        /// The family.
+        family: String,
+    },
     /// The binding needs the token's id, which auth-svc did not return.
     #[error("the token has no id of its own, which the requested binding needs")]
     NoTokenId,
@@ -86,6 +95,7 @@ pub struct ParsedBinding<'a> {
 /// A kind of events that a binding matches.
 #[derive(Debug)]
 struct KindOfEvent<'a> {
+    family: &'a str,
     event: &'a Event,
     /// The words of the key's parameters; a parameter that is not here matches any word.
     words: BTreeMap<&'a str, Word>,
@@ -100,6 +110,8 @@ pub struct ResolvedBinding {
     pub(crate) subscription_key: String,
     /// How clients see routing keys.
     pub(crate) shown_key: ShownKey,
+    /// The only events that the session may have, if it is restricted to one user's.
+    pub(crate) only: Option<Own>,
 }
 
 /// Finds the catalogue's form of a client's binding, and checks its words against the form and the token.
@@ -134,7 +146,8 @@ pub fn parse<'a>(
         candidate = candidate.or(Some(family));
         if let Some(words) = match_form(form, &words) {
             found = Some((family, form));
-            kinds.push(KindOfEvent { event, words: check_words(event, form, words, bearer)? });
+            let words = check_words(event, form, words, bearer)?;
+            kinds.push(KindOfEvent { family: &family.name, event, words });
         }
     }
     if let Some((family, _)) = found {
@@ -284,7 +297,18 @@ impl KindOfEvent<'_> {
                 .get(name)
                 .map(|word| if *word == Word::Rest { "*".to_owned() } else { word.as_amqp().to_owned() })
         });
-        Ok(ResolvedBinding { subjects, subscription_key, shown_key: ShownKey::of(self.event, account) })
+        let shown_key = ShownKey::of(self.event, account);
+        Ok(ResolvedBinding { subjects, subscription_key, shown_key, only: self.only(access)? })
+    }
+
+    /// The user's own events, if `access` is to those only.
+    fn only(&self, access: &Access) -> Result<Option<Own>, BindingError> {
+        match access.own() {
+            Some(_) if self.event.owner.is_empty() => {
+                Err(BindingError::NoOwner { family: self.family.to_owned() })
+            }
+            own => Ok(own.cloned()),
+        }
     }
 
     /// An event of a database that is not the account's is never below its tenant.
@@ -310,7 +334,7 @@ impl KindOfEvent<'_> {
         match access {
             Access::Denied { .. } => Err(BindingError::NoFamily),
             Access::All => Ok((None, vec![format!("{event_root}.*")])),
-            Access::Account { account_id, realm, .. } => {
+            Access::Account { account_id, realm, .. } | Access::Own { account_id, realm, .. } => {
                 let has_tenant = |kinds: [TenantKind; 2]| {
                     self.event.tenant.iter().any(|source| kinds.contains(&source.kind))
                 };

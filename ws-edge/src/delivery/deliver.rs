@@ -27,6 +27,8 @@ pub(crate) enum Mode {
 
 /// Queues an event for the members of these subjects that are owed it, in the order of their ranks. Adds to `filled` the
 /// outboxes that have to be flushed.
+///
+/// Every event of every session passes here, live or not, so this is where users are kept apart from each other.
 pub(crate) fn deliver(
     index: &Index,
     numbers: &[SubjectNumber],
@@ -45,8 +47,8 @@ pub(crate) fn deliver(
         })
     };
     let subjects = numbers.iter().filter_map(|number| index.subject(*number));
-    let is_running = |group: &&Group| group.template.is_running();
-    let mut groups: Vec<&Group> = subjects.flat_map(|subject| &subject.groups).filter(is_running).collect();
+    let admits = |group: &&Group| group.template.admits(&event.owner);
+    let mut groups: Vec<&Group> = subjects.flat_map(|subject| &subject.groups).filter(admits).collect();
     let mut remaining = RemainingFrames::default();
     if groups.len() > 1 {
         groups.sort_by_key(|group| group.template.rank());

@@ -61,7 +61,13 @@ mod tests {
 
     fn event(sequence: u64, bytes: usize) -> Event {
         let position = Some(EventPosition { stream: StreamId::new("t"), sequence });
-        Event { subject: Bytes::new(), name: Bytes::new(), body: vec![b'x'; bytes].into(), position }
+        Event {
+            subject: Bytes::new(),
+            name: Bytes::new(),
+            body: vec![b'x'; bytes].into(),
+            owner: Bytes::new(),
+            position,
+        }
     }
 
     #[test]

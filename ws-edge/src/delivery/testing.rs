@@ -47,7 +47,13 @@ pub(crate) fn request(binding: &str, subjects: &[&str]) -> SubscribeRequest {
 pub(crate) fn event(subject: &str, sequence: u64) -> Event {
     let position = (sequence > 0).then(|| EventPosition { stream: StreamId::new("t"), sequence });
     let name = Bytes::from(format!("n{sequence}"));
-    Event { subject: subject.to_owned().into(), name, body: Bytes::from_static(b"{}"), position }
+    Event {
+        subject: subject.to_owned().into(),
+        name,
+        body: Bytes::from_static(b"{}"),
+        owner: Bytes::new(),
+        position,
+    }
 }
 
 pub(crate) fn deliver(dispatcher: &Dispatcher, number: SubjectNumber, event: &Event) {

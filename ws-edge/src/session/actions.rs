@@ -1,6 +1,5 @@
 //! The actions that are forwarded to KAZOO: `api`, `relay.publish`, `dialog.push`.
 
-use blackhole_common::wire::Access;
 use serde_json::{Value, json};
 
 use crate::{
@@ -39,9 +38,9 @@ pub(super) async fn send(
 ) -> Result<Value, String> {
     let token = current_identity(edge, state).await?.token.clone();
     let access = authorize(edge, state, &token, message.account_id.clone()).await?;
-    let Access::Account { account_id, .. } = access else { return Err("unauthorized account id".to_owned()) };
+    let account_id = access.account_id().ok_or("unauthorized account id")?;
     let request_id = request_id.cloned().unwrap_or_else(generated_id);
-    let sender = Sender { account_id: &account_id, token: &token, request_id: &request_id };
+    let sender = Sender { account_id, token: &token, request_id: &request_id };
     edge.targeted.send(message, &sender, &edge.metrics).await.map_err(|error| error.to_string())?;
     Ok(json!({}))
 }

@@ -97,7 +97,8 @@ async fn renew(
     for text in state.texts_of(account) {
         let Ok(resolved) = resolve(&text) else { continue };
         let Some(membership) = state.take_membership(account, &text) else { continue };
-        let (template, subjects) = (Arc::clone(membership.template()), resolved.subjects);
+        let (template, subjects) = (membership.template().only(resolved.only), resolved.subjects);
+        let template = Arc::new(template);
         // An account at its limit keeps what it has.
         let share = session.share(&subjects, membership.bytes()).unwrap_or_default();
         requests.push(SubscribeRequest { template, subjects, since: None, realms_after: 0, share });

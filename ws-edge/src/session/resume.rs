@@ -98,8 +98,8 @@ pub(super) async fn without_others_past(
     access: &Access,
     mut requests: Vec<SubscribeRequest>,
 ) -> Result<Vec<SubscribeRequest>, String> {
-    if let Access::Account { realm_since_ms: Some(since), .. } = access {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(*since);
+    if let Some(since) = access.realm_since_ms() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(since);
         let position = edge.history.position_at(time).await.map_err(|_| UNAVAILABLE.to_owned())?;
         requests.iter_mut().for_each(|request| request.realms_after = position);
     }

@@ -141,9 +141,9 @@ impl State {
     /// The last grant whose access is to this account; `*` for all.
     pub(super) fn grant_of(&self, account: &str) -> Option<&AuthReply> {
         self.granted.iter().map(|(_, reply)| &**reply).find(|reply| match reply {
-            AuthReply::Accepted { access: Access::Account { account_id, .. }, .. } => account_id == account,
             AuthReply::Accepted { access: Access::All, .. } => account == "*",
-            _ => false,
+            AuthReply::Accepted { access, .. } => access.account_id() == Some(account),
+            AuthReply::Refused { .. } => false,
         })
     }
 

@@ -49,10 +49,7 @@ pub(super) async fn subscribe(
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
     let access = authorize(edge, state, &token, account_id).await?;
-    let account = match &access {
-        Access::Account { account_id, .. } => account_id.clone(),
-        _ => "*".to_owned(),
-    };
+    let account = access.account_id().unwrap_or("*").to_owned();
 
     let mut requests: Vec<SubscribeRequest> = bindings
         .iter()
@@ -106,13 +103,10 @@ pub(crate) fn request(
     request_id: Option<&Value>,
 ) -> Result<SubscribeRequest, BindingError> {
     let resolved = parsed.resolve(event_root, access)?;
-    let account = match access {
-        Access::Account { account_id, .. } => account_id,
-        _ => "*",
-    };
-    let ResolvedBinding { subjects, subscription_key, shown_key } = resolved;
+    let account = access.account_id().unwrap_or("*");
+    let ResolvedBinding { subjects, subscription_key, shown_key, only } = resolved;
     let template = FrameTemplate::new(view, request_id, account, binding, &subscription_key, shown_key);
-    let template = Arc::new(template.of(parsed.family()));
+    let template = Arc::new(template.of(parsed.family()).only(only));
     Ok(SubscribeRequest { template, subjects, since: None, realms_after: 0, share: Share::default() })
 }
 
@@ -147,7 +141,7 @@ fn share(
 /// A subject that other sessions have too is kept once, but counts for each of them: they may leave first.
 fn bytes(binding: &str, request: &SubscribeRequest) -> usize {
     let subjects: usize = request.subjects.iter().map(|subject| BYTES_PER_SUBJECT + subject.len()).sum();
-    BYTES_PER_BINDING + binding.len() + request.template.head().len() + subjects
+    BYTES_PER_BINDING + binding.len() + request.template.bytes() + subjects
 }
 
 /// Subscribes to live events, and waits until the NATS server has confirmed all subjects. A failure undoes it.

@@ -1,6 +1,6 @@
 //! The edge's side of `tests/contract/v1/` (docs/compatibility.md): how it reads events, and reads and writes cursors.
 
-use blackhole_common::{nats::protocol, wire};
+use blackhole_common::{nats::protocol, owner::Own, wire};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -23,12 +23,19 @@ fn events_are_read_as_in_the_contract() {
     for line in lines("events.jsonl") {
         let text = |name: &str| line[name].as_str().unwrap_or_default();
         let headers = text("headers").as_bytes();
+        let owner = protocol::header(headers, wire::OWNER.as_bytes()).unwrap_or_default();
+        let is_listed = line["own"]
+            .as_array()
+            .is_some_and(|own| own.iter().any(|own| own.as_str().unwrap().as_bytes() == owner));
         let event = Event {
             subject: Bytes::from(format!("blackhole.v1.event.{}", text("subject"))),
             name: Bytes::copy_from_slice(protocol::header(headers, wire::EVENT_NAME.as_bytes()).unwrap()),
             body: Bytes::copy_from_slice(text("body").as_bytes()),
+            owner: Bytes::copy_from_slice(owner),
             position: None,
         };
+        let own: Option<Own> = serde_json::from_value(line["own"].clone()).unwrap();
+        assert_eq!(own.is_some_and(|own| own.has(&event.owner)), is_listed);
         let frames = EventFrames::read("blackhole.v1.event", &event).unwrap();
         let tenant = match (text("account"), text("realm")) {
             ("", "") => "_".to_owned(),

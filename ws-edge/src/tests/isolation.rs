@@ -10,6 +10,7 @@ mod dice;
 mod events;
 mod reference;
 mod session;
+mod users;
 mod world;
 
 use std::{collections::BTreeMap, env, sync::Arc};
@@ -18,7 +19,10 @@ use blackhole_common::catalogue::Catalogue;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reference::Who;
 
-use self::world::{Counts, Ground, World};
+use self::{
+    users::Things,
+    world::{Counts, Ground, World},
+};
 
 /// How many there are, unless `ISOLATION_TRIALS` says otherwise.
 const TRIALS: u64 = 1_000_000;
@@ -55,12 +59,13 @@ fn the_reference_covers_all_families() {
             token_id: "t".into(),
             token_account: reference::IDS[0].into(),
             superduper: false,
+            user: None,
         },
         Who::All { token_id: "t".into() },
     ];
     let catalogue = Arc::new(Catalogue::load(None).unwrap());
     let mut rng = StdRng::seed_from_u64(1);
-    let events: Vec<_> = (0..6000).map(|_| events::event(&everybody, rng.random())).collect();
+    let events: Vec<_> = (0..6000).map(|_| events::event(&everybody, rng.random(), rng.random())).collect();
     for family in catalogue.families() {
         for event in &family.event {
             let brought = events.iter().filter(|happening| {
@@ -77,11 +82,21 @@ fn the_reference_covers_all_families() {
             }
         }
     }
-    for who in &everybody {
+    // A user gets some events of all families that say whose they are.
+    let things = Things {
+        documents: users::DOCUMENTS.iter().chain(reference::WORDS).map(|&id| id.to_owned()).collect(),
+        phones: vec!["1001".into()],
+    };
+    let mut user = everybody[0].clone();
+    if let Who::Account { user, .. } = &mut user {
+        *user = Some(things);
+    }
+    let families = [14, 14, 10];
+    for (who, families) in everybody.iter().chain([&user]).zip(families) {
         let mut got = BTreeMap::new();
         for _ in 0..4000 {
             let asked = bindings::asked(who, rng.random());
-            if asked.patterns.is_none() {
+            if asked.patterns.is_none() || !asked.allowed {
                 continue;
             }
             let count =
@@ -89,7 +104,7 @@ fn the_reference_covers_all_families() {
             let form = asked.binding.split('.').next().unwrap().to_owned();
             *got.entry(form).or_insert(0) += count;
         }
-        assert_eq!(got.len(), 14, "{got:?}");
+        assert_eq!(got.len(), families, "{got:?}");
         assert!(got.values().all(|count| *count > 0), "{got:?}");
     }
 }

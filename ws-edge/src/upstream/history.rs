@@ -72,6 +72,8 @@ pub struct StoredMessage {
     pub name: Option<Bytes>,
     /// The event's body.
     pub body: Bytes,
+    /// The event's owner; empty if it has none.
+    pub owner: Bytes,
     /// How many bytes it took on the way.
     pub length: usize,
 }
@@ -216,6 +218,7 @@ impl History {
             subject: format!("{}{rest}", self.event_root).into(),
             name: message.name?,
             body: message.body,
+            owner: message.owner,
             position: Some(EventPosition { stream, sequence: message.sequence }),
         })
     }

@@ -111,11 +111,15 @@ impl Drop for OwnConsumer {
 fn stored(message: jetstream::Message) -> Result<StoredMessage, StreamError> {
     let sequence = message.info().map_err(StreamError::new)?.stream_sequence;
     let async_nats::Message { subject, payload, headers, length, .. } = message.message;
-    let name = headers.as_ref().and_then(|headers| headers.get(wire::EVENT_NAME));
+    let header = |name: &str| {
+        let value = headers.as_ref().and_then(|headers| headers.get(name));
+        value.map(|value| Bytes::copy_from_slice(value.as_str().as_bytes()))
+    };
     Ok(StoredMessage {
         sequence,
         subject: subject.into_string(),
-        name: name.map(|name| Bytes::copy_from_slice(name.as_str().as_bytes())),
+        name: header(wire::EVENT_NAME),
+        owner: header(wire::OWNER).unwrap_or_default(),
         body: payload,
         length,
     })

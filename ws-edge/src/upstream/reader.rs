@@ -372,7 +372,9 @@ impl EventReader {
             return;
         };
         let name = message.headers.slice_ref(name.as_bytes());
-        let event = Event { subject: message.subject, name, body: message.payload, position };
+        let owner = message.header(wire::OWNER).map(|owner| message.headers.slice_ref(owner.as_bytes()));
+        let owner = owner.unwrap_or_default();
+        let event = Event { subject: message.subject, name, body: message.payload, owner, position };
         match EventFrames::read(&self.event_root, &event) {
             Some(frames) => self.dispatcher.deliver(message.subscription, &event, &frames),
             None => drop(self.metrics.events_unreadable.inc()),

@@ -46,7 +46,8 @@ impl World {
                 timestamp: None,
                 zone: "",
             };
-            let message = Message::new("t", &Tenant::Nobody, "X", &event, Bytes::from(index.to_string()));
+            let message =
+                Message::new("t", &Tenant::Nobody, None, "X", &event, Bytes::from(index.to_string()));
             let settle_handle = SettleHandle { tag: index as u64, bytes: 1, sender: self.sender.clone() };
             let event = OutgoingEvent { source: 0, redelivered: false, message, settle_handle };
             self.publisher.enqueue(FromConsumer::Event(event));

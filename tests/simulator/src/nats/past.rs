@@ -171,6 +171,7 @@ impl Consumer {
                 length: stored.payload.len() + stored.headers.len() + stored.subject.len(),
                 subject: stored.subject,
                 body: stored.payload,
+                owner: Bytes::new(),
             })
             .collect();
         if let Some(last) = messages.last() {

@@ -13,6 +13,8 @@ pub struct Event {
     pub name: Bytes,
     /// The AMQP body.
     pub body: Bytes,
+    /// Its owner within the account, as in the header; empty if it has none.
+    pub owner: Bytes,
     /// Its position in the stream; `None` without a history.
     pub position: Option<EventPosition>,
 }
@@ -29,12 +31,13 @@ impl Event {
             subject: Bytes::copy_from_slice(&self.subject),
             name: Bytes::copy_from_slice(&self.name),
             body: Bytes::copy_from_slice(&self.body),
+            owner: Bytes::copy_from_slice(&self.owner),
             position: self.position,
         }
     }
 
     /// About how many bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Event>() + self.subject.len() + self.name.len() + self.body.len()
+        size_of::<Event>() + self.subject.len() + self.name.len() + self.body.len() + self.owner.len()
     }
 }

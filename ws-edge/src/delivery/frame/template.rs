@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use blackhole_common::wire;
+use blackhole_common::{owner::Own, wire};
 
 use super::shown_key::ShownKey;
 use crate::{
@@ -22,6 +22,8 @@ pub struct FrameTemplate {
     view: View,
     shown_key: ShownKey,
     family: FamilySwitch,
+    /// The only events that the session may have, if it is restricted to one user's.
+    only: Option<Own>,
 }
 
 impl FrameTemplate {
@@ -49,17 +51,23 @@ impl FrameTemplate {
             head.push_str("\",");
         }
         head.push_str("\"name\":\"");
-        let mut hasher = DefaultHasher::new();
-        let rank = Rank::of(account, subscribed_key);
-        (&head, view, &shown_key, rank).hash(&mut hasher);
-        FrameTemplate {
-            hash: hasher.finish(),
-            rank,
+        let mut template = FrameTemplate {
+            hash: 0,
+            rank: Rank::of(account, subscribed_key),
             head: head.into(),
             view,
             shown_key,
             family: FamilySwitch::default(),
-        }
+            only: None,
+        };
+        template.hash = template.computed_hash();
+        template
+    }
+
+    fn computed_hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.head, self.view, &self.shown_key, self.rank, &self.only).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The same with the switch of its family.
@@ -68,8 +76,29 @@ impl FrameTemplate {
         FrameTemplate { family: family.clone(), ..self }
     }
 
-    pub(crate) fn head(&self) -> &str {
+    /// The same for these events of one user only, or for all.
+    #[must_use]
+    pub fn only(&self, only: Option<Own>) -> FrameTemplate {
+        let mut template = FrameTemplate {
+            hash: 0,
+            rank: self.rank,
+            head: self.head.clone(),
+            view: self.view,
+            shown_key: self.shown_key.clone(),
+            family: self.family.clone(),
+            only,
+        };
+        template.hash = template.computed_hash();
+        template
+    }
+
+    pub(super) fn head(&self) -> &str {
         &self.head
+    }
+
+    /// About how many bytes of memory its parts take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.head.len() + self.only.as_ref().map_or(0, Own::bytes)
     }
 
     pub(super) fn view(&self) -> View {
@@ -85,8 +114,9 @@ impl FrameTemplate {
         self.rank
     }
 
-    /// Whether its family is not stopped.
-    pub fn is_running(&self) -> bool {
-        self.family.is_running()
+    /// Whether its sessions may have an event with this owner at all: its family is not stopped, and the event is their
+    /// user's own if they are restricted to that.
+    pub(crate) fn admits(&self, owner: &[u8]) -> bool {
+        self.family.is_running() && self.only.as_ref().is_none_or(|own| own.has(owner))
     }
 }

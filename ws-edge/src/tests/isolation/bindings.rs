@@ -2,7 +2,10 @@
 
 use blackhole_dev::simulator::encode_word;
 
-use super::reference::{Asked, IDS, LITERAL, WORDS, Who, one_of};
+use super::{
+    reference::{Asked, IDS, LITERAL, WORDS, Who, one_of},
+    users,
+};
 
 /// Forms of bindings.
 pub(super) const FORMS: u8 = 18;
@@ -21,6 +24,14 @@ fn asked_word(dice: u8) -> (String, String) {
 
 /// A binding of this session.
 pub(super) fn asked(who: &Who, dice: [u8; 4]) -> Asked {
+    let mut asked = of_an_account(who, dice);
+    if let Who::Account { user: Some(_), .. } = who {
+        asked.allowed &= users::say_whose(&asked);
+    }
+    asked
+}
+
+fn of_an_account(who: &Who, dice: [u8; 4]) -> Asked {
     let [form, one, two, choice] = dice;
     let ((mine, its), (other, others)) = (asked_word(one), asked_word(two));
     let superduper = who.is_superduper();

@@ -3,7 +3,10 @@
 use blackhole_dev::simulator::{account_database, encode_word};
 use serde_json::json;
 
-use super::reference::{Happening, IDS, Owner, REALMS, WORDS, Who, one_of};
+use super::{
+    reference::{Happening, IDS, Owner, REALMS, WORDS, Who, one_of},
+    users,
+};
 
 /// Kinds of events.
 pub(super) const KINDS: u8 = 26;
@@ -20,7 +23,13 @@ fn key_word(dice: u8) -> String {
 }
 
 /// An event of one of these owners, of somebody else, or of nobody.
-pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
+pub(super) fn event(everybody: &[Who], dice: [u8; 6], whose: [u8; 3]) -> Happening {
+    let mut event = of_an_account(everybody, dice);
+    users::say(&mut event, whose);
+    event
+}
+
+fn of_an_account(everybody: &[Who], dice: [u8; 6]) -> Happening {
     let [kind, whose, one, two, variant, more] = dice;
     let (mut id, mut realm, mut token_id) = (one_of(IDS, whose), one_of(REALMS, more), one_of(WORDS, more));
     if let Some(Who::Account { id: own, realm: own_realm, token_id: own_token, .. }) =
@@ -46,6 +55,7 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
         key,
         body: distracting.clone(),
         owner,
+        whose: None,
         // An id with a dot is two words of the key.
         known: !id.contains('.'),
     };
@@ -90,7 +100,14 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
             body["Event-Name"] = "x".into();
             let name = one_of(&["CHANNEL_CREATE", "CHANNEL_DESTROY", "PARK_PARKED", "CHANNEL_PARTY"], two);
             let known = name != "CHANNEL_PARTY";
-            Happening { exchange: "callevt", key: format!("call.{name}.{word}"), body, owner, known }
+            Happening {
+                exchange: "callevt",
+                key: format!("call.{name}.{word}"),
+                body,
+                owner,
+                whose: None,
+                known,
+            }
         }
         4 => in_key("conference", format!("conference.event.add-member.{id}.{word}.{other}"), by_account(id)),
         5 => in_key("conference", format!("conference.event.{other}.{id}.{word}.{word}"), by_account(id)),
@@ -102,6 +119,7 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
                 key: format!("conference.command.{word}"),
                 body,
                 owner,
+                whose: None,
                 known: true,
             }
         }
@@ -147,6 +165,7 @@ pub(super) fn event(everybody: &[Who], dice: [u8; 6]) -> Happening {
             key: format!("notifications.{word}.{other}"),
             body: in_body,
             owner: owner_in_body,
+            whose: None,
             known: true,
         },
         // The right key on the wrong exchange.

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use super::users::{Things, Whose};
+
 /// Account ids: valid ones, and ones that look like something else.
 pub(super) const IDS: &[&str] = &[
     "3f7a90d2c6b84e15a1f4e8b05d2c7961",
@@ -78,6 +80,8 @@ pub(super) enum Who {
         token_account: String,
         /// Whether that is a superduper admin's.
         superduper: bool,
+        /// What the token's user owns, if it may see only that.
+        user: Option<Things>,
     },
     /// A superduper admin, who gets all events.
     All {
@@ -122,6 +126,8 @@ pub(super) struct Happening {
     pub body: Value,
     /// Its owner.
     pub owner: Owner,
+    /// Whose it is within the owner's account.
+    pub whose: Option<Whose>,
     /// Whether clients can subscribe to it.
     pub known: bool,
 }
@@ -141,6 +147,11 @@ pub(super) struct Asked {
 
 /// Whether the event may reach the session at all.
 pub(super) fn may_see(who: &Who, event: &Happening) -> bool {
+    if let Who::Account { user: Some(things), .. } = who
+        && !things.has(who.token_id(), event.whose.as_ref())
+    {
+        return false;
+    }
     match (who, &event.owner) {
         (Who::All { .. }, _) => true,
         (Who::Account { id, .. }, Owner::Account(owner)) => id == owner,
@@ -188,7 +199,7 @@ pub(super) fn one_of<'a>(all: &[&'a str], dice: u8) -> &'a str {
 }
 
 /// An owner of a session. Two of them may have the same id or realm; then both get its events.
-pub(super) fn who(dice: [u8; 5]) -> Who {
+pub(super) fn who(dice: [u8; 5], things: [u8; 4]) -> Who {
     let [kind, id, realm, token, more] = dice;
     let token_id = one_of(WORDS, token).to_owned();
     if kind.is_multiple_of(5) {
@@ -197,5 +208,6 @@ pub(super) fn who(dice: [u8; 5]) -> Who {
     let id = one_of(IDS, id).to_owned();
     let realm = (!more.is_multiple_of(10)).then(|| one_of(REALMS, realm).to_owned());
     let token_account = if kind.is_multiple_of(2) { id.clone() } else { one_of(IDS, more).to_owned() };
-    Who::Account { id, realm, token_id, token_account, superduper: kind.is_multiple_of(7) }
+    let user = token.is_multiple_of(2).then(|| Things::some(things));
+    Who::Account { id, realm, token_id, token_account, superduper: kind.is_multiple_of(7), user }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use blackhole_common::wire::{Access, Bearer};
+use blackhole_common::{
+    owner::Owner,
+    wire::{Access, Bearer},
+};
 use rand::{RngExt, rngs::StdRng};
 use serde_json::{Value, json};
 
@@ -162,10 +165,20 @@ impl Session {
 /// What auth-svc says of the session's token and account.
 fn granted(who: &Who) -> (Bearer, Access) {
     let (account_id, access) = match who {
-        Who::Account { id, realm, token_account, .. } => (
-            token_account.clone(),
-            Access::Account { account_id: id.clone(), realm: realm.clone(), realm_since_ms: None },
-        ),
+        Who::Account { id, realm, token_account, user, .. } => {
+            let (account_id, realm) = (id.clone(), realm.clone());
+            let access = match user {
+                None => Access::Account { account_id, realm, realm_since_ms: None },
+                Some(things) => {
+                    let documents = things.documents.iter().cloned().map(Owner::Document);
+                    let phones = things.phones.iter().cloned().map(Owner::Presence);
+                    let token = Owner::Token(who.token_id().to_owned());
+                    let own = documents.chain(phones).chain([token]).collect();
+                    Access::Own { account_id, realm, realm_since_ms: None, own }
+                }
+            };
+            (token_account.clone(), access)
+        }
         Who::All { .. } => ("top".to_owned(), Access::All),
     };
     let token_id = Some(who.token_id().to_owned());

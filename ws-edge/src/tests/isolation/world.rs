@@ -63,7 +63,9 @@ pub(super) struct Counts {
     worlds: u64,
     sessions: u64,
     delivered: u64,
-    /// Events that other sessions' accounts own.
+    /// Of those, to sessions that may have only their own user's.
+    own: u64,
+    /// Events that other sessions' accounts or users own.
     withheld: u64,
     /// Sessions that came with a `since`, and those that were recovered.
     resumed: u64,
@@ -74,16 +76,18 @@ impl Counts {
     /// Whether all that matters has happened often.
     pub(super) fn is_varied(&self) -> bool {
         let enough = self.trials / 500;
-        [self.delivered, self.withheld, self.resumed, self.recovered].iter().all(|count| *count > enough)
+        [self.delivered, self.own, self.withheld, self.resumed, self.recovered]
+            .iter()
+            .all(|count| *count > enough)
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { trials, worlds, sessions, delivered, withheld, resumed, recovered } = self;
+        let Counts { trials, worlds, sessions, delivered, own, withheld, resumed, recovered } = self;
         write!(
             f,
-            "{trials} trials in {worlds} worlds with {sessions} sessions: {delivered} events delivered, {withheld} of \
+            "{trials} trials in {worlds} worlds with {sessions} sessions: {delivered} events delivered, {own} of them to users, {withheld} of \
              others withheld, {resumed} sessions came with `since`, {recovered} of them recovered"
         )
     }
@@ -112,7 +116,8 @@ pub(super) struct World<'g> {
 impl<'g> World<'g> {
     /// Lets a world happen.
     pub(super) fn play(ground: &'g Ground, rng: &mut StdRng) -> World<'g> {
-        let everybody: Vec<Who> = (0..rng.random_range(1..5)).map(|_| reference::who(rng.random())).collect();
+        let everybody: Vec<Who> =
+            (0..rng.random_range(1..5)).map(|_| reference::who(rng.random(), rng.random())).collect();
         let flusher = Arc::new(Flusher::new(Arc::default()));
         let mut world = World {
             ground,
@@ -154,7 +159,7 @@ impl<'g> World<'g> {
 
     /// KAZOO publishes an event, RabbitMQ routes it, and the ingest publishes it to NATS.
     fn publish(&mut self, rng: &mut StdRng) {
-        let mut event = events::event(&self.everybody, self.dice.event(rng));
+        let mut event = events::event(&self.everybody, self.dice.event(rng), rng.random());
         let index = self.events.len();
         event.body["Msg-ID"] = json!(index.to_string());
         let arrives = self.ground.bound.iter().any(|bound| {
@@ -162,14 +167,16 @@ impl<'g> World<'g> {
         });
         let body = Bytes::from(event.body.to_string());
         let subject = amqp_ingest::subject(&self.ground.catalogue, ROOT, event.exchange, &event.key, &body);
-        let Some(subject) = subject.filter(|_| arrives) else {
+        let Some((subject, owner)) = subject.filter(|_| arrives) else {
             self.events.push((event, 0));
             return;
         };
         let sequence = self.last() + 1;
         let position = self.has_history.then(|| EventPosition { stream: StreamId::new("this"), sequence });
         self.events.push((event, sequence));
-        let event = Event { subject: subject.clone().into(), name: Bytes::from_static(b"x"), body, position };
+        let owner = owner.map_or_else(Bytes::new, |owner| owner.to_text().into());
+        let name = Bytes::from_static(b"x");
+        let event = Event { subject: subject.clone().into(), name, body, owner, position };
         let frames = EventFrames::read(ROOT, &event).unwrap();
         // The server sends it once for each subscription.
         for (_, number) in self.subscribed.iter().filter(|(pattern, _)| nats_matches(pattern, &subject)) {
@@ -374,6 +381,9 @@ impl<'g> World<'g> {
                     counts.trials += 1;
                     counts.delivered += got as u64;
                     counts.withheld += u64::from(!reference::may_see(&session.who, event));
+                    if let Who::Account { user: Some(_), .. } = session.who {
+                        counts.own += got as u64;
+                    }
                 }
             }
         }

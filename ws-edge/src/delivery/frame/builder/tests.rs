@@ -25,7 +25,13 @@ fn event(subject: &'static str) -> Event {
 
 fn named(subject: &'static str, name: &'static str, body: &'static [u8]) -> Event {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-    Event { subject: bytes(subject), name: bytes(name), body: Bytes::from_static(body), position: None }
+    Event {
+        subject: bytes(subject),
+        name: bytes(name),
+        body: Bytes::from_static(body),
+        owner: Bytes::new(),
+        position: None,
+    }
 }
 
 fn frame(event: &Event, template: &FrameTemplate) -> String {
