@@ -7,6 +7,8 @@ pub mod bench;
 pub mod brokers;
 pub mod chaos;
 pub mod check;
+pub mod compat;
+pub mod containers;
 mod ending;
 pub mod fuzz;
 pub mod http;
