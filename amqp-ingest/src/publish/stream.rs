@@ -368,6 +368,19 @@ mod tests {
         assert_ne!(new_config().description, new_config().description);
     }
 
+    #[test]
+    fn the_stream_is_that_of_the_contract() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/contract/v1/stream.json");
+        let fixture: Config = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let subjects = Subjects::new("blackhole.v1");
+        assert_eq!(desired_config(Config::default(), &HistoryConfig::default(), &subjects), fixture);
+        assert_eq!(
+            desired_config(fixture.clone(), &HistoryConfig::default(), &subjects),
+            fixture,
+            "nothing to update"
+        );
+    }
+
     fn reply(payload: &serde_json::Value) -> Reply {
         let payload = serde_json::to_vec(payload).unwrap().into();
         Reply {

@@ -13,6 +13,7 @@ mod ending;
 pub mod fuzz;
 pub mod http;
 pub mod install;
+pub mod matrix;
 pub mod ports;
 pub mod process;
 pub mod progress;

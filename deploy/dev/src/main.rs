@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{autobahn, bench, chaos, check, compat, containers, fuzz, progress, simulate, test, up};
+use blackhole_dev::{
+    autobahn, bench, chaos, check, compat, containers, fuzz, matrix, progress, simulate, test, up,
+};
 use clap::{Parser, Subcommand};
 
 /// Runs a complete Blackhole on this machine, its tests, or its benchmarks
@@ -21,6 +23,8 @@ enum Command {
     Check(check::Options),
     /// Installs what the tests need and runs all tests
     Test(test::Options),
+    /// Runs the tests once on each of several versions of the brokers
+    Matrix(matrix::Options),
     /// Kills and freezes processes while numbered events flow, and checks that no client misses one
     Chaos(chaos::Options),
     /// Runs this version beside the one before while numbered events flow, and checks that no client misses one
@@ -43,6 +47,7 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(options).await,
         Command::Check(options) => check::run(options).await,
         Command::Test(options) => test::run(options).await,
+        Command::Matrix(options) => matrix::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
         Command::Compat(options) => compat::run(options).await,
         Command::Containers(options) => containers::run(options).await,

@@ -111,7 +111,7 @@ impl Source {
             }
         };
         let mut ticks = tokio::time::interval(self.interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut is_certain = true;
         for number in 0.. {
             ticks.tick().await;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 const PING: &str = "$SRV.PING";
 /// The beginning of the names of Blackhole's services; others may be on the same NATS.
 const PREFIX: &str = "blackhole-";
-const INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// Answers that come later are not counted.
 const WAIT: Duration = Duration::from_secs(1);
 /// Maximum number of answers read.
