@@ -84,11 +84,10 @@ impl Compose {
         within("HAProxy's list of edges", async || self.edges_up().await == count).await;
     }
 
+    /// Replaces the containers of a service. There are as many as compose.yaml says.
     async fn replace(&self, service: &str) {
         let edges = self.edges_up().await;
-        let scale = format!("edge={edges}");
-        self.compose(&["up", "-d", "--no-deps", "--force-recreate", "--wait", "--scale", &scale, service])
-            .await;
+        self.compose(&["up", "-d", "--no-deps", "--force-recreate", "--wait", service]).await;
         within("HAProxy's list of edges", async || self.edges_up().await == edges).await;
     }
 }
