@@ -26,7 +26,7 @@ for name in NATS_INGEST_PASSWORD NATS_AUTH_PASSWORD NATS_EDGE_PASSWORD; do
 done
 
 if [ ! -e haproxy/cert_key.pem ]; then
-  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost \
+  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
     -keyout haproxy/key.pem -out haproxy/cert.pem 2> /dev/null
   cat haproxy/cert.pem haproxy/key.pem > haproxy/cert_key.pem
   # HAProxy's user in the container has to read it. Do not do this with a real key.

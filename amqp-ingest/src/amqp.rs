@@ -100,7 +100,7 @@ impl Consumer {
             let mut connection = Connection::open(&uri, CLIENT_NAME).await?;
             let is_blocked = blocked_at.is_some_and(|at| at.elapsed() < BLOCKED_FOR);
             let is_transactional = broker.has_history && !is_blocked;
-            connection.consume(CLIENT_NAME, &broker.config, is_transactional).await?;
+            broker.active.set(connection.consume(CLIENT_NAME, &broker.config, is_transactional).await?);
             Ok::<_, IngestError>((declarer, ConsumerSession::new(connection, broker)))
         };
         let (declarer, mut session) = tokio::select! {
@@ -112,6 +112,7 @@ impl Consumer {
             result = session.run(shutdown) => result,
             error = topology.watch(declarer) => Err(error),
         };
+        broker.active.set(false);
         if result.is_ok() {
             // The broker then requeues unacknowledged deliveries at once and activates a standby consumer, if any.
             let _ = timeout(CLOSE_TIMEOUT, session.close()).await;

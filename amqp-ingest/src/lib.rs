@@ -13,6 +13,7 @@
 //! | `tenant` | resolves an event's tenant |
 //! | `message` | an event as published to NATS |
 //! | `checkpoint` | an event's number, and how far a queue was acknowledged |
+//! | `active` | whether this ingest is the active consumer of a queue |
 //! | `amqp` | one consumer per broker: topology, deliveries, acknowledgements, reconnecting |
 //! | `publish` | the publisher: order, acknowledgements, reconnecting, the stream |
 //! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
@@ -25,6 +26,7 @@
 //! An event is acknowledged to AMQP only after the stream has acknowledged it. If any process dies, the broker still
 //! has what the stream lacks. Events of one queue reach the stream in the queue's order; `publish` documents how.
 
+mod active;
 pub mod amqp;
 pub mod body;
 mod bound_part;
@@ -54,6 +56,7 @@ pub use config::IngestConfig;
 pub use error::IngestError;
 pub use tenant::subject;
 
+use active::ActiveConsumer;
 use amqp::{BrokerContext, BrokerCounters, Consumer, Topology};
 use connection_status::ConnectionStatus;
 use metrics::Metrics;
@@ -108,8 +111,9 @@ impl Ingest {
         let nats =
             ConnectionStatus::new("nats", config.nats.url.to_string(), readiness.latch("nats"), &metrics);
         let zones = config.amqp.brokers().into_iter().map(|endpoint| endpoint.zone);
-        let zones = zones.collect::<Vec<_>>();
-        for (source, endpoint) in config.amqp.brokers().into_iter().enumerate() {
+        let sources = zones.map(|zone| (zone, ActiveConsumer::default())).collect::<Vec<_>>();
+        let brokers = config.amqp.brokers().into_iter().zip(&sources);
+        for (source, (endpoint, (_, active))) in brokers.enumerate() {
             let latch = match endpoint.zone.as_str() {
                 "" => readiness.latch("amqp"),
                 // One zone suffices: an outage in one must not make the ingest unready for the others.
@@ -128,6 +132,7 @@ impl Ingest {
                     subject_root: if has_history { subjects.ingest() } else { subjects.event() },
                     catalogue: Arc::clone(&catalogue),
                     publisher: publisher_tx.clone(),
+                    active: active.clone(),
                     metrics: metrics.clone(),
                 },
             };
@@ -138,7 +143,7 @@ impl Ingest {
         let publisher = Publisher::new(
             config.nats.clone(),
             config.history.clone(),
-            &zones,
+            &sources,
             config.amqp.check_interval,
             publisher_rx,
             nats,

@@ -61,6 +61,7 @@ pub(crate) use connection::CLIENT_NAME;
 pub(crate) use settlement::{FromConsumer, Outcome, OutgoingEvent, SettleHandle, Settlement};
 
 use crate::{
+    active::ActiveConsumer,
     checkpoint::{Checkpoint, EventId},
     config::HistoryConfig,
     connection_status::ConnectionStatus,
@@ -102,6 +103,8 @@ pub(crate) struct Publisher {
     consumers: mpsc::Receiver<FromConsumer>,
     /// The queues, one for each broker.
     sources: Vec<Source>,
+    /// Whether they are consumed here.
+    active: Vec<ActiveConsumer>,
     /// Sessions that have begun since the end of the stream was read.
     began: Vec<(usize, Option<Checkpoint>)>,
     /// The end of the stream was not read on this connection.
@@ -136,7 +139,7 @@ impl Publisher {
     pub(crate) fn new(
         nats: NatsConfig,
         history: HistoryConfig,
-        zones: &[String],
+        zones: &[(String, ActiveConsumer)],
         check_interval: Duration,
         consumers: mpsc::Receiver<FromConsumer>,
         status: ConnectionStatus,
@@ -147,7 +150,8 @@ impl Publisher {
             history,
             check_interval,
             consumers,
-            sources: zones.iter().map(|zone| Source::new(zone)).collect(),
+            sources: zones.iter().map(|(zone, _)| Source::new(zone)).collect(),
+            active: zones.iter().map(|(_, active)| active.clone()).collect(),
             began: Vec::new(),
             must_read: true,
             stream: None,
@@ -190,17 +194,13 @@ impl Publisher {
         backoff: &mut Backoff,
     ) -> Result<(), IngestError> {
         let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
+        let is_active = self.is_active();
         let opened = self.while_receiving(async move {
             let mut connection = Connection::open(servers).await?;
-            let accepted = if history.is_off() {
-                stream::remove(&mut connection, &subjects).await?;
-                None
-            } else {
-                Some(stream::ensure(&mut connection, &history, &subjects).await?)
-            };
-            Ok::<_, IngestError>((connection, accepted))
+            let settings = stream::settle(&mut connection, &history, &subjects, is_active).await?;
+            Ok::<_, IngestError>((connection, settings))
         });
-        let (mut connection, accepted) = match opened.await {
+        let (mut connection, mut settings) = match opened.await {
             Ok(result) => result?,
             Err(NoConsumers) => return Ok(()),
         };
@@ -209,10 +209,19 @@ impl Publisher {
         if self.pending.is_empty() {
             self.status.mark_up();
         }
-        let subjects = Subjects::new(&self.nats.prefix);
+        let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
         let (mut check_at, mut is_checking) = (Instant::now() + self.check_interval, false);
         let mut received = Vec::with_capacity(RECEIVE_BATCH);
         loop {
+            if settings.is_left_to_others() && self.is_active() && self.published == 0 {
+                let settling = stream::settle(&mut connection, &history, &subjects, true);
+                settings = match self.while_receiving(settling).await {
+                    Ok(result) => result?,
+                    Err(NoConsumers) => return Ok(()),
+                };
+                // Its reply may have come meanwhile.
+                is_checking = false;
+            }
             if has_history && self.must_read && self.published == 0 {
                 match self.read_stream_end(&mut connection).await {
                     Ok(result) => result?,
@@ -237,9 +246,9 @@ impl Publisher {
                 filled = connection.fill() => {
                     filled?;
                     while let Some(reply) = self.next_message(&mut connection)? {
-                        if let Some(accepted) = &accepted && connection.is_stream_info(&reply) {
+                        if connection.is_stream_info(&reply) {
                             is_checking = false;
-                            stream::check(&reply, accepted, &self.history, &subjects)?;
+                            settings = settings.check(&reply, &history, &subjects, self.is_active())?;
                             continue;
                         }
                         if !Connection::is_reply(&reply) {
@@ -282,6 +291,11 @@ impl Publisher {
                 return Err(IngestError::StoodStill(late.as_secs()));
             }
         }
+    }
+
+    /// Whether this ingest carries events of any broker.
+    fn is_active(&self) -> bool {
+        self.active.iter().any(ActiveConsumer::get)
     }
 
     fn next_message(&mut self, connection: &mut Connection) -> Result<Option<Reply>, IngestError> {

@@ -444,3 +444,14 @@ async fn the_console_follows_the_preferred_colour_scheme() {
     }
     console.browser.close().await;
 }
+
+#[tokio::test]
+async fn it_shows_the_releases_of_all_services() {
+    let browser = Browser::open().await;
+    browser.goto(&page()).await;
+    for service in ["blackhole-ingest", "blackhole-auth", "blackhole-edge"] {
+        let shown = format!("{service} {}", env!("CARGO_PKG_VERSION"));
+        browser.until(&format!("document.getElementById('services').textContent.includes('{shown}')")).await;
+    }
+    browser.close().await;
+}

@@ -31,7 +31,7 @@ pub(crate) struct Brokers {
 }
 
 impl Brokers {
-    async fn start(name: &str) -> Brokers {
+    pub(crate) async fn start(name: &str) -> Brokers {
         Brokers::with_config(name, "").await
     }
 

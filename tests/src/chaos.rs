@@ -28,10 +28,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use clients::Clients;
+use clients::{Clients, Kind};
 use deployment::Deployment;
 use hostile::Hostile;
 use source::Source;
+
+/// Time between two events of a call.
+const EVENT_INTERVAL: Duration = Duration::from_millis(30);
 
 /// At the end, with everything running again: give up after this long without a new event.
 const STALL_TIMEOUT: Duration = Duration::from_secs(90);
@@ -77,8 +80,9 @@ async fn run_once(settings: Settings) -> Result<(), String> {
     let Settings { time, seed, cluster, hostile } = settings;
     show(format_args!("chaos for {time:?}, cluster: {cluster}, hostile clients: {hostile}, seed {seed}"));
     let deployment = Arc::new(Deployment::start(cluster).await);
-    let source = Source::new();
-    let clients = Clients::start(&deployment, &source, seed).await;
+    let source = Source::new(EVENT_INTERVAL);
+    let kinds = [Kind::Resuming, Kind::Lagging, Kind::Plain];
+    let clients = Clients::start(&deployment, &source, &kinds, seed).await;
     let sending = source.start(&deployment);
     let hostile = hostile.then(|| Hostile::start(deployment.edges.iter().map(|edge| edge.port).collect()));
     let counts = faults::run(&deployment, time, seed).await;
@@ -90,6 +94,20 @@ async fn run_once(settings: Settings) -> Result<(), String> {
     println!("faults: {counts}");
     println!("sent: {:?} events of each call", source.counts());
 
+    until_all_arrived(&clients).await;
+    let verdict = clients.verdict(cluster);
+    show(&verdict);
+    let is_clean = verdict.is_clean(cluster);
+    if !is_clean {
+        deployment.nats.agree(deployment.dir.path())?;
+    }
+    assert!(is_clean, "seed {seed}; the logs are in {}\n{verdict}", deployment.dir.path().display());
+    assert!(verdict.overruns > 0, "the lagging clients never lagged, so the run does not test them");
+    Ok(())
+}
+
+/// Waits until every client has the last events, or none receives any more.
+pub(crate) async fn until_all_arrived(clients: &Clients) {
     let mut progress = (Instant::now(), clients.received());
     while !clients.have_all() && progress.0.elapsed() < STALL_TIMEOUT {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -100,13 +118,4 @@ async fn run_once(settings: Settings) -> Result<(), String> {
     }
     // A duplicate may arrive last.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let verdict = clients.verdict(cluster);
-    show(&verdict);
-    let is_clean = verdict.is_clean(cluster);
-    if !is_clean {
-        deployment.nats.agree(deployment.dir.path())?;
-    }
-    assert!(is_clean, "seed {seed}; the logs are in {}\n{verdict}", deployment.dir.path().display());
-    assert!(verdict.overruns > 0, "the lagging clients never lagged, so the run does not test them");
-    Ok(())
 }

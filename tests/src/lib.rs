@@ -17,6 +17,8 @@
 //! | [`lean`] | a client for thousands of sessions at once |
 //! | [`proxy`] | a TCP proxy that simulates network faults |
 //! | [`chaos`] | random faults while events flow, and the verdict |
+//! | [`compat`] | two versions side by side |
+//! | [`containers`] | the containers of `deploy/compose.yaml` |
 
 // The harness panics on failures, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -25,6 +27,8 @@ pub mod accounts;
 pub mod browser;
 pub mod chaos;
 pub mod client;
+pub mod compat;
+pub mod containers;
 pub mod crossbar;
 pub mod dns;
 pub mod events;

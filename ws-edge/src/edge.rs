@@ -18,7 +18,7 @@ use crate::{
     kazoo::{crossbar::Crossbar, targeted::Targeted},
     limits::Limits,
     metrics::Metrics,
-    operator::{drain::OpenSessions, registry::Registry},
+    operator::{drain::OpenSessions, registry::Registry, releases::Releases},
     outbox::{flusher::Flusher, lagging_sessions::LaggingSessions},
     upstream::{
         history::{History, StoredStream},
@@ -58,6 +58,8 @@ pub(crate) struct Edge {
     pub(crate) sessions: Arc<OpenSessions>,
     /// Open sessions, as operators list them.
     pub(crate) registry: Arc<Registry>,
+    /// The releases of all services that run.
+    pub(crate) releases: Arc<Releases>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -90,6 +92,7 @@ impl Edge {
             crossbar,
             sessions: Arc::default(),
             registry: Arc::new(Registry::new(&config.host)),
+            releases: Arc::default(),
             metrics,
             catalogue,
             config,

@@ -127,7 +127,9 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let admin_server = admin_pages::sessions(admin_server, control.edge(), &edge.registry);
     let interval = edge.config.recheck_interval;
     let rechecks = Rechecks::new(Arc::clone(&edge.sessions), edge.authorizer.clone(), interval);
-    tokio::spawn(rechecks.run(client, subjects.auth_changed(), reader_shutdown.clone()));
+    tokio::spawn(rechecks.run(client.clone(), subjects.auth_changed(), reader_shutdown.clone()));
+    let (releases, ended) = (Arc::clone(&edge.releases), reader_shutdown.clone());
+    tokio::spawn(async move { releases.follow(client, ended).await });
     Ok(Running {
         address: listener.local_addr()?,
         admin: admin_server.address()?,

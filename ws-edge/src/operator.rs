@@ -6,3 +6,4 @@ pub(crate) mod drain;
 mod paging;
 pub(crate) mod rechecks;
 pub(crate) mod registry;
+pub(crate) mod releases;

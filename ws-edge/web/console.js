@@ -52,15 +52,18 @@ $('clear').addEventListener('click', clearEvents);
 $('clear-replies').addEventListener('click', () => $('replies').replaceChildren());
 $('held').addEventListener('click', () => { setPaused(false); goToNewest(); });
 
-// The release of the edge that served the page; after a reconnect it may be another one.
+// The release of an edge, and those of all services: after a reconnect or an upgrade they may be others.
 async function showVersion() {
   try {
-    const { version, commit } = await (await fetch('version')).json();
+    const { version, commit, services = [] } = await (await fetch('version')).json();
     setText('version', `edge ${version}`);
     $('version').title = `commit ${commit}`;
+    setText('services', services.map((one) => `${one.processes} × ${one.service} ${one.version}`).join(', '));
+    $('services').title = services.map((one) => `${one.service} ${one.version}, commit ${one.commit}`).join('\n');
   } catch { /* An edge of an earlier release does not tell. */ }
 }
 showVersion();
+setInterval(showVersion, 10_000);
 
 let filterTimer = 0;
 $('filter').addEventListener('input', () => {

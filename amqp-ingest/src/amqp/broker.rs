@@ -7,6 +7,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::sync::mpsc;
 
 use crate::{
+    active::ActiveConsumer,
     config::{AmqpConfig, BrokerConfig},
     metrics::Metrics,
     publish::FromConsumer,
@@ -29,6 +30,8 @@ pub(crate) struct BrokerContext {
     pub(crate) catalogue: Arc<Catalogue>,
     /// The publisher's queue.
     pub(crate) publisher: mpsc::Sender<FromConsumer>,
+    /// Whether this process is the queue's active consumer.
+    pub(crate) active: ActiveConsumer,
     /// All metrics.
     pub(crate) metrics: Metrics,
     /// The metrics with this broker's labels.

@@ -17,8 +17,8 @@ use blackhole_common::net::{Socket, invalid};
 use bytes::BufMut;
 use lapin::{
     protocol::{
-        AMQPClass::{self, Basic, Channel, Connection as Conn, Tx},
-        basic, channel, connection, tx,
+        AMQPClass::{self, Basic, Channel, Connection as Conn, Queue, Tx},
+        basic, channel, connection, queue, tx,
     },
     types::{AMQPValue, ChannelId, FieldTable, ShortString},
     uri::{AMQPScheme, AMQPUri},
@@ -89,7 +89,8 @@ impl Connection {
     }
 
     /// Starts to consume from the queue with at most `prefetch` unacknowledged deliveries. The broker lists the consumer
-    /// as `name`. Acknowledgements store checkpoints if they are transactions.
+    /// as `name`. Acknowledgements store checkpoints if they are transactions. Returns whether nobody else consumes from
+    /// the queue.
     ///
     /// # Errors
     /// If the broker refuses.
@@ -98,7 +99,7 @@ impl Connection {
         name: &str,
         config: &AmqpConfig,
         is_transactional: bool,
-    ) -> Result<(), IngestError> {
+    ) -> Result<bool, IngestError> {
         self.queue = short_string(&config.queue)?;
         self.checkpoints = is_transactional.then(|| short_string(&config.checkpoint_queue())).transpose()?;
         self.call(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {}))).await?;
@@ -107,6 +108,12 @@ impl Connection {
         if is_transactional {
             self.call(CHANNEL, Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;
         }
+        let declare = queue::Declare { queue: self.queue.clone(), passive: true, ..Default::default() };
+        let declared = self.call(CHANNEL, Queue(queue::AMQPMethod::Declare(declare))).await?;
+        let others = match declared {
+            Queue(queue::AMQPMethod::DeclareOk(found)) => found.consumer_count,
+            _ => 0,
+        };
         let consume = basic::Consume {
             queue: self.queue.clone(),
             consumer_tag: short_string(name)?,
@@ -114,7 +121,8 @@ impl Connection {
         };
         // `next` skips `consume-ok`: waiting for it here would drop deliveries that precede it.
         self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Consume(consume)));
-        self.flush().await
+        self.flush().await?;
+        Ok(others == 0)
     }
 
     /// The broker's address.

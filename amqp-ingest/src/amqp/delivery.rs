@@ -130,6 +130,7 @@ mod tests {
             config: AmqpConfig::default(),
             subject_root: "blackhole.v1.ingest".into(),
             catalogue,
+            active: crate::active::ActiveConsumer::default(),
             publisher: mpsc::channel(1).0,
             counters: BrokerCounters::for_zone("east", &metrics),
             metrics,

@@ -129,6 +129,7 @@ impl<'s> ConsumerSession<'s> {
     /// Tells the publisher, before the first event, which deliveries may be stored already.
     async fn begin(&mut self) -> Result<(), IngestError> {
         self.has_begun = true;
+        self.broker.active.set(true);
         let checkpoint = if self.broker.has_history {
             let read = checkpoints::read(&self.broker.endpoint.url, &self.broker.config);
             let timed_out = |_| IngestError::AmqpTimeout(BROKER_TIMEOUT.as_secs());

@@ -1,5 +1,8 @@
 //! Creates, updates or removes the stream to match the configuration.
 //!
+//! Only the ingest that carries events changes a stream. One that stands by may be of another release or configuration:
+//! if both put their settings right, the stream would change to and fro.
+//!
 //! Other settings of the stream, such as a description or a placement added by an operator, stay as they are.
 
 use std::time::{Duration, Instant};
@@ -82,13 +85,39 @@ fn identity(created: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Creates the stream if it is missing, or updates it if it differs from the configuration. Returns the configuration
-/// that the server has accepted.
-pub(super) async fn ensure(
+/// Whose settings the stream has.
+#[derive(Debug)]
+pub(super) enum Settings {
+    /// As configured here: what the server has accepted, or nothing without history.
+    Own(Option<Box<Config>>),
+    /// Others, which the ingest that carries events may have given it.
+    Others,
+}
+
+/// Creates the stream if it is missing. If this ingest `is_active`, also updates a stream that differs from the
+/// configuration, or removes it if there is no history.
+pub(super) async fn settle(
     connection: &mut Connection,
     history: &HistoryConfig,
     subjects: &Subjects,
-) -> Result<Config, IngestError> {
+    is_active: bool,
+) -> Result<Settings, IngestError> {
+    if !history.is_off() {
+        return ensure(connection, history, subjects, is_active).await;
+    }
+    if !is_active {
+        return Ok(Settings::Others);
+    }
+    remove(connection, subjects).await?;
+    Ok(Settings::Own(None))
+}
+
+async fn ensure(
+    connection: &mut Connection,
+    history: &HistoryConfig,
+    subjects: &Subjects,
+    is_active: bool,
+) -> Result<Settings, IngestError> {
     let stream = subjects.stream();
     let (verb, desired) = match find(connection, &stream).await? {
         Ok(StreamInfo { config, .. }) => {
@@ -97,7 +126,14 @@ pub(super) async fn ensure(
             }
             let desired = desired_config(config.clone(), history, subjects);
             if config == desired {
-                return Ok(config);
+                return Ok(Settings::Own(Some(Box::new(config))));
+            }
+            if !is_active {
+                tracing::info!(
+                    stream,
+                    "the stream keeps its other settings until this ingest carries events"
+                );
+                return Ok(Settings::Others);
             }
             ("UPDATE", desired)
         }
@@ -118,7 +154,7 @@ pub(super) async fn ensure(
     match result {
         Ok(StreamInfo { config, .. }) => {
             tracing::info!(stream, "created or updated the stream to match the configuration");
-            Ok(config)
+            Ok(Settings::Own(Some(Box::new(config))))
         }
         Err(error) => Err(config_error(stream, &error)),
     }
@@ -144,31 +180,42 @@ async fn save(
     request(connection, verb, stream, &json).await
 }
 
-/// Compares the reply to [`Connection::ask_stream_info`] with the configuration that the server had accepted.
-///
-/// # Errors
-/// [`IngestError::StreamChanged`] if the stream is gone, or a setting on which the services rely has changed. On the
-/// next connection it is put right.
-pub(super) fn check(
-    reply: &Reply,
-    accepted: &Config,
-    history: &HistoryConfig,
-    subjects: &Subjects,
-) -> Result<(), IngestError> {
-    let stream = subjects.stream();
-    match parse(reply, &stream)? {
-        Ok(StreamInfo { config, .. }) => {
-            let replicas = accepted.num_replicas;
-            let desired =
-                Config { num_replicas: replicas, ..desired_config(config.clone(), history, subjects) };
-            if config == *accepted || config == desired {
-                return Ok(());
+impl Settings {
+    /// Whether they differ from the configuration here.
+    pub(super) fn is_left_to_others(&self) -> bool {
+        matches!(self, Settings::Others)
+    }
+
+    /// Compares them with the reply to [`Connection::ask_stream_info`].
+    ///
+    /// # Errors
+    /// [`IngestError::StreamChanged`] if the stream is gone, or this ingest `is_active` and a setting on which the
+    /// services rely has changed. On the next connection it is put right.
+    pub(super) fn check(
+        self,
+        reply: &Reply,
+        history: &HistoryConfig,
+        subjects: &Subjects,
+        is_active: bool,
+    ) -> Result<Settings, IngestError> {
+        let stream = subjects.stream();
+        match (parse(reply, &stream)?, self) {
+            (Ok(StreamInfo { config, .. }), Settings::Own(Some(accepted))) => {
+                let replicas = accepted.num_replicas;
+                let desired =
+                    Config { num_replicas: replicas, ..desired_config(config.clone(), history, subjects) };
+                if config == *accepted || config == desired {
+                    Ok(Settings::Own(Some(accepted)))
+                } else if is_active {
+                    Err(IngestError::StreamChanged(stream))
+                } else {
+                    Ok(Settings::Others)
+                }
             }
-            Err(IngestError::StreamChanged(stream))
+            (Err(error), _) if is_missing(&error) => Err(IngestError::StreamChanged(stream)),
+            // Of an error, events tell whether it matters.
+            (_, settings) => Ok(settings),
         }
-        Err(error) if is_missing(&error) => Err(IngestError::StreamChanged(stream)),
-        // Events tell whether it matters.
-        Err(_) => Ok(()),
     }
 }
 
@@ -203,7 +250,7 @@ fn is_missing(error: &jetstream::Error) -> bool {
 }
 
 /// Removes the stream: without history, a leftover stream would be misleading.
-pub(super) async fn remove(connection: &mut Connection, subjects: &Subjects) -> Result<(), IngestError> {
+async fn remove(connection: &mut Connection, subjects: &Subjects) -> Result<(), IngestError> {
     const NO_STREAM: [ErrorCode; 3] = [
         ErrorCode::STREAM_NOT_FOUND,
         ErrorCode::JETSTREAM_NOT_ENABLED,
@@ -321,6 +368,19 @@ mod tests {
         assert_ne!(new_config().description, new_config().description);
     }
 
+    #[test]
+    fn the_stream_is_that_of_the_contract() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/contract/v1/stream.json");
+        let fixture: Config = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let subjects = Subjects::new("blackhole.v1");
+        assert_eq!(desired_config(Config::default(), &HistoryConfig::default(), &subjects), fixture);
+        assert_eq!(
+            desired_config(fixture.clone(), &HistoryConfig::default(), &subjects),
+            fixture,
+            "nothing to update"
+        );
+    }
+
     fn reply(payload: &serde_json::Value) -> Reply {
         let payload = serde_json::to_vec(payload).unwrap().into();
         Reply {
@@ -348,17 +408,29 @@ mod tests {
     fn a_stream_that_is_gone_or_changed_is_noticed() {
         let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
         let accepted = desired_config(new_config(), &history, &subjects);
-        let check = |config: &Config| {
-            check(&reply(&serde_json::json!({ "config": config })), &accepted, &history, &subjects).is_ok()
+        let check = |reply: &Reply, is_active| {
+            let settings = Settings::Own(Some(Box::new(accepted.clone())));
+            settings.check(reply, &history, &subjects, is_active)
         };
-        assert!(check(&accepted));
-        assert!(check(&Config { description: Some("an operator's".into()), ..accepted.clone() }));
-        assert!(!check(&Config { republish: None, ..accepted.clone() }));
-        assert!(!check(&Config { max_bytes: 5, ..accepted.clone() }));
+        let with = |config: &Config| reply(&serde_json::json!({ "config": config }));
+        for unchanged in
+            [accepted.clone(), Config { description: Some("an operator's".into()), ..accepted.clone() }]
+        {
+            assert!(!check(&with(&unchanged), true).unwrap().is_left_to_others());
+            assert!(!check(&with(&unchanged), false).unwrap().is_left_to_others());
+        }
+        for changed in
+            [Config { republish: None, ..accepted.clone() }, Config { max_bytes: 5, ..accepted.clone() }]
+        {
+            assert!(check(&with(&changed), true).is_err());
+            assert!(check(&with(&changed), false).unwrap().is_left_to_others(), "another ingest did this");
+        }
         let missing =
             serde_json::json!({ "error": { "code": 404, "err_code": 10059, "description": "gone" } });
-        let result = super::check(&reply(&missing), &accepted, &history, &subjects);
-        assert!(matches!(result, Err(IngestError::StreamChanged(stream)) if stream == "BLACKHOLE_V1"));
+        for is_active in [true, false] {
+            let result = check(&reply(&missing), is_active);
+            assert!(matches!(result, Err(IngestError::StreamChanged(stream)) if stream == "BLACKHOLE_V1"));
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{autobahn, bench, chaos, check, fuzz, progress, simulate, test, up};
+use blackhole_dev::{
+    autobahn, bench, chaos, check, compat, containers, fuzz, matrix, progress, simulate, test, up,
+};
 use clap::{Parser, Subcommand};
 
 /// Runs a complete Blackhole on this machine, its tests, or its benchmarks
@@ -21,8 +23,14 @@ enum Command {
     Check(check::Options),
     /// Installs what the tests need and runs all tests
     Test(test::Options),
+    /// Runs the tests once on each of several versions of the brokers
+    Matrix(matrix::Options),
     /// Kills and freezes processes while numbered events flow, and checks that no client misses one
     Chaos(chaos::Options),
+    /// Runs this version beside the one before while numbered events flow, and checks that no client misses one
+    Compat(compat::Options),
+    /// Builds the images, starts the containers, and tests them while they are scaled and replaced
+    Containers(containers::Options),
     /// Runs the services' code against simulated brokers, networks and clients, many times
     Simulate(simulate::Options),
     /// Runs the Autobahn test suite against the edge's WebSocket code
@@ -39,7 +47,10 @@ async fn main() -> ExitCode {
         Command::Up(options) => up::run(options).await,
         Command::Check(options) => check::run(options).await,
         Command::Test(options) => test::run(options).await,
+        Command::Matrix(options) => matrix::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
+        Command::Compat(options) => compat::run(options).await,
+        Command::Containers(options) => containers::run(options).await,
         Command::Simulate(options) => simulate::run(options).await,
         Command::Autobahn(options) => autobahn::run(options).await,
         Command::Fuzz(options) => fuzz::run(options).await,

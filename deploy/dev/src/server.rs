@@ -1,6 +1,7 @@
 //! A child process that serves connections: it can be started, awaited, stopped, and restarted at the same address.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -68,7 +69,7 @@ impl Ready {
 #[derive(Debug)]
 pub struct Server {
     name: String,
-    spec: Spec,
+    spec: Mutex<Spec>,
     ready: Ready,
     ready_timeout: Duration,
     current: Mutex<Option<Arc<Process>>>,
@@ -77,6 +78,7 @@ pub struct Server {
 impl Server {
     /// A server that is not started yet and has `ready_timeout` to become ready.
     pub fn new(name: &str, spec: Spec, ready: Ready, ready_timeout: Duration) -> Self {
+        let spec = Mutex::new(spec);
         Self { name: name.to_owned(), spec, ready, ready_timeout, current: Mutex::new(None) }
     }
 
@@ -109,7 +111,7 @@ impl Server {
         if current.as_ref().is_some_and(|process| process.status().is_none()) {
             bail!("{} is already running", self.name);
         }
-        *current = Some(Arc::new(Process::start(&self.spec)?));
+        *current = Some(Arc::new(Process::start(&self.spec())?));
         Ok(())
     }
 
@@ -170,6 +172,13 @@ impl Server {
         self.start_again().await
     }
 
+    /// Stops it gracefully and starts another program in its place, with the same settings and address.
+    pub async fn replace(&self, program: &Path) -> Result<()> {
+        self.stop().await?;
+        self.spec().set_program(program);
+        self.start_again().await
+    }
+
     /// Freezes it (SIGSTOP).
     pub fn pause(&self) -> Result<()> {
         self.process()?.pause()
@@ -182,6 +191,10 @@ impl Server {
 
     fn current(&self) -> std::sync::MutexGuard<'_, Option<Arc<Process>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spec(&self) -> std::sync::MutexGuard<'_, Spec> {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Result<Arc<Process>> {

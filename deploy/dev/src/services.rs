@@ -40,8 +40,17 @@ impl Binaries {
     ///
     /// cargo's JSON output goes to a file in `dir`.
     pub async fn build(dir: &Path) -> Result<Self> {
-        let list = build(dir, &SERVICES, !cfg!(debug_assertions)).await?;
-        let built = |name: &str| executable(&list, name).with_context(|| format!("cargo built no {name}"));
+        Self::of_list(&build(&workspace::root()?, None, dir, &SERVICES, !cfg!(debug_assertions)).await?)
+    }
+
+    /// As [`Binaries::build`], of another work tree of the repository, with a target directory of its own.
+    pub async fn build_tree(tree: &Path, dir: &Path) -> Result<Self> {
+        let target = tree.join("target");
+        Self::of_list(&build(tree, Some(&target), dir, &SERVICES, !cfg!(debug_assertions)).await?)
+    }
+
+    fn of_list(list: &str) -> Result<Self> {
+        let built = |name: &str| executable(list, name).with_context(|| format!("cargo built no {name}"));
         Ok(Self {
             amqp_ingest: built("amqp-ingest")?,
             auth_svc: built("auth-svc")?,
@@ -51,7 +60,8 @@ impl Binaries {
 
     /// Builds them and another program of the workspace into the same directory. Returns the path of that program.
     pub async fn build_with(dir: &Path, program: &str, release: bool) -> Result<PathBuf> {
-        let list = build(dir, &[&SERVICES[..], &[program]].concat(), release).await?;
+        let list =
+            build(&workspace::root()?, None, dir, &[&SERVICES[..], &[program]].concat(), release).await?;
         executable(&list, program).with_context(|| format!("cargo built no {program}"))
     }
 
@@ -74,8 +84,14 @@ impl Binaries {
 
 const SERVICES: [&str; 3] = ["amqp-ingest", "auth-svc", "ws-edge"];
 
-/// Builds programs with cargo and returns its JSON output.
-async fn build(dir: &Path, programs: &[&str], release: bool) -> Result<String> {
+/// Builds programs of a work tree with cargo, and returns its JSON output.
+async fn build(
+    tree: &Path,
+    target: Option<&Path>,
+    dir: &Path,
+    programs: &[&str],
+    release: bool,
+) -> Result<String> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let list = dir.join("artifacts.json");
     let _ = std::fs::remove_file(&list);
@@ -85,8 +101,9 @@ async fn build(dir: &Path, programs: &[&str], release: bool) -> Result<String> {
         .args(["build", "--message-format=json-render-diagnostics"])
         .args(programs.iter().flat_map(|program| ["--bin", program]))
         .args(release.then_some("--release"))
-        .dir(workspace::root()?)
+        .dir(tree)
         .stdout(&list);
+    let spec = target.into_iter().fold(spec, |spec, target| spec.env("CARGO_TARGET_DIR", target));
     let status = Process::start(&spec)?.exited().await?;
     if !status.success() {
         bail!("cargo could not build {} ({status})", programs.join(", "));

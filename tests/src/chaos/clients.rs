@@ -1,11 +1,14 @@
-//! Three kinds of clients. Each records the numbers it receives, by binding and call, in order of arrival.
+//! Kinds of clients. Each records the numbers it receives, by binding and call, in order of arrival.
 
 use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{
     deployment::Deployment,
@@ -32,11 +35,13 @@ const SMALL_RECEIVE_BUFFER: u32 = 4096;
 
 /// How a client reads and reconnects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// Resumes from its last cursor, on any edge.
     Resuming,
     /// Resumes too, and reads with long pauses.
     Lagging,
+    /// Resumes too, and leaves its edge for another one every few seconds.
+    Roaming,
     /// Does not resume: events between its connections are not expected.
     Plain,
 }
@@ -70,6 +75,7 @@ struct Record {
     received: usize,
     connections: usize,
     unrecovered: Vec<String>,
+    refused: Vec<String>,
     ends: Vec<String>,
 }
 
@@ -81,8 +87,13 @@ struct Segment {
 }
 
 impl Clients {
-    /// Starts all clients and waits until they are subscribed.
-    pub async fn start(deployment: &Arc<Deployment>, source: &Arc<Source>, seed: u64) -> Clients {
+    /// Starts some clients of each kind and waits until they are subscribed.
+    pub async fn start(
+        deployment: &Arc<Deployment>,
+        source: &Arc<Source>,
+        kinds: &[Kind],
+        seed: u64,
+    ) -> Clients {
         // A wildcard, exact words, and overlapping bindings.
         let sets: [&[&str]; 3] = [
             &["call.*.*"],
@@ -91,7 +102,7 @@ impl Clients {
         ];
         let mut clients = Vec::new();
         let mut running = JoinSet::new();
-        for kind in [Kind::Resuming, Kind::Lagging, Kind::Plain] {
+        for &kind in kinds {
             for number in 0..CLIENTS_PER_KIND {
                 let client = Arc::new(Client {
                     name: format!("{kind} {number}"),
@@ -114,6 +125,11 @@ impl Clients {
         })
         .await;
         Clients { clients, source: Arc::clone(source), overruns, _running: running }
+    }
+
+    /// The number of times that clients have subscribed.
+    pub fn connections(&self) -> usize {
+        self.clients.iter().map(|client| client.record.lock().connections).sum()
     }
 
     /// The number of events that all clients have received.
@@ -218,6 +234,7 @@ impl Client {
         client.send(&request.to_string()).await?;
         let reply = timeout(REPLY_TIMEOUT, reply(&mut client)).await??;
         if !reply.is_success() {
+            self.record.lock().refused.push(reply.data().to_owned());
             return Err(io::Error::other(reply.data().to_owned()));
         }
         {
@@ -237,6 +254,7 @@ impl Client {
         }
         *backoff = FIRST_BACKOFF;
         let mut until_pause = 0;
+        let leave_at = Instant::now() + Duration::from_millis(rng.random_range(1000..3000));
         loop {
             if self.kind == Kind::Lagging {
                 if until_pause == 0 {
@@ -248,6 +266,9 @@ impl Client {
             let frame =
                 timeout(SILENCE_TIMEOUT, client.next()).await.map_err(|_| io::Error::other("silent"))??;
             *cursor = Some(self.take(frame)?);
+            if self.kind == Kind::Roaming && Instant::now() >= leave_at {
+                return Err(io::Error::other("it left"));
+            }
         }
     }
 
@@ -296,6 +317,7 @@ impl Client {
             connections: record.connections,
             findings: all,
             unrecovered: record.unrecovered.clone(),
+            refused: record.refused.clone(),
             ends: record.ends.clone(),
         }
     }
@@ -316,6 +338,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Kind::Resuming => "resuming",
             Kind::Lagging => "lagging",
+            Kind::Roaming => "roaming",
             Kind::Plain => "plain",
         })
     }

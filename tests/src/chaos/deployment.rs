@@ -8,7 +8,7 @@ use std::{
 use blackhole_dev::{
     brokers::{Nats, NatsCluster, RabbitMq},
     ports,
-    services::Service,
+    services::{Binaries, Service},
     workspace::RunDir,
 };
 
@@ -44,6 +44,19 @@ pub struct Edge {
     proxies: Vec<Proxy>,
 }
 
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// A cluster of three NATS servers instead of one server.
+    pub cluster: bool,
+    /// How many auth-svcs.
+    pub auth_svcs: usize,
+    /// The services' programs.
+    pub programs: Binaries,
+    /// Further settings of the edges.
+    pub edge_settings: Vec<(&'static str, String)>,
+}
+
 /// The deployment.
 #[derive(Debug)]
 pub struct Deployment {
@@ -51,8 +64,8 @@ pub struct Deployment {
     pub rabbitmq: RabbitMq,
     /// The NATS servers.
     pub nats: NatsServers,
-    /// auth-svc.
-    pub auth_svc: Service,
+    /// Every auth-svc.
+    pub auth_svcs: Vec<Service>,
     /// Two ingests; one of them stands by.
     pub ingests: Vec<Service>,
     /// Two edges.
@@ -136,7 +149,14 @@ impl Edge {
 impl Deployment {
     /// Starts everything and waits until it is ready.
     pub async fn start(cluster: bool) -> Deployment {
-        let dir = RunDir::create("chaos").unwrap();
+        let setup = Setup { cluster, auth_svcs: 1, programs: binaries(), edge_settings: Vec::new() };
+        Self::start_with("chaos", setup).await
+    }
+
+    /// As [`Deployment::start`], with logs and data in a directory of this name.
+    pub async fn start_with(name: &str, setup: Setup) -> Deployment {
+        let Setup { cluster, auth_svcs: auth_svc_count, programs, edge_settings } = setup;
+        let dir = RunDir::create(name).unwrap();
         let (rabbitmq_dir, nats_dir) = (dir.subdir("rabbitmq").unwrap(), dir.subdir("nats").unwrap());
         let nats = async {
             if cluster {
@@ -158,7 +178,6 @@ impl Deployment {
             all.extend(more);
             all
         };
-        let binaries = binaries();
         let auth = with(vec![
             ("AUTH__ACCOUNTS_FILE", accounts_file.display().to_string()),
             ("AUTH__JWT__HS256_SECRET", accounts::SECRET.to_owned()),
@@ -167,11 +186,15 @@ impl Deployment {
             ("AMQP__URL", rabbitmq.url()),
             ("HISTORY__REPLICAS", if cluster { "3" } else { "1" }.to_owned()),
         ]);
-        let (auth_svc, first, second) = tokio::join!(
-            Service::start("auth-svc", &binaries.auth_svc, dir.path(), &auth),
-            Service::start("amqp-ingest-1", &binaries.amqp_ingest, dir.path(), &ingest),
-            Service::start("amqp-ingest-2", &binaries.amqp_ingest, dir.path(), &ingest),
+        let (first, second) = tokio::join!(
+            Service::start("amqp-ingest-1", &programs.amqp_ingest, dir.path(), &ingest),
+            Service::start("amqp-ingest-2", &programs.amqp_ingest, dir.path(), &ingest),
         );
+        let mut auth_svcs = Vec::new();
+        for number in 1..=auth_svc_count {
+            let name = format!("auth-svc-{number}");
+            auth_svcs.push(Service::start(&name, &programs.auth_svc, dir.path(), &auth).await.unwrap());
+        }
         let mut edges = Vec::new();
         for number in 1..=2 {
             let mut proxies = Vec::new();
@@ -186,12 +209,13 @@ impl Deployment {
                 ("WS__QUEUE_BYTES", QUEUE_BYTES.to_owned()),
             ]);
             env.push(("NATS__URL", urls.join(",")));
+            env.extend(edge_settings.iter().cloned());
             let name = format!("ws-edge-{number}");
-            let service = Service::start(&name, &binaries.ws_edge, dir.path(), &env).await.unwrap();
+            let service = Service::start(&name, &programs.ws_edge, dir.path(), &env).await.unwrap();
             edges.push(Edge { service, port, proxies });
         }
         let ingests = vec![first.unwrap(), second.unwrap()];
-        Deployment { rabbitmq, nats, auth_svc: auth_svc.unwrap(), ingests, edges, dir }
+        Deployment { rabbitmq, nats, auth_svcs, ingests, edges, dir }
     }
 
     /// Waits until all servers of a cluster have the complete stream, as an operator does before stopping the next one.
@@ -236,7 +260,7 @@ impl Deployment {
     /// Waits until every service is ready.
     pub async fn until_ready(&self) {
         let edges = self.edges.iter().map(|edge| &edge.service);
-        for service in self.ingests.iter().chain([&self.auth_svc]).chain(edges) {
+        for service in self.ingests.iter().chain(&self.auth_svcs).chain(edges) {
             let ready = async {
                 while !service.server().is_ready().await {
                     tokio::time::sleep(Duration::from_millis(100)).await;

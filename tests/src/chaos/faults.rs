@@ -147,7 +147,7 @@ impl Deployment {
     fn server(&self, component: Component) -> &Server {
         match component {
             Component::Ingest(number) => self.ingests[number].server(),
-            Component::AuthSvc => self.auth_svc.server(),
+            Component::AuthSvc => self.auth_svcs[0].server(),
             Component::Edge(number) => self.edges[number].service.server(),
             Component::Nats(number) => self.nats.servers()[number].server(),
             Component::RabbitMq => self.rabbitmq.server(),

@@ -30,8 +30,6 @@ use crate::{accounts::Account, events};
 pub const CALLS: usize = 6;
 /// Event names; the number of an event determines its name.
 pub const NAMES: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
-/// Time between two events of a call.
-const EVENT_INTERVAL: Duration = Duration::from_millis(30);
 /// Padding that makes bodies as large as KAZOO's.
 const PADDING: usize = 1000;
 /// A confirm that takes longer counts as lost.
@@ -43,6 +41,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 pub struct Source {
     /// The two accounts.
     pub accounts: [Account; 2],
+    /// Time between two events of a call.
+    interval: Duration,
     sent: [AtomicU64; CALLS],
     uncertain: [Mutex<BTreeSet<u64>>; CALLS],
     stopping: AtomicBool,
@@ -56,11 +56,12 @@ pub struct Sending {
 }
 
 impl Source {
-    /// A source that does not send yet.
-    pub fn new() -> Arc<Source> {
+    /// A source that does not send yet, with this time between two events of a call.
+    pub fn new(interval: Duration) -> Arc<Source> {
         let accounts = [Account::fresh(), Account::fresh()];
         Arc::new(Source {
             accounts,
+            interval,
             sent: Default::default(),
             uncertain: Default::default(),
             stopping: AtomicBool::new(false),
@@ -109,8 +110,8 @@ impl Source {
                 Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
             }
         };
-        let mut ticks = tokio::time::interval(EVENT_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut is_certain = true;
         for number in 0.. {
             ticks.tick().await;

@@ -58,6 +58,8 @@ pub struct ClientVerdict {
     pub findings: Vec<(String, Findings)>,
     /// Replies to resumes that did not recover the history.
     pub unrecovered: Vec<String>,
+    /// Error replies.
+    pub refused: Vec<String>,
     /// Why connections ended.
     pub ends: Vec<String>,
 }
@@ -72,6 +74,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The error replies that clients have received.
+    pub fn refused(&self) -> Vec<&str> {
+        self.clients.iter().flat_map(|client| &client.refused).map(String::as_str).collect()
+    }
+
     /// Whether every client received what was expected. `may_be_late`: events that a dying leader of a NATS cluster had
     /// not sent yet may arrive after later ones.
     pub fn is_clean(&self, may_be_late: bool) -> bool {
@@ -86,8 +93,15 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<12} {:>9} {:>11} {:>6} {:>9} {:>12} {:>11}",
-            "client", "received", "connections", "lost", "duplicate", "out of order", "unrecovered"
+            "{:<12} {:>9} {:>11} {:>6} {:>9} {:>12} {:>11} {:>7}",
+            "client",
+            "received",
+            "connections",
+            "lost",
+            "duplicate",
+            "out of order",
+            "unrecovered",
+            "refused"
         )?;
         let mut numbers = String::new();
         for client in &self.clients {
@@ -96,7 +110,7 @@ impl fmt::Display for Verdict {
             };
             writeln!(
                 f,
-                "{:<12} {:>9} {:>11} {:>6} {:>9} {:>12} {:>11}",
+                "{:<12} {:>9} {:>11} {:>6} {:>9} {:>12} {:>11} {:>7}",
                 client.name,
                 client.received,
                 client.connections,
@@ -104,6 +118,7 @@ impl fmt::Display for Verdict {
                 count(|findings| &findings.duplicate),
                 count(|findings| &findings.out_of_order),
                 client.unrecovered.len(),
+                client.refused.len(),
             )?;
             for (what, findings) in &client.findings {
                 let kinds = [

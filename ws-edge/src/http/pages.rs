@@ -1,4 +1,4 @@
-//! The pages of every edge: the console, the JavaScript client, the list of bindings, and the edge's release.
+//! The pages of every edge: the console, the JavaScript client, the list of bindings, and the services' releases.
 
 use blackhole_common::version;
 use bytes::Bytes;
@@ -8,9 +8,10 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderValue},
 };
+use serde::Serialize;
 
 use super::{bindings, refusal::Refusal};
-use crate::edge::Edge;
+use crate::{edge::Edge, operator::releases::Release};
 
 /// What a browser may do on a page: run and load files of this edge and connect to it, also as `ws:` or `wss:`, and
 /// nothing else. The page's icon is in the page.
@@ -38,9 +39,20 @@ const FILES: [(&str, &str, &str); 14] = [
     ("/console/token.js", JAVASCRIPT, include_str!("../../web/console/token.js")),
 ];
 
-/// Release and commit.
-fn version_json() -> String {
-    serde_json::json!({ "version": version::RELEASE, "commit": version::COMMIT }).to_string()
+/// Release and commit of this edge, and those of all services that run.
+fn version_json(edge: &Edge) -> String {
+    let services: Vec<_> =
+        edge.releases.list().into_iter().map(|(release, processes)| Running { release, processes }).collect();
+    serde_json::json!({ "version": version::RELEASE, "commit": version::COMMIT, "services": services })
+        .to_string()
+}
+
+/// A release and how many processes of it run.
+#[derive(Serialize)]
+struct Running {
+    #[serde(flatten)]
+    release: Release,
+    processes: usize,
 }
 
 /// The page at the request's path.
@@ -49,7 +61,7 @@ pub(super) fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<
     let file = FILES.iter().find(|(own, _, _)| *own == path);
     let (content_type, content) = match file {
         Some((_, content_type, content)) => (*content_type, Full::from(*content)),
-        None if path == "/version" => ("application/json", Full::from(version_json())),
+        None if path == "/version" => ("application/json", Full::from(version_json(edge))),
         None if path == "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
         None => {
             let text = "nothing here: open a WebSocket at any path, or / for the console";

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
+    active::ActiveConsumer,
     config::HistoryConfig,
     connection_status::ConnectionStatus,
     message::{EventMetadata, Message},
@@ -29,8 +30,9 @@ impl World {
         let status = ConnectionStatus::new("nats", "nats://test".into(), latch, &metrics);
         let (_, events) = mpsc::channel(1);
         let (nats, history) = (NatsConfig::default(), HistoryConfig::default());
+        let zones = [(String::new(), ActiveConsumer::default())];
         let mut publisher =
-            Publisher::new(nats, history, &[String::new()], Duration::from_secs(30), events, status, metrics);
+            Publisher::new(nats, history, &zones, Duration::from_secs(30), events, status, metrics);
         publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
         let (sender, settlements) = mpsc::channel(16);
         World { publisher, sender, settlements }

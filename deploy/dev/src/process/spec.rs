@@ -49,6 +49,11 @@ impl Spec {
         }
     }
 
+    /// Runs another program with the same arguments and environment.
+    pub fn set_program(&mut self, program: impl Into<PathBuf>) {
+        self.program = program.into();
+    }
+
     /// Adds one argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
