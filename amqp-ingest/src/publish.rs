@@ -239,7 +239,8 @@ impl Publisher {
                     while let Some(reply) = self.next_message(&mut connection)? {
                         if let Some(accepted) = &accepted && connection.is_stream_info(&reply) {
                             is_checking = false;
-                            stream::check(&reply, accepted, &self.history, &subjects)?;
+                            let bytes = stream::check(&reply, accepted, &self.history, &subjects)?;
+                            self.metrics.stream_holds(bytes, accepted.max_bytes);
                             continue;
                         }
                         if !Connection::is_reply(&reply) {

@@ -28,6 +28,7 @@ pub mod config;
 pub mod listen;
 pub mod nats;
 pub mod net;
+mod process_metrics;
 pub mod readiness;
 pub mod shutdown;
 pub mod subject;

@@ -18,6 +18,8 @@ pub const EVENT_NAME: &str = "Bh-Name";
 /// Header: the zone of the broker that delivered the event (`amqp.brokers`), as [`header_text`]; absent if
 /// there is only one broker without a name.
 pub const ZONE: &str = "Bh-Zone";
+/// Header: when the ingest received the event over AMQP, in milliseconds since 1970; absent from older releases' events.
+pub const RECEIVED: &str = "Bh-Time";
 /// Header that nats-server sets on republished messages: the sequence in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
 

@@ -45,6 +45,8 @@ struct State {
     first_seq: u64,
     #[serde(default)]
     last_seq: u64,
+    #[serde(default)]
+    bytes: u64,
 }
 
 /// Which stream it is, and its first and last position.
@@ -144,7 +146,8 @@ async fn save(
     request(connection, verb, stream, &json).await
 }
 
-/// Compares the reply to [`Connection::ask_stream_info`] with the configuration that the server had accepted.
+/// Compares the reply to [`Connection::ask_stream_info`] with the configuration that the server had accepted. Returns how
+/// many bytes of events the stream holds, if the reply says so.
 ///
 /// # Errors
 /// [`IngestError::StreamChanged`] if the stream is gone, or a setting on which the services rely has changed. On the
@@ -154,21 +157,21 @@ pub(super) fn check(
     accepted: &Config,
     history: &HistoryConfig,
     subjects: &Subjects,
-) -> Result<(), IngestError> {
+) -> Result<Option<u64>, IngestError> {
     let stream = subjects.stream();
     match parse(reply, &stream)? {
-        Ok(StreamInfo { config, .. }) => {
+        Ok(StreamInfo { config, state, .. }) => {
             let replicas = accepted.num_replicas;
             let desired =
                 Config { num_replicas: replicas, ..desired_config(config.clone(), history, subjects) };
             if config == *accepted || config == desired {
-                return Ok(());
+                return Ok(Some(state.bytes));
             }
             Err(IngestError::StreamChanged(stream))
         }
         Err(error) if is_missing(&error) => Err(IngestError::StreamChanged(stream)),
         // Events tell whether it matters.
-        Err(_) => Ok(()),
+        Err(_) => Ok(None),
     }
 }
 
@@ -349,7 +352,8 @@ mod tests {
         let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
         let accepted = desired_config(new_config(), &history, &subjects);
         let check = |config: &Config| {
-            check(&reply(&serde_json::json!({ "config": config })), &accepted, &history, &subjects).is_ok()
+            let info = serde_json::json!({ "config": config, "state": { "bytes": 77 } });
+            check(&reply(&info), &accepted, &history, &subjects).is_ok_and(|bytes| bytes == Some(77))
         };
         assert!(check(&accepted));
         assert!(check(&Config { description: Some("an operator's".into()), ..accepted.clone() }));

@@ -143,7 +143,8 @@ fn a_directory_of_secrets_overrides_the_file() {
         std::os::unix::fs::symlink(directory.join("..data").join(name), directory.join(name)).unwrap();
     }
     let file = Figment::from(Toml::string("[nats]\nurl = \"nats://h:2\"\n[auth]\nlevel = 1"));
-    let with = |figment: Figment| secrets::read(&directory).unwrap().into_iter().fold(figment, Figment::merge);
+    let with =
+        |figment: Figment| secrets::read(&directory).unwrap().into_iter().fold(figment, Figment::merge);
     let sample: Sample = from_figment(&with(file.clone()), UnknownKeys::Refuse).unwrap().config;
     std::fs::write(data.join("auth.level"), "high").unwrap();
     std::os::unix::fs::symlink(data.join("auth.level"), directory.join("auth.level")).unwrap();

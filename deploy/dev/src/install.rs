@@ -79,6 +79,10 @@ pub const NODE: Tool = Tool { program: "node", package: "nodejs", dirs: &[], uni
 /// Installs the libraries of the Node bridge. Node from elsewhere than Debian usually includes npm.
 pub const NPM: Tool = Tool { program: "npm", package: "npm", dirs: &[], units: &[] };
 
+/// Checks alerts. The package has the Prometheus server, too.
+pub const PROMTOOL: Tool =
+    Tool { program: "promtool", package: "prometheus", dirs: &[], units: &["prometheus.service"] };
+
 /// Counts the instructions of the hot functions.
 pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", dirs: &[], units: &[] };
 

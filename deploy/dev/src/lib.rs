@@ -2,10 +2,12 @@
 //!
 //! Every process started here ends with the process that started it, even if that one is killed.
 
+pub mod alerts;
 pub mod autobahn;
 pub mod bench;
 pub mod brokers;
 pub mod chaos;
+pub mod chart;
 pub mod check;
 mod ending;
 pub mod fuzz;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{autobahn, bench, chaos, check, fuzz, progress, simulate, test, up};
+use blackhole_dev::{alerts, autobahn, bench, chaos, chart, check, fuzz, progress, simulate, test, up};
 use clap::{Parser, Subcommand};
 
 /// Runs a complete Blackhole on this machine, its tests, or its benchmarks
@@ -29,6 +29,10 @@ enum Command {
     Autobahn(autobahn::Options),
     /// Runs the fuzz targets: random input for everything that reads bytes from outside
     Fuzz(fuzz::Options),
+    /// Renders the Helm chart for its example values and checks the objects
+    Chart(chart::Options),
+    /// Checks and tests the alerts for Prometheus
+    Alerts(alerts::Options),
     /// Measures Blackhole and other servers under the same load
     Bench(bench::Options),
 }
@@ -43,6 +47,8 @@ async fn main() -> ExitCode {
         Command::Simulate(options) => simulate::run(options).await,
         Command::Autobahn(options) => autobahn::run(options).await,
         Command::Fuzz(options) => fuzz::run(options).await,
+        Command::Chart(options) => chart::run(options).await,
+        Command::Alerts(options) => alerts::run(options).await,
         Command::Bench(options) => bench::run(options).await,
     };
     done.unwrap_or_else(|error| {
