@@ -18,6 +18,7 @@ mod drain;
 mod families;
 mod hostile;
 mod http;
+mod metrics;
 mod migrating;
 mod nats_login;
 mod once;

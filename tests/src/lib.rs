@@ -32,6 +32,7 @@ pub mod haproxy;
 pub mod kazoo;
 pub mod lean;
 pub mod nats_accounts;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod stack;

@@ -83,6 +83,9 @@ pub const NPM: Tool = Tool { program: "npm", package: "npm", dirs: &[], units: &
 pub const PROMTOOL: Tool =
     Tool { program: "promtool", package: "prometheus", dirs: &[], units: &["prometheus.service"] };
 
+/// Looks at metrics, and fires alerts.
+pub const PROMETHEUS: Tool = Tool { program: "prometheus", ..PROMTOOL };
+
 /// Counts the instructions of the hot functions.
 pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", dirs: &[], units: &[] };
 
@@ -96,8 +99,20 @@ pub const FOR_INSTRUCTIONS: &[Tool] = &[VALGRIND];
 pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];
 
 /// What the tests need.
-pub const FOR_TESTS: &[Tool] =
-    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, NGINX, CADDY, OPENSSL, JQ, NODE];
+pub const FOR_TESTS: &[Tool] = &[
+    NATS_SERVER,
+    RABBITMQ_SERVER,
+    EPMD,
+    CHROMIUM,
+    CHROMEDRIVER,
+    HAPROXY,
+    NGINX,
+    CADDY,
+    OPENSSL,
+    JQ,
+    NODE,
+    PROMETHEUS,
+];
 
 /// The path of a program. If it is missing, the error says what to install.
 pub fn find(tool: Tool) -> Result<PathBuf> {

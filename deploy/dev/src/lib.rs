@@ -6,6 +6,7 @@ pub mod alerts;
 pub mod autobahn;
 pub mod bench;
 pub mod brokers;
+pub mod capacity;
 pub mod chaos;
 pub mod chart;
 pub mod check;

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use blackhole_dev::{alerts, autobahn, bench, chaos, chart, check, fuzz, progress, simulate, test, up};
+use blackhole_dev::{
+    alerts, autobahn, bench, capacity, chaos, chart, check, fuzz, progress, simulate, test, up,
+};
 use clap::{Parser, Subcommand};
 
 /// Runs a complete Blackhole on this machine, its tests, or its benchmarks
@@ -33,6 +35,8 @@ enum Command {
     Chart(chart::Options),
     /// Checks and tests the alerts for Prometheus
     Alerts(alerts::Options),
+    /// Says what a number of sessions and events takes, from what was measured
+    Capacity(capacity::Options),
     /// Measures Blackhole and other servers under the same load
     Bench(bench::Options),
 }
@@ -49,6 +53,7 @@ async fn main() -> ExitCode {
         Command::Fuzz(options) => fuzz::run(options).await,
         Command::Chart(options) => chart::run(options).await,
         Command::Alerts(options) => alerts::run(options).await,
+        Command::Capacity(options) => capacity::run(options).await,
         Command::Bench(options) => bench::run(options).await,
     };
     done.unwrap_or_else(|error| {
