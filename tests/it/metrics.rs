@@ -48,15 +48,15 @@ fn names(older: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The names in the section of the documentation.
-fn documented() -> BTreeSet<String> {
+/// The metrics in the section of the documentation, with their labels as it writes them.
+fn documented() -> Vec<String> {
     let page = std::fs::read_to_string(workspace::root().unwrap().join("docs/operations.md")).unwrap();
     let (_, section) = page.split_once("\n## Metrics\n").unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let cells = rows.filter_map(|row| row.split(" | ").next());
     let spans = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
-    spans.map(|span| span.split('{').next().unwrap().to_owned()).collect()
+    spans.map(str::to_owned).collect()
 }
 
 #[tokio::test]
@@ -74,11 +74,13 @@ async fn each_metric_is_documented_and_accepted_by_promtool() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let documented = documented();
-    assert_eq!(
-        (all.difference(&documented).collect::<Vec<_>>(), documented.difference(&all).collect::<Vec<_>>()),
-        (vec![], vec![]),
-        "not documented; documented, but not there"
-    );
+    let name = |metric: &String| metric.split('{').next().unwrap().to_owned();
+    let names: BTreeSet<String> = documented.iter().map(name).collect();
+    assert_eq!(all.difference(&names).collect::<Vec<_>>(), Vec::<&String>::new(), "not documented");
+    // One with labels may not have been counted yet.
+    let missing: Vec<_> =
+        documented.iter().filter(|metric| !metric.contains('{') && !all.contains(&name(metric))).collect();
+    assert!(missing.is_empty(), "documented, but not there: {missing:?}");
 }
 
 #[tokio::test]
@@ -156,8 +158,9 @@ async fn prometheus_answers_the_dashboard_and_fires_alerts_for_real_faults() {
     eventually("BlackholeServiceMissing", || async { prometheus.fires("BlackholeServiceMissing").await })
         .await;
     let asked = || async {
-        let url = stack.edge.url(&format!("auth_token={}", Account::fresh().token()));
-        assert!(Client::try_connect(&url, &[]).await.is_err());
+        let token = format!("Bearer {}", Account::fresh().token());
+        let refused = Client::try_connect(&stack.edge.url(""), &[("Authorization", &token)]).await.err();
+        assert_eq!(refused, Some(503));
         prometheus.fires("BlackholeAuthUnavailable").await
     };
     eventually("BlackholeAuthUnavailable", asked).await;

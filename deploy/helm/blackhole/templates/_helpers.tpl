@@ -143,12 +143,15 @@ readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
 {{- end -}}
 
-{{/* The volume of an existing Secret or ConfigMap: of dict "name" "from". */}}
+{{/*
+The volume of an existing Secret or ConfigMap: of dict "name" "from". It has to exist, which is the default; podman 4 wants to be
+told.
+*/}}
 {{- define "blackhole.volume" -}}
 - name: {{ .name }}
   {{- if .from.secret }}
-  secret: { secretName: {{ .from.secret | quote }}, defaultMode: 0440 }
+  secret: { secretName: {{ .from.secret | quote }}, defaultMode: 0440, optional: false }
   {{- else }}
-  configMap: { name: {{ required (printf "files.%s needs the name of a secret or of a configMap" .name) .from.configMap | quote }}, defaultMode: 0444 }
+  configMap: { name: {{ required (printf "files.%s needs the name of a secret or of a configMap" .name) .from.configMap | quote }}, defaultMode: 0444, optional: false }
   {{- end }}
 {{- end -}}
