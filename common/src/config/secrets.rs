@@ -16,6 +16,14 @@ pub(super) const DIRECTORY_VARIABLE: &str = "BLACKHOLE_SECRETS";
 /// Lists of brokers are the largest; this is thousands of them.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
+/// What figment calls such a file.
+const NAME: &str = "a file of secrets";
+
+/// Whether a value comes from such a file.
+pub(super) fn is_origin(metadata: &Metadata) -> bool {
+    metadata.name == NAME
+}
+
 /// A file whose name is a key, such as `amqp.url`, and whose text is its value.
 #[derive(Debug)]
 pub(super) struct SecretFile {
@@ -72,7 +80,7 @@ fn value(text: &str) -> Value {
 
 impl Provider for SecretFile {
     fn metadata(&self) -> Metadata {
-        Metadata::from("a file of secrets", self.path.as_path())
+        Metadata::from(NAME, self.path.as_path())
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {

@@ -155,7 +155,7 @@ fn a_directory_of_secrets_overrides_the_file() {
     assert_eq!(sample.nats.url.reveal(), "nats://u:s3cr3t@h:1");
     assert_eq!(sample.auth.hs256_secret.unwrap().reveal(), "12345", "digits are a text");
     assert_eq!((sample.auth.pair, sample.auth.level), (vec!["a".to_owned(), "b".to_owned()], 1));
-    assert!(error.contains("`auth.level` = \"high\" (in ") && error.contains("/auth.level)"), "{error}");
+    assert!(error.contains("`auth.level` = [hidden] (in ") && error.contains("/auth.level)"), "{error}");
     assert!(too_large.contains("/auth.large: is too large"), "{too_large}");
     assert!(secrets::read(&directory).unwrap_err().contains("BLACKHOLE_SECRETS"));
 }
