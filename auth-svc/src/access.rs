@@ -20,6 +20,8 @@ pub enum Denial {
     Unknown,
     /// The account is neither the bearer's nor a descendant of it.
     NotBelow,
+    /// The token's issuer may not see the account.
+    NotListed,
     /// The account is disabled.
     Disabled,
 }
@@ -31,6 +33,7 @@ impl Denial {
             Denial::NotSuperduper => "not_superduper_admin",
             Denial::Unknown => "unknown_account",
             Denial::NotBelow => "not_below",
+            Denial::NotListed => "not_listed",
             Denial::Disabled => "disabled_account",
         }
     }
@@ -41,6 +44,7 @@ impl Denial {
             Denial::NotSuperduper => "only a superduper admin can access all accounts",
             Denial::Unknown => "unknown account",
             Denial::NotBelow => "neither the token's account nor below it",
+            Denial::NotListed => "the token's issuer may not see it",
             Denial::Disabled => "account is disabled",
         }
     }
@@ -80,6 +84,7 @@ mod tests {
             ),
             (Denial::Unknown, "unknown_account", "unknown account"),
             (Denial::NotBelow, "not_below", "neither the token's account nor below it"),
+            (Denial::NotListed, "not_listed", "the token's issuer may not see it"),
             (Denial::Disabled, "disabled_account", "account is disabled"),
         ] {
             assert_eq!((denial.kind(), denial.reason()), (kind, reason));

@@ -193,7 +193,11 @@ impl FromFiles for Accounts {
 }
 
 impl AccountDirectory for Reloaded<Accounts> {
-    fn account<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>> {
+    fn account<'a>(
+        &'a self,
+        id: &'a str,
+        _token: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>> {
         Box::pin(future::ready(Ok(self.current().get(id).cloned())))
     }
 }

@@ -56,7 +56,9 @@ impl Authority {
 
     async fn decide(&self, request: &AuthRequest) -> Result<Answer, Error> {
         let verified = self.verifier.verify(&request.token).await?;
-        let account = self.directory.account(&verified.account_id).await?.ok_or(Refusal::UnknownAccount)?;
+        let token = &request.token;
+        let account = self.directory.account(&verified.account_id, token).await?;
+        let account = account.ok_or(Refusal::UnknownAccount)?;
         if !verified.scope.contains(&account) {
             return Err(Refusal::IssuerAccount.into());
         }
@@ -66,8 +68,10 @@ impl Authority {
         let access = match request.account_id.as_deref() {
             None => Ok(self.access_to(&account)),
             Some(requested) if requested == account.id => Ok(self.access_to(&account)),
+            Some(ALL) if !verified.scope.is_all() => Err(Denial::NotListed),
             Some(ALL) => access::check_all(&account).map(|()| Access::All),
-            Some(requested) => match self.directory.account(requested).await? {
+            Some(requested) => match self.directory.account(requested, token).await? {
+                Some(requested) if !verified.scope.contains(&requested) => Err(Denial::NotListed),
                 Some(requested) => access::check(&account, &requested).map(|()| self.access_to(&requested)),
                 None => Err(Denial::Unknown),
             },
@@ -75,7 +79,7 @@ impl Authority {
         let bearer = Bearer {
             account_id: account.id.clone(),
             expires_at: verified.expires_at,
-            superduper_admin: account.superduper_admin,
+            superduper_admin: account.superduper_admin && verified.scope.is_all(),
             token_id: Some(verified.token_id),
         };
         let (access, reason) = match access {

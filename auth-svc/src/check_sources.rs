@@ -1,6 +1,6 @@
 //! `auth-svc check-sources`: asks each server for everything that the service asks, so that an operator sees what is missing.
 
-use std::{fmt, time::Instant};
+use std::{fmt, path::Path, sync::Arc, time::Instant};
 
 use blackhole_common::config::ServerUrl;
 use prometheus_client::registry::Registry;
@@ -15,8 +15,10 @@ use crate::{
         config::CouchDbConfig,
         feed,
     },
+    crossbar::Crossbar,
     error::Error,
-    keys::Keys,
+    issuers::{Reports, config::IssuerConfig, remote::RemoteKeys},
+    keys::{Keys, jwk::KeySet},
     metrics::Metrics,
     reload::FromFiles,
 };
@@ -44,15 +46,49 @@ impl Report {
                 report.couchdb(&one).await?;
             }
         }
+        let reports = Reports::default();
+        if let Some(settings) = config.auth.crossbar() {
+            let latch = reports.readiness.optional("crossbar");
+            let crossbar = Crossbar::new(settings, Arc::default(), &reports.metrics, latch);
+            let crossbar = crossbar.map_err(Error::Crossbar)?;
+            let answer =
+                crossbar.ping().await.map(|()| "answers; check-token asks it about a token".to_owned());
+            report.add(crossbar.url().to_owned(), answer.map_err(|error| error.to_string()));
+        }
+        for issuer in &config.auth.issuers {
+            report.issuer(issuer, &reports).await?;
+        }
         if let Some(file) = config.auth.accounts_file() {
             let accounts = Accounts::read(file).map(|accounts| format!("{} accounts", accounts.count()));
             report.add(file.display().to_string(), accounts.map_err(|error| error.to_string()));
         }
         if let Some(directory) = &config.auth.jwt.keys_dir {
-            let keys = Keys::read(directory).map(|keys| format!("{} keys", keys.len()));
-            report.add(directory.display().to_string(), keys.map_err(|error| error.to_string()));
+            report.directory(directory);
         }
         Ok(report)
+    }
+
+    fn directory(&mut self, directory: &Path) {
+        let keys = Keys::read(directory).map(|keys| format!("{} keys", keys.len()));
+        self.add(directory.display().to_string(), keys.map_err(|error| error.to_string()));
+    }
+
+    async fn issuer(&mut self, config: &IssuerConfig, reports: &Reports) -> Result<(), Error> {
+        if let Some(directory) = &config.keys_dir {
+            self.directory(directory);
+        }
+        let latch = reports.readiness.optional(&config.iss);
+        let remote =
+            RemoteKeys::new(config, reports.announcer.clone(), reports.metrics.issuers.clone(), latch);
+        let remote = remote.map_err(|reason| Error::Issuer { iss: config.iss.clone(), reason })?;
+        let Some(remote) = remote else { return Ok(()) };
+        let result = match remote.load().await {
+            Err(error) => Err(error.to_string()),
+            Ok(keys) if keys.is_empty() => Err(format!("publishes no usable key{}", unused(&keys))),
+            Ok(keys) => Ok(format!("{} keys{}", keys.len(), unused(&keys))),
+        };
+        self.add(format!("issuer {}", config.iss), result);
+        Ok(())
     }
 
     /// Whether nothing is missing.
@@ -66,8 +102,8 @@ impl Report {
 
     async fn couchdb(&mut self, config: &CouchDbConfig) -> Result<(), Error> {
         let metrics = Metrics::new(&mut Registry::default());
-        let couchdb = CouchDb::new(config, &Announcer::default(), std::sync::Arc::default(), &metrics)
-            .map_err(Error::CouchDb)?;
+        let couchdb =
+            CouchDb::new(config, &Announcer::default(), Arc::default(), &metrics).map_err(Error::CouchDb)?;
         let client = couchdb.client();
         let server = client.servers().collect::<String>();
         let mut add =
@@ -118,6 +154,11 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// Why keys of an issuer are not used.
+fn unused(keys: &KeySet) -> String {
+    keys.unusable().iter().map(|reason| format!("; not used: {reason}")).collect()
 }
 
 impl fmt::Display for Report {

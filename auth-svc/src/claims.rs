@@ -20,7 +20,7 @@ pub const MAX_TIME: u64 = 253_402_300_799;
 /// The claims of a verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedToken {
-    /// Claim `account_id`: the bearer's account.
+    /// Claim `account_id`, or the one that the issuer names it in: the bearer's account.
     pub account_id: String,
     /// Claim `exp`, in Unix seconds, without leeway.
     pub expires_at: u64,
@@ -28,7 +28,7 @@ pub struct VerifiedToken {
     pub owner_id: Option<String>,
     /// The token's id: see `token_id`.
     pub token_id: String,
-    /// The accounts that the token's issuer may name.
+    /// The accounts that the token's issuer may name and see.
     pub scope: Arc<Scope>,
 }
 
@@ -41,7 +41,7 @@ impl VerifiedToken {
         let expires_at = expiry(claims, now)?;
         not_before(claims, now)?;
         audience(claims, issuer.audience.as_deref())?;
-        let account_id = account(claims)?;
+        let account_id = account(claims, &issuer.account_claim)?;
         Ok(VerifiedToken {
             token_id: token_id(claims).unwrap_or_else(|| account_id.clone()),
             account_id,
@@ -119,16 +119,20 @@ pub fn audience(claims: &Members, expected: Option<&str>) -> Result<(), Refusal>
     if is_right { Ok(()) } else { Err(Refusal::Audience) }
 }
 
-/// Validates `account_id`.
+/// KAZOO's claim that names the account.
+pub const ACCOUNT: &str = "account_id";
+
+/// Validates the claim that names the account.
 ///
 /// # Errors
 /// If it is missing, empty or not a string.
-pub fn account(claims: &Members) -> Result<String, Refusal> {
-    match claims.get("account_id") {
+pub fn account(claims: &Members, claim: &str) -> Result<String, Refusal> {
+    match claims.get(claim) {
         None | Some(Member::Null) => Err(Refusal::NoAccount),
         Some(Member::Text(id)) if id.is_empty() => Err(Refusal::NoAccount),
         Some(Member::Text(id)) => Ok(id),
-        Some(_) => Err(Refusal::InvalidClaim("account_id")),
+        Some(_) if claim == ACCOUNT => Err(Refusal::InvalidClaim(ACCOUNT)),
+        Some(_) => Err(Refusal::InvalidClaim("of the account")),
     }
 }
 

@@ -9,21 +9,21 @@ use std::{
 
 use blackhole_common::{cli::ConfigArgs, version, wire::MAX_TOKEN_BYTES};
 use clap::{Args, Parser, Subcommand};
-use prometheus_client::registry::Registry;
 
 use crate::{
     accounts::Accounts,
-    announce::Announcer,
     claims,
     config::{AuthSvcConfig, MintConfig, Source},
     couchdb::{CouchDb, verifier::LiveVerifier},
+    crossbar::{Crossbar, verifier::CrossbarVerifier},
+    directory::AccountDirectory,
     error::Error,
     explain::Explanation,
-    issuers::Issuer,
+    issuers::{Issuer, Reports},
     jwt_verifier::JwtVerifier,
-    metrics::Metrics,
     mint,
     reload::FromFiles,
+    token::Token,
 };
 
 /// Verifies tokens and decides which accounts they can access, for the other Blackhole services, over NATS
@@ -31,8 +31,8 @@ use crate::{
 #[command(
     name = "auth-svc",
     version = version::with_commit(),
-    after_help = "Without a command it serves until SIGTERM. It requires auth.couchdb.url, or auth.accounts_file and \
-                  auth.jwt.keys_dir (or, for development, auth.jwt.hs256_secret), in the configuration or the \
+    after_help = "Without a command it serves until SIGTERM. It requires auth.couchdb.url, auth.crossbar.url, or \
+                  auth.accounts_file and auth.jwt.keys_dir (or, for development, auth.jwt.hs256_secret), in the configuration or the \
                   environment:\n\n  BLACKHOLE_AUTH__COUCHDB__URL=http://127.0.0.1:15984 auth-svc"
 )]
 pub struct Cli {
@@ -52,7 +52,8 @@ pub enum Command {
     /// Explain a token: its claims, the result of each check, the accessible accounts. Exit code 0 if it is
     /// valid, else 1
     CheckToken(CheckTokenArgs),
-    /// Ask CouchDB for everything that is needed, and print what it answers. Exit code 0 if nothing is missing, else 1
+    /// Ask CouchDB, Crossbar and the issuers for what is needed, and print what they answer. Exit code 0 if nothing is
+    /// missing, else 1
     CheckSources,
 }
 
@@ -99,23 +100,60 @@ impl CheckTokenArgs {
     pub async fn explain(&self, config: &AuthSvcConfig) -> Result<Explanation, Error> {
         let token = self.token()?;
         let (token, now) = (token.trim(), claims::unix_now());
-        let in_file = config.auth.accounts_file().map(Accounts::read).transpose()?;
-        let in_file: Vec<_> = in_file.iter().flat_map(Accounts::iter).cloned().collect();
-        let Some(settings) = config.auth.couchdb() else {
-            let verifier = JwtVerifier::new(Issuer::all(&config.auth, None)?);
-            return Ok(Explanation::of(token, &verifier, &Accounts::collect(in_file), now));
+        let (sources, reports) = (config.auth.sources(), Reports::default());
+        let couchdb = match config.auth.couchdb() {
+            None => None,
+            Some(settings) => {
+                let couchdb = CouchDb::new(settings, &reports.announcer, Arc::default(), &reports.metrics)
+                    .map_err(Error::CouchDb)?;
+                couchdb.load().await.map_err(|error| Error::CouchDb(error.to_string()))?;
+                Some(Arc::new(couchdb))
+            }
         };
-        let metrics = Metrics::new(&mut Registry::default());
-        let couchdb = CouchDb::new(settings, &Announcer::default(), Arc::default(), &metrics)
-            .map_err(Error::CouchDb)?;
-        couchdb.load().await.map_err(|error| Error::CouchDb(error.to_string()))?;
-        let mut accounts = vec![couchdb.accounts.all(), in_file];
-        if config.auth.sources().first() == Some(&Source::Files) {
-            accounts.reverse();
+        let crossbar = match config.auth.crossbar() {
+            None => None,
+            Some(settings) => {
+                let latch = reports.readiness.optional("crossbar");
+                let crossbar = Crossbar::new(settings, Arc::default(), &reports.metrics, latch);
+                Some(Arc::new(crossbar.map_err(Error::Crossbar)?))
+            }
+        };
+        let mut accounts = Vec::new();
+        for source in &sources {
+            match source {
+                Source::Files => {
+                    let file = config.auth.accounts_file().map(Accounts::read).transpose()?;
+                    accounts.extend(file.iter().flat_map(Accounts::iter).cloned());
+                }
+                Source::CouchDb => accounts.extend(couchdb.iter().flat_map(|couchdb| couchdb.accounts.all())),
+                // It has no list: only the token's own account is known.
+                Source::Crossbar => {
+                    let own = Token::parse(token).and_then(|token| {
+                        let claims = token.claims()?;
+                        claims::account(&claims, claims::ACCOUNT)
+                    });
+                    if let (Some(crossbar), Ok(own)) = (&crossbar, own) {
+                        accounts.extend(crossbar.account(&own, token).await?);
+                    }
+                }
+            }
         }
-        let accounts = Accounts::collect(accounts.into_iter().flatten());
-        let jwt = JwtVerifier::new(Issuer::all(&config.auth, Some(&couchdb))?);
-        Explanation::live(token, &LiveVerifier::new(jwt, Arc::new(couchdb)), &accounts, now).await
+        let accounts = Accounts::collect(accounts);
+        let issuers = Issuer::all(&config.auth, couchdb.as_deref(), &reports)?;
+        let jwt = JwtVerifier::new(issuers.clone());
+        if let Some(crossbar) = crossbar {
+            let other = Arc::new(JwtVerifier::new(issuers.clone()));
+            if CrossbarVerifier::new(Arc::clone(&crossbar), &sources, &issuers, other).decides(token) {
+                return Explanation::by_crossbar(token, &crossbar, &accounts, now).await;
+            }
+        }
+        match couchdb {
+            Some(couchdb) => Explanation::live(token, &LiveVerifier::new(jwt, couchdb), &accounts, now).await,
+            None => {
+                jwt.prepare(token).await?;
+                Ok(Explanation::of(token, &jwt, &accounts, now))
+            }
+        }
     }
 
     fn token(&self) -> Result<String, Error> {

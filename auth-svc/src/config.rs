@@ -9,7 +9,14 @@ use std::{
 use blackhole_common::config::{AdminConfig, Configuration, InvalidValue, LogConfig, NatsConfig, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::{accounts::Accounts, couchdb::config::CouchDbConfig, issuers, keys::Keys, reload::FromFiles};
+use crate::{
+    accounts::Accounts,
+    couchdb::config::CouchDbConfig,
+    crossbar::config::CrossbarConfig,
+    issuers::{self, config::IssuerConfig},
+    keys::Keys,
+    reload::FromFiles,
+};
 
 /// A shorter secret could be found by brute force from a single token.
 const MIN_SECRET_BYTES: usize = 16;
@@ -71,12 +78,16 @@ impl HistoryConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// Where accounts and KAZOO's keys come from, the first source first. If absent, CouchDB if it is configured, then files.
+    /// Where accounts and KAZOO's keys come from, the first source first. If absent, CouchDB and Crossbar if
+    /// they are configured, then files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<Source>>,
     /// KAZOO's CouchDB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub couchdb: Option<CouchDbConfig>,
+    /// KAZOO's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crossbar: Option<CrossbarConfig>,
     /// The accounts file, see [`crate::accounts`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accounts_file: Option<PathBuf>,
@@ -93,8 +104,18 @@ pub struct AuthConfig {
 pub enum Source {
     /// `[auth.couchdb]`.
     CouchDb,
+    /// `[auth.crossbar]`.
+    Crossbar,
     /// `auth.accounts_file` and `auth.jwt.keys_dir`.
     Files,
+}
+
+impl Source {
+    /// Whether it comes before another one in this order, in which the other may be missing.
+    pub fn is_before(self, other: Source, order: &[Source]) -> bool {
+        let place = |source| order.iter().position(|one| *one == source).unwrap_or(order.len());
+        place(self) < place(other)
+    }
 }
 
 /// `[auth.jwt]`: the keys that verify KAZOO's tokens.
@@ -111,21 +132,6 @@ pub struct JwtConfig {
     pub keys_dir: Option<PathBuf>,
 }
 
-/// `[[auth.issuers]]`: an issuer besides KAZOO.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IssuerConfig {
-    /// Its name, as in the claim `iss`.
-    pub iss: String,
-    /// A directory of its public keys, one `<kid>.pem` each.
-    pub keys_dir: PathBuf,
-    /// The ids of the accounts that its tokens may name; those below may be named too. `*`: all.
-    pub accounts: Vec<String>,
-    /// The audience that its tokens must name in `aud`. If absent, they must have no `aud`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audience: Option<String>,
-}
-
 impl Configuration for AuthSvcConfig {
     fn admin(&self) -> Option<SocketAddr> {
         Some(self.admin.listen)
@@ -140,10 +146,10 @@ impl Configuration for AuthSvcConfig {
         self.auth.check_issuers()?;
         let key = ACCOUNTS;
         match self.auth.accounts_file() {
-            None if self.auth.couchdb().is_some() => Ok(()),
+            None if self.auth.couchdb().is_some() || self.auth.crossbar().is_some() => Ok(()),
             None => Err(InvalidValue {
                 key,
-                reason: "is required: the file that lists the accounts (or set auth.couchdb.url)".into(),
+                reason: "is required: the file that lists the accounts (or set auth.couchdb.url or auth.crossbar.url)".into(),
             }),
             Some(file) => match Accounts::read(file) {
                 Ok(_) => Ok(()),
@@ -156,10 +162,16 @@ impl Configuration for AuthSvcConfig {
 impl AuthConfig {
     /// The sources, the first one first.
     pub fn sources(&self) -> Vec<Source> {
-        self.sources.clone().unwrap_or_else(|| match &self.couchdb {
-            Some(_) => vec![Source::CouchDb, Source::Files],
-            None => vec![Source::Files],
+        self.sources.clone().unwrap_or_else(|| {
+            let couchdb = self.couchdb.as_ref().map(|_| Source::CouchDb);
+            let crossbar = self.crossbar.as_ref().map(|_| Source::Crossbar);
+            [couchdb, crossbar, Some(Source::Files)].into_iter().flatten().collect()
         })
+    }
+
+    /// KAZOO's API, if it is a source.
+    pub fn crossbar(&self) -> Option<&CrossbarConfig> {
+        self.crossbar.as_ref().filter(|_| self.sources().contains(&Source::Crossbar))
     }
 
     /// KAZOO's CouchDB, if it is a source.
@@ -174,38 +186,45 @@ impl AuthConfig {
 
     fn check_sources(&self) -> Result<(), InvalidValue> {
         let sources = self.sources();
-        let is_once = |source| sources.iter().filter(|other| **other == source).count() <= 1;
+        let is_repeated = |source: &Source| sources.iter().filter(|other| *other == source).count() > 1;
         InvalidValue::unless(
-            !sources.is_empty() && is_once(Source::CouchDb) && is_once(Source::Files),
+            !sources.is_empty() && !sources.iter().any(is_repeated),
             SOURCES,
-            "must list \"couchdb\", \"files\" or both, each once",
+            "must list \"couchdb\", \"crossbar\", \"files\" or some of them, each once",
         )?;
         InvalidValue::unless(
             !sources.contains(&Source::CouchDb) || self.couchdb.is_some(),
             SOURCES,
             "lists \"couchdb\", but auth.couchdb.url is not set",
         )?;
+        InvalidValue::unless(
+            !sources.contains(&Source::Crossbar) || self.crossbar.is_some(),
+            SOURCES,
+            "lists \"crossbar\", but auth.crossbar.url is not set",
+        )?;
+        self.crossbar().map_or(Ok(()), CrossbarConfig::check)?;
         self.couchdb().map_or(Ok(()), CouchDbConfig::check)
     }
 
     fn check_issuers(&self) -> Result<(), InvalidValue> {
         self.jwt.check_secret()?;
-        let has_keys = self.jwt.keys_dir.is_some() || !self.issuers.is_empty() || self.couchdb().is_some();
+        let has_kazoo = self.couchdb().is_some() || self.crossbar().is_some();
+        let has_keys = self.jwt.keys_dir.is_some() || !self.issuers.is_empty() || has_kazoo;
         InvalidValue::unless(
             self.jwt.hs256_secret.is_none() || !has_keys || self.jwt.dangerous_secret_beside_keys,
             SECRET,
-            "is set beside auth.jwt.keys_dir, auth.couchdb or auth.issuers: whoever knows it can make a token of any account. Remove it, or set auth.jwt.dangerous_secret_beside_keys = true",
+            "is set beside auth.jwt.keys_dir, auth.couchdb, auth.crossbar or auth.issuers: whoever knows it can make a token of any account. Remove it, or set auth.jwt.dangerous_secret_beside_keys = true",
         )?;
         InvalidValue::unless(
             has_keys || self.jwt.hs256_secret.is_some(),
             KEYS,
-            "is required: the directory of the keys that verify tokens, one <kid>.pem each (or set auth.couchdb.url or, for development, auth.jwt.hs256_secret)",
+            "is required: the directory of the keys that verify tokens, one <kid>.pem each (or set auth.couchdb.url, auth.crossbar.url or, for development, auth.jwt.hs256_secret)",
         )?;
         if let Some(directory) = &self.jwt.keys_dir {
             check_keys(KEYS, directory)?;
         }
         let mut names: Vec<&str> =
-            (self.jwt.is_used() || self.couchdb().is_some()).then_some(issuers::KAZOO).into_iter().collect();
+            (self.jwt.is_used() || has_kazoo).then_some(issuers::KAZOO).into_iter().collect();
         for issuer in &self.issuers {
             InvalidValue::unless(
                 !issuer.iss.is_empty() && !names.contains(&issuer.iss.as_str()),
@@ -213,15 +232,10 @@ impl AuthConfig {
                 &format!("iss {:?} is empty or used twice (kazoo is the issuer of auth.jwt)", issuer.iss),
             )?;
             names.push(&issuer.iss);
-            InvalidValue::unless(
-                !issuer.accounts.is_empty() && issuer.accounts.iter().all(|id| !id.is_empty()),
-                ISSUERS,
-                &format!(
-                    "{}: accounts must list the ids of the accounts that its tokens may name, or \"*\"",
-                    issuer.iss
-                ),
-            )?;
-            check_keys(ISSUERS, &issuer.keys_dir)?;
+            issuer.check()?;
+            if let Some(directory) = &issuer.keys_dir {
+                check_keys(ISSUERS, directory)?;
+            }
         }
         Ok(())
     }

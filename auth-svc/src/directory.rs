@@ -27,11 +27,17 @@ pub struct Account {
 ///
 /// Accounts include their ancestors, so a decision needs at most two lookups, however deep the tree, and
 /// implementations need not list accounts. The configuration selects the implementation at run time, hence
-/// the boxed futures: [`crate::accounts`] reads a file, [`crate::couchdb`] KAZOO's CouchDB.
+/// the boxed futures: [`crate::accounts`] reads a file, [`crate::couchdb`] KAZOO's CouchDB, and
+/// [`crate::crossbar`] asks Crossbar.
 pub trait AccountDirectory: Send + Sync + 'static {
-    /// The account with this id, or `None` if it does not exist or is deleted.
+    /// The account with this id, or `None` if it does not exist or is deleted. `token` is the verified one that it is looked up
+    /// for: a source that cannot ask for itself asks with it, and knows only what that may see.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the lookup is not possible now.
-    fn account<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>>;
+    fn account<'a>(
+        &'a self,
+        id: &'a str,
+        token: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>>;
 }

@@ -40,6 +40,17 @@ pub enum Error {
     /// CouchDB cannot be used with this configuration, or not be read by a command.
     #[error("couchdb: {0}")]
     CouchDb(String),
+    /// The keys of an issuer cannot be read with this configuration.
+    #[error("auth.issuers: {iss}: {reason}")]
+    Issuer {
+        /// The issuer.
+        iss: String,
+        /// Why.
+        reason: String,
+    },
+    /// Crossbar cannot be used with this configuration.
+    #[error("crossbar: {0}")]
+    Crossbar(String),
     /// A token cannot be minted.
     #[error("{0}")]
     Mint(String),
@@ -71,6 +82,8 @@ impl Error {
             Error::Unreadable { .. } => "unreadable",
             Error::Invalid { .. } => "invalid",
             Error::CouchDb(_) => "couchdb",
+            Error::Issuer { .. } => "issuer",
+            Error::Crossbar(_) => "crossbar",
             Error::Mint(_) => "mint",
             Error::Nats(_) => "nats",
             Error::Admin(_) => "admin",

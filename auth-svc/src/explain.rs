@@ -9,6 +9,7 @@ use crate::{
     accounts::Accounts,
     claims,
     couchdb::verifier::{LiveVerifier, not_expired},
+    crossbar::Crossbar,
     directory::Account,
     error::Error,
     issuers::{Issuer, KAZOO},
@@ -71,34 +72,71 @@ impl Explanation {
             }
         }
         let issuer = explanation.issuer(&claims, verifier, &signers);
+        explanation.claims(&claims, issuer, accounts, now);
+        explanation
+    }
 
-        let claims = &claims;
-        explanation.check("expiry", claims::expiry(claims, now).as_ref().map(|exp| when("ends", *exp, now)));
+    /// Checks what an issuer has signed.
+    fn claims(&mut self, claims: &Members, issuer: Option<&Issuer>, accounts: &Accounts, now: u64) {
+        self.check("expiry", claims::expiry(claims, now).as_ref().map(|exp| when("ends", *exp, now)));
         match claims::not_before(claims, now) {
             Ok(None) => {}
-            Ok(Some(time)) => explanation.check("start", Ok(when("starts", time, now))),
-            Err(refusal) => explanation.check("start", Err(&refusal)),
+            Ok(Some(time)) => self.check("start", Ok(when("starts", time, now))),
+            Err(refusal) => self.check("start", Err(&refusal)),
         }
         let audience = issuer.and_then(|issuer| issuer.audience.as_deref());
         match (claims::audience(claims, audience), audience) {
-            (Err(refusal), _) => explanation.check("audience", Err(&refusal)),
-            (Ok(()), Some(audience)) => explanation.check("audience", Ok(printable(audience))),
+            (Err(refusal), _) => self.check("audience", Err(&refusal)),
+            (Ok(()), Some(audience)) => self.check("audience", Ok(printable(audience))),
             (Ok(()), None) => {}
         }
 
-        let account = claims::account(claims).and_then(|id| accounts.get(&id).ok_or(Refusal::UnknownAccount));
-        match account {
-            Ok(account) if issuer.is_some_and(|issuer| !issuer.scope.contains(account)) => {
-                explanation.check("account", Err(&Refusal::IssuerAccount));
-            }
+        let scope = |account: &Account| issuer.is_none_or(|issuer| issuer.scope.contains(account));
+        let claim = issuer.map_or(claims::ACCOUNT, |issuer| &issuer.account_claim);
+        let account = claims::account(claims, claim);
+        match account.and_then(|id| accounts.get(&id).ok_or(Refusal::UnknownAccount)) {
+            Ok(account) if !scope(account) => self.check("account", Err(&Refusal::IssuerAccount)),
             Ok(account) if account.enabled => {
-                explanation.check("account", Ok(line(account)));
-                explanation.accessible = accessible(account, accounts);
+                self.check("account", Ok(line(account)));
+                let sees_all = issuer.is_none_or(|issuer| issuer.scope.is_all());
+                self.accessible = accessible(account, accounts, scope, sees_all);
             }
-            Ok(_) => explanation.check("account", Err(&Refusal::DisabledAccount)),
-            Err(refusal) => explanation.check("account", Err(&refusal)),
+            Ok(_) => self.check("account", Err(&Refusal::DisabledAccount)),
+            Err(refusal) => self.check("account", Err(&refusal)),
         }
-        explanation
+    }
+
+    /// Explains a token whose key's id is Crossbar's to decide about.
+    ///
+    /// # Errors
+    /// If Crossbar cannot be asked.
+    pub async fn by_crossbar(
+        text: &str,
+        crossbar: &Crossbar,
+        accounts: &Accounts,
+        now: u64,
+    ) -> Result<Explanation, Error> {
+        let mut explanation = Explanation::default();
+        let form = Token::parse(text).and_then(|token| Ok((token.claims()?, token)));
+        explanation.check("form", form.as_ref().map(|_| format!("{} bytes in three parts", text.len())));
+        let Ok((claims, token)) = form else { return Ok(explanation) };
+        explanation.header = members(&token.header);
+        explanation.claims = members(&claims);
+        let asked = crossbar.accepts(text).await?;
+        explanation.check("crossbar", asked.as_ref().map(|()| format!("{} accepts it", crossbar.url())));
+        explanation.claims(&claims, None, accounts, now);
+        explanation.without_leeway(&claims, now);
+        Ok(explanation)
+    }
+
+    /// KAZOO's tokens have no leeway where KAZOO is asked.
+    fn without_leeway(&mut self, claims: &Members, now: u64) {
+        if let Some(check) = self.checks.iter_mut().find(|check| check.name == "expiry")
+            && check.verdict == Verdict::Passed
+            && claims::expiry(claims, now).and_then(|exp| not_expired(exp, now)).is_err()
+        {
+            (check.verdict, check.text) = (Verdict::Failed, Refusal::Expired.to_string());
+        }
     }
 
     /// Checks the issuer, and returns it if it is configured. Whether it has signed the token is told apart from whether it is
@@ -147,13 +185,7 @@ impl Explanation {
         if !is_kazoos {
             return Ok(explanation);
         }
-        // KAZOO's tokens have no leeway here.
-        if let Some(check) = explanation.checks.iter_mut().find(|check| check.name == "expiry")
-            && check.verdict == Verdict::Passed
-            && claims::expiry(&claims, now).and_then(|exp| not_expired(exp, now)).is_err()
-        {
-            (check.verdict, check.text) = (Verdict::Failed, Refusal::Expired.to_string());
-        }
+        explanation.without_leeway(&claims, now);
         match verifier.identity(&claims).await {
             Ok(None) => {
                 explanation.check("identity", Ok("the token has no identity_sig, as KAZOO allows".into()));
@@ -192,6 +224,13 @@ fn describe(candidates: &[Candidate<'_>], token: &Token<'_>) -> String {
         ChosenKey::Public(_, algorithm) if candidate.issuer.is_live(&id) => {
             format!("{algorithm:?} with {} in CouchDB", printable(&id))
         }
+        ChosenKey::Public(_, algorithm) if candidate.issuer.remote.is_some() => {
+            format!(
+                "{algorithm:?} with {} of {}, over HTTP",
+                printable(&id),
+                printable(&candidate.issuer.iss)
+            )
+        }
         ChosenKey::Public(_, algorithm) => {
             format!("{algorithm:?} with {}.pem of {}", printable(&id), printable(&candidate.issuer.iss))
         }
@@ -210,16 +249,21 @@ fn when(what: &str, time: u64, now: u64) -> String {
     }
 }
 
-fn accessible(bearer: &Account, accounts: &Accounts) -> Vec<String> {
-    let mut found: Vec<&Arc<Account>> =
-        accounts.iter().filter(|account| access::check(bearer, account).is_ok()).collect();
+fn accessible(
+    bearer: &Account,
+    accounts: &Accounts,
+    scope: impl Fn(&Account) -> bool,
+    sees_all: bool,
+) -> Vec<String> {
+    let is_seen = |account: &&Arc<Account>| access::check(bearer, account).is_ok() && scope(account);
+    let mut found: Vec<&Arc<Account>> = accounts.iter().filter(is_seen).collect();
     found.sort_by_key(|account| (account.ancestors.len(), &account.name, &account.id));
     let mut lines: Vec<String> =
         found.iter().take(MAX_LISTED_ACCOUNTS).map(|account| line(account)).collect();
     if found.len() > MAX_LISTED_ACCOUNTS {
         lines.push(format!("and {} more", found.len() - MAX_LISTED_ACCOUNTS));
     }
-    if access::check_all(bearer).is_ok() {
+    if sees_all && access::check_all(bearer).is_ok() {
         lines.push("*  all accounts, and events without an account (superduper admin)".into());
     }
     lines

@@ -1,22 +1,22 @@
-//! Verifies tokens with the keys of their issuers: public keys from files, and a shared secret for development.
+//! Verifies tokens with the keys of their issuers: public keys, and a shared secret for development.
 //!
 //! The header does not control how a token is verified. HS256 uses only the secret, if there is one; any
 //! other algorithm uses only the keys named by `kid`, and only those that support the algorithm. So a public
 //! key never serves as an HMAC secret, and `none` is just an unknown algorithm.
 //!
-//! Claims are not parsed before the signature is verified, so `iss` cannot choose the key. Issuers that have a key of the same
+//! Claims count only after the signature is verified, so `iss` cannot choose the key. Issuers that have a key of the same
 //! id are all tried, and then the token must name one of those that have signed it.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use futures_util::future::{self, BoxFuture};
+use futures_util::future::BoxFuture;
 use jsonwebtoken::Algorithm;
 use ring::hmac;
 
 use crate::{
     claims::{self, VerifiedToken},
     error::Error,
-    issuers::Issuer,
-    keys::VerifyingKey,
+    issuers::{Issuer, remote::RemoteKeys},
+    keys::{ASYMMETRIC, VerifyingKey},
     members::Members,
     refusal::Refusal,
     signatures::Signatures,
@@ -80,9 +80,7 @@ impl JwtVerifier {
         let algorithm: Algorithm = token.algorithm()?.parse().map_err(|_| Refusal::Algorithm)?;
         let found = match algorithm {
             Algorithm::HS256 => self.with_secret(),
-            Algorithm::RS256 | Algorithm::RS384 | Algorithm::RS512 | Algorithm::ES256 | Algorithm::EdDSA => {
-                self.with_key(token, algorithm)?
-            }
+            algorithm if ASYMMETRIC.contains(&algorithm) => self.with_key(token, algorithm)?,
             _ => Vec::new(),
         };
         if found.is_empty() { Err(Refusal::Algorithm) } else { Ok(found) }
@@ -94,22 +92,48 @@ impl JwtVerifier {
     }
 
     fn with_key(&self, token: &Token<'_>, algorithm: Algorithm) -> Result<Vec<Candidate<'_>>, Refusal> {
-        if !self.issuers.iter().any(Issuer::has_keys) {
+        let accepts = |issuer: &&Issuer| issuer.has_keys() && issuer.algorithms.contains(&algorithm);
+        if !self.issuers.iter().any(|issuer| accepts(&issuer)) {
             return Err(Refusal::Algorithm);
         }
         let id = token.key_id()?.ok_or(Refusal::NoKeyId)?;
         let mut refusal = Refusal::UnknownKey;
         let mut found = Vec::new();
-        for issuer in &self.issuers {
-            match issuer.key(&id) {
-                Some(key) if key.algorithms().contains(&algorithm) => {
+        for issuer in self.issuers.iter().filter(accepts) {
+            for key in issuer.keys(&id) {
+                if key.algorithms().contains(&algorithm) {
                     found.push(Candidate { issuer, key: ChosenKey::Public(key, algorithm) });
+                } else {
+                    refusal = Refusal::KeyMismatch;
                 }
-                Some(_) => refusal = Refusal::KeyMismatch,
-                None => {}
             }
         }
         if found.is_empty() { Err(refusal) } else { Ok(found) }
+    }
+
+    /// Has the keys of an issuer read if a token that claims to be its own names one that is not known. What is not signed yet
+    /// decides nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if nobody can tell now whether there is such a key.
+    pub async fn prepare(&self, token: &str) -> Result<(), Error> {
+        if !self.issuers.iter().any(|issuer| issuer.remote.is_some()) {
+            return Ok(());
+        }
+        match self.unread(token) {
+            Ok(Some((remote, id))) => remote.prepare(&id).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The keys that a token claims to be signed with, and the id of its own.
+    fn unread(&self, token: &str) -> Result<Option<(&RemoteKeys, String)>, Refusal> {
+        let token = Token::parse(token)?;
+        let algorithm: Algorithm = token.algorithm()?.parse().map_err(|_| Refusal::Algorithm)?;
+        let id = token.key_id()?.ok_or(Refusal::NoKeyId)?;
+        let issuer = claims::issuer(&token.claims()?, self.issuers.iter())?;
+        let remote = issuer.remote.as_deref().filter(|_| issuer.algorithms.contains(&algorithm));
+        Ok(remote.map(|remote| (remote, id)))
     }
 
     /// Whether the token's signature was made with this candidate's key.
@@ -151,7 +175,13 @@ impl JwtVerifier {
 
 impl TokenVerifier for JwtVerifier {
     fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<VerifiedToken, Error>> {
-        Box::pin(future::ready(self.verify_at(token, claims::unix_now()).map_err(Error::Refused)))
+        Box::pin(async move {
+            let prepared = self.prepare(token).await;
+            match self.verify_at(token, claims::unix_now()) {
+                Err(Refusal::UnknownKey) => prepared.and(Err(Refusal::UnknownKey.into())),
+                verified => verified.map_err(Error::Refused),
+            }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The keys that verify tokens: a directory of `<kid>.pem` files.
 
+pub mod jwk;
 mod pem;
 
 use std::{collections::HashMap, fs, path::Path};
@@ -9,7 +10,7 @@ use crate::{
     reload::{Fingerprint, FromFiles},
 };
 
-pub use pem::VerifyingKey;
+pub use pem::{ASYMMETRIC, VerifyingKey};
 
 /// Key files are much smaller: an RSA private key of 4096 bits has 3.2 KiB.
 const MAX_FILE_BYTES: u64 = 64 * 1024;

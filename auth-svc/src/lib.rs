@@ -12,6 +12,8 @@
 //! | [`signatures`] | remembering which signatures are good or bad |
 //! | [`directory`], [`accounts`] | account lookup: the trait, and the implementation with a file |
 //! | [`couchdb`] | keys, accounts and secrets from KAZOO's CouchDB |
+//! | [`crossbar`] | tokens and accounts from KAZOO's API |
+//! | [`http`] | asking other servers |
 //! | [`sources`] | the sources of accounts, in order |
 //! | [`access`] | the access rule |
 //! | [`realms`] | which account has which realm, and since when, also across restarts |
@@ -19,7 +21,7 @@
 //! | [`refusal`], [`error`] | errors for clients, and errors for operators |
 //! | [`reload`] | reloading files that change |
 //! | [`metrics`] | metrics |
-//! | [`cli`], [`mint`], [`explain`], [`check_sources`] | the command line: minting development tokens, explaining tokens, asking CouchDB |
+//! | [`cli`], [`mint`], [`explain`], [`check_sources`] | the command line: minting development tokens, explaining tokens, asking the sources |
 
 pub mod access;
 pub mod accounts;
@@ -30,9 +32,11 @@ pub mod claims;
 pub mod cli;
 pub mod config;
 pub mod couchdb;
+pub mod crossbar;
 pub mod directory;
 pub mod error;
 pub mod explain;
+pub mod http;
 pub mod issuers;
 pub mod jwt_verifier;
 pub mod keys;
@@ -66,9 +70,10 @@ use crate::{
     authority::Authority,
     config::{AuthSvcConfig, Source},
     couchdb::{CouchDb, Databases, accounts::LiveAccounts, verifier::LiveVerifier},
+    crossbar::{Crossbar, verifier::CrossbarVerifier},
     directory::{Account, AccountDirectory},
     error::Error,
-    issuers::Issuer,
+    issuers::{Issuer, Reports},
     jwt_verifier::JwtVerifier,
     keys::Keys,
     metrics::Metrics,
@@ -89,6 +94,7 @@ pub struct AuthSvc {
     config: AuthSvcConfig,
     accounts: Option<Arc<Reloaded<Accounts>>>,
     couchdb: Option<(Arc<CouchDb>, Databases)>,
+    crossbar: Option<Arc<Crossbar>>,
     realms: Arc<Realms>,
     issuers: Vec<Issuer>,
     announcer: Announcer,
@@ -132,6 +138,14 @@ impl AuthSvc {
             }
             None => None,
         };
+        let crossbar = match config.auth.crossbar() {
+            Some(settings) => {
+                let latch = readiness.optional("crossbar");
+                let crossbar = Crossbar::new(settings, Arc::clone(&realms), &metrics, latch);
+                Some(Arc::new(crossbar.map_err(Error::Crossbar)?))
+            }
+            None => None,
+        };
         let latches = Latches {
             nats: nats::Latches::new(&readiness, readiness.latch("nats")),
             accounts: readiness.latch("accounts"),
@@ -139,16 +153,29 @@ impl AuthSvc {
             subscription: readiness.latch("subscription"),
         };
         let accounts = config.auth.accounts_file().map(Reloaded::<Accounts>::open).transpose()?.map(Arc::new);
-        // CouchDB has latches of its own.
+        // CouchDB and Crossbar have latches of their own.
         latches.accounts.set(true);
         metrics.accounts.set(accounts.as_ref().map_or(0, |accounts| gauge(accounts.current().count())));
-        let issuers = Issuer::all(&config.auth, couchdb.as_ref().map(|(couchdb, _)| &**couchdb))?;
+        let reports =
+            Reports { announcer: announcer.clone(), metrics: metrics.clone(), readiness: readiness.clone() };
+        let issuers = Issuer::all(&config.auth, couchdb.as_ref().map(|(couchdb, _)| &**couchdb), &reports)?;
         let count = count_keys(&issuers);
-        let has_others = config.auth.jwt.hs256_secret.is_some() || couchdb.is_some();
+        let has_others = has_others(&config, &issuers);
         latches.keys.set(has_others || count > 0);
         metrics.keys.set(gauge(count));
         let admin = AdminServer::bind(&config.admin, registry, readiness).await.map_err(Error::Admin)?;
-        Ok(AuthSvc { config, accounts, couchdb, realms, issuers, announcer, metrics, latches, admin })
+        Ok(AuthSvc {
+            config,
+            accounts,
+            couchdb,
+            crossbar,
+            realms,
+            issuers,
+            announcer,
+            metrics,
+            latches,
+            admin,
+        })
     }
 
     /// The address of the admin server.
@@ -197,7 +224,11 @@ impl AuthSvc {
                 "auth.jwt.hs256_secret is set, for development only: anyone who knows it can mint any token"
             );
         }
-        let has_others = has_secret || self.couchdb.is_some();
+        for remote in self.issuers.iter().filter_map(|issuer| issuer.remote.clone()) {
+            let shutdown = tasks.clone();
+            tokio::spawn(async move { shutdown.run_until_cancelled(remote.follow()).await });
+        }
+        let has_others = has_others(&self.config, &self.issuers);
         for keys in self.issuers.iter().filter_map(|issuer| issuer.keys.clone()) {
             let (metrics, latch) = (self.metrics.clone(), self.latches.keys.clone());
             let changed = announcer.clone();
@@ -234,24 +265,32 @@ impl AuthSvc {
             })
             .await?;
         let subjects = Subjects::new(&self.config.nats.prefix);
+        let (sources, issuers) = (self.config.auth.sources(), self.issuers.clone());
         let verifier = JwtVerifier::new(self.issuers);
-        let mut directories: Vec<Arc<dyn AccountDirectory>> = Vec::new();
-        let verifier: Arc<dyn TokenVerifier> = match self.couchdb {
+        let verifier: Arc<dyn TokenVerifier> = match &self.couchdb {
             None => Arc::new(verifier),
             Some((couchdb, databases)) => {
                 couchdb.listen(client.clone(), subjects.clone(), tasks.clone());
-                directories.push(Arc::clone(&couchdb.accounts) as _);
                 // Another auth-svc can answer meanwhile.
                 if shutdown.run_until_cancelled(databases.loaded()).await.is_none() {
                     return Ok(());
                 }
-                Arc::new(LiveVerifier::new(verifier, couchdb))
+                Arc::new(LiveVerifier::new(verifier, Arc::clone(couchdb)))
             }
         };
-        directories.extend(self.accounts.map(|accounts| accounts as Arc<dyn AccountDirectory>));
-        if self.config.auth.sources().first() == Some(&Source::Files) {
-            directories.reverse();
-        }
+        let verifier = match &self.crossbar {
+            None => verifier,
+            Some(crossbar) => {
+                let crossbar = Arc::clone(crossbar);
+                Arc::new(CrossbarVerifier::new(crossbar, &sources, &issuers, verifier)) as _
+            }
+        };
+        let directory = |source: &Source| match source {
+            Source::CouchDb => self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(&couchdb.accounts) as _),
+            Source::Crossbar => self.crossbar.clone().map(|crossbar| crossbar as _),
+            Source::Files => self.accounts.clone().map(|accounts| accounts as _),
+        };
+        let directories: Vec<Arc<dyn AccountDirectory>> = sources.iter().filter_map(directory).collect();
         owners.refresh();
         if let Some(replicas) = self.config.history.kept() {
             let store = RealmStore::new(client.clone(), subjects.realms(), replicas);
@@ -318,7 +357,16 @@ fn report_reload<T: FromFiles>(
     }
 }
 
-/// The keys of all issuers.
+/// Whether there is anything that verifies tokens besides keys in files.
+fn has_others(config: &AuthSvcConfig, issuers: &[Issuer]) -> bool {
+    let auth = &config.auth;
+    auth.jwt.hs256_secret.is_some()
+        || auth.couchdb().is_some()
+        || auth.crossbar().is_some()
+        || issuers.iter().any(|issuer| issuer.remote.is_some())
+}
+
+/// The keys of all issuers in files.
 fn count_keys(issuers: &[Issuer]) -> usize {
     issuers.iter().filter_map(|issuer| issuer.keys.as_ref()).map(|keys| keys.current().len()).sum()
 }

@@ -13,6 +13,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::claims::unix_now;
+
 /// The labels of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -33,12 +35,12 @@ pub struct ReloadLabels {
     pub result: &'static str,
 }
 
-/// The labels of a question to CouchDB.
+/// The labels of a question to CouchDB or Crossbar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QuestionLabels {
-    /// `accounts`, `key`, `settings` or `identity`.
+    /// `accounts`, `key`, `settings` or `identity`; of Crossbar `token`, `account` or `tree`.
     pub what: &'static str,
-    /// `ok`, `none` (there is no such document or key), or the kind of error.
+    /// `ok`, `none` (there is no such document or key; Crossbar has refused), or the kind of error.
     pub result: &'static str,
 }
 
@@ -49,9 +51,71 @@ pub struct DatabaseLabel {
     pub database: &'static str,
 }
 
+/// The labels of a question to an issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FetchLabels {
+    /// The issuer's name in the configuration.
+    pub issuer: String,
+    /// `ok`, or the kind of error.
+    pub result: &'static str,
+}
+
+/// The label of an issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct IssuerLabel {
+    /// Its name in the configuration.
+    pub issuer: String,
+}
+
+/// The metrics of issuers whose keys are read over HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct IssuerMetrics {
+    fetches: Family<FetchLabels, Counter>,
+    read_at: Family<IssuerLabel, Gauge>,
+    keys: Family<IssuerLabel, Gauge>,
+}
+
+impl IssuerMetrics {
+    /// Counts a question for keys: how many there are, or the kind of error.
+    pub fn fetched(&self, issuer: &str, result: Result<usize, &'static str>) {
+        let labels = |result| FetchLabels { issuer: issuer.to_owned(), result };
+        self.fetches.get_or_create(&labels(result.err().unwrap_or("ok"))).inc();
+        if let Ok(count) = result {
+            let label = IssuerLabel { issuer: issuer.to_owned() };
+            self.read_at.get_or_create(&label).set(i64::try_from(unix_now()).unwrap_or(i64::MAX));
+            self.keys.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "auth_issuer",
+            "Questions for the keys of an issuer, by result",
+            Unit::Other("fetches".to_owned()),
+            self.fetches.clone(),
+        );
+        registry.register_with_unit(
+            "auth_issuer_read_timestamp",
+            "When the keys of an issuer were last read, in Unix time",
+            Unit::Seconds,
+            self.read_at.clone(),
+        );
+        registry.register_with_unit(
+            "auth_issuer",
+            "Keys of an issuer that were read over HTTP",
+            Unit::Other("keys".to_owned()),
+            self.keys.clone(),
+        );
+    }
+}
+
 /// The metrics of auth-svc.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    /// Issuers whose keys are read over HTTP.
+    pub issuers: IssuerMetrics,
+    crossbar_questions: Family<QuestionLabels, Counter>,
+    crossbar_heard_at: Gauge,
     requests: Family<RequestLabels, Counter>,
     duration: Histogram,
     reloads: Family<ReloadLabels, Counter>,
@@ -71,6 +135,9 @@ impl Metrics {
     /// Registers the metrics.
     pub fn new(registry: &mut Registry) -> Metrics {
         let metrics = Metrics {
+            issuers: IssuerMetrics::default(),
+            crossbar_questions: Family::default(),
+            crossbar_heard_at: Gauge::default(),
             requests: Family::default(),
             // 0.1 ms to 1.6 s. A verification takes less; what waits behind a flood takes longer.
             duration: Histogram::new(exponential_buckets(0.0001, 2.0, 15)),
@@ -127,7 +194,33 @@ impl Metrics {
             unit("keys"),
             metrics.couchdb_keys.clone(),
         );
+        metrics.issuers.register(registry);
+        registry.register_with_unit(
+            "auth_crossbar",
+            "Questions to Crossbar, by what was asked for and by result",
+            unit("questions"),
+            metrics.crossbar_questions.clone(),
+        );
+        registry.register_with_unit(
+            "auth_crossbar_heard_timestamp",
+            "When Crossbar last gave a usable answer, in Unix time",
+            Unit::Seconds,
+            metrics.crossbar_heard_at.clone(),
+        );
         metrics
+    }
+
+    /// Counts a question to Crossbar: whether it has confirmed something, or the kind of error.
+    pub fn asked_crossbar(&self, what: &'static str, result: Result<bool, &'static str>) {
+        if result.is_ok() {
+            self.crossbar_heard_at.set(i64::try_from(unix_now()).unwrap_or(i64::MAX));
+        }
+        let result = match result {
+            Ok(true) => "ok",
+            Ok(false) => "none",
+            Err(kind) => kind,
+        };
+        self.crossbar_questions.get_or_create(&QuestionLabels { what, result }).inc();
     }
 
     /// Counts a question to CouchDB: whether it has found something, or the kind of error.

@@ -93,7 +93,10 @@ impl Realms {
 
     /// Takes over what another instance has stored, and returns what both became.
     fn merge(&self, index: usize, stored: &Shard) -> Shard {
-        self.change(index, |shard| shard.merge(stored))
+        self.change(index, |shard| {
+            shard.merge(stored);
+            shard.clone()
+        })
     }
 
     /// The bucket is empty, or another one.
@@ -123,11 +126,8 @@ impl Realms {
         self.change(index, |shard| shard.stored(version, revision));
     }
 
-    fn change(&self, index: usize, change: impl FnOnce(&mut Shard)) -> Shard {
-        let mut shards = self.shards.lock();
-        let Some(shard) = shards.get_mut(index) else { return Shard::default() };
-        change(shard);
-        shard.clone()
+    fn change<R: Default>(&self, index: usize, change: impl FnOnce(&mut Shard) -> R) -> R {
+        self.shards.lock().get_mut(index).map(change).unwrap_or_default()
     }
 }
 

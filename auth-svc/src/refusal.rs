@@ -65,6 +65,9 @@ pub enum Refusal {
     /// The user, device or account in `identity_sig` is deleted.
     #[error("identity is gone")]
     IdentityGone,
+    /// Crossbar refuses it for a reason of its own.
+    #[error("KAZOO does not accept the token")]
+    Crossbar,
     /// The token's account does not exist.
     #[error("unknown account")]
     UnknownAccount,
@@ -96,6 +99,7 @@ impl Refusal {
             Refusal::IssuerAccount => "issuer_account",
             Refusal::Identity => "identity",
             Refusal::IdentityGone => "identity_gone",
+            Refusal::Crossbar => "crossbar",
             Refusal::UnknownAccount => "unknown_account",
             Refusal::DisabledAccount => "disabled_account",
         }

@@ -20,11 +20,15 @@ impl Sources {
 }
 
 impl AccountDirectory for Sources {
-    fn account<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>> {
+    fn account<'a>(
+        &'a self,
+        id: &'a str,
+        token: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>> {
         Box::pin(async move {
             for directory in &self.0 {
                 // A source that cannot answer may have the account, so none after it is asked.
-                if let Some(account) = directory.account(id).await? {
+                if let Some(account) = directory.account(id, token).await? {
                     return Ok(Some(account));
                 }
             }

@@ -32,6 +32,8 @@ pub(crate) const KAZOO_TOKENS: &str = include_str!("testdata/kazoo-tokens.txt");
 pub(crate) const P256_COMPRESSED: &str = include_str!("testdata/p256-compressed.pem");
 pub(crate) const P256_PRIVATE: &str = include_str!("testdata/p256-private.pem");
 pub(crate) const P256_PUBLIC: &str = include_str!("testdata/p256-public.pem");
+pub(crate) const P384_PRIVATE: &str = include_str!("testdata/p384-private.pem");
+pub(crate) const P521_PUBLIC: &str = include_str!("testdata/p521-public.pem");
 pub(crate) const P384_PUBLIC: &str = include_str!("testdata/p384-public.pem");
 pub(crate) const ED25519_PRIVATE: &str = include_str!("testdata/ed25519-private.pem");
 pub(crate) const ED25519_PUBLIC: &str = include_str!("testdata/ed25519-public.pem");
@@ -72,8 +74,8 @@ realm = "below.example.com"
 parent = "closed"
 "#;
 
-/// Treats a token as its account's id, after `below ID: ` with an issuer that may name only accounts from there on; `bad` is
-/// invalid, `later` cannot be verified now.
+/// Treats a token as its account's id, after `below ID: ` with an issuer that may name only accounts from there on, after
+/// `only ID: ` only this one; `bad` is invalid, `later` cannot be verified now.
 struct PlainTokens;
 
 impl TokenVerifier for PlainTokens {
@@ -82,14 +84,14 @@ impl TokenVerifier for PlainTokens {
             "bad" => Err(Refusal::Signature.into()),
             "later" => Err(Error::Unavailable { what: "keys", reason: "timeout".into() }),
             token => {
-                let restricted = token.strip_prefix("below ").and_then(|token| token.split_once(": "));
-                let (top, id) = restricted.unwrap_or(("*", token));
+                let restricted = token.strip_prefix("below ").or(token.strip_prefix("only "));
+                let (top, id) = restricted.and_then(|token| token.split_once(": ")).unwrap_or(("*", token));
                 Ok(VerifiedToken {
                     account_id: id.into(),
                     expires_at: 9,
                     owner_id: None,
                     token_id: format!("id of {id}"),
-                    scope: Arc::new(Scope::of(&[top.into()])),
+                    scope: Arc::new(Scope::of(&[top.into()], token.starts_with("below"))),
                 })
             }
         }))

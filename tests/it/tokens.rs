@@ -130,7 +130,7 @@ async fn each_issuer_has_its_own_keys_and_accounts() {
     std::fs::write(dir.path().join("accounts.toml"), accounts::file()).unwrap();
     let (pair, stranger) = (AccountPair::fresh(), Account::fresh());
     let issuers = format!(
-        "[{{iss=\"https://idp\",keys_dir=\"{}\",accounts=[\"{}\"]}}]",
+        "[{{iss=\"https://idp\",keys_dir=\"{}\",accounts=[\"{}\"],descendants=true}}]",
         idp_keys.display(),
         pair.parent.id
     );

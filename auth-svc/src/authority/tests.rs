@@ -102,6 +102,30 @@ fn an_issuer_may_name_its_accounts_and_those_below() {
     }
 }
 
+#[test]
+fn an_issuers_token_sees_no_more_than_is_listed() {
+    let authority = authority(testing::ACCOUNTS);
+    let not_listed = Access::Denied { reason: Denial::NotListed.reason().into() };
+    for (token, requested) in [
+        ("only reseller: reseller", "child"),
+        ("only reseller: reseller", "*"),
+        ("only system: system", "*"),
+        ("only system: system", "reseller"),
+        ("below system: system", "*"),
+    ] {
+        assert_eq!(access(&authority, token, Some(requested)), not_listed, "{token} {requested}");
+    }
+    for (token, expected) in
+        [("system", true), ("only system: system", false), ("below system: system", false)]
+    {
+        let AuthReply::Accepted { bearer, .. } = ask(&authority, token, None).unwrap().reply else {
+            panic!()
+        };
+        assert_eq!(bearer.superduper_admin, expected, "{token}");
+    }
+    assert!(matches!(access(&authority, "below system: system", Some("child")), Access::Account { .. }));
+}
+
 #[derive(Clone, Debug)]
 struct Node {
     /// Less than the node's own index, so that there is no cycle.

@@ -59,12 +59,29 @@ fn errors_are_one_line_without_secrets() {
         (issuer(&keys_dir("keys"), "iss = \"i\""), "missing field `accounts`"),
         (issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"*\"]\nalgs = []"), "unknown key"),
         (
+            issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"*\", \"a\"]"),
+            "i: accounts must be \"*\" alone",
+        ),
+        (
+            issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"*\"]\nalgorithms = [\"HS256\"]"),
+            "i: algorithms must",
+        ),
+        (issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"*\"]\nalgorithms = []"), "i: algorithms must"),
+        (
+            issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"*\"]\nalgorithms = [\"none\"]"),
+            "expected one of HS256",
+        ),
+        (
+            issuer(&keys_dir("keys"), "iss = \"i\"\naccounts = [\"*\"]\njwks_url = \"https://h/\""),
+            "i: needs one of jwks_url, discovery_url and keys_dir",
+        ),
+        (
             issuer(&keys_dir("broken-keys"), "iss = \"i\"\naccounts = [\"*\"]"),
             "b.pem: is an RSA key of 1024 bits",
         ),
         (
             issuer(&secret, "iss = \"i\"\naccounts = [\"*\"]"),
-            "beside auth.jwt.keys_dir, auth.couchdb or auth.issuers",
+            "beside auth.jwt.keys_dir, auth.couchdb, auth.crossbar or auth.issuers",
         ),
         (auth(&dir.path().join("none.toml"), &secret), "No such file"),
         (auth(&broken_accounts, &secret), "broken.toml: line 1: missing field `name`"),
@@ -83,10 +100,10 @@ fn errors_are_one_line_without_secrets() {
     }
     let text = issuer(&keys_dir("keys"), "iss = \"https://i\"\naccounts = [\"a\"]\naudience = \"me\"");
     let config: AuthSvcConfig = load(&dir, &text).unwrap();
-    let issuers = issuers::Issuer::all(&config.auth, None).unwrap();
+    let issuers = issuers::Issuer::all(&config.auth, None, &issuers::Reports::default()).unwrap();
     assert_eq!(issuers.iter().map(|issuer| issuer.iss.as_str()).collect::<Vec<_>>(), ["kazoo", "https://i"]);
     assert_eq!(issuers[1].audience.as_deref(), Some("me"));
-    assert_eq!(*issuers[1].scope, issuers::Scope::Below(vec!["a".into()]));
+    assert_eq!(*issuers[1].scope, issuers::Scope::Only(vec!["a".into()]));
 }
 
 #[test]
@@ -121,7 +138,8 @@ fn couchdb_replaces_the_files_or_stands_beside_them() {
         ("[auth]\nsources = [\"couchdb\"]\n".to_owned(), "but auth.couchdb.url is not set"),
         (format!("[auth]\nsources = []\n{couchdb}"), "`auth.sources`"),
         (format!("[auth]\nsources = [\"couchdb\", \"couchdb\"]\n{couchdb}"), "each once"),
-        (format!("[auth]\nsources = [\"crossbar\"]\n{couchdb}"), "`auth.sources"),
+        (format!("[auth]\nsources = [\"crossbar\"]\n{couchdb}"), "but auth.crossbar.url is not set"),
+        (format!("[auth]\nsources = [\"ldap\"]\n{couchdb}"), "`auth.sources"),
         (url(""), "`auth.couchdb.url`"),
         (url("couchdb://u:s3cr3t@h"), "must be a URL such as http://127.0.0.1:5984"),
         (url("http://h/?x=1"), "must be a URL"),
@@ -137,6 +155,78 @@ fn couchdb_replaces_the_files_or_stands_beside_them() {
         ),
     ] {
         let error = sources(&text).unwrap_err();
+        assert!(error.contains(expected), "{error} instead of {expected}");
+        assert!(!error.contains("s3cr3t") && !error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn crossbar_replaces_the_files_or_stands_beside_them() {
+    let dir = TempDir::new();
+    let crossbar = "[auth.crossbar]\nurl = \"http://127.0.0.1:8000\"\nkey_ids = [\"k\"]\n";
+    let sources = |text: &str| load::<AuthSvcConfig>(&dir, text).map(|config| config.auth.sources());
+    assert_eq!(sources(crossbar), Ok(vec![Source::Crossbar, Source::Files]));
+    let all =
+        "[auth]\nsources = [\"files\", \"couchdb\", \"crossbar\"]\n[auth.couchdb]\nurl = \"http://h\"\n";
+    assert_eq!(
+        sources(&format!("{all}{crossbar}")),
+        Ok(vec![Source::Files, Source::CouchDb, Source::Crossbar])
+    );
+    let url = |url: &str| format!("[auth.crossbar]\nurl = \"{url}\"\nkey_ids = [\"k\"]\n");
+    for (text, expected) in [
+        (url(""), "`auth.crossbar.url`"),
+        (url("http://u:s3cr3t@h"), "without user, password"),
+        (url("ftp://h"), "must be a URL"),
+        ("[auth.crossbar]\nurl = \"http://h\"\n".into(), "must list the ids of KAZOO's keys"),
+        (format!("{crossbar}cache = \"10m\"\n"), "must be 1s to 5m"),
+        (format!("{crossbar}cache = \"0s\"\n"), "must be 1s to 5m"),
+        (format!("{crossbar}timeout = \"2m\"\n"), "must be 1ms to 1m"),
+        (format!("{crossbar}ca_file = \"/nonexistent\"\n"), "/nonexistent: "),
+        (format!("{crossbar}api_key = \"x\"\n"), "unknown key"),
+    ] {
+        let error = sources(&text).unwrap_err();
+        assert!(error.contains(expected), "{error} instead of {expected}");
+        assert!(!error.contains("s3cr3t") && !error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn issuers_are_read_over_https_or_on_this_machine() {
+    let dir = TempDir::new();
+    let accounts = dir.write("accounts.toml", testing::ACCOUNTS).display().to_string();
+    let check = |lines: &str| {
+        let text = format!(
+            "[auth]\naccounts_file = {accounts:?}\n[[auth.issuers]]\niss = \"i\"\naccounts = [\"child\"]\n{lines}"
+        );
+        load::<AuthSvcConfig>(&dir, &text).map(drop)
+    };
+    for good in [
+        "jwks_url = \"https://idp.example.com/keys\"",
+        "discovery_url = \"https://idp.example.com/.well-known/openid-configuration\"",
+        "jwks_url = \"http://127.0.0.1:8080/keys\"",
+        "jwks_url = \"http://localhost:8080/keys\"",
+        "jwks_url = \"http://[::1]:8080/keys\"",
+        "jwks_url = \"http://idp.internal/keys\"\ndangerous_http = true",
+        "jwks_url = \"https://h/\"\nalgorithms = [\"ES384\", \"PS256\"]\naccount_claim = \"acct\"\nkeep_keys = \"1h\"",
+    ] {
+        assert_eq!(check(good), Ok(()), "{good}");
+    }
+    for (bad, expected) in [
+        ("", "needs one of jwks_url, discovery_url and keys_dir"),
+        ("jwks_url = \"http://idp.internal/keys\"", "jwks_url must begin with https"),
+        ("discovery_url = \"http://idp.internal/keys\"", "discovery_url must begin with https"),
+        ("jwks_url = \"http://localhost.example.com/keys\"", "jwks_url must begin with https"),
+        ("jwks_url = \"https://u:s3cr3t@h/\"", "without user, password and query"),
+        ("jwks_url = \"https://h/?s3cr3t\"", "without user, password and query"),
+        ("jwks_url = \"file:///etc/passwd\"", "must be a URL"),
+        ("jwks_url = \"https://h/\"\ndiscovery_url = \"https://h/\"", "needs one of"),
+        ("jwks_url = \"https://h/\"\nca_file = \"/nonexistent\"", "ca_file: /nonexistent: "),
+        ("jwks_url = \"https://h/\"\ntimeout = \"0s\"", "timeout must be"),
+        ("jwks_url = \"https://h/\"\nrefresh_interval = \"1ms\"", "refresh_interval must be"),
+        ("jwks_url = \"https://h/\"\nkeep_keys = \"1s\"", "keep_keys must not be below"),
+        ("jwks_url = \"https://h/\"\naccount_claim = \"\"", "account_claim is empty"),
+    ] {
+        let error = check(bad).unwrap_err();
         assert!(error.contains(expected), "{error} instead of {expected}");
         assert!(!error.contains("s3cr3t") && !error.contains('\n'), "{error}");
     }

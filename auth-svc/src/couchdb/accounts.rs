@@ -239,7 +239,11 @@ impl Follower for LiveAccounts {
 }
 
 impl AccountDirectory for LiveAccounts {
-    fn account<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>> {
+    fn account<'a>(
+        &'a self,
+        id: &'a str,
+        _token: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Account>>, Error>> {
         Box::pin(async move {
             match &*self.table.read() {
                 Some(table) => Ok(table.get(id)),

@@ -4,7 +4,6 @@
 //! at once for a moment, so that nobody waits for a timeout that another has just waited for.
 
 mod error;
-mod tls;
 
 pub use error::CouchError;
 
@@ -15,16 +14,11 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
     header::{self, HeaderValue},
-};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
 };
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -35,6 +29,7 @@ use tokio::{
 use url::Url;
 
 use super::config::CouchDbConfig;
+use crate::http::{self, HttpClient};
 
 /// Questions at once. More wait, within their time limit. With 2 s for an answer, 10,000 questions a minute are 333 at once.
 const MAX_QUESTIONS: usize = 400;
@@ -42,8 +37,6 @@ const MAX_QUESTIONS: usize = 400;
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// How long further questions fail after no server has answered one.
 const PAUSE: Duration = Duration::from_millis(500);
-/// An unused connection is closed after this time, before HAProxy does it.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
 /// What stays as it is in a path segment or a query value.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -53,7 +46,7 @@ pub struct Client {
     servers: Vec<Server>,
     /// The index of the server that is asked first.
     first: AtomicUsize,
-    http: HttpClient<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    http: HttpClient,
     timeout: Duration,
     permits: Semaphore,
     failed: Mutex<Option<(Instant, CouchError)>>,
@@ -73,23 +66,12 @@ impl Client {
     /// If a URL or the CA file is not usable.
     pub fn new(config: &CouchDbConfig) -> Result<Client, String> {
         let servers = config.urls()?.into_iter().map(|url| Server::new(url, config)).collect::<Vec<_>>();
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(config.timeout));
-        connector.set_nodelay(true);
         let is_used = servers.iter().any(|server| server.base.starts_with("https:"));
-        let tls = tls::config(is_used, config.ca_file.as_deref())?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let mut builder = HttpClient::builder(TokioExecutor::new());
-        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT);
+        let http = http::client(is_used, config.ca_file.as_deref(), config.timeout)?;
         Ok(Client {
             servers,
             first: AtomicUsize::new(0),
-            http: builder.build(connector),
+            http,
             timeout: config.timeout,
             permits: Semaphore::new(MAX_QUESTIONS),
             failed: Mutex::new(None),
@@ -182,7 +164,7 @@ impl Client {
     }
 
     async fn send(&self, server: &Server, path: &str) -> Result<Response<Incoming>, CouchError> {
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(Full::default());
         let malformed = || CouchError::Malformed { path: path.to_owned(), reason: "not a path".into() };
         *request.uri_mut() = format!("{}{path}", server.base).parse().map_err(|_| malformed())?;
         let headers = request.headers_mut();
@@ -226,12 +208,7 @@ impl Server {
     }
 
     fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> CouchError {
-        // The innermost error says what the operating system has reported.
-        let mut innermost = error;
-        while let Some(source) = innermost.source() {
-            innermost = source;
-        }
-        CouchError::Unreachable { server: self.base.clone(), reason: innermost.to_string() }
+        CouchError::Unreachable { server: self.base.clone(), reason: http::innermost(error) }
     }
 
     fn timeout(&self) -> CouchError {

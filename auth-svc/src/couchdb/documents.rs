@@ -108,25 +108,30 @@ pub fn ids(json: &[u8]) -> Result<Vec<String>, serde_json::Error> {
 
 /// The account in a document, unless it is deleted or no account.
 fn account(id: &str, document: AccountDocument) -> Option<Account> {
-    let plain = |text: &str, extra: &[u8]| {
-        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || extra.contains(&byte))
-    };
     let is_account = document.pvt_type.and_then(Loose::text).is_some_and(|kind| kind == "account");
     let is_deleted = document.pvt_deleted.is_some_and(|deleted| !deleted.is_false());
-    if !is_account || is_deleted || !(1..=64).contains(&id.len()) || !plain(id, b"_-") {
+    if !is_account || is_deleted || !(1..=64).contains(&id.len()) || !is_plain(id, b"_-") {
         return None;
     }
-    let is_realm = |realm: &String| (1..=253).contains(&realm.len()) && plain(realm, b"_-.:[]");
     // KAZOO 4.3 has both flags, later releases have the second one.
     let is_enabled = |flag: &Option<Loose>| flag.as_ref().is_none_or(Loose::is_true);
     Some(Account {
         id: id.to_owned(),
         name: document.name.and_then(Loose::text).unwrap_or_default(),
-        realm: document.realm.and_then(Loose::text).filter(is_realm),
+        realm: document.realm.and_then(Loose::text).filter(|realm| is_realm(realm)),
         ancestors: document.pvt_tree.and_then(Loose::texts).unwrap_or_default(),
         superduper_admin: document.pvt_superduper_admin.as_ref().is_some_and(Loose::is_true),
         enabled: is_enabled(&document.enabled) && is_enabled(&document.pvt_enabled),
     })
+}
+
+/// Whether a text can be a SIP realm.
+pub(crate) fn is_realm(text: &str) -> bool {
+    (1..=253).contains(&text.len()) && is_plain(text, b"_-.:[]")
+}
+
+fn is_plain(text: &str, extra: &[u8]) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || extra.contains(&byte))
 }
 
 /// A line of a continuous changes feed.

@@ -10,10 +10,13 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use blackhole_common::{backoff::Backoff, readiness::Latch};
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
     client::{Client, CouchError, encoded},
@@ -27,6 +30,9 @@ const HEARTBEAT_MS: u64 = 4000;
 const SILENCE: Duration = Duration::from_secs(10);
 /// Lines have an id, a position and a revision: less than 1 KiB.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// How long further changes are waited for, to be read together, and how many bytes of them.
+const GATHER: Duration = Duration::from_millis(10);
+const MAX_GATHERED_BYTES: usize = 512 * 1024;
 /// After this many failures in a row the position may be the reason.
 const MAX_FAILURES: u32 = 3;
 
@@ -202,6 +208,12 @@ async fn run<F: Follower>(
         };
         let Ok(data) = frame.into_data() else { continue };
         buffer.extend_from_slice(&data);
+        // Of many changes, more are asked about at once.
+        let until = Instant::now() + GATHER;
+        while buffer.len() < MAX_GATHERED_BYTES {
+            let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await else { break };
+            buffer.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+        }
         let (changes, ended) = match take_lines(&mut buffer) {
             Ok(lines) => lines,
             Err(reason) => return cut(&reason),

@@ -64,15 +64,16 @@ impl LiveVerifier {
         Ok(signed.token)
     }
 
-    /// Reads the key that a token names, if there is one that is not known yet.
+    /// Reads the key that a token names, if there is one that is not known yet. What CouchDB knows, no issuer is asked for.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if it cannot be read now.
     pub async fn prepare(&self, token: &str) -> Result<(), Error> {
-        match Token::parse(token).and_then(|token| token.key_id()) {
+        let in_couchdb = match Token::parse(token).and_then(|token| token.key_id()) {
             Ok(Some(id)) => self.couchdb.keys.prepare(&id).await,
             _ => Ok(()),
-        }
+        };
+        self.jwt.prepare(token).await.and(in_couchdb)
     }
 
     /// Checks `identity_sig`, and returns the identity that it signs. A token without it has none to check, as in KAZOO.
@@ -85,7 +86,8 @@ impl LiveVerifier {
             Some(Member::Text(signature)) => signature,
             Some(_) => return Err(Refusal::InvalidClaim(SIGNATURE).into()),
         };
-        let identity = Identity { account_id: claims::account(claims)?, id: identity(claims)? };
+        let identity =
+            Identity { account_id: claims::account(claims, claims::ACCOUNT)?, id: identity(claims)? };
         let server_secret = self.couchdb.settings.server_secret()?.ok_or(Refusal::Identity)?;
         let secret = self.couchdb.identities.secret(&identity).await?;
         let secret = secret.ok_or(Refusal::IdentityGone)?.ok_or(Refusal::Identity)?;

@@ -103,10 +103,9 @@ fn the_issuer_and_its_accounts_are_explained() {
     let listed = Issuer {
         iss: "https://idp".into(),
         keys: Some(keys),
-        live: None,
-        secret: None,
         audience: Some("me".into()),
-        scope: Arc::new(Scope::of(&["child".into()])),
+        scope: Arc::new(Scope::of(&["child".into()], false)),
+        ..Issuer::kazoo(None, None)
     };
     let verifier = JwtVerifier::new(vec![Issuer::kazoo(Some(&Secret::new(testing::SECRET)), None), listed]);
     let key = EncodingKey::from_rsa_pem(testing::RSA_PRIVATE_PKCS1.as_bytes()).unwrap();

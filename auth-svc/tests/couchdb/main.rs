@@ -5,6 +5,7 @@
 
 mod accounts;
 mod keys;
+mod proxy;
 mod scale;
 mod tls;
 mod tokens;
@@ -82,7 +83,7 @@ impl Sources {
     }
 
     async fn account(&self, id: &str) -> Option<Arc<Account>> {
-        self.couchdb.accounts.account(id).await.unwrap()
+        self.couchdb.accounts.account(id, "").await.unwrap()
     }
 
     /// What an event of KAZOO about a document does.

@@ -9,14 +9,19 @@
 //! | [`answers`] | requests and their answers |
 //! | [`feed`] | changes feeds |
 //! | [`kazoo`] | the documents of a KAZOO cluster, and tokens that go with them |
+//! | [`web`] | an HTTP server whose answers a test decides |
+//! | [`issuer`], [`crossbar`] | what auth-svc asks instead of CouchDB or besides it |
 
 // All of this is test code.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod answers;
+pub mod crossbar;
 pub mod feed;
+pub mod issuer;
 pub mod kazoo;
 pub mod store;
+pub mod web;
 
 use std::{
     collections::HashSet,

@@ -21,6 +21,7 @@ mod endpoint;
 mod frame;
 mod http;
 mod json;
+mod jwks;
 mod kazoo_requests;
 mod key;
 mod nats;
@@ -65,6 +66,7 @@ pub const TARGETS: &[Target] = &[
     target("delivery", "exchange, routing key and body of an event, from KAZOO", delivery::run),
     target("endpoint", "paths of the action `api`, from clients", endpoint::run),
     target("frame", "events, from NATS", frame::run),
+    target("jwks", "keys and answers about tokens, from issuers and Crossbar", jwks::run),
     target("kazoo-requests", "requests about sessions and modules, from KAZOO", kazoo_requests::run),
     target("key", "PEM files of public keys, from the operator", key::run),
     target("nats", "the NATS protocol, from nats-server", nats::run),

@@ -14,10 +14,9 @@ fn two_issuers() -> (JwtVerifier, [TempDir; 2]) {
     let listed = Issuer {
         iss: "https://idp".into(),
         keys: idp,
-        live: None,
-        secret: None,
         audience: Some("me".into()),
         scope: Arc::new(Scope::Below(vec!["child".into()])),
+        ..Issuer::kazoo(None, None)
     };
     (JwtVerifier::new(vec![Issuer::kazoo(None, kazoo), listed]), dirs)
 }
