@@ -54,6 +54,7 @@ fn the_values_have_the_keys_of_the_services() {
         ("history", keys::<IngestConfig>("history")),
         ("auth", keys::<AuthSvcConfig>("auth")),
         ("auth.jwt", keys::<AuthSvcConfig>("auth.jwt")),
+        ("auth.crossbar", keys::<AuthSvcConfig>("auth.crossbar")),
         ("auth.couchdb", keys::<AuthSvcConfig>("auth.couchdb")),
     ] {
         let is_no_value = |key: &&String| {
