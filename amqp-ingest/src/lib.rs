@@ -89,6 +89,7 @@ impl Ingest {
         nats::options(&config.nats, publish::CLIENT_NAME).await?;
         let mut registry = telemetry::registry("amqp-ingest");
         let metrics = Metrics::register(&mut registry, &catalogue);
+        metrics.limited_to(config.amqp.prefetch);
         let readiness = Readiness::default();
         let admin = AdminServer::bind(&config.admin, registry, readiness.clone())
             .await

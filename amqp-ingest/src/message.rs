@@ -1,4 +1,6 @@
-//! An event as published to NATS: subject, headers (without its id, which depends on when it is published), and body.
+//! An event as published to NATS: subject, headers (without its id and time, which differ between deliveries), and body.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use blackhole_common::{nats::protocol::HeaderBlock, owner::Owner, subject, tenant::Tenant, wire};
 use bytes::Bytes;
@@ -17,6 +19,8 @@ pub(crate) struct Message {
     pub(crate) body: Bytes,
     /// Recognises another delivery of the event.
     pub(crate) digest: Digest,
+    /// When it was received, in milliseconds since 1970. Another delivery has another time, so it is no part of the headers.
+    pub(crate) received: u64,
 }
 
 impl Message {
@@ -45,7 +49,8 @@ impl Message {
             headers.add_text(wire::OWNER, &owner.to_text());
         }
         let digest = event.digest(&body);
-        Message { subject, headers: headers.finish(), body, digest }
+        let received = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+        Message { subject, headers: headers.finish(), body, digest, received }
     }
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct Metrics {
     /// Body bytes of the acknowledged events.
     pub(crate) bytes: Counter,
     in_flight: Family<ZoneLabel, Gauge>,
+    in_flight_limit: Gauge,
+    stream_bytes: Gauge,
+    stream_limit: Gauge,
     requests: Family<RequestLabels, Counter>,
     /// Seconds from publishing to the stream's acknowledgement.
     pub(crate) ack_seconds: Histogram,
@@ -146,6 +149,9 @@ impl Metrics {
             refusals: Counter::default(),
             bytes: Counter::default(),
             in_flight: Family::default(),
+            in_flight_limit: Gauge::default(),
+            stream_bytes: Gauge::default(),
+            stream_limit: Gauge::default(),
             requests: Family::default(),
             // 0.25 ms to 8 s: above the acknowledgement timeout.
             ack_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
@@ -199,6 +205,23 @@ impl Metrics {
             metrics.in_flight.clone(),
         );
         registry.register(
+            "events_in_flight_limit",
+            "The most events that may be in flight in one zone (amqp.prefetch)",
+            metrics.in_flight_limit.clone(),
+        );
+        registry.register_with_unit(
+            "stream",
+            "Events that the stream holds, as it last said",
+            Unit::Bytes,
+            metrics.stream_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "stream_limit",
+            "Events that the stream may hold (history.max_bytes)",
+            Unit::Bytes,
+            metrics.stream_limit.clone(),
+        );
+        registry.register(
             "requests",
             "Requests from KAZOO and messages to it, by kind and outcome",
             metrics.requests.clone(),
@@ -233,6 +256,17 @@ impl Metrics {
     pub(crate) fn received(&self, zone: &str) -> Vec<Counter> {
         let labels = |family: &String| FamilyLabels { family: family.clone(), zone: zone.to_owned() };
         self.families.iter().map(|family| self.received.get_or_create_owned(&labels(family))).collect()
+    }
+
+    /// Sets `amqp.prefetch`.
+    pub(crate) fn limited_to(&self, in_flight: u16) {
+        self.in_flight_limit.set(in_flight.into());
+    }
+
+    /// Sets how many bytes the stream holds, and may hold.
+    pub(crate) fn stream_holds(&self, bytes: u64, limit: i64) {
+        self.stream_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.stream_limit.set(limit);
     }
 
     /// A zone's deliveries that are not yet acknowledged to the broker.

@@ -249,6 +249,9 @@ impl Publisher {
                         if connection.is_stream_info(&reply) {
                             is_checking = false;
                             settings = settings.check(&reply, &history, &subjects, self.is_active())?;
+                            if let Some((bytes, limit)) = stream::size(&reply) {
+                                self.metrics.stream_holds(bytes, limit);
+                            }
                             continue;
                         }
                         if !Connection::is_reply(&reply) {

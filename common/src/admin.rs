@@ -25,7 +25,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    encoding::text::{encode, encode_registry},
+    registry::Registry,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -37,7 +40,7 @@ use self::{
     access::Access,
     connection_limit::{ConnectionLimit, ConnectionPermit},
 };
-use crate::{config::AdminConfig, listen::listen, readiness::Readiness};
+use crate::{config::AdminConfig, listen::listen, process_metrics::ProcessMetrics, readiness::Readiness};
 
 /// A scraper and a few probes need no more.
 const MAX_CONNECTIONS: usize = 32;
@@ -84,6 +87,8 @@ impl Default for Limits {
 struct Site {
     access: Access,
     registry: Registry,
+    /// The metrics without the registry's prefix.
+    process: Registry,
     readiness: Readiness,
     routes: Vec<Route>,
     lists: Arc<Semaphore>,
@@ -177,6 +182,8 @@ impl AdminServer {
         readiness: Readiness,
     ) -> io::Result<AdminServer> {
         registry.register_collector(Box::new(readiness.clone()));
+        let mut process = Registry::default();
+        process.register_collector(Box::new(ProcessMetrics));
         let token = config.read_token().map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {}", error.key, error.reason))
         })?;
@@ -189,6 +196,7 @@ impl AdminServer {
         let site = Site {
             access: Access::new(token, config.dangerous_without_token, config.listen),
             registry,
+            process,
             readiness,
             routes: Vec::new(),
             lists: Arc::new(Semaphore::new(MAX_LISTS)),
@@ -311,7 +319,8 @@ impl Site {
             "/metrics" => {
                 let mut body = String::new();
                 // Writing to a String cannot fail.
-                let _ = prometheus_client::encoding::text::encode(&mut body, &self.registry);
+                let _ = encode_registry(&mut body, &self.process);
+                let _ = encode(&mut body, &self.registry);
                 AdminResponse { status: StatusCode::OK, content_type: OPENMETRICS, body: body.into() }
             }
             "/health/ready" => match self.readiness.missing().as_slice() {

@@ -1,4 +1,5 @@
-//! Configuration: defaults, then a TOML file, then the environment (`BLACKHOLE_<TABLE>__<KEY>`).
+//! Configuration: defaults, then a TOML file, then a directory of secrets, then the environment
+//! (`BLACKHOLE_<TABLE>__<KEY>`).
 //!
 //! All services can share one file: each reads its own tables and ignores the others'. On a wrong type, an invalid value
 //! or an unknown variable the service exits with one line that names the key, the value and its origin. A key of the
@@ -8,6 +9,7 @@ mod admin;
 mod nats;
 mod origin;
 mod secret;
+mod secrets;
 mod unknown;
 
 use std::{net::SocketAddr, path::Path};
@@ -163,7 +165,8 @@ pub enum UnknownKeys {
     Ignore,
 }
 
-/// Reads and validates a service's configuration from `file`, if given, and the environment.
+/// Reads and validates a service's configuration from `file`, if given, the directory that `BLACKHOLE_SECRETS` names, if it
+/// is set, and the environment.
 ///
 /// # Errors
 /// The first mistake, on one line.
@@ -192,6 +195,11 @@ fn layers(file: Option<&Path>) -> Result<Figment, ConfigError> {
             return Err(ConfigError(format!("{}: {error}", file.display())));
         }
         figment = figment.merge(Toml::file_exact(file));
+    }
+    if let Some(directory) = std::env::var_os(secrets::DIRECTORY_VARIABLE) {
+        for file in secrets::read(Path::new(&directory)).map_err(ConfigError)? {
+            figment = figment.merge(file);
+        }
     }
     let settings = Env::prefixed("BLACKHOLE_").filter(|name| unknown::is_setting(name.as_str()));
     Ok(figment.merge(settings.split("__")))

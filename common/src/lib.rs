@@ -30,6 +30,7 @@ pub mod listen;
 pub mod nats;
 pub mod net;
 pub mod owner;
+mod process_metrics;
 pub mod readiness;
 pub mod shutdown;
 pub mod subject;

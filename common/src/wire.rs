@@ -23,6 +23,8 @@ pub const ZONE: &str = "Bh-Zone";
 /// Header: whose the event is within its account, as text of an [`Owner`](crate::owner::Owner); absent if the catalogue
 /// does not say or the event names nobody.
 pub const OWNER: &str = "Bh-Owner";
+/// Header: when the ingest received the event over AMQP, in milliseconds since 1970; absent from older releases' events.
+pub const RECEIVED: &str = "Bh-Time";
 /// Header that nats-server sets on republished messages: the sequence in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
 

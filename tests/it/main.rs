@@ -21,6 +21,7 @@ mod elsewhere;
 mod families;
 mod hostile;
 mod http;
+mod metrics;
 mod migrating;
 mod nats_login;
 mod once;

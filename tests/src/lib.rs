@@ -36,6 +36,7 @@ pub mod haproxy;
 pub mod kazoo;
 pub mod lean;
 pub mod nats_accounts;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod stack;

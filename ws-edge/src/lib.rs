@@ -60,8 +60,10 @@ use crate::{
     edge::{Edge, Events},
     error::EdgeError,
     kazoo::crossbar::Crossbar,
-    metrics::Metrics,
+    metrics::{Metrics, Reason},
     operator::{admin_pages, control::Control, rechecks::Rechecks},
+    protocol::close::Close,
+    session::task::Session,
     upstream::{jetstream::JetStream, reader},
 };
 
@@ -93,6 +95,10 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let mut registry = telemetry::registry("ws-edge");
     let metrics = Arc::new(Metrics::default());
     metrics.register(&mut registry);
+    // From 0 on, so that the first of its kind is seen.
+    let reasons = Close::ALL.iter().map(|close| close.label()).chain(Session::GONE);
+    reasons.for_each(|reason| drop(metrics.sessions_closed.get_or_create(&Reason { reason })));
+    metrics.sessions_limit.set(i64::try_from(config.ws.max_connections).unwrap_or(i64::MAX));
     let readiness = Readiness::default();
 
     let listener = http::listen::listen(config.ws.listen).map_err(|error| {
@@ -173,6 +179,7 @@ impl Running {
         accepting.set(true);
 
         shutdown.cancelled().await;
+        edge.metrics.draining.set(1);
         accepting.set(false);
         sleep(edge.config.drain_wait).await;
         accept_shutdown.cancel();

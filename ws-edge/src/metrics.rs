@@ -25,6 +25,13 @@ pub(crate) struct Outcome {
     pub(crate) outcome: &'static str,
 }
 
+/// The label `exchange`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Exchange {
+    /// An AMQP exchange of the catalogue.
+    pub(crate) exchange: String,
+}
+
 /// All metrics of the edge.
 #[derive(Debug)]
 pub struct Metrics {
@@ -32,6 +39,10 @@ pub struct Metrics {
     pub(crate) connections: Gauge,
     /// WebSocket sessions.
     pub(crate) sessions: Gauge,
+    /// `ws.max_connections`.
+    pub(crate) sessions_limit: Gauge,
+    /// Whether the edge is stopping.
+    pub(crate) draining: Gauge,
     /// Sessions that ended, by reason.
     pub(crate) sessions_closed: Family<Reason, Counter>,
     /// Overflows of session queues.
@@ -54,6 +65,10 @@ pub struct Metrics {
     pub(crate) families_stopped: Gauge,
     /// Events received from NATS.
     pub(crate) events: Counter,
+    /// Positions at the stream's end up to which it is not known that live sessions have everything.
+    pub(crate) unverified: Gauge,
+    /// Seconds from amqp-ingest's receipt of live events to the sockets.
+    pub(crate) delivery_seconds: Family<Exchange, Histogram, fn() -> Histogram>,
     /// Events missed live and read from the stream.
     pub(crate) events_repaired: Counter,
     /// Events replayed to lagging sessions.
@@ -87,6 +102,8 @@ impl Default for Metrics {
         Metrics {
             connections: Gauge::default(),
             sessions: Gauge::default(),
+            sessions_limit: Gauge::default(),
+            draining: Gauge::default(),
             sessions_closed: Family::default(),
             sessions_overrun: Counter::default(),
             sessions_lagging: Gauge::default(),
@@ -99,6 +116,11 @@ impl Default for Metrics {
             subjects: Gauge::default(),
             families_stopped: Gauge::default(),
             events: Counter::default(),
+            unverified: Gauge::default(),
+            // 0.5 ms to 16 s.
+            delivery_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
+            }),
             events_repaired: Counter::default(),
             events_caught_up: Counter::default(),
             replayed_bytes: Counter::default(),
@@ -128,6 +150,12 @@ impl Metrics {
         let edge = registry.sub_registry_with_prefix("edge");
         edge.register("connections", "Open TCP connections on the WebSocket port", self.connections.clone());
         edge.register("sessions", "Open WebSocket sessions", self.sessions.clone());
+        edge.register(
+            "sessions_limit",
+            "The most sessions that may be open (ws.max_connections)",
+            self.sessions_limit.clone(),
+        );
+        edge.register("draining", "1 while the edge is stopping, otherwise 0", self.draining.clone());
         edge.register(
             "sessions_closed",
             "WebSocket sessions that ended, by reason",
@@ -166,6 +194,17 @@ impl Metrics {
             "events",
             "Events received from NATS, counted once per matching subject",
             self.events.clone(),
+        );
+        edge.register(
+            "events_unverified",
+            "Positions at the end of the stream up to which live events are not known to be complete",
+            self.unverified.clone(),
+        );
+        edge.register_with_unit(
+            "delivery",
+            "Time from the receipt of a live event over AMQP to its writing to the sockets, by AMQP exchange",
+            Unit::Seconds,
+            self.delivery_seconds.clone(),
         );
         edge.register(
             "events_repaired",

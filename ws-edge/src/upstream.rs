@@ -3,6 +3,7 @@
 mod backlog;
 pub mod history;
 pub(crate) mod jetstream;
+mod latency;
 mod question;
 pub(crate) mod reader;
 mod repair;

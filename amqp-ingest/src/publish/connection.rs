@@ -33,8 +33,8 @@ const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
 /// The last token of the reply subject for the stream's info.
 const STREAM_INFO: &str = "stream";
 
-/// The most bytes of headers that are added to a message: its id, and what is [`Expected`].
-const MAX_ADDED_HEADERS: usize = 240;
+/// The most bytes of headers that are added to a message: its id, its time, and what is [`Expected`].
+const MAX_ADDED_HEADERS: usize = 270;
 
 /// JetStream does not reply while a stream has no leader. A retry finds the new leader sooner than a long wait.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -154,11 +154,11 @@ impl Connection {
             Some(number) => self.set_reply_subject(number),
             None => self.reply_subject.clear(),
         }
-        let Message { subject, headers, body, .. } = message;
+        let Message { subject, headers, body, received, .. } = message;
         self.headers.clear();
         self.headers.extend_from_slice(VERSION_LINE);
         // Writing to memory cannot fail.
-        let _ = write!(self.headers, "{}: {id}\r\n", wire::MESSAGE_ID);
+        let _ = write!(self.headers, "{}: {id}\r\n{}: {received}\r\n", wire::MESSAGE_ID, wire::RECEIVED);
         if let Some(position) = expected.position {
             let _ = write!(self.headers, "Nats-Expected-Last-Sequence: {position}\r\n");
         }

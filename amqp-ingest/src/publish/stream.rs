@@ -48,6 +48,8 @@ struct State {
     first_seq: u64,
     #[serde(default)]
     last_seq: u64,
+    #[serde(default)]
+    bytes: u64,
 }
 
 /// Which stream it is, and its first and last position.
@@ -178,6 +180,12 @@ async fn save(
     let json = serde_json::to_vec(config)
         .map_err(|error| IngestError::Stream { stream: stream.to_owned(), reason: error.to_string() })?;
     request(connection, verb, stream, &json).await
+}
+
+/// How many bytes of events the stream holds, and how many it may hold, by the reply to [`Connection::ask_stream_info`].
+pub(super) fn size(reply: &Reply) -> Option<(u64, i64)> {
+    let StreamInfo { config, state, .. } = parse(reply, "").ok()?.ok()?;
+    Some((state.bytes, config.max_bytes))
 }
 
 impl Settings {
@@ -402,6 +410,13 @@ mod tests {
         assert_eq!(other_prefix(&config("a.b"), &Subjects::new("a.b")), None);
         let edited = Config { subjects: vec!["x".into()], ..config("a.b") };
         assert_eq!(other_prefix(&edited, &Subjects::new("a.b")), None, "it is put right");
+    }
+
+    #[test]
+    fn the_size_of_the_stream_is_in_the_reply() {
+        let info = serde_json::json!({ "config": { "max_bytes": 99 }, "state": { "bytes": 77 } });
+        assert_eq!(size(&reply(&info)), Some((77, 99)));
+        assert_eq!(size(&reply(&serde_json::json!({ "error": { "code": 500 } }))), None);
     }
 
     #[test]

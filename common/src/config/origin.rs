@@ -2,13 +2,16 @@
 
 use figment::{Figment, Metadata, value::Value};
 
-use super::{ConfigError, secret};
+use super::{ConfigError, secret, secrets};
 
 /// An error for the value of `key`, with the value and its origin.
 pub(super) fn invalid_value(figment: &Figment, key: &str, reason: &str) -> ConfigError {
-    let value =
-        figment.find_value(key).ok().map(|value| format!(" = {}", shown(key, &value))).unwrap_or_default();
-    let origin = match figment.find_metadata(key) {
+    let origin = figment.find_metadata(key);
+    // Whatever such a file contains is secret, also if it is not what it should be, such as encoded twice.
+    let is_secret = origin.is_some_and(secrets::is_origin);
+    let shown = |value: &Value| if is_secret { secret::HIDDEN.to_owned() } else { shown(key, value) };
+    let value = figment.find_value(key).ok().map(|value| format!(" = {}", shown(&value))).unwrap_or_default();
+    let origin = match origin {
         Some(metadata) => match &metadata.source {
             Some(source) => format!("in {source}"),
             None => format!("in the environment (BLACKHOLE_{})", key.replace('.', "__").to_ascii_uppercase()),

@@ -124,3 +124,38 @@ fn unknown_keys_that_do_not_come_from_a_file_are_refused() {
     let error = from_figment::<Sample>(&figment, UnknownKeys::Ignore).unwrap_err().to_string();
     assert!(error.contains("`auth.levle` = 1"), "{error}");
 }
+
+#[test]
+fn a_directory_of_secrets_overrides_the_file() {
+    let directory = std::env::temp_dir().join(format!("blackhole-secrets-{}", std::process::id()));
+    // As Kubernetes mounts a Secret: links to a directory that it replaces as a whole.
+    let data = directory.join("..2026_11_29");
+    std::fs::create_dir_all(&data).unwrap();
+    std::os::unix::fs::symlink(&data, directory.join("..data")).unwrap();
+    for (name, text) in [
+        ("nats.url", "nats://u:s3cr3t@h:1\n"),
+        ("auth.hs256_secret", "12345"),
+        ("auth.pair", "[\"a\", \"b\"]"),
+        ("amqp.url", "amqp://another.service"),
+        ("README", "no setting"),
+    ] {
+        std::fs::write(data.join(name), text).unwrap();
+        std::os::unix::fs::symlink(directory.join("..data").join(name), directory.join(name)).unwrap();
+    }
+    let file = Figment::from(Toml::string("[nats]\nurl = \"nats://h:2\"\n[auth]\nlevel = 1"));
+    let with =
+        |figment: Figment| secrets::read(&directory).unwrap().into_iter().fold(figment, Figment::merge);
+    let sample: Sample = from_figment(&with(file.clone()), UnknownKeys::Refuse).unwrap().config;
+    std::fs::write(data.join("auth.level"), "high").unwrap();
+    std::os::unix::fs::symlink(data.join("auth.level"), directory.join("auth.level")).unwrap();
+    let error = from_figment::<Sample>(&with(file), UnknownKeys::Refuse).unwrap_err().to_string();
+    std::fs::write(directory.join("auth.large"), vec![b'x'; 2 << 20]).unwrap();
+    let too_large = secrets::read(&directory).unwrap_err();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(sample.nats.url.reveal(), "nats://u:s3cr3t@h:1");
+    assert_eq!(sample.auth.hs256_secret.unwrap().reveal(), "12345", "digits are a text");
+    assert_eq!((sample.auth.pair, sample.auth.level), (vec!["a".to_owned(), "b".to_owned()], 1));
+    assert!(error.contains("`auth.level` = [hidden] (in ") && error.contains("/auth.level)"), "{error}");
+    assert!(too_large.contains("/auth.large: is too large"), "{too_large}");
+    assert!(secrets::read(&directory).unwrap_err().contains("BLACKHOLE_SECRETS"));
+}

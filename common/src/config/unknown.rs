@@ -19,7 +19,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{TABLES, origin::metadata};
+use super::{TABLES, origin::metadata, secrets::DIRECTORY_VARIABLE};
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "BLACKHOLE_CONFIG";
@@ -160,7 +160,7 @@ where
     let mut misspelt = Vec::new();
     for (name, value) in variables {
         let Some(name) = name.as_ref().to_str() else { continue };
-        if name == FILE_VARIABLE || is_service_link(name, value.as_ref()) {
+        if name == FILE_VARIABLE || name == DIRECTORY_VARIABLE || is_service_link(name, value.as_ref()) {
             continue;
         }
         let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| !is_setting(rest)) else { continue };
@@ -218,6 +218,7 @@ mod tests {
             ("BLACKHOLE_WS_PORT_5555_TCP_PORT", "5555"),
             ("BLACKHOLE_WS_PORT_5555_TCP_ADDR", "10.0.0.1"),
             ("BLACKHOLE_CONFIG", "/etc/blackhole.toml"),
+            ("BLACKHOLE_SECRETS", "/run/secrets"),
             ("BLACKHOLE_LOG__LEVEL", "debug"),
             ("BLACKHOLE_HOME", "/opt"),
             ("BLACKHOLE_", ""),

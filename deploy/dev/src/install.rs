@@ -79,6 +79,13 @@ pub const NODE: Tool = Tool { program: "node", package: "nodejs", dirs: &[], uni
 /// Installs the libraries of the Node bridge. Node from elsewhere than Debian usually includes npm.
 pub const NPM: Tool = Tool { program: "npm", package: "npm", dirs: &[], units: &[] };
 
+/// Checks alerts. The package has the Prometheus server, too.
+pub const PROMTOOL: Tool =
+    Tool { program: "promtool", package: "prometheus", dirs: &[], units: &["prometheus.service"] };
+
+/// Looks at metrics, and fires alerts.
+pub const PROMETHEUS: Tool = Tool { program: "prometheus", ..PROMTOOL };
+
 /// Counts the instructions of the hot functions.
 pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", dirs: &[], units: &[] };
 
@@ -92,8 +99,20 @@ pub const FOR_INSTRUCTIONS: &[Tool] = &[VALGRIND];
 pub const FOR_UP: &[Tool] = &[NATS_SERVER, RABBITMQ_SERVER, EPMD];
 
 /// What the tests need.
-pub const FOR_TESTS: &[Tool] =
-    &[NATS_SERVER, RABBITMQ_SERVER, EPMD, CHROMIUM, CHROMEDRIVER, HAPROXY, NGINX, CADDY, OPENSSL, JQ, NODE];
+pub const FOR_TESTS: &[Tool] = &[
+    NATS_SERVER,
+    RABBITMQ_SERVER,
+    EPMD,
+    CHROMIUM,
+    CHROMEDRIVER,
+    HAPROXY,
+    NGINX,
+    CADDY,
+    OPENSSL,
+    JQ,
+    NODE,
+    PROMETHEUS,
+];
 
 /// The path of a program. If it is missing, the error says what to install.
 pub fn find(tool: Tool) -> Result<PathBuf> {

@@ -2,10 +2,13 @@
 //!
 //! Every process started here ends with the process that started it, even if that one is killed.
 
+pub mod alerts;
 pub mod autobahn;
 pub mod bench;
 pub mod brokers;
+pub mod capacity;
 pub mod chaos;
+pub mod chart;
 pub mod check;
 pub mod compat;
 pub mod containers;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use blackhole_dev::{
-    autobahn, bench, chaos, check, compat, containers, fuzz, matrix, progress, simulate, test, up,
+    alerts, autobahn, bench, capacity, chaos, chart, check, compat, containers, fuzz, matrix, progress,
+    simulate, test, up,
 };
 use clap::{Parser, Subcommand};
 
@@ -37,6 +38,12 @@ enum Command {
     Autobahn(autobahn::Options),
     /// Runs the fuzz targets: random input for everything that reads bytes from outside
     Fuzz(fuzz::Options),
+    /// Renders the Helm chart for its example values and checks the objects
+    Chart(chart::Options),
+    /// Checks and tests the alerts for Prometheus
+    Alerts(alerts::Options),
+    /// Says what a number of sessions and events takes, from what was measured
+    Capacity(capacity::Options),
     /// Measures Blackhole and other servers under the same load
     Bench(bench::Options),
 }
@@ -54,6 +61,9 @@ async fn main() -> ExitCode {
         Command::Simulate(options) => simulate::run(options).await,
         Command::Autobahn(options) => autobahn::run(options).await,
         Command::Fuzz(options) => fuzz::run(options).await,
+        Command::Chart(options) => chart::run(options).await,
+        Command::Alerts(options) => alerts::run(options).await,
+        Command::Capacity(options) => capacity::run(options).await,
         Command::Bench(options) => bench::run(options).await,
     };
     done.unwrap_or_else(|error| {

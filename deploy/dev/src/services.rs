@@ -65,6 +65,16 @@ impl Binaries {
         executable(&list, program).with_context(|| format!("cargo built no {program}"))
     }
 
+    /// The program of a service.
+    pub fn program(&self, service: &str) -> Result<&Path> {
+        match service {
+            "amqp-ingest" => Ok(&self.amqp_ingest),
+            "auth-svc" => Ok(&self.auth_svc),
+            "ws-edge" => Ok(&self.ws_edge),
+            _ => bail!("there is no service {service}"),
+        }
+    }
+
     /// The programs in a directory, as cargo builds them.
     pub fn in_dir(dir: &Path) -> Result<Self> {
         let program = |name: &str| {

@@ -263,6 +263,11 @@ impl Dispatcher {
         }
     }
 
+    /// The position up to which live sessions have been served.
+    pub(crate) fn position(&self) -> u64 {
+        self.table.lock().position
+    }
+
     /// The number of a subject.
     pub(crate) fn number(&self, subject: &str) -> Option<SubjectNumber> {
         self.table.lock().index.number(subject)

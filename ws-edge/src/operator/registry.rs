@@ -73,7 +73,35 @@ impl Drop for RegistryEntry {
     }
 }
 
+/// What the log says of a session at its end.
+#[derive(Debug)]
+pub(crate) struct SessionLog(Arc<Entry>);
+
+impl SessionLog {
+    /// Logs the end of the session, after so many requests. One that never had a token is logged for debugging only.
+    pub(crate) fn ended(&self, reason: &'static str, requests: u64) {
+        let SessionLog(entry) = self;
+        let details = entry.details.lock();
+        let (bindings, seconds) = (details.bindings.len(), unix_now().saturating_sub(entry.since));
+        match details.account_id.as_deref() {
+            Some(account_id) => tracing::info!(
+                session_id = %entry.id, account_id, source = %entry.source, reason, seconds, requests, bindings,
+                "a session has ended"
+            ),
+            None => tracing::debug!(
+                session_id = %entry.id, source = %entry.source, reason, seconds, requests,
+                "a session without a token has ended"
+            ),
+        }
+    }
+}
+
 impl RegistryEntry {
+    /// For the log at the session's end.
+    pub(crate) fn log(&self) -> SessionLog {
+        SessionLog(Arc::clone(&self.entry))
+    }
+
     /// Sets the session's account and bindings.
     pub(crate) fn update<'a>(
         &self,

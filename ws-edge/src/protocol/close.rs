@@ -38,6 +38,24 @@ pub(crate) enum Close {
 }
 
 impl Close {
+    /// All reasons.
+    pub(crate) const ALL: [Close; 14] = [
+        Close::Restart,
+        Close::Protocol,
+        Close::NotUtf8,
+        Close::TooBig,
+        Close::TooSlow,
+        Close::Behind,
+        Close::Flood,
+        Close::Unauthenticated,
+        Close::TokensRefused,
+        Close::TokenExpired,
+        Close::Revoked,
+        Close::Unavailable,
+        Close::Unconfirmed,
+        Close::Idle,
+    ];
+
     /// The close code.
     pub(crate) fn code(self) -> u16 {
         match self {

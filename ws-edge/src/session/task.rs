@@ -24,6 +24,7 @@ use crate::{
     ids::SessionNumber,
     limits::connection_limit::{ConnectionPermit, SessionPermit},
     metrics::{Outcome, Reason},
+    operator::registry::SessionLog,
     outbox::{Flushed, Outbox, queue::OutboundSocket},
     protocol::{
         close::Close,
@@ -87,6 +88,9 @@ pub(crate) struct Session {
     keepalive: Keepalive,
     control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
+    log: SessionLog,
+    /// Requests that were answered.
+    requests: u64,
     permit: ConnectionPermit,
     _session_permit: SessionPermit,
 }
@@ -100,6 +104,9 @@ pub(super) enum End {
 }
 
 impl Session {
+    /// The labels of sessions that the client closed, that lost their connection, and whose client did not answer pings.
+    pub(crate) const GONE: [&str; 3] = ["client", "reset", "dead"];
+
     /// A session on an upgraded connection. `early` holds bytes that the client sent after its upgrade request.
     pub(crate) fn new(
         edge: Arc<Edge>,
@@ -125,6 +132,8 @@ impl Session {
             control_frames: RateLimiter::new(CONTROL_FRAMES, now),
             socket: Socket::new(tcp, Arc::clone(&outbox), early, bytes(edge.config.max_frame)),
             outbox,
+            log: state.entry.log(),
+            requests: 0,
             state: Some(Box::new(state)),
             working: None,
             timer: Box::pin(sleep(Duration::ZERO)),
@@ -145,6 +154,7 @@ impl Session {
         };
         self.edge.metrics.sessions.dec();
         self.edge.metrics.sessions_closed.get_or_create(&Reason { reason }).inc();
+        self.log.ended(reason, self.requests);
         // Drop all subscriptions before sending the close frame.
         self.state = None;
         self.working = None;
@@ -259,6 +269,7 @@ impl Session {
         self.state = Some(state);
         let outcome = if reply.is_success() { "success" } else { "error" };
         self.edge.metrics.requests.get_or_create(&Outcome { outcome }).inc();
+        self.requests += 1;
         self.send(Some(Message::Text(reply.to_frame())))?;
         if resumes {
             // Past events follow the reply.

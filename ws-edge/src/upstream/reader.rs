@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backlog::Backlog,
     history::History,
+    latency::Latency,
     question::Questions,
     repair::repair,
     stream_info::{self, StreamError, StreamInfo},
@@ -73,6 +74,7 @@ pub(crate) struct EventReader {
     leader: Option<String>,
     held: Backlog,
     repair: Option<Repair>,
+    latency: Latency,
 }
 
 /// Why a connection is left.
@@ -110,6 +112,7 @@ impl EventReader {
             leader: None,
             held: Backlog::default(),
             repair: None,
+            latency: Latency::default(),
         };
         (reader, receiver)
     }
@@ -143,7 +146,8 @@ impl EventReader {
             let error = match connected {
                 Ok(mut link) => {
                     tracing::debug!(server = link.server_name(), "connected for events");
-                    self.begin(&mut link);
+                    self.questions.begin(&mut link);
+                    self.disconnected();
                     let end = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return,
@@ -179,12 +183,6 @@ impl EventReader {
         self.held.take();
     }
 
-    /// Subscribes everything on a new connection.
-    fn begin(&mut self, link: &mut Link) {
-        self.questions.begin(link);
-        self.disconnected();
-    }
-
     /// Serves a connection until it ends.
     async fn serve(&mut self, link: &mut Link) -> End {
         let mut heard = clock::now();
@@ -210,6 +208,7 @@ impl EventReader {
                         return End::Lost(error);
                     }
                     self.dispatcher.flush();
+                    self.latency.written();
                     if self.is_led_elsewhere(link) {
                         return End::LedElsewhere;
                     }
@@ -293,6 +292,8 @@ impl EventReader {
         let effects = self.sync.informed(info.clone(), question.position, clock::now());
         self.apply(effects);
         let last = info.as_ref().map_or(0, |info| info.last);
+        let unverified = last.saturating_sub(self.dispatcher.position());
+        self.metrics.unverified.set(i64::try_from(unverified).unwrap_or(i64::MAX));
         let refused = self.dispatcher.confirm(&question.subjects, &question.sessions, last);
         // Confirmed sessions look at the stream's state next.
         self.stream.send_replace(info);
@@ -342,6 +343,7 @@ impl EventReader {
             if has_no_stream { self.deliver(message, None) } else { self.received(message) }
         }
         self.dispatcher.flush();
+        self.latency.written();
     }
 
     /// Delivers a live message, or holds it back.
@@ -372,6 +374,7 @@ impl EventReader {
             return;
         };
         let name = message.headers.slice_ref(name.as_bytes());
+        self.latency.delivered(&message, &self.metrics);
         let owner = message.header(wire::OWNER).map(|owner| message.headers.slice_ref(owner.as_bytes()));
         let owner = owner.unwrap_or_default();
         let event = Event { subject: message.subject, name, body: message.payload, owner, position };
