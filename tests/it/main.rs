@@ -15,6 +15,7 @@ mod crossbar;
 mod dev_up;
 mod documents;
 mod drain;
+mod facts;
 mod families;
 mod hostile;
 mod http;
