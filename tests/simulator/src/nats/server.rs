@@ -88,6 +88,11 @@ impl Cluster {
                 if message.subject.starts_with("_INBOX") {
                     return self.spread(server, &message);
                 }
+                if self.stream.is_none() && !message.subject.starts_with("$JS") && !message.reply.is_empty() {
+                    let headers = Bytes::from_static(b"NATS/1.0 503\r\n\r\n");
+                    let nobody = Message { subject: message.reply, headers, ..Message::default() };
+                    return self.deliver(server, &nobody);
+                }
                 // Whoever leads answers; without a leader nobody does.
                 let stale = self.stale.as_ref().filter(|stale| Instant::now() < stale.until);
                 let leader = stale.map(|stale| stale.server).filter(|stale| *stale == server).or(self.leader);
