@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{connection_status::ConnectionStatus, error::IngestError};
 pub(crate) use broker::{BrokerContext, BrokerCounters};
+pub(crate) use checkpoints::BrokerQueue;
+pub use checkpoints::CheckpointQueue;
 use connection::{ANSWER_TIMEOUT, Connection};
 pub(crate) use declarations::{ForeignExchanges, WantedExchange, WantedQueue};
 pub(crate) use declarer::Declarer;
@@ -47,8 +49,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reconnect backoff. It is short because a restarted broker has lost the queue's bindings: what KAZOO publishes before
 /// they are declared again is lost. The few ingests of a deployment cannot overload a broker.
-const MIN_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
+pub(crate) const MIN_BACKOFF: Duration = Duration::from_millis(100);
+pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A broker that is short of memory or disk space reads nothing from a connection that publishes, not even the
 /// acknowledgements that would relieve it. For this long after that, new connections store no checkpoints.
@@ -96,12 +98,7 @@ impl Consumer {
         let Consumer { broker, topology, status, blocked_at } = self;
         let set_up = async {
             let declarer = topology.declare().await?;
-            let uri = parse_uri(&broker.endpoint.url)?;
-            let mut connection = Connection::open(&uri, CLIENT_NAME).await?;
-            let is_blocked = blocked_at.is_some_and(|at| at.elapsed() < BLOCKED_FOR);
-            let is_transactional = broker.has_history && !is_blocked;
-            broker.active.set(connection.consume(CLIENT_NAME, &broker.config, is_transactional).await?);
-            Ok::<_, IngestError>((declarer, ConsumerSession::new(connection, broker)))
+            Ok::<_, IngestError>((declarer, begin_session(broker, *blocked_at).await?))
         };
         let (declarer, mut session) = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -119,6 +116,22 @@ impl Consumer {
         }
         result
     }
+}
+
+/// Connects and starts to consume. `blocked_at` is when the broker last refused messages.
+///
+/// # Errors
+/// If the broker cannot be reached or refuses.
+pub(crate) async fn begin_session(
+    broker: &BrokerContext,
+    blocked_at: Option<Instant>,
+) -> Result<ConsumerSession<'_>, IngestError> {
+    let uri = parse_uri(&broker.endpoint.url)?;
+    let mut connection = Connection::open(broker.network.as_ref(), &uri, CLIENT_NAME).await?;
+    let is_blocked = blocked_at.is_some_and(|at| at.elapsed() < BLOCKED_FOR);
+    let is_transactional = broker.has_history && !is_blocked;
+    broker.active.set(connection.consume(CLIENT_NAME, &broker.config, is_transactional).await?);
+    Ok(ConsumerSession::new(connection, broker))
 }
 
 /// Connects with lapin to a broker that has answered a [`Declarer`] at the address `peer`. The broker lists the connection

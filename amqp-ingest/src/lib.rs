@@ -17,6 +17,7 @@
 //! | `amqp` | one consumer per broker: topology, deliveries, acknowledgements, reconnecting |
 //! | `publish` | the publisher: order, acknowledgements, reconnecting, the stream |
 //! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
+//! | [`simulated`] | an ingest in the simulator |
 //! | [`runtime`] | a single-threaded runtime that batches I/O under load |
 //! | `connection_status` | readiness, metrics and log lines of a connection |
 //! | `bound_part` | the same of what a broker serves, such as a family |
@@ -42,12 +43,19 @@ mod metrics;
 pub mod publish;
 pub mod requests;
 pub mod runtime;
+pub mod simulated;
 mod tenant;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use blackhole_common::{
-    admin::AdminServer, catalogue::Catalogue, nats, readiness::Readiness, telemetry, version, wire::Subjects,
+    admin::AdminServer,
+    catalogue::Catalogue,
+    nats::{self, link::Servers},
+    net::Tcp,
+    readiness::Readiness,
+    telemetry, version,
+    wire::Subjects,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -57,7 +65,7 @@ pub use error::IngestError;
 pub use tenant::subject;
 
 use active::ActiveConsumer;
-use amqp::{BrokerContext, BrokerCounters, Consumer, Topology};
+use amqp::{BrokerContext, BrokerCounters, BrokerQueue, Consumer, Topology};
 use connection_status::ConnectionStatus;
 use metrics::Metrics;
 use publish::Publisher;
@@ -127,6 +135,8 @@ impl Ingest {
                 broker: BrokerContext {
                     counters: BrokerCounters::for_zone(&endpoint.zone, &metrics),
                     source,
+                    network: Arc::new(Tcp),
+                    checkpoints: Arc::new(BrokerQueue::new(endpoint.url.clone(), &config.amqp)),
                     endpoint,
                     config: config.amqp.clone(),
                     has_history,
@@ -142,7 +152,7 @@ impl Ingest {
         // The publisher ends when the last consumer has dropped its sender.
         drop(publisher_tx);
         let publisher = Publisher::new(
-            config.nats.clone(),
+            subjects,
             config.history.clone(),
             &sources,
             config.amqp.check_interval,
@@ -152,7 +162,7 @@ impl Ingest {
         );
         requests.spawn(&mut tasks, &shutdown);
         tasks.spawn(admin.serve(shutdown.clone()));
-        tasks.spawn(publisher.run());
+        tasks.spawn(publisher.run(Servers::new(config.nats)));
         shutdown.cancelled().await;
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {

@@ -48,7 +48,6 @@ use std::{collections::VecDeque, future::Future, pin::pin};
 
 use blackhole_common::{
     backoff::Backoff,
-    config::NatsConfig,
     nats::{link::Servers, protocol::Message as Reply},
     wire::Subjects,
 };
@@ -96,7 +95,7 @@ const RECEIVE_BATCH: usize = 256;
 /// The publisher; there is one per process.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    nats: NatsConfig,
+    subjects: Subjects,
     history: HistoryConfig,
     /// How often to look at the stream.
     check_interval: Duration,
@@ -137,7 +136,7 @@ struct NoConsumers;
 impl Publisher {
     /// A publisher for the events from `consumers`, one for each of the `zones`.
     pub(crate) fn new(
-        nats: NatsConfig,
+        subjects: Subjects,
         history: HistoryConfig,
         zones: &[(String, ActiveConsumer)],
         check_interval: Duration,
@@ -146,7 +145,7 @@ impl Publisher {
         metrics: Metrics,
     ) -> Publisher {
         Publisher {
-            nats,
+            subjects,
             history,
             check_interval,
             consumers,
@@ -169,9 +168,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes until all consumers have ended.
-    pub(crate) async fn run(mut self) {
-        let mut servers = Servers::new(self.nats.clone());
+    /// Publishes to the `servers` until all consumers have ended.
+    pub(crate) async fn run(mut self, mut servers: Servers) {
         let mut backoff = Backoff::for_brokers();
         loop {
             let started = Instant::now();
@@ -193,7 +191,7 @@ impl Publisher {
         servers: &mut Servers,
         backoff: &mut Backoff,
     ) -> Result<(), IngestError> {
-        let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
+        let (history, subjects) = (self.history.clone(), self.subjects.clone());
         let is_active = self.is_active();
         let opened = self.while_receiving(async move {
             let mut connection = Connection::open(servers).await?;
@@ -209,7 +207,7 @@ impl Publisher {
         if self.pending.is_empty() {
             self.status.mark_up();
         }
-        let (history, subjects) = (self.history.clone(), Subjects::new(&self.nats.prefix));
+        let (history, subjects) = (self.history.clone(), self.subjects.clone());
         let (mut check_at, mut is_checking) = (Instant::now() + self.check_interval, false);
         let mut received = Vec::with_capacity(RECEIVE_BATCH);
         loop {
@@ -320,7 +318,7 @@ impl Publisher {
                 source.begin(checkpoint);
             }
         }
-        let (subjects, last_stored) = (Subjects::new(&self.nats.prefix), self.last_stored);
+        let (subjects, last_stored) = (self.subjects.clone(), self.last_stored);
         let mut sources = std::mem::take(&mut self.sources);
         let (sources, result) = self
             .while_receiving(async move {

@@ -18,6 +18,7 @@ mod dev_up;
 mod documents;
 mod drain;
 mod elsewhere;
+mod facts;
 mod families;
 mod hostile;
 mod http;

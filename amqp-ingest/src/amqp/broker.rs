@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use blackhole_common::catalogue::Catalogue;
+use blackhole_common::{catalogue::Catalogue, net::Dial};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::sync::mpsc;
 
+use super::checkpoints::CheckpointQueue;
 use crate::{
     active::ActiveConsumer,
     config::{AmqpConfig, BrokerConfig},
@@ -20,8 +21,12 @@ pub(crate) struct BrokerContext {
     pub(crate) source: usize,
     /// The broker's URL and zone.
     pub(crate) endpoint: BrokerConfig,
+    /// The network on which it is.
+    pub(crate) network: Arc<dyn Dial>,
     /// The queue there.
     pub(crate) config: AmqpConfig,
+    /// The queue for its checkpoints.
+    pub(crate) checkpoints: Arc<dyn CheckpointQueue>,
     /// Whether events are stored, so that acknowledgements have checkpoints.
     pub(crate) has_history: bool,
     /// The first tokens of the events' subjects.

@@ -3,16 +3,18 @@
 //! It is written in the transaction that acknowledges events, so the broker has both or neither. It is not persistent:
 //! a broker that was restarted may have forgotten acknowledgements, so a checkpoint would be wrong.
 
+use std::fmt::Debug;
+
+use blackhole_common::config::ServerUrl;
+use futures_util::future::BoxFuture;
 use lapin::{
     Channel,
     options::{BasicGetOptions, BasicRejectOptions},
     types::{AMQPValue, FieldTable},
 };
 
-use blackhole_common::config::ServerUrl;
-
 use super::{connect, declarer::Declarer, short_string};
-use crate::{checkpoint::Checkpoint, config::AmqpConfig, error::IngestError};
+use crate::{config::AmqpConfig, error::IngestError};
 
 /// The name of the connection in the broker's listings.
 const CONNECTION_NAME: &str = "amqp-ingest checkpoint";
@@ -25,24 +27,49 @@ pub(super) fn queue_arguments() -> FieldTable {
     arguments
 }
 
-/// Reads the checkpoint and leaves it where it is. `None` if there is none.
-///
-/// To be called after the first delivery: then the broker has seen the end of the previous consumer.
-pub(super) async fn read(url: &ServerUrl, config: &AmqpConfig) -> Result<Option<Checkpoint>, IngestError> {
-    let declarer = Declarer::open(url, CONNECTION_NAME).await?;
-    let connection = connect(declarer.broker(), CONNECTION_NAME).await?;
-    let channel = connection.create_channel().await?;
-    let checkpoint = read_on(&channel, &config.checkpoint_queue()).await?;
-    // The broker has requeued it when it confirms the end of the connection.
-    connection.close(200, "read".into()).await?;
-    Ok(checkpoint)
+/// A queue for checkpoints.
+pub trait CheckpointQueue: Debug + Send + Sync {
+    /// Reads the latest message and leaves it where it is. `None` if there is none.
+    ///
+    /// To be called after the first delivery: then the broker has seen the end of the previous consumer.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached, or refuses.
+    fn latest(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>, IngestError>>;
 }
 
-async fn read_on(channel: &Channel, queue: &str) -> Result<Option<Checkpoint>, IngestError> {
+/// The queue at a broker.
+#[derive(Debug)]
+pub(crate) struct BrokerQueue {
+    url: ServerUrl,
+    name: String,
+}
+
+impl BrokerQueue {
+    /// The queue that belongs to the events' queue at the broker with this URL.
+    pub(crate) fn new(url: ServerUrl, config: &AmqpConfig) -> BrokerQueue {
+        BrokerQueue { url, name: config.checkpoint_queue() }
+    }
+}
+
+impl CheckpointQueue for BrokerQueue {
+    fn latest(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>, IngestError>> {
+        Box::pin(async {
+            let declarer = Declarer::open(&self.url, CONNECTION_NAME).await?;
+            let connection = connect(declarer.broker(), CONNECTION_NAME).await?;
+            let channel = connection.create_channel().await?;
+            let message = get(&channel, &self.name).await?;
+            // The broker has requeued it when it confirms the end of the connection.
+            connection.close(200, "read".into()).await?;
+            Ok(message)
+        })
+    }
+}
+
+async fn get(channel: &Channel, queue: &str) -> Result<Option<Vec<u8>>, IngestError> {
     let Some(message) = channel.basic_get(short_string(queue)?, BasicGetOptions::default()).await? else {
         return Ok(None);
     };
     message.acker.reject(BasicRejectOptions { requeue: true }).await?;
-    // Somebody else may have published anything there.
-    Ok(serde_json::from_slice(&message.data).ok())
+    Ok(Some(message.data.clone()))
 }

@@ -13,7 +13,10 @@ use amq_protocol::{
     auth::{Credentials, SASLMechanism},
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame},
 };
-use blackhole_common::net::{Socket, invalid};
+use blackhole_common::{
+    clock,
+    net::{Dial, Socket, invalid},
+};
 use bytes::BufMut;
 use lapin::{
     protocol::{
@@ -62,13 +65,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects. The broker lists the connection as `name`.
+    /// Connects over `network`. The broker lists the connection as `name`.
     ///
     /// # Errors
     /// If the broker cannot be reached, stays silent or refuses the connection.
-    pub(super) async fn open(uri: &AMQPUri, name: &str) -> Result<Connection, IngestError> {
-        let socket = Socket::connect(&uri.authority.host, uri.authority.port).await?;
-        let now = Instant::now();
+    pub(super) async fn open(
+        network: &dyn Dial,
+        uri: &AMQPUri,
+        name: &str,
+    ) -> Result<Connection, IngestError> {
+        let socket = network.dial(&uri.authority.host, uri.authority.port).await?;
+        let now = clock::now();
         let mut connection = Connection {
             socket,
             decoder: FrameDecoder::default(),
@@ -285,7 +292,7 @@ impl Connection {
     pub(super) async fn flush(&mut self) -> Result<(), IngestError> {
         if !self.socket.to_send.is_empty() {
             self.socket.flush().await?;
-            self.last_sent = Instant::now();
+            self.last_sent = clock::now();
         }
         Ok(())
     }
@@ -296,7 +303,7 @@ impl Connection {
     /// If the connection has failed.
     pub(super) async fn fill(&mut self) -> Result<(), IngestError> {
         self.socket.fill().await?;
-        self.last_received = Instant::now();
+        self.last_received = clock::now();
         Ok(())
     }
 
@@ -312,12 +319,13 @@ impl Connection {
     /// [`IngestError::HeartbeatTimeout`] if nothing was received for two intervals, although `is_reading`.
     pub(super) fn check_heartbeat(&mut self, is_reading: bool) -> Result<(), IngestError> {
         if !is_reading {
-            self.last_received = Instant::now();
+            self.last_received = clock::now();
         }
-        if self.last_received.elapsed() >= 2 * self.heartbeat {
+        let now = clock::now();
+        if now - self.last_received >= 2 * self.heartbeat {
             return Err(IngestError::HeartbeatTimeout(2 * self.heartbeat.as_secs()));
         }
-        if self.last_sent.elapsed() >= self.heartbeat / 2 {
+        if now - self.last_sent >= self.heartbeat / 2 {
             self.queue_frame(&AMQPFrame::Heartbeat);
         }
         Ok(())

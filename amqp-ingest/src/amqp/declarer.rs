@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use blackhole_common::config::ServerUrl;
+use blackhole_common::{config::ServerUrl, net::Tcp};
 use lapin::{
     protocol::{
         AMQPClass::{self, Channel},
@@ -52,7 +52,7 @@ impl Declarer {
     /// If the broker cannot be reached, stays silent or refuses the connection.
     pub(crate) async fn open(url: &ServerUrl, name: &str) -> Result<Declarer, IngestError> {
         let uri = parse_uri(url)?;
-        Ok(Declarer { connection: Connection::open(&uri, name).await?, uri })
+        Ok(Declarer { connection: Connection::open(&Tcp, &uri, name).await?, uri })
     }
 
     /// The broker's URL, and the address that accepted.

@@ -107,13 +107,13 @@ fn lag(timestamp: u64, now: Duration) -> Option<Duration> {
 mod tests {
     use std::sync::Arc;
 
-    use blackhole_common::config::ServerUrl;
+    use blackhole_common::{config::ServerUrl, net::Tcp};
     use prometheus_client::registry::Registry;
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
-        amqp::broker::BrokerCounters,
+        amqp::{broker::BrokerCounters, checkpoints::BrokerQueue},
         config::{AmqpConfig, BrokerConfig},
         metrics::Metrics,
     };
@@ -123,11 +123,14 @@ mod tests {
     fn broker() -> BrokerContext {
         let catalogue = Arc::new(Catalogue::load(None).unwrap());
         let metrics = Metrics::register(&mut Registry::default(), &catalogue);
+        let (url, config) = (ServerUrl::new("amqp://east"), AmqpConfig::default());
         BrokerContext {
             source: 0,
+            network: Arc::new(Tcp),
+            checkpoints: Arc::new(BrokerQueue::new(url.clone(), &config)),
             has_history: true,
-            endpoint: BrokerConfig { zone: "east".into(), url: ServerUrl::new("amqp://east") },
-            config: AmqpConfig::default(),
+            endpoint: BrokerConfig { zone: "east".into(), url },
+            config,
             subject_root: "blackhole.v1.ingest".into(),
             catalogue,
             active: crate::active::ActiveConsumer::default(),

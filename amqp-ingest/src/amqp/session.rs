@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     broker::BrokerContext,
-    checkpoints,
     connection::Connection,
     delivery::{Disposition, classify},
     frame::Delivery,
@@ -47,7 +46,7 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 const SETTLE_BATCH: usize = 256;
 
 /// The state of one consuming connection.
-pub(super) struct ConsumerSession<'s> {
+pub(crate) struct ConsumerSession<'s> {
     broker: &'s BrokerContext,
     connection: Connection,
     window: AckWindow,
@@ -93,7 +92,7 @@ impl<'s> ConsumerSession<'s> {
     }
 
     /// Consumes until the shutdown, or returns the error that ended the connection.
-    pub(super) async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
+    pub(crate) async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), IngestError> {
         let mut settlements = Vec::with_capacity(SETTLE_BATCH);
         loop {
             while self.has_room()
@@ -131,9 +130,11 @@ impl<'s> ConsumerSession<'s> {
         self.has_begun = true;
         self.broker.active.set(true);
         let checkpoint = if self.broker.has_history {
-            let read = checkpoints::read(&self.broker.endpoint.url, &self.broker.config);
             let timed_out = |_| IngestError::AmqpTimeout(BROKER_TIMEOUT.as_secs());
-            timeout(BROKER_TIMEOUT, read).await.map_err(timed_out)??
+            let latest =
+                timeout(BROKER_TIMEOUT, self.broker.checkpoints.latest()).await.map_err(timed_out)??;
+            // Somebody else may have published anything there.
+            latest.and_then(|message| serde_json::from_slice(&message).ok())
         } else {
             None
         };
@@ -144,7 +145,7 @@ impl<'s> ConsumerSession<'s> {
     }
 
     /// See [`Connection::close`].
-    pub(super) async fn close(&mut self) -> Result<(), IngestError> {
+    pub(crate) async fn close(&mut self) -> Result<(), IngestError> {
         self.connection.close().await
     }
 

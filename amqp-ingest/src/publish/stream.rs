@@ -5,14 +5,14 @@
 //!
 //! Other settings of the stream, such as a description or a placement added by an operator, stay as they are.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::{
     self, ErrorCode,
     response::Response,
     stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
 };
-use blackhole_common::{chance, nats::protocol::Message as Reply, wire::Subjects};
+use blackhole_common::{chance, clock, nats::protocol::Message as Reply, wire::Subjects};
 use serde::Deserialize;
 
 use super::{connection::Connection, puback::NO_RESPONDERS};
@@ -240,11 +240,13 @@ async fn find(
     connection: &mut Connection,
     stream: &str,
 ) -> Result<Result<StreamInfo, jetstream::Error>, IngestError> {
-    let started = Instant::now();
+    let started = clock::now();
     loop {
         match request(connection, "INFO", stream, b"").await? {
             Err(error)
-                if is_missing(&error) && connection.is_clustered() && started.elapsed() < MISSING_TIMEOUT =>
+                if is_missing(&error)
+                    && connection.is_clustered()
+                    && clock::now() - started < MISSING_TIMEOUT =>
             {
                 tokio::time::sleep(MISSING_RETRY_INTERVAL).await;
             }

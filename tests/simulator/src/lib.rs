@@ -1,13 +1,17 @@
 //! The simulator: the services' own code between simulated brokers, networks and clients, in a time of its own.
 //!
-//! A run follows from its seed. `plan` is what happens in it, `world` makes it happen, `nats` is the simulated NATS,
-//! and `model` judges what the clients get.
+//! A run follows from its seed. `plan` is what happens in it, `world` makes it happen, `rabbitmq` and `nats` are the simulated
+//! brokers, and `model` judges what the stream and the clients get.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // It is test code.
 
+mod ingest;
 mod model;
 mod nats;
+mod pipe;
 mod plan;
+mod rabbitmq;
+mod transit;
 mod world;
 
 use std::{

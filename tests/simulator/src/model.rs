@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 mod frames;
+pub(crate) mod queue;
 pub(crate) mod thread;
 
 use std::{
@@ -12,8 +13,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use self::client::Client;
-use crate::nats::stream::Stored;
+use self::{client::Client, queue::Queue};
+use crate::{nats::stream::Stored, plan::ACCOUNTS};
 
 /// An event, in the order in which the stream has stored them.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ pub(crate) struct Model {
     stream_begins: usize,
     /// The number of the event that was published with this id.
     numbers: BTreeMap<u64, u64>,
+    /// What RabbitMQ has; nothing if there is no ingest.
+    pub(crate) queue: Queue,
+    pub(crate) has_ingest: bool,
+    /// The stream may store messages in another order than the queue had.
+    pub(crate) may_reorder: bool,
     pub(crate) clients: Vec<Client>,
     /// Something has left the stream, or the stream was replaced: clients may be told that something is missing.
     pub(crate) may_miss: bool,
@@ -99,8 +105,8 @@ impl Model {
         self.events.len() as u64
     }
 
-    /// The stream has stored a message.
-    pub(crate) fn stored(&mut self, message: &Stored) {
+    /// The stream stores a message. `is_there` tells whether it has a copy.
+    pub(crate) fn stored(&mut self, message: &Stored, is_there: impl FnOnce() -> bool) {
         let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
         let id = body["Msg-ID"].as_str().and_then(|id| id.parse().ok()).unwrap_or_default();
         let mut words = message.subject.splitn(5, '.').skip(3);
@@ -108,7 +114,17 @@ impl Model {
         let key = words.next().unwrap_or_default().to_owned();
         let number = self.count() + 1;
         self.say(|| format!("event {number} is stored: account {account}, {key}"));
-        if self.numbers.insert(id, number).is_some() {
+        let former = self.numbers.insert(id, number);
+        if self.has_ingest {
+            if let Some(text) = self.queue.stored(id, self.may_reorder, is_there) {
+                self.blame(text);
+            }
+            // The stream had lost it, or no longer has it. The last account has equal events, and no clients.
+            if let Some(former) = former {
+                self.events[former as usize - 1].is_lost = true;
+                self.may_double |= account + 1 < ACCOUNTS;
+            }
+        } else if former.is_some() {
             self.blame(format!("event with id {id} is stored twice"));
         }
         self.events.push(Published { account, key, at: message.at, is_lost: false });
@@ -123,6 +139,7 @@ impl Model {
             self.say(|| format!("event {number} is lost"));
             self.events[number as usize - 1].is_lost = true;
         }
+        self.queue.lost(id);
     }
 
     /// The stream was deleted. What it had stored counts as lost, also what it had dropped already: an edge that was
@@ -131,6 +148,7 @@ impl Model {
         let from = std::mem::replace(&mut self.stream_begins, self.events.len());
         let gone = self.events.iter_mut().skip(from);
         gone.for_each(|event| event.is_lost = true);
+        self.queue.deleted();
     }
 
     /// The number of the event with this id.
@@ -158,6 +176,8 @@ impl Model {
     /// All is well, and everything was published some time ago: checks that nobody waits.
     pub(crate) fn check_end(&mut self) {
         let mut missing = Vec::new();
+        missing
+            .extend(self.queue.first_waiting().map(|id| format!("the message with id {id} is never stored")));
         for (index, client) in self.clients.iter().enumerate() {
             if client.session.is_none() {
                 missing.push(format!("client {index} has no session at the end"));

@@ -1,8 +1,6 @@
 //! The simulated NATS: one server, or three with a replicated stream.
 //!
-//! Everything that travels does so through one queue in the order of time; what travels the same way keeps its order. So
-//! a run depends on its seed alone. What matters of nats-server's behaviour, and the tests that show it on a real one, are
-//! listed in `docs/guarantees.md`.
+//! What matters of nats-server's behaviour, and the tests that show it on a real one, are listed in `docs/guarantees.md`.
 
 pub(crate) mod connection;
 pub(crate) mod past;
@@ -12,7 +10,6 @@ pub(crate) mod stream;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    task::Waker,
     time::{Duration, SystemTime},
 };
 
@@ -20,22 +17,18 @@ use blackhole_common::{
     nats::protocol::{self, SubscriptionId},
     wire::{self, Subjects},
 };
-use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
+use bytes::Bytes;
 use rand::{RngExt, rngs::StdRng};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use self::stream::{Stored, Stream};
-
-/// A connection's number.
-pub(crate) type ConnectionId = u64;
+use crate::{
+    pipe::{ConnectionId, Pipe},
+    transit::{Shared, Site, Transit},
+};
 
 /// The servers and what is under way between them.
-#[derive(Debug)]
-pub(crate) struct Nats {
-    pub(crate) cluster: Mutex<Cluster>,
-    changed: Notify,
-}
+pub(crate) type Nats = Shared<Cluster>;
 
 /// The servers.
 pub(crate) struct Cluster {
@@ -43,9 +36,7 @@ pub(crate) struct Cluster {
     began: Instant,
     /// How far the server's clock has jumped.
     clock: Duration,
-    under_way: BTreeMap<(Instant, u64), Travelling>,
-    last_travel: u64,
-    channels: BTreeMap<Channel, Instant>,
+    transit: Transit<Channel, Travelling>,
     pub(crate) servers: Vec<Server>,
     /// One-way delays between servers.
     routes: [[Duration; 3]; 3],
@@ -76,8 +67,8 @@ pub(crate) struct Cluster {
     waiting: Vec<Stored>,
 }
 
-/// Told of each message that is stored.
-pub(crate) type OnStored = Box<dyn FnMut(&Stored) + Send>;
+/// Told of each message that a stream is about to store.
+pub(crate) type OnStored = Box<dyn FnMut(&Stored, &Stream) + Send>;
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -106,14 +97,9 @@ struct Connection {
     /// Who has opened it.
     pub(crate) owner: usize,
     latency: Duration,
-    /// Bytes from the client that are not parsed yet.
-    incoming: BytesMut,
-    /// Bytes for the client that it has not read.
-    outgoing: BytesMut,
-    is_open: bool,
-    /// Nothing gets through, in either direction.
-    is_stalled: bool,
-    reader: Option<Waker>,
+    /// A client that has not read this many bytes is cut off.
+    max_pending: usize,
+    pipe: Pipe,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
 }
 
@@ -176,6 +162,8 @@ enum Command {
     Subscribe(SubscriptionId, String),
     Unsubscribe(SubscriptionId),
     Publish(Message),
+    /// The client has ended the connection.
+    End,
 }
 
 /// A message on its way.
@@ -187,7 +175,7 @@ pub(crate) struct Message {
     pub(crate) payload: Bytes,
 }
 
-impl Nats {
+impl Cluster {
     /// One or three servers, started on the current runtime.
     pub(crate) fn start(
         servers: usize,
@@ -207,9 +195,7 @@ impl Nats {
             rng,
             began: now,
             clock: Duration::ZERO,
-            under_way: BTreeMap::new(),
-            last_travel: 0,
-            channels: BTreeMap::new(),
+            transit: Transit::new(),
             servers: (0..servers).map(|_| Server { is_up: true, applied: 0 }).collect(),
             routes,
             cuts: BTreeSet::new(),
@@ -230,36 +216,19 @@ impl Nats {
             no_store_until: now,
             waiting: Vec::new(),
         };
-        let nats = Arc::new(Nats { cluster: Mutex::new(cluster), changed: Notify::new() });
-        tokio::spawn(Arc::clone(&nats).run());
-        nats
+        Shared::start(cluster)
+    }
+}
+
+impl Site for Cluster {
+    fn next_at(&self) -> Option<Instant> {
+        self.transit.next_at()
     }
 
-    async fn run(self: Arc<Nats>) {
-        loop {
-            let next = self.cluster.lock().under_way.keys().next().map(|(at, _)| *at);
-            match next {
-                Some(at) if at <= Instant::now() => {
-                    let mut cluster = self.cluster.lock();
-                    if let Some((_, travelling)) = cluster.under_way.pop_first() {
-                        cluster.arrive(travelling);
-                    }
-                }
-                Some(at) => tokio::select! {
-                    biased;
-                    () = self.changed.notified() => {}
-                    () = tokio::time::sleep_until(at) => {}
-                },
-                None => self.changed.notified().await,
-            }
+    fn arrive(&mut self) {
+        if let Some(travelling) = self.transit.pop() {
+            self.arrived(travelling);
         }
-    }
-
-    /// Changes something at the servers.
-    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Cluster) -> T) -> T {
-        let result = change(&mut self.cluster.lock());
-        self.changed.notify_one();
-        result
     }
 }
 
@@ -274,16 +243,11 @@ impl Cluster {
     }
 
     fn send(&mut self, channel: Channel, delay: Duration, travelling: Travelling) {
-        let at = Instant::now() + delay;
-        let last = self.channels.entry(channel).or_insert(at);
-        *last = at.max(*last);
-        let at = *last;
-        self.send_at(at, travelling);
+        self.transit.send(channel, delay, travelling);
     }
 
     fn send_at(&mut self, at: Instant, travelling: Travelling) {
-        self.last_travel += 1;
-        self.under_way.insert((at, self.last_travel), travelling);
+        self.transit.send_at(at, travelling);
     }
 
     fn micros(&mut self, most: u64) -> Duration {
@@ -314,9 +278,9 @@ impl Cluster {
 
     /// The leader has a message: replicas get it, and those who listen.
     fn store(&mut self, message: Stored, id: Option<&str>) -> u64 {
-        (self.on_stored)(&message);
         let (root, events) = (self.subjects.ingest(), self.subjects.event());
         let Some(stream) = &mut self.stream else { return 0 };
+        (self.on_stored)(&message, stream);
         let last_of_subject = 0;
         let sequence = stream.store(message.clone(), id);
         let leader = self.leader.unwrap_or_default();

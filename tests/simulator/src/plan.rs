@@ -9,6 +9,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 pub(crate) const ACCOUNTS: usize = 3;
 const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
 const CALLS: u32 = 3;
+/// Kinds of faults after which nobody can tell equal events apart: a stream that has lost events, and a broker that has
+/// forgotten the checkpoint.
+const BLUR_EQUAL: [u32; 4] = [3, 5, 6, 16];
 
 /// What a run consists of.
 #[derive(Clone, Debug)]
@@ -16,6 +19,12 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) servers: usize,
     pub(crate) edges: usize,
+    /// How many ingests there are; without any, events are stored as a perfect one would.
+    pub(crate) ingests: usize,
+    /// How many messages an ingest may have in flight.
+    pub(crate) prefetch: u16,
+    /// How many bytes RabbitMQ's queue keeps.
+    pub(crate) queue_bytes: usize,
     pub(crate) clients: usize,
     /// In seconds.
     pub(crate) max_age: u64,
@@ -32,6 +41,10 @@ pub(crate) enum Action {
         account: usize,
         key: String,
         size: usize,
+        count: usize,
+    },
+    /// What was published last for the last account is published again.
+    Repeat {
         count: usize,
     },
     Connect {
@@ -58,12 +71,12 @@ pub(crate) enum Action {
         client: usize,
         is_reading: bool,
     },
-    /// The edge's connections to NATS end, or let nothing through.
+    /// The connections to NATS of an edge or ingest end, or let nothing through.
     Disconnect {
-        edge: usize,
+        owner: usize,
     },
     Stall {
-        edge: usize,
+        owner: usize,
         is_stalled: bool,
     },
     StopEdge {
@@ -71,6 +84,31 @@ pub(crate) enum Action {
     },
     StartEdge {
         edge: usize,
+    },
+    StopIngest {
+        ingest: usize,
+    },
+    StartIngest {
+        ingest: usize,
+    },
+    FreezeIngest {
+        ingest: usize,
+        is_frozen: bool,
+    },
+    /// An ingest's connections to RabbitMQ end, or let nothing through.
+    DisconnectBroker {
+        ingest: usize,
+    },
+    StallBroker {
+        ingest: usize,
+        is_stalled: bool,
+    },
+    RabbitMq {
+        is_up: bool,
+    },
+    /// RabbitMQ is short of space.
+    Alarm {
+        is_on: bool,
     },
     Purge {
         keep: usize,
@@ -132,10 +170,14 @@ impl Plan {
         let servers = if rng.random_ratio(1, 3) { 3 } else { 1 };
         let edges = rng.random_range(1..=2);
         let clients = rng.random_range(1..=4);
+        let ingests = [0, 0, 1, 2][rng.random_range(0..4)];
         let mut plan = Plan {
             seed,
             servers,
             edges,
+            ingests,
+            prefetch: if rng.random() { rng.random_range(1..50) } else { 1000 },
+            queue_bytes: if rng.random_ratio(1, 8) { rng.random_range(500..20_000) } else { usize::MAX },
             clients,
             max_age: if rng.random_ratio(1, 4) { rng.random_range(2..20) } else { 600 },
             max_bytes: if rng.random_ratio(1, 6) { rng.random_range(2_000..20_000) } else { 1 << 30 },
@@ -144,8 +186,12 @@ impl Plan {
         };
         let length = rng.random_range(3..30);
         // A run has some kinds of faults, and none of the others.
-        let kinds: Vec<u32> = (0..rng.random_range(0..4)).map(|_| rng.random_range(0..12)).collect();
+        let kinds: Vec<u32> = (0..rng.random_range(0..4))
+            .map(|_| rng.random_range(0..if ingests > 0 { 18 } else { 12 }))
+            .collect();
         let count = rng.random_range(20..120);
+        let has_repetitions =
+            ingests > 0 && plan.is_roomy() && !kinds.iter().any(|kind| BLUR_EQUAL.contains(kind));
         if rng.random_ratio(1, 10) {
             for edge in 0..edges {
                 plan.add(0, Action::StopEdge { edge });
@@ -163,7 +209,9 @@ impl Plan {
         }
         for _ in 0..count {
             let at = rng.random_range(0..length * 1000);
-            if rng.random_ratio(2, 3) {
+            if has_repetitions && rng.random_ratio(1, 10) {
+                plan.add(at, Action::Repeat { count: rng.random_range(1..4) });
+            } else if rng.random_ratio(2, 3) {
                 let action = publish(rng);
                 plan.add(at, action);
             } else if kinds.is_empty() || rng.random_ratio(2, 3) {
@@ -175,6 +223,11 @@ impl Plan {
         }
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// Nothing leaves the stream or the queue for want of room or by age.
+    fn is_roomy(&self) -> bool {
+        self.max_age >= 600 && self.max_bytes >= 1 << 30 && self.queue_bytes == usize::MAX
     }
 
     fn add(&mut self, millis: u64, action: Action) {
@@ -210,13 +263,15 @@ impl Plan {
 
     fn fault(&mut self, rng: &mut StdRng, at: u64, kind: u32) {
         let edge = rng.random_range(0..self.edges);
-        let longest = if rng.random() { 300 } else { 9_000 };
+        let owner = rng.random_range(0..self.edges + self.ingests);
+        let ingest = rng.random_range(0..self.ingests.max(1));
+        let longest = if rng.random() { 300 } else { [9_000, 30_000][usize::from(kind >= 12)] };
         let later = at + rng.random_range(0..longest);
         match kind {
-            0 => self.add(at, Action::Disconnect { edge }),
+            0 => self.add(at, Action::Disconnect { owner }),
             1 => {
-                self.add(at, Action::Stall { edge, is_stalled: true });
-                self.add(later, Action::Stall { edge, is_stalled: false });
+                self.add(at, Action::Stall { owner, is_stalled: true });
+                self.add(later, Action::Stall { owner, is_stalled: false });
             }
             2 => {
                 self.add(at, Action::StopEdge { edge });
@@ -244,6 +299,27 @@ impl Plan {
             10 => {
                 self.add(at, Action::SlowAnswers { millis: rng.random_range(1..3_000) });
                 self.add(later, Action::SlowAnswers { millis: 0 });
+            }
+            12 => {
+                self.add(at, Action::StopIngest { ingest });
+                self.add(later, Action::StartIngest { ingest });
+            }
+            13 => {
+                self.add(at, Action::FreezeIngest { ingest, is_frozen: true });
+                self.add(later, Action::FreezeIngest { ingest, is_frozen: false });
+            }
+            14 => self.add(at, Action::DisconnectBroker { ingest }),
+            15 => {
+                self.add(at, Action::StallBroker { ingest, is_stalled: true });
+                self.add(later, Action::StallBroker { ingest, is_stalled: false });
+            }
+            16 => {
+                self.add(at, Action::RabbitMq { is_up: false });
+                self.add(later, Action::RabbitMq { is_up: true });
+            }
+            17 => {
+                self.add(at, Action::Alarm { is_on: true });
+                self.add(later, Action::Alarm { is_on: false });
             }
             _ if rng.random() => {
                 let account = rng.random_range(0..ACCOUNTS);

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use amqp_ingest::IngestConfig;
+
 use blackhole_common::{
     catalogue::Catalogue,
     chance,
@@ -17,19 +19,32 @@ use tokio::{task::JoinHandle, time::Instant};
 use ws_edge::{config::EdgeConfig, protocol::view::View, simulated::SimulatedEdge};
 
 use crate::{
+    ingest::Ingest,
     model::{
         Counts, Model, Shared,
         client::{Asked, Client, Since},
     },
-    nats::{Nats, connection::Dialer, past},
+    nats::{
+        Cluster, Nats,
+        connection::Dialer,
+        past,
+        stream::{Stored, Stream},
+    },
     plan::{ACCOUNTS, Action, Plan, Wanted, subject},
+    rabbitmq::{self, Broker, RabbitMq},
 };
 
+/// How many bytes NATS keeps for an edge that does not read: few, so that it happens.
+const EDGE_PENDING: usize = 256 << 10;
+/// And for an ingest: as many as nats-server does.
+const INGEST_PENDING: usize = 64 << 20;
 /// How often faithful clients look whether they are connected.
 const TICK: Duration = Duration::from_millis(250);
-/// After this time without faults everybody must have everything.
+/// After this time without faults, and after all messages are stored, everybody must have everything.
 const RECOVERY: Duration = Duration::from_secs(60);
 
+/// How long storing them may take.
+const STORED: Duration = Duration::from_secs(900);
 /// And this long after the last event.
 const LAST: Duration = Duration::from_secs(10);
 
@@ -42,14 +57,18 @@ pub(crate) struct Outcome {
 
 struct World<'p> {
     plan: &'p Plan,
-    catalogue: &'p Catalogue,
+    catalogue: Arc<Catalogue>,
     config: EdgeConfig,
     subjects: Subjects,
     nats: Arc<Nats>,
+    rabbitmq: Arc<RabbitMq>,
+    ingests: Vec<Option<Ingest>>,
     model: Shared,
     edges: Vec<Option<(SimulatedEdge, Vec<JoinHandle<()>>)>>,
     last_session: u64,
     last_event: u64,
+    /// Key and body of the last event of the last account.
+    repeatable: Option<(String, u64, String)>,
 }
 
 /// Runs a plan.
@@ -69,7 +88,7 @@ pub(crate) fn run(plan: &Plan, catalogue: &Catalogue, is_shown: bool) -> Outcome
 }
 
 impl<'p> World<'p> {
-    fn new(plan: &'p Plan, catalogue: &'p Catalogue, is_shown: bool) -> World<'p> {
+    fn new(plan: &'p Plan, catalogue: &Catalogue, is_shown: bool) -> World<'p> {
         let subjects = Subjects::new("blackhole.v1");
         let mut model = Model::new(is_shown);
         for index in 0..plan.clients {
@@ -77,11 +96,20 @@ impl<'p> World<'p> {
         }
         // What is too old or too much leaves the stream.
         model.may_miss = plan.max_age < 600 || plan.max_bytes < 1 << 30;
+        model.has_ingest = plan.ingests > 0;
+        // Where the stream is replicated, positions are not compared.
+        model.may_reorder = plan.servers > 1;
         let model = Arc::new(Mutex::new(model));
         let stored = Arc::clone(&model);
-        let on_stored = Box::new(move |message: &_| stored.lock().stored(message));
+        let on_stored = Box::new(move |message: &Stored, stream: &Stream| {
+            stored.lock().stored(message, || stream.has(&message.payload));
+        });
+        let queue = Arc::clone(&model);
+        let on_left = Box::new(move |number, how| queue.lock().left(number, how));
+        let rng = StdRng::seed_from_u64(plan.seed ^ 0xab17);
+        let rabbitmq = Broker::start(rng, plan.queue_bytes, on_left);
         let rng = StdRng::seed_from_u64(plan.seed ^ 0x5eed);
-        let nats = Nats::start(plan.servers, rng, subjects.clone(), on_stored);
+        let nats = Cluster::start(plan.servers, rng, subjects.clone(), on_stored);
         let mut config = EdgeConfig::default();
         let url = ["nats://n0", "nats://n0,nats://n1,nats://n2"][usize::from(plan.servers > 1)];
         config.nats = NatsConfig { url: ServerUrl::new(url), ..NatsConfig::default() };
@@ -90,13 +118,27 @@ impl<'p> World<'p> {
         config.ws.auth_timeout = Duration::from_secs(3600);
         config.ws.linger = Duration::from_secs(2);
         let edges = (0..plan.edges).map(|_| None).collect();
-        World { plan, catalogue, config, subjects, nats, model, edges, last_session: 0, last_event: 0 }
+        World {
+            plan,
+            catalogue: Arc::new(catalogue.clone()),
+            config,
+            subjects,
+            nats,
+            rabbitmq,
+            ingests: (0..plan.ingests).map(|_| None).collect(),
+            model,
+            edges,
+            last_session: 0,
+            last_event: 0,
+            repeatable: None,
+        }
     }
 
     async fn play(&mut self) {
         if self.plan.has_stream {
             self.create();
         }
+        (0..self.plan.ingests).for_each(|ingest| self.start_ingest(ingest));
         (0..self.plan.edges).for_each(|edge| self.start_edge(edge));
         let began = Instant::now();
         let mut tick = began + TICK;
@@ -120,12 +162,18 @@ impl<'p> World<'p> {
         self.model.lock().say(|| "all is well".to_owned());
         self.create();
         self.nats.change(|cluster| cluster.heal());
+        self.rabbitmq.change(Broker::heal);
         for edge in 0..self.plan.edges {
             self.start_edge(edge);
+        }
+        for ingest in 0..self.plan.ingests {
+            self.start_ingest(ingest);
+            self.ingests[ingest].iter().for_each(|ingest| ingest.freeze(false));
         }
         for client in 0..self.plan.clients {
             self.model.lock().read(client, true);
         }
+        self.wait_for_ingest().await;
         self.wait(RECOVERY).await;
         self.model.lock().is_well = true;
         for account in 0..ACCOUNTS {
@@ -134,11 +182,12 @@ impl<'p> World<'p> {
             }
         }
         for client in 0..self.plan.clients {
-            let now = self.nats.cluster.lock().now();
+            let now = self.nats.state.lock().now();
             self.model.lock().ask(client, Asked::Ping, now);
         }
+        self.wait_for_ingest().await;
         self.wait(LAST).await;
-        let consumers = self.nats.cluster.lock().consumers;
+        let consumers = self.nats.state.lock().consumers;
         let mut model = self.model.lock();
         if consumers > 0 && model.violation.is_none() {
             model.blame(format!("{consumers} consumers are left at the server"));
@@ -155,7 +204,22 @@ impl<'p> World<'p> {
         }
     }
 
+    /// Waits until all messages are stored.
+    async fn wait_for_ingest(&mut self) {
+        let end = Instant::now() + STORED;
+        while Instant::now() < end && self.model.lock().queue.first_waiting().is_some() {
+            self.wait(TICK).await;
+            if self.model.lock().violation.is_some() {
+                return;
+            }
+        }
+    }
+
     fn create(&mut self) {
+        // The ingest does it.
+        if self.plan.ingests > 0 {
+            return;
+        }
         let config = json!({
             "name": self.subjects.stream(),
             "subjects": [format!("{}.>", self.subjects.ingest())],
@@ -170,12 +234,18 @@ impl<'p> World<'p> {
             return;
         }
         self.model.lock().say(|| format!("edge {edge} starts"));
-        let dialer = Arc::new(Dialer { nats: Arc::clone(&self.nats), owner: edge });
+        let dialer =
+            Arc::new(Dialer { nats: Arc::clone(&self.nats), owner: edge, max_pending: EDGE_PENDING });
         let client = Arc::new(past::Client { nats: Arc::clone(&self.nats) });
         let servers = Servers::over(self.config.nats.clone(), dialer);
         let config = self.config.clone();
-        let started =
-            SimulatedEdge::start(config, self.catalogue.clone(), servers, Arc::clone(&client) as _, client);
+        let started = SimulatedEdge::start(
+            config,
+            (*self.catalogue).clone(),
+            servers,
+            Arc::clone(&client) as _,
+            client,
+        );
         self.edges[edge] = Some((started, Vec::new()));
     }
 
@@ -192,6 +262,28 @@ impl<'p> World<'p> {
         sessions.iter().for_each(JoinHandle::abort);
     }
 
+    fn start_ingest(&mut self, ingest: usize) {
+        if self.ingests[ingest].is_some() {
+            return;
+        }
+        self.model.lock().say(|| format!("ingest {ingest} starts"));
+        let Plan { max_age, max_bytes, prefetch, servers, .. } = self.plan;
+        let config = json!({
+            "amqp": { "url": "amqp://rabbitmq", "prefetch": prefetch, "check_interval": "5s" },
+            "history": {
+                "max_age": format!("{max_age}s"),
+                "max_bytes": max_bytes,
+                "replicas": servers,
+            },
+        });
+        let config: IngestConfig = serde_json::from_value(config).unwrap();
+        let owner = self.plan.edges + ingest;
+        let dialer = Arc::new(Dialer { nats: Arc::clone(&self.nats), owner, max_pending: INGEST_PENDING });
+        let servers = Servers::over(self.config.nats.clone(), dialer);
+        let dialer = rabbitmq::Dialer { rabbitmq: Arc::clone(&self.rabbitmq), owner: ingest };
+        self.ingests[ingest] = Some(Ingest::start(config, Arc::clone(&self.catalogue), servers, dialer));
+    }
+
     fn connect(&mut self, client: usize, edge: usize) {
         let Some((running, sessions)) = &mut self.edges[edge] else { return };
         let connection = self.model.lock().connect(&self.model, client, edge);
@@ -203,9 +295,34 @@ impl<'p> World<'p> {
         self.last_event += 1;
         let name = key.split('.').nth(1).unwrap_or_default();
         let filler = "x".repeat(size);
-        let body = json!({ "Event-Name": name, "Msg-ID": self.last_event.to_string(), "Filler": filler });
+        let id = self.last_event;
+        if self.plan.ingests > 0 {
+            let owner = json!({ "Account-ID": format!("{account:032x}") });
+            let body = json!({
+                "Event-Name": name,
+                "Msg-ID": id.to_string(),
+                "Custom-Channel-Vars": owner,
+                "Filler": filler,
+            });
+            let body = body.to_string();
+            self.publish_to_queue(key, id, &body);
+            if account + 1 == ACCOUNTS {
+                self.repeatable = Some((key.to_owned(), id, body));
+            }
+            return;
+        }
+        let body = json!({ "Event-Name": name, "Msg-ID": id.to_string(), "Filler": filler });
         let subject = subject(&self.subjects.ingest(), account, key);
         self.nats.change(|cluster| cluster.publish(subject, name, body.to_string()));
+    }
+
+    fn publish_to_queue(&mut self, key: &str, id: u64, body: &str) {
+        // KAZOO's messages do not wait for a broker.
+        if !self.rabbitmq.state.lock().is_up() {
+            return;
+        }
+        self.model.lock().queue.publish(id);
+        self.rabbitmq.change(|broker| broker.publish(key, body.to_owned().into()));
     }
 
     /// Clients that were subscribed reconnect and resume.
@@ -220,7 +337,7 @@ impl<'p> World<'p> {
                 let Some(edge) = self.edges.iter().rposition(Option::is_some) else { continue };
                 self.connect(client, edge);
             } else if is_connected && resumes && !is_waiting {
-                let now = self.nats.cluster.lock().now();
+                let now = self.nats.state.lock().now();
                 let mut model = self.model.lock();
                 let own = &mut model.clients[client];
                 let bindings: Vec<String> = own.threads.keys().cloned().collect();
@@ -239,11 +356,18 @@ impl<'p> World<'p> {
     }
 
     fn act(&mut self, action: &Action) {
-        let now = self.nats.cluster.lock().now();
+        let now = self.nats.state.lock().now();
         match action {
             Action::Publish { account, key, size, count } => {
                 for _ in 0..*count {
                     self.publish(*account, key, *size);
+                }
+                return;
+            }
+            Action::Repeat { count } => {
+                let Some((key, id, body)) = self.repeatable.clone() else { return };
+                for _ in 0..*count {
+                    self.publish_to_queue(&key, id, &body);
                 }
                 return;
             }
@@ -261,6 +385,7 @@ impl<'p> World<'p> {
             }
             Action::StopEdge { edge } => return self.stop_edge(*edge),
             Action::StartEdge { edge } => return self.start_edge(*edge),
+            Action::StartIngest { ingest } => return self.start_ingest(*ingest),
             _ => {}
         }
         let mut model = self.model.lock();
@@ -314,10 +439,25 @@ impl<'p> World<'p> {
             _ => {}
         }
         drop(model);
+        match action {
+            Action::StopIngest { ingest } => self.ingests[*ingest] = None,
+            Action::FreezeIngest { ingest, is_frozen } => {
+                self.ingests[*ingest].iter().for_each(|ingest| ingest.freeze(*is_frozen));
+            }
+            Action::DisconnectBroker { ingest } => {
+                self.rabbitmq.change(|broker| broker.disconnect(Some(*ingest)));
+            }
+            Action::StallBroker { ingest, is_stalled } => {
+                self.rabbitmq.change(|broker| broker.stall(Some(*ingest), *is_stalled));
+            }
+            Action::RabbitMq { is_up } => self.rabbitmq.change(|broker| broker.set_up(*is_up)),
+            Action::Alarm { is_on } => self.rabbitmq.change(|broker| broker.alarm(*is_on)),
+            _ => {}
+        }
         let lost = self.nats.change(|cluster| {
             match action {
-                Action::Disconnect { edge } => cluster.disconnect(Some(*edge)),
-                Action::Stall { edge, is_stalled } => cluster.stall(*edge, *is_stalled),
+                Action::Disconnect { owner } => cluster.disconnect(Some(*owner)),
+                Action::Stall { owner, is_stalled } => cluster.stall(*owner, *is_stalled),
                 Action::Purge { keep } => {
                     if let Some(stream) = &mut cluster.stream {
                         stream.purge(*keep);

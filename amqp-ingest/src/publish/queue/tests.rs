@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use blackhole_common::{
-    catalogue::Catalogue, config::NatsConfig, readiness::Readiness, telemetry, tenant::Tenant,
+    catalogue::Catalogue, readiness::Readiness, telemetry, tenant::Tenant, wire::Subjects,
 };
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -29,10 +29,10 @@ impl World {
         let latch = Readiness::default().latch("nats");
         let status = ConnectionStatus::new("nats", "nats://test".into(), latch, &metrics);
         let (_, events) = mpsc::channel(1);
-        let (nats, history) = (NatsConfig::default(), HistoryConfig::default());
+        let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
         let zones = [(String::new(), ActiveConsumer::default())];
         let mut publisher =
-            Publisher::new(nats, history, &zones, Duration::from_secs(30), events, status, metrics);
+            Publisher::new(subjects, history, &zones, Duration::from_secs(30), events, status, metrics);
         publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
         let (sender, settlements) = mpsc::channel(16);
         World { publisher, sender, settlements }

@@ -3,9 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -13,15 +11,17 @@ use blackhole_common::net::{Dial, Socket};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use rand::RngExt;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Channel, Cluster, Command, Connection, ConnectionId, Message, Nats, Travelling};
+use super::{Channel, Cluster, Command, Connection, Message, Nats, Travelling};
+use crate::pipe::{Accepts, ConnectionId, Pipe, Stream};
 
 /// Dials the simulated servers for one process.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     pub(crate) nats: Arc<Nats>,
     pub(crate) owner: usize,
+    /// How many bytes the servers keep for it.
+    pub(crate) max_pending: usize,
 }
 
 impl Dial for Dialer {
@@ -29,16 +29,35 @@ impl Dial for Dialer {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_micros(500)).await;
             let server = host.strip_prefix('n').and_then(|number| number.parse().ok()).unwrap_or_default();
-            let id = self.nats.change(|cluster| cluster.accept(server, self.owner));
+            let id = self.nats.change(|cluster| cluster.accept(server, self));
             let id = id.ok_or(io::ErrorKind::ConnectionRefused)?;
-            let stream = SimulatedStream { nats: Arc::clone(&self.nats), id };
+            let stream = Stream { servers: Arc::clone(&self.nats), id };
             Ok(Socket::over(Box::pin(stream), SocketAddr::from((Ipv4Addr::LOCALHOST, 4222))))
         })
     }
 }
 
+impl Accepts for Cluster {
+    fn pipe(&mut self, id: ConnectionId) -> Option<&mut Pipe> {
+        self.connections.get_mut(&id).map(|connection| &mut connection.pipe)
+    }
+
+    fn received(&mut self, id: ConnectionId) {
+        self.parse(id);
+    }
+
+    fn gone(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if !connection.pipe.is_open {
+            self.connections.remove(&id);
+        } else if !connection.pipe.is_stalled {
+            self.parse(id);
+        }
+    }
+}
+
 impl Cluster {
-    fn accept(&mut self, server: usize, owner: usize) -> Option<ConnectionId> {
+    fn accept(&mut self, server: usize, dialer: &Dialer) -> Option<ConnectionId> {
         if !self.servers.get(server)?.is_up {
             return None;
         }
@@ -46,13 +65,10 @@ impl Cluster {
         let id = self.last_connection;
         let connection = Connection {
             server,
-            owner,
+            owner: dialer.owner,
+            max_pending: dialer.max_pending,
             latency: Duration::from_micros(self.rng.random_range(50..3_000)),
-            incoming: BytesMut::new(),
-            outgoing: BytesMut::new(),
-            is_open: true,
-            is_stalled: false,
-            reader: None,
+            pipe: Pipe::new(),
             subscriptions: Default::default(),
         };
         self.connections.insert(id, connection);
@@ -62,26 +78,17 @@ impl Cluster {
         Some(id)
     }
 
-    /// Takes bytes of a client.
-    fn incoming(&mut self, id: ConnectionId, bytes: &[u8]) -> io::Result<()> {
-        let connection = self.connections.get_mut(&id).filter(|connection| connection.is_open);
-        let connection = connection.ok_or(io::ErrorKind::BrokenPipe)?;
-        connection.incoming.extend_from_slice(bytes);
-        if !connection.is_stalled {
-            self.parse(id);
-        }
-        Ok(())
-    }
-
     /// Takes the commands out of what has come.
     pub(super) fn parse(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let latency = connection.latency;
         let mut commands = Vec::new();
-        while let Some(command) = next(&mut connection.incoming) {
+        while let Some(command) = next(&mut connection.pipe.incoming) {
             commands.extend(command);
         }
-        for command in commands {
+        // What was sent before the end still arrives.
+        let is_gone = connection.pipe.is_gone;
+        for command in commands.into_iter().chain(is_gone.then_some(Command::End)) {
             self.send(Channel::FromClient(id), latency, Travelling::Command(id, command));
         }
     }
@@ -143,53 +150,5 @@ impl Message {
         bytes.extend_from_slice(payload);
         bytes.extend_from_slice(b"\r\n");
         bytes
-    }
-}
-
-/// The client's end.
-struct SimulatedStream {
-    nats: Arc<Nats>,
-    id: ConnectionId,
-}
-
-impl AsyncRead for SimulatedStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut cluster = self.nats.cluster.lock();
-        let Some(connection) = cluster.connections.get_mut(&self.id) else { return Poll::Ready(Ok(())) };
-        if connection.is_stalled || (connection.outgoing.is_empty() && connection.is_open) {
-            connection.reader = Some(context.waker().clone());
-            return Poll::Pending;
-        }
-        // What was under way when the connection ended is lost.
-        if !connection.is_open {
-            return Poll::Ready(Ok(()));
-        }
-        let size = connection.outgoing.len().min(buffer.remaining());
-        buffer.put_slice(&connection.outgoing.split_to(size));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for SimulatedStream {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.nats.change(|cluster| cluster.incoming(self.id, bytes)).map(|()| bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for SimulatedStream {
-    fn drop(&mut self) {
-        self.nats.cluster.lock().connections.remove(&self.id);
     }
 }

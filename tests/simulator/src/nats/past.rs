@@ -32,7 +32,7 @@ pub(crate) struct Client {
 impl Client {
     /// Lets time pass until an answer comes.
     async fn travel(&self) {
-        let delay = self.nats.cluster.lock().journey();
+        let delay = self.nats.state.lock().journey();
         tokio::time::sleep(delay).await;
     }
 }
@@ -83,7 +83,7 @@ impl StoredStream for Client {
         Box::pin(async move {
             self.travel().await;
             let answer = {
-                let cluster = self.nats.cluster.lock();
+                let cluster = self.nats.state.lock();
                 cluster.responder().map(|server| cluster.info(server).to_string())
             };
             let Some(answer) = answer else {
@@ -103,7 +103,7 @@ impl StoredStream for Client {
         Box::pin(async move {
             self.travel().await;
             let consumer = {
-                let mut cluster = self.nats.cluster.lock();
+                let mut cluster = self.nats.state.lock();
                 let cluster = &mut *cluster;
                 let ready: Vec<usize> =
                     (0..cluster.servers.len()).filter(|server| cluster.servers[*server].is_up).collect();
@@ -153,7 +153,7 @@ struct Consumer {
 
 impl Consumer {
     fn read(&self, max: usize) -> Result<Vec<StoredMessage>, StreamError> {
-        let mut cluster = self.nats.cluster.lock();
+        let mut cluster = self.nats.state.lock();
         let (now, server) = (cluster.now(), self.server);
         let (applied, is_up) = (cluster.servers[server].applied, cluster.servers[server].is_up);
         let stream = cluster.stream.as_mut().filter(|stream| stream.created == self.stream && is_up);
@@ -192,7 +192,7 @@ impl StreamConsumer for Consumer {
 
     fn delivered(&mut self) -> BoxFuture<'_, Result<u64, StreamError>> {
         Box::pin(async move {
-            let delay = self.nats.cluster.lock().journey();
+            let delay = self.nats.state.lock().journey();
             tokio::time::sleep(delay).await;
             Ok(self.next.lock().saturating_sub(1))
         })
@@ -200,7 +200,7 @@ impl StreamConsumer for Consumer {
 
     fn fetch(&self, max: usize) -> BoxFuture<'_, Result<Fetched, StreamError>> {
         Box::pin(async move {
-            let delay = self.nats.cluster.lock().journey();
+            let delay = self.nats.state.lock().journey();
             tokio::time::sleep(delay).await;
             let messages = self.read(max)?;
             Ok(stream::iter(messages.into_iter().map(Ok)).boxed())
@@ -210,6 +210,6 @@ impl StreamConsumer for Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.nats.cluster.lock().consumers -= 1;
+        self.nats.state.lock().consumers -= 1;
     }
 }

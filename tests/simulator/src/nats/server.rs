@@ -9,17 +9,16 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Channel, Cluster, Command, ConnectionId, Message, Stale, Subscription, Travelling,
+    Channel, Cluster, Command, Message, Stale, Subscription, Travelling,
     stream::{Stored, Stream, matches},
 };
+use crate::pipe::ConnectionId;
 
-/// A client that has not read this much is cut off.
-const MAX_PENDING: usize = 256 << 10;
 /// By this time after a power loss every edge has asked for the stream, and believes the answer.
 const ASKED_AGAIN: Duration = Duration::from_secs(25);
 
 impl Cluster {
-    pub(super) fn arrive(&mut self, travelling: Travelling) {
+    pub(super) fn arrived(&mut self, travelling: Travelling) {
         match travelling {
             Travelling::Command(connection, command) => self.command(connection, command),
             Travelling::Interest { server, connection, subscription } => {
@@ -63,7 +62,8 @@ impl Cluster {
     }
 
     fn command(&mut self, id: ConnectionId, command: Command) {
-        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.is_open) else {
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.pipe.is_open)
+        else {
             return;
         };
         let server = connection.server;
@@ -84,9 +84,15 @@ impl Cluster {
                 self.tell_interest(server, id, number);
             }
             Command::Unsubscribe(number) => drop(connection.subscriptions.remove(&number)),
+            Command::End => drop(self.connections.remove(&id)),
             Command::Publish(message) => {
                 if message.subject.starts_with("_INBOX") {
                     return self.spread(server, &message);
+                }
+                if self.stream.is_none() && !message.subject.starts_with("$JS") && !message.reply.is_empty() {
+                    let headers = Bytes::from_static(b"NATS/1.0 503\r\n\r\n");
+                    let nobody = Message { subject: message.reply, headers, ..Message::default() };
+                    return self.deliver(server, &nobody);
                 }
                 // Whoever leads answers; without a leader nobody does.
                 let stale = self.stale.as_ref().filter(|stale| Instant::now() < stale.until);
@@ -108,7 +114,7 @@ impl Cluster {
 
     fn route(&mut self, from: usize, to: usize, travelling: Travelling) {
         if from == to {
-            return self.arrive(travelling);
+            return self.arrived(travelling);
         }
         let is_cut = self.cuts.contains(&(from.min(to), from.max(to)));
         if is_cut || !self.servers[from].is_up || !self.servers[to].is_up {
@@ -127,7 +133,7 @@ impl Cluster {
         for other in (0..self.servers.len()).filter(|other| *other != server) {
             let is_wanted = self.connections.values().any(|connection| {
                 connection.server == other
-                    && connection.is_open
+                    && connection.pipe.is_open
                     && connection
                         .subscriptions
                         .values()
@@ -144,7 +150,7 @@ impl Cluster {
     fn deliver(&mut self, server: usize, message: &Message) {
         let mut sent = Vec::new();
         for (id, connection) in &self.connections {
-            if connection.server != server || !connection.is_open {
+            if connection.server != server || !connection.pipe.is_open {
                 continue;
             }
             let subscriptions = connection.subscriptions.iter();
@@ -162,17 +168,9 @@ impl Cluster {
     }
 
     fn bytes(&mut self, id: ConnectionId, bytes: &[u8]) {
-        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.is_open) else {
-            return;
-        };
-        connection.outgoing.extend_from_slice(bytes);
-        if connection.outgoing.len() > MAX_PENDING {
-            return self.close(id);
-        }
-        if !connection.is_stalled
-            && let Some(reader) = connection.reader.take()
-        {
-            reader.wake();
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.pipe.deliver(bytes) > connection.max_pending {
+            self.close(id);
         }
     }
 
@@ -260,7 +258,7 @@ impl Cluster {
 
     /// Something is to be stored.
     fn published(&mut self, server: usize, message: &Message) -> Option<Value> {
-        if self.leader != Some(server) {
+        if self.leader != Some(server) || Instant::now() < self.no_store_until {
             return None;
         }
         let (now, is_full) = (self.now(), self.is_full);
@@ -283,6 +281,11 @@ impl Cluster {
             let description = format!("wrong last sequence: {}", stream.last);
             return Some(json!({ "error": { "code": 400, "err_code": 10071, "description": description } }));
         }
+        let expected = header("Nats-Expected-Last-Msg-Id");
+        if expected.is_some() && expected != stream.last_id {
+            let description = format!("wrong last msg ID: {:?}", stream.last_id);
+            return Some(json!({ "error": { "code": 400, "err_code": 10070, "description": description } }));
+        }
         let stored = Stored {
             subject: message.subject.clone(),
             headers: message.headers.clone(),
@@ -298,10 +301,7 @@ impl Cluster {
     /// Ends a connection.
     pub(super) fn close(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.is_open = false;
-            if let Some(reader) = connection.reader.take() {
-                reader.wake();
-            }
+            connection.pipe.close();
         }
     }
 
@@ -315,10 +315,7 @@ impl Cluster {
     /// Lets nothing through on an owner's connections, or lets it through again.
     pub(crate) fn stall(&mut self, owner: usize, is_stalled: bool) {
         for connection in self.connections.values_mut().filter(|connection| connection.owner == owner) {
-            connection.is_stalled = is_stalled;
-            if let Some(reader) = connection.reader.take_if(|_| !is_stalled) {
-                reader.wake();
-            }
+            connection.pipe.stall(is_stalled);
         }
         if !is_stalled {
             self.parse_all();
@@ -412,10 +409,7 @@ impl Cluster {
             self.no_store_until = now + ASKED_AGAIN;
         }
         for connection in self.connections.values_mut() {
-            connection.is_stalled = false;
-            if let Some(reader) = connection.reader.take() {
-                reader.wake();
-            }
+            connection.pipe.stall(false);
         }
         self.parse_all();
         if self.is_cluster() {

@@ -40,6 +40,8 @@ pub(crate) struct Stream {
     first: u64,
     bytes: u64,
     ids: VecDeque<(String, u64, SystemTime)>,
+    /// The id of the last message.
+    pub(crate) last_id: Option<String>,
 }
 
 impl Stream {
@@ -53,6 +55,7 @@ impl Stream {
             first: 1,
             bytes: 0,
             ids: VecDeque::new(),
+            last_id: None,
         }
     }
 
@@ -76,6 +79,7 @@ impl Stream {
     pub(crate) fn store(&mut self, message: Stored, id: Option<&str>) -> u64 {
         self.last += 1;
         self.last_at = message.at;
+        self.last_id = id.map(str::to_owned);
         if let Some(id) = id {
             self.ids.push_back((id.to_owned(), self.last, message.at));
         }
@@ -123,8 +127,14 @@ impl Stream {
             lost.push(message);
         }
         self.ids.retain(|(_, sequence, _)| *sequence <= self.last);
+        self.last_id = self.ids.back().map(|(id, ..)| id.clone());
         self.first = self.first.min(self.last + 1);
         lost
+    }
+
+    /// Whether it has a message with this payload.
+    pub(crate) fn has(&self, payload: &Bytes) -> bool {
+        self.messages.values().any(|message| message.payload == payload)
     }
 
     /// The messages from `from` on that match `filter`, at most `max`.
