@@ -32,6 +32,7 @@ mod resume;
 mod revoked;
 mod scaling;
 mod sessions;
+mod state;
 mod stopped_families;
 mod subscriptions;
 mod targeted;

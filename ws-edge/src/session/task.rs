@@ -33,6 +33,7 @@ use crate::{
     },
     session::{
         keepalive::{Due, Keepalive},
+        present::Present,
         rate_limit::RateLimiter,
         recheck::{self, Loss},
         requests,
@@ -84,6 +85,8 @@ pub(crate) struct Session {
     /// `None` while a request is being answered, or auth-svc is asked again.
     state: Option<Box<State>>,
     working: Option<Working>,
+    /// Kept events that are to be sent before anything else happens.
+    present: Option<Box<Present>>,
     keepalive: Keepalive,
     control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
@@ -127,6 +130,7 @@ impl Session {
             outbox,
             state: Some(Box::new(state)),
             working: None,
+            present: None,
             timer: Box::pin(sleep(Duration::ZERO)),
             permit: start.permit,
             _session_permit: start.session_permit,
@@ -184,7 +188,12 @@ impl Session {
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {}
             }
-            if self.working.is_none() && self.outbox.take_recheck() {
+            match self.poll_present(context) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {}
+            }
+            if !self.is_busy() && self.outbox.take_recheck() {
                 self.start_recheck();
                 continue;
             }
@@ -256,21 +265,52 @@ impl Session {
             self.keepalive.authenticated(expires);
         }
         let resumes = std::mem::take(&mut state.resumes);
+        self.present = state.present.take();
         self.state = Some(state);
         let outcome = if reply.is_success() { "success" } else { "error" };
         self.edge.metrics.requests.get_or_create(&Outcome { outcome }).inc();
         self.send(Some(Message::Text(reply.to_frame())))?;
-        if resumes {
-            // Past events follow the reply.
-            self.outbox.release();
-            self.flush();
+        if resumes && self.present.is_none() {
+            self.release();
         }
         Ok(())
     }
 
+    /// Past events follow the reply and the kept events.
+    fn release(&self) {
+        self.outbox.release();
+        self.flush();
+    }
+
+    /// Whether no further request may be read.
+    fn is_busy(&self) -> bool {
+        self.working.is_some() || self.present.is_some()
+    }
+
+    /// Ready when all kept events are queued.
+    fn poll_present(&mut self, context: &Context<'_>) -> Poll<Result<(), End>> {
+        let Some(present) = &mut self.present else { return Poll::Pending };
+        let pushed = present.push(&self.edge.event_root, &self.outbox);
+        self.flush();
+        match pushed {
+            Ok(true) => {
+                self.present = None;
+                self.release();
+                Poll::Ready(Ok(()))
+            }
+            // A full socket wakes the session when it is writable.
+            Ok(false) if self.outbox.is_blocked() => Poll::Pending,
+            Ok(false) => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Err(close) => Poll::Ready(Err(End::Close(close))),
+        }
+    }
+
     /// Ready when a frame was read. Reads none while there is work on the state or too many replies are queued.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        if self.working.is_some() || self.outbox.is_stuffed() {
+        if self.is_busy() || self.outbox.is_stuffed() {
             return Poll::Pending;
         }
         let message = match self.socket.poll_next(context) {
@@ -317,7 +357,7 @@ impl Session {
         {
             return Poll::Pending;
         }
-        let is_reading = self.working.is_none();
+        let is_reading = !self.is_busy();
         let due = self.keepalive.due(clock::now(), &self.edge.config, &self.outbox, is_reading);
         match due {
             Due::Close(close) => Poll::Ready(Err(End::Close(close))),
