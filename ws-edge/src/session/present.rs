@@ -181,7 +181,7 @@ impl Present {
             let Some(frames) = EventFrames::read(event_root, event).map(EventFrames::kept) else { continue };
             let frames = frames_of(&self.bindings, &frames, event.sequence().unwrap_or_default(), &event.subject);
             self.sent += u64::from(!frames.is_empty());
-            frames.into_iter().for_each(|frame| drop(outbox.push_own(frame)));
+            frames.into_iter().for_each(|frame| outbox.push_own(frame));
         }
         Ok(false)
     }
