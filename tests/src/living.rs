@@ -185,7 +185,8 @@ pub async fn join(
             "reply" if frame["data"]["state"] == true => {
                 (replied, known) = (Some(Instant::now()), calls.last());
             }
-            // Parts that are down say so.
+            // What is down says so.
+            "reply" if until_last => return Err(frame.to_string()),
             "reply" => return Ok(None),
             "state" => {
                 complete = Some(started.elapsed());

@@ -37,7 +37,8 @@ const BATCH: usize = 500;
 /// Why there is no state. Clients match on these texts.
 const NOTHING: &str = "nothing is kept of these bindings";
 const NOT_KEPT: &str = "the state is not kept";
-const OUTDATED: &str = "the state is not up to date";
+/// Who keeps it has been away for longer than the history.
+pub(super) const OUTDATED: &str = "the state is not up to date";
 const TOO_LARGE: &str = "the state is too large";
 const UNAVAILABLE: &str = "the state is not available at the moment";
 
@@ -100,10 +101,7 @@ pub(super) async fn begin(
     };
     let position = EventPosition { stream: snapshot.stream, sequence: snapshot.position };
     let from = ResumeFrom::Cursor(Cursor { position, rank: Rank::LAST });
-    // Who keeps it may have been away for too long.
-    let no_state = resume::check(edge, from, requests).await.err().map(|_| OUTDATED);
-    let from = if no_state.is_some() { since } else { Some(from) };
-    Begin { from, snapshot: Some(snapshot), lost, no_state }
+    Begin { from: Some(from), snapshot: Some(snapshot), lost, no_state: None }
 }
 
 /// Reads what is kept of some bindings.

@@ -87,7 +87,9 @@ pub(super) async fn subscribe(
     }
     if wants_state {
         data.insert("state".into(), json!(state.present.is_some()));
-        begin.no_state.map(|reason| data.insert("state_reason".into(), json!(reason)));
+        if state.present.is_none() {
+            data.insert("state_reason".into(), json!(begin.no_state.unwrap_or(present::OUTDATED)));
+        }
     }
     state.entry.describe(client);
     data.insert("subscriptions".into(), json!(state.binding_texts()));
