@@ -41,7 +41,7 @@ mod metrics;
 pub mod publish;
 pub mod requests;
 pub mod runtime;
-mod state;
+pub mod state;
 mod tenant;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

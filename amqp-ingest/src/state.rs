@@ -15,7 +15,7 @@
 //! Nothing of it is in the way of events: it has a connection and a task of its own, and reads the families that have a
 //! state only. If no family has one, it does not run.
 
-mod living;
+pub mod living;
 mod source;
 mod store;
 

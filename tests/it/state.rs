@@ -1,14 +1,14 @@
 //! Subscriptions that begin with what is: the last events of living things, and then what follows.
 
-use std::{
-    collections::BTreeSet,
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
+use blackhole_dev::simulator::Publisher;
 use blackhole_tests::{
     accounts::{self, Account},
+    chaos::deployment::Deployment,
     client::Client,
-    events, living::{self, Calls},
+    events,
+    living::{self, Calls},
     stack::Stack,
 };
 use rand::RngExt;
@@ -201,6 +201,32 @@ async fn a_superduper_admin_gets_the_state_of_all() {
         found += usize::from(is_own && frame["state"] == true);
     }
     assert!(found == 1 && kept_events > 0);
+}
+
+/// The kept events are read at the server that leads their stream, which changes meanwhile.
+#[tokio::test]
+async fn a_cluster_keeps_the_state() {
+    let deployment = Deployment::start(true).await;
+    let urls: Vec<String> = deployment.nats.servers().iter().map(|server| server.url()).collect();
+    let nats = async_nats::connect(urls).await.unwrap();
+    let calls = Calls::new(2);
+    let publisher = Publisher::connect(&deployment.rabbitmq.url()).await.unwrap();
+    let mut joined = 0;
+    let joins = async {
+        // Nothing is kept before the first keeper has begun.
+        while joined < 30 {
+            let url = format!("ws://127.0.0.1:{}/?view=args", deployment.edges[joined % 2].port);
+            match living::join(&calls, joined % 2, &url, false).await.unwrap() {
+                Some(_) => joined += 1,
+                None => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+            if joined % 10 == 5 {
+                let step_down = "$JS.API.STREAM.LEADER.STEPDOWN.BLACKHOLE_V1_STATE";
+                let _ = nats.request(step_down, "".into()).await;
+            }
+        }
+    };
+    calls.run(&publisher, 30, 50, joins).await;
 }
 
 /// 60 clients join at random times on two edges, while calls begin and end at 100 a second and the ingest is killed.

@@ -164,7 +164,7 @@ pub async fn join(
     url: &str,
     until_last: bool,
 ) -> Result<Option<Joined>, String> {
-    let Ok(mut client) = Client::try_connect(url, &[]).await else { return Ok(None) };
+    let Some(mut client) = Client::if_up(url).await else { return Ok(None) };
     let own = &calls.accounts[account];
     let (believed, living, seen) = Default::default();
     let mut belief = Belief { calls, account, believed, living, next: 0, seen };

@@ -17,21 +17,21 @@ use crate::{body, tenant};
 const BYTES_PER_ENTRY: usize = 500;
 
 /// A thing: a digest of its family, kind and key.
-pub(super) type Thing = u128;
+pub type Thing = u128;
 
 /// An event of the stream.
 #[derive(Clone, Debug)]
-pub(super) struct StreamEvent {
+pub struct StreamEvent {
     /// Its position.
-    pub(super) position: u64,
+    pub position: u64,
     /// Its subject below the root: tenant and escaped routing key.
-    pub(super) below: String,
+    pub below: String,
     /// When the stream stored it, in milliseconds since 1970.
-    pub(super) at_ms: u64,
+    pub at_ms: u64,
     /// The headers that it keeps: `Bh-…`.
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(&'static str, String)>,
     /// Its body.
-    pub(super) body: Bytes,
+    pub body: Bytes,
 }
 
 /// Of a living thing: where its last event is kept, and whose it is.
@@ -97,7 +97,7 @@ pub(super) struct Write {
 
 /// What a batch of events changes.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub struct Changes {
     writes: Vec<Option<Write>>,
     /// Positions in the stream of kept events that are to be deleted.
     pub(super) deletions: Vec<u64>,
@@ -105,7 +105,7 @@ pub(super) struct Changes {
 
 /// The things that live.
 #[derive(Debug, Default)]
-pub(super) struct Living {
+pub struct Living {
     things: HashMap<Thing, Vec<Entry>>,
     /// About how much they take.
     bytes: usize,
@@ -114,7 +114,7 @@ pub(super) struct Living {
 
 impl Changes {
     /// Whether nothing changes.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.deletions.is_empty() && self.writes().next().is_none()
     }
 
@@ -147,7 +147,7 @@ impl Living {
     }
 
     /// Takes in an event.
-    pub(super) fn apply(&mut self, catalogue: &Catalogue, event: &StreamEvent, changes: &mut Changes) {
+    pub fn apply(&mut self, catalogue: &Catalogue, event: &StreamEvent, changes: &mut Changes) {
         let Some((tenant_word, escaped)) = event.below.split_once('.') else { return };
         let Some(key) = subject::decode_key(escaped).ok().and_then(|key| String::from_utf8(key).ok()) else {
             return;
