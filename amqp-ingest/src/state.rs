@@ -44,12 +44,12 @@ use crate::{config::{HistoryConfig, IngestConfig}, metrics::Metrics};
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How long to wait for events when none came for a while.
 const IDLE_INTERVAL: Duration = Duration::from_millis(250);
-/// How often to note the position if nothing has changed.
+/// How often to note the position at least: it also tells other keepers that this one goes on.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often to look for things that are too old.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Another keeper that has not gone on for this long is taken for dead.
-const STALLED: Duration = Duration::from_millis(1500);
+const STALLED: Duration = Duration::from_secs(3);
 /// A lagging stream of a cluster is not believed to be another one before this long.
 const CONTRADICTED: Duration = Duration::from_secs(10);
 
@@ -187,7 +187,7 @@ impl Keeper {
         store.save(&mut living, &mut changes, &progress).await?;
         let root = self.subjects.ingest();
         let mut source = Source::new(self.client.clone(), stream.clone(), root, &self.catalogue, progress.position);
-        let (mut noted_at, mut expired_at) = (Instant::now(), Instant::now());
+        let (mut noted_at, mut expired_at, mut moved_at) = (Instant::now(), Instant::now(), Instant::now());
         self.ready.set(true);
         tracing::info!(things = living.count(), "keeping the state");
         loop {
@@ -207,15 +207,18 @@ impl Keeper {
             }
             let max_bytes = usize::try_from(self.history.state_max_bytes.as_u64()).unwrap_or(usize::MAX);
             self.note_trimmed(&mut progress, &living.trim(max_bytes, &mut changes));
-            let moved = std::mem::replace(&mut progress.position, complete) < complete;
-            if !changes.is_empty() || (moved && noted_at.elapsed() > NOTE_INTERVAL) {
+            let has_moved = std::mem::replace(&mut progress.position, complete) < complete;
+            if has_moved {
+                moved_at = Instant::now();
+            }
+            if !changes.is_empty() || noted_at.elapsed() > NOTE_INTERVAL {
                 self.metrics.state_writes.inc_by(changes.writes().count() as u64);
                 store.save(&mut living, &mut changes, &progress).await?;
                 noted_at = Instant::now();
             }
             self.metrics.state_things.set(i64::try_from(living.count()).unwrap_or(i64::MAX));
             if complete >= info.last {
-                sleep(if noted_at.elapsed() > NOTE_INTERVAL { IDLE_INTERVAL } else { INTERVAL }).await;
+                sleep(if moved_at.elapsed() > NOTE_INTERVAL { IDLE_INTERVAL } else { INTERVAL }).await;
             }
         }
     }

@@ -173,7 +173,7 @@ pub async fn join(
     let request = json!({ "action": "subscribe", "auth_token": own.token(), "data": data, "request_id": 1 });
     client.send_text(request.to_string()).await;
     let (mut replied, mut complete, mut known, mut kept) = (None, None, 0, 0);
-    let mut oldest_first = 0;
+    let (mut oldest_first, mut early) = (0, None);
     let mut correct = None;
     loop {
         let frame = match tokio::time::timeout(Duration::from_secs(60), client.incoming()).await {
@@ -183,6 +183,9 @@ pub async fn join(
         };
         match frame["action"].as_str().unwrap_or_default() {
             "reply" if frame["data"]["state"] == true => {
+                if let Some(early) = early {
+                    return Err(format!("an event before the reply: {early}"));
+                }
                 (replied, known) = (Some(Instant::now()), calls.last());
             }
             // What is down says so.
@@ -196,8 +199,10 @@ pub async fn join(
                 }
             }
             "event" => {
+                // Without the state live ones may come first.
                 if replied.is_none() {
-                    return Err(format!("an event before the reply: {frame}"));
+                    early = Some(frame);
+                    continue;
                 }
                 let is_kept = frame["state"] == true;
                 if is_kept != complete.is_none() {

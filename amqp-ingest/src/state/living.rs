@@ -34,6 +34,13 @@ pub struct StreamEvent {
     pub body: Bytes,
 }
 
+impl StreamEvent {
+    /// About how many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<StreamEvent>() + self.below.len() + self.body.len()
+    }
+}
+
 /// Of a living thing: where its last event is kept, and whose it is.
 #[derive(Debug)]
 struct Entry {
@@ -158,7 +165,11 @@ impl Living {
             }
             let tenant_paths = tenant::body_paths(kind);
             let mut paths = tenant_paths.clone();
-            paths.extend(kind.state.iter().flat_map(|things| things.paths()));
+            for path in kind.state.iter().flat_map(|things| things.paths()) {
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+            }
             let Ok(parsed) = body::parse(&event.body, &paths) else { continue };
             let words: Vec<&str> = key.split('.').collect();
             let value = |parameter: Option<&str>, path: Option<&str>| match (parameter, path) {

@@ -20,9 +20,9 @@ use super::living::{KEPT_HEADERS, StreamEvent};
 /// Time for an answer of JetStream, and between two messages of one fetch.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages of one fetch.
-const FETCH: usize = 500;
-/// Events that a reader holds at most.
-const MAX_HELD: usize = 2000;
+const FETCH: usize = 200;
+/// A reader that holds this many bytes fetches no more.
+const MAX_HELD_BYTES: usize = 8 << 20;
 /// The server deletes a consumer that has not fetched for this long.
 const CONSUMER_LIFETIME: Duration = Duration::from_secs(60);
 /// A consumer that has not fetched for this long is made anew.
@@ -171,6 +171,7 @@ struct Reader {
     consumer: Option<(Consumer<pull::Config>, Option<String>)>,
     fetched_at: Instant,
     held: VecDeque<StreamEvent>,
+    held_bytes: usize,
     /// Everything up to here is held, or was taken.
     complete: u64,
 }
@@ -183,6 +184,7 @@ impl Source {
             consumer: None,
             fetched_at: Instant::now(),
             held: VecDeque::new(),
+            held_bytes: 0,
             complete: after,
         });
         let readers = readers.collect();
@@ -201,7 +203,7 @@ impl Source {
         let mut events = Vec::new();
         for reader in &mut self.readers {
             let count = reader.held.partition_point(|event| event.position <= complete);
-            events.extend(reader.held.drain(..count));
+            events.extend(reader.held.drain(..count).inspect(|event| reader.held_bytes -= event.bytes()));
         }
         events.sort_by_key(|event| event.position);
         Ok((events, complete))
@@ -220,7 +222,7 @@ impl Reader {
             self.consumer = Some((consumer, info.leader.clone()));
         }
         let Some((consumer, _)) = &self.consumer else { return Ok(()) };
-        while self.complete < info.last && self.held.len() < MAX_HELD {
+        while self.complete < info.last && self.held_bytes < MAX_HELD_BYTES {
             let (messages, is_exhausted) = fetch(consumer, FETCH).await?;
             self.fetched_at = Instant::now();
             for message in messages {
@@ -233,7 +235,9 @@ impl Reader {
                     continue;
                 }
                 self.complete = position;
-                self.held.extend(event(root, position, millis(published), message.message));
+                let event = event(root, position, millis(published), message.message);
+                self.held_bytes += event.as_ref().map_or(0, StreamEvent::bytes);
+                self.held.extend(event);
             }
             if is_exhausted {
                 self.complete = self.complete.max(info.last);

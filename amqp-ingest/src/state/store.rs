@@ -8,7 +8,7 @@ use async_nats::{
     jetstream::{
         self, Context,
         context::PublishErrorKind,
-        stream::{Config, DiscardPolicy, LastRawMessageErrorKind, RetentionPolicy, StorageType},
+        stream::{Config, DiscardPolicy, DirectGetErrorKind, RetentionPolicy, StorageType},
     },
 };
 use blackhole_common::{
@@ -76,9 +76,14 @@ impl Store {
         let mut store =
             Store { client, context, subjects: subjects.clone(), stream, last: info.last, last_id: None, keeper: chance::random() };
         let progress = store.progress().await?;
-        // Somebody writes at this moment.
-        if progress.as_ref().is_some_and(|(sequence, _)| *sequence > info.last) {
-            return Err(Stop::Conflict);
+        match &progress {
+            // Somebody writes at this moment.
+            Some((sequence, _)) if *sequence > info.last => return Err(Stop::Conflict),
+            // A server of a cluster that lags behind has answered.
+            None if info.last > 0 && info.leader.is_some() => {
+                return Err(Stop::Failed("the progress is not known yet".to_owned()));
+            }
+            _ => {}
         }
         store.load(&info, family, living).await?;
         Ok((store, progress.map(|(_, progress)| progress)))
@@ -217,12 +222,13 @@ pub(super) async fn progress(
     subjects: &Subjects,
 ) -> Result<Option<(u64, StateProgress)>, Stop> {
     let stream = context.get_stream_no_info(subjects.state_stream()).await.map_err(text)?;
-    match stream.get_last_raw_message_by_subject(&subjects.state_progress()).await {
+    // Another request for it, MSG.GET, ends nats-server 2.9.10 if the stream is just being created.
+    match stream.direct_get_last_for_subject(subjects.state_progress()).await {
         // A progress that cannot be read is of another release: begin anew.
         Ok(message) => {
             Ok(Some((message.sequence, serde_json::from_slice(&message.payload).unwrap_or_default())))
         }
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
         Err(error) => Err(Stop::Failed(text(error))),
     }
 }

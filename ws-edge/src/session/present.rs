@@ -22,7 +22,6 @@ use crate::{
     edge::Edge,
     outbox::Outbox,
     protocol::{
-        close::Close,
         cursor::{Cursor, EventPosition, Rank},
     },
     session::resume::{self, ResumeFrom},
@@ -31,6 +30,8 @@ use crate::{
 
 /// A client that has not read its kept events after this time is closed.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// A state that cannot be read is asked for again after this time.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Kept events that are queued before others get the thread.
 const BATCH: usize = 500;
 
@@ -127,18 +128,26 @@ async fn read(
         return Err(NOTHING);
     }
     let Some(kept) = &edge.kept else { return Err(NOT_KEPT) };
-    let filters: Vec<Filter> = filters.into_iter().collect();
-    let read = tokio::time::timeout(edge.config.request_timeout, kept.read(&filters)).await;
-    match read {
-        Ok(Ok(snapshot)) => Ok(snapshot),
-        Ok(Err(NoState::NotKept)) => Err(NOT_KEPT),
-        Ok(Err(NoState::TooLarge)) => Err(TOO_LARGE),
-        Ok(Err(NoState::Unavailable(error))) => {
-            tracing::debug!(%error, "the state cannot be read");
-            Err(UNAVAILABLE)
-        }
-        Err(_) => Err(UNAVAILABLE),
+    // Without a history nothing follows, and what was kept is old.
+    let has_history = edge.stream.borrow().is_some();
+    if !has_history && !edge.history.info().await.is_ok_and(|info| info.is_some()) {
+        return Err(NOT_KEPT);
     }
+    let filters: Vec<Filter> = filters.into_iter().collect();
+    // Perhaps a leader is being elected.
+    let read = async {
+        loop {
+            match kept.read(&filters).await {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(NoState::NotKept) => return Err(NOT_KEPT),
+                Err(NoState::TooLarge) => return Err(TOO_LARGE),
+                Err(NoState::Unavailable(error)) => tracing::debug!(%error, "the state cannot be read"),
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    };
+    let limit = edge.config.request_timeout / 2;
+    tokio::time::timeout(limit, read).await.unwrap_or(Err(UNAVAILABLE))
 }
 
 impl Present {
@@ -162,18 +171,20 @@ impl Present {
         Present { snapshot, bindings, request_id, next: 0, sent: 0, deadline }
     }
 
-    /// Queues some of the events, as many as there is room for. Returns whether that was all.
-    ///
-    /// # Errors
-    /// If the client reads too slowly.
-    pub(super) fn push(&mut self, event_root: &str, outbox: &Outbox) -> Result<bool, Close> {
+    /// Whether the client reads too slowly.
+    pub(super) fn is_late(&self) -> bool {
+        clock::now() >= self.deadline
+    }
+
+    /// Queues some of the events, as many as there is room for. Returns whether these were the last.
+    pub(super) fn push(&mut self, event_root: &str, outbox: &Outbox) -> bool {
         for _ in 0..BATCH {
             if !outbox.has_room() {
-                return if clock::now() < self.deadline { Ok(false) } else { Err(Close::Behind) };
+                return false;
             }
             let Some(event) = self.snapshot.as_ref().and_then(|snapshot| snapshot.event(self.next)) else {
                 outbox.push_own(text_frame(&self.end()));
-                return Ok(true);
+                return true;
             };
             self.next += 1;
             let Some(frames) = EventFrames::read(event_root, event).map(EventFrames::kept) else { continue };
@@ -181,7 +192,7 @@ impl Present {
             self.sent += u64::from(!frames.is_empty());
             frames.into_iter().for_each(|frame| outbox.push_own(frame));
         }
-        Ok(false)
+        false
     }
 
     /// The message after the last of them.

@@ -290,22 +290,21 @@ impl Session {
     /// Ready when all kept events are queued.
     fn poll_present(&mut self, context: &Context<'_>) -> Poll<Result<(), End>> {
         let Some(present) = &mut self.present else { return Poll::Pending };
-        let pushed = present.push(&self.edge.event_root, &self.outbox);
-        self.flush();
-        match pushed {
-            Ok(true) => {
-                self.present = None;
-                self.release();
-                Poll::Ready(Ok(()))
-            }
-            // A full socket wakes the session when it is writable.
-            Ok(false) if self.outbox.is_blocked() => Poll::Pending,
-            Ok(false) => {
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Err(close) => Poll::Ready(Err(End::Close(close))),
+        if present.is_late() {
+            return Poll::Ready(Err(End::Close(Close::Behind)));
         }
+        // A full socket wakes the session when it is writable.
+        if self.outbox.is_blocked() {
+            return Poll::Pending;
+        }
+        if present.push(&self.edge.event_root, &self.outbox) {
+            self.present = None;
+            self.release();
+            return Poll::Ready(Ok(()));
+        }
+        self.flush();
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ready when a frame was read. Reads none while there is work on the state or too many replies are queued.

@@ -17,7 +17,7 @@ use async_nats::{
     jetstream::{
         self, Context,
         consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
-        stream::LastRawMessageErrorKind,
+        stream::DirectGetErrorKind,
     },
 };
 use blackhole_common::{
@@ -42,7 +42,7 @@ const FRESH: Duration = Duration::from_millis(250);
 /// Time for an answer, and between two messages.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages of one fetch.
-const FETCH: usize = 1000;
+const FETCH: usize = 200;
 /// The server deletes a consumer that has not fetched for this long, if the edge could not.
 const CONSUMER_LIFETIME: Duration = Duration::from_secs(30);
 /// Attempts to get a consumer at the stream's leader.
@@ -196,10 +196,11 @@ impl Kept {
     }
 
     async fn read_part(&self, filter: &Filter, subject: &str) -> Result<Part, NoState> {
+        let leader = self.leader().await?;
         let progress = self.progress().await?.ok_or(NoState::NotKept)?;
         let family = progress.families.get(&filter.family).ok_or(NoState::NotKept)?;
         let stream = StreamId::new(&progress.stream);
-        let consumer = self.consumer(subject).await?;
+        let consumer = self.consumer(subject, leader).await?;
         let mut share = Share { room: Arc::clone(&self.room), tenant: filter.tenant.clone(), bytes: 0 };
         let mut events = Vec::new();
         let mut is_exhausted = false;
@@ -242,26 +243,27 @@ impl Kept {
         })
     }
 
-    /// How far the kept events are; `None` if there are none. The stream's leader answers.
+    /// How far the kept events are; `None` if there are none. A server that lags behind may answer: then more follows.
     async fn progress(&self) -> Result<Option<StateProgress>, NoState> {
         let stream = self.context.get_stream_no_info(self.subjects.state_stream()).await?;
         let subject = self.subjects.state_progress();
-        match timeout(ANSWER_TIMEOUT, stream.get_last_raw_message_by_subject(&subject)).await? {
+        match timeout(ANSWER_TIMEOUT, stream.direct_get_last_for_subject(subject)).await? {
             Ok(message) => Ok(serde_json::from_slice(&message.payload).ok()),
-            Err(error) => match error.kind() {
-                LastRawMessageErrorKind::NoMessageFound => Ok(None),
-                LastRawMessageErrorKind::JetStream(error) if error.code() == 404 => Ok(None),
-                _ => Err(error.into()),
-            },
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
+    /// The server that leads the stream, if there are several.
+    async fn leader(&self) -> Result<Option<String>, NoState> {
+        let subject = format!("$JS.API.STREAM.INFO.{}", self.subjects.state_stream());
+        let answer = timeout(ANSWER_TIMEOUT, self.client.request(subject, Bytes::new())).await??;
+        Ok(stream_info::read(&answer.payload)?.ok_or(NoState::NotKept)?.leader)
+    }
+
     /// A consumer at the stream's leader, which alone is known to have everything.
-    async fn consumer(&self, filter: &str) -> Result<OwnConsumer, NoState> {
+    async fn consumer(&self, filter: &str, leader: Option<String>) -> Result<OwnConsumer, NoState> {
         let name = self.subjects.state_stream();
-        let asked = self.client.request(format!("$JS.API.STREAM.INFO.{name}"), Bytes::new());
-        let answer = timeout(ANSWER_TIMEOUT, asked).await??;
-        let leader = stream_info::read(&answer.payload)?.ok_or(NoState::NotKept)?.leader;
         let stream = self.context.get_stream_no_info(&name).await?;
         for _ in 0..MAX_PLACEMENTS {
             let config = pull::Config {
