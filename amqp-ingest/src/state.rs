@@ -12,14 +12,18 @@
 //! events (`Nats-Expected-Last-Sequence`), so that of two keepers one is refused at its next write. It stands by until
 //! the other one does not go on.
 //!
-//! Nothing of it is in the way of events: it has a connection and a task of its own, and reads the families that have a
-//! state only. If no family has one, it does not run.
+//! Nothing of it is in the way of events: it has a connection and a task of its own. It reads all events, in order, and
+//! parses those of the families that have a state. If no family has one, it does not run.
 
 pub mod living;
 mod source;
 mod store;
 
-use std::{collections::HashMap, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::{Client, jetstream};
 use blackhole_common::{
@@ -38,7 +42,10 @@ use self::{
     source::{Source, StreamInfo},
     store::Store,
 };
-use crate::{config::{HistoryConfig, IngestConfig}, metrics::Metrics};
+use crate::{
+    config::{HistoryConfig, IngestConfig},
+    metrics::Metrics,
+};
 
 /// How long to wait for events.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -186,7 +193,7 @@ impl Keeper {
         store.save(&mut living, &mut Changes::default(), &progress).await?;
         store.save(&mut living, &mut changes, &progress).await?;
         let root = self.subjects.ingest();
-        let mut source = Source::new(self.client.clone(), stream.clone(), root, &self.catalogue, progress.position);
+        let mut source = Source::new(self.client.clone(), stream.clone(), root, progress.position);
         let (mut noted_at, mut expired_at, mut moved_at) = (Instant::now(), Instant::now(), Instant::now());
         self.ready.set(true);
         tracing::info!(things = living.count(), "keeping the state");
@@ -226,7 +233,8 @@ impl Keeper {
     /// The progress to begin with, after the message `last` of the kept events.
     fn begin(&self, earlier: Option<StateProgress>, info: &StreamInfo, last: u64) -> StateProgress {
         let now = now_ms();
-        let since = |is_new: bool| if is_new && info.first <= info.last { info.first_ms.min(now) } else { now };
+        let since =
+            |is_new: bool| if is_new && info.first <= info.last { info.first_ms.min(now) } else { now };
         let position = earlier.as_ref().map_or(info.first.saturating_sub(1), |earlier| earlier.position);
         let families = self.catalogue.families().iter().filter(|family| family.has_state()).map(|family| {
             let definition = digest(&family.state_definition());
@@ -250,7 +258,10 @@ impl Keeper {
         for (family, youngest) in trimmed {
             let name = self.catalogue.families().get(*family).map(|family| family.name.as_str());
             let Some(own) = name.and_then(|name| progress.families.get_mut(name)) else { continue };
-            tracing::warn!(family = name, "history.state_max_bytes is too small: the oldest things are forgotten");
+            tracing::warn!(
+                family = name,
+                "history.state_max_bytes is too small: the oldest things are forgotten"
+            );
             own.since_ms = own.since_ms.max(youngest.saturating_add(1));
         }
     }
@@ -263,7 +274,9 @@ impl Keeper {
         let started = Instant::now();
         loop {
             match ask().await? {
-                Some(info) if continues(progress, &info) => return Ok(Stop::Failed("the stream was contradicted".into())),
+                Some(info) if continues(progress, &info) => {
+                    return Ok(Stop::Failed("the stream was contradicted".into()));
+                }
                 Some(info) if info.leader.is_none() => return Ok(Stop::Anew),
                 _ if started.elapsed() > CONTRADICTED => return Ok(Stop::Anew),
                 _ => sleep(IDLE_INTERVAL).await,
@@ -274,7 +287,9 @@ impl Keeper {
 
 /// Whether everything after the noted position is in the stream.
 fn continues(progress: &StateProgress, info: &StreamInfo) -> bool {
-    progress.stream == info.created && progress.position.saturating_add(1) >= info.first && progress.position <= info.last
+    progress.stream == info.created
+        && progress.position.saturating_add(1) >= info.first
+        && progress.position <= info.last
 }
 
 fn family_of(catalogue: &Catalogue, word: &str) -> Option<usize> {

@@ -41,7 +41,11 @@ pub(crate) fn body_paths(event: &Event) -> Vec<&str> {
 /// account, neither does the event.
 pub(crate) fn resolve(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Tenant {
     let mut members = members.iter();
-    event.tenant.iter().find_map(|source| of_source(event, source, key, &mut members)).unwrap_or(Tenant::Nobody)
+    event
+        .tenant
+        .iter()
+        .find_map(|source| of_source(event, source, key, &mut members))
+        .unwrap_or(Tenant::Nobody)
 }
 
 /// All tenants that KAZOO names in an event. Addresses do not count: callers choose them.

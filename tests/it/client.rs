@@ -286,7 +286,8 @@ async fn it_begins_with_what_lives() {
     let stack = Stack::shared();
     let account = Account::fresh();
     event(&account, 2).publish(&stack.publisher().await).await;
-    let mut config = config(&stack.edge.url("view=args"), json!(account.token()), &[(&account, &["call.*.*"])]);
+    let mut config =
+        config(&stack.edge.url("view=args"), json!(account.token()), &[(&account, &["call.*.*"])]);
     config["state"] = true.into();
     let watcher = Watcher::anywhere(&config).await;
     watcher.until_number(&account, 2).await;
@@ -294,7 +295,13 @@ async fn it_begins_with_what_lives() {
     watcher.until_number(&account, 3).await;
     let seen = watcher.seen().await;
     let present: Vec<&Value> = seen.iter().filter(|one| one["present"].is_array()).collect();
-    assert_eq!(present, [&json!({ "present": ["call.*.*"], "complete": false }), &json!({ "present": ["call.*.*"], "complete": true })]);
+    assert_eq!(
+        present,
+        [
+            &json!({ "present": ["call.*.*"], "complete": false }),
+            &json!({ "present": ["call.*.*"], "complete": true })
+        ]
+    );
     assert_eq!(watcher.numbers(&account, "call.*.*").await, [2, 3]);
     assert!(seen.iter().all(|one| one["error"].is_null() && one["gap"].is_null()), "{seen:?}");
     watcher.close().await;

@@ -112,8 +112,7 @@ async fn a_token_in_the_url_fragment_is_enough_to_subscribe() {
 }
 
 /// The rows of the page of live calls: Call-ID and state.
-const LIVE_CALLS: &str =
-    "JSON.stringify([...document.querySelectorAll('.call')].map((row) => [row.dataset.call, row.dataset.state]))";
+const LIVE_CALLS: &str = "JSON.stringify([...document.querySelectorAll('.call')].map((row) => [row.dataset.call, row.dataset.state]))";
 
 #[tokio::test]
 async fn the_page_of_live_calls_begins_with_what_lives_and_follows() {

@@ -130,14 +130,16 @@ async fn the_deployed_permissions_suffice() {
         let mut client = Client::connect(&protected.edge.url("view=args")).await;
         let data = json!({ "account_id": account.id, "bindings": ["fax.status.*"], "state": true });
         let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
-        client.request(request).await["data"]["state"] == true && client.frame().await["args"]["Job-ID"] == "f1"
+        client.request(request).await["data"]["state"] == true
+            && client.frame().await["args"]["Job-ID"] == "f1"
     })
     .await;
     let mut ended = events::fax(&account, "f1");
     ended.body["Fax-State"] = "end".into();
     ended.publish(&publisher).await;
     let things = "blackhole_ingest_state_things";
-    eventually("nothing that lives", || async { Stack::metric(&protected.services[0], things).await <= 1.0 }).await;
+    eventually("nothing that lives", || async { Stack::metric(&protected.services[0], things).await <= 1.0 })
+        .await;
     protected.assert_nothing_was_refused();
 }
 

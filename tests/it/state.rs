@@ -41,7 +41,12 @@ async fn kept(client: &mut Client) -> (Vec<Value>, Value) {
 }
 
 /// Subscribes anew until so many events are kept: the ingest keeps them a moment after they came.
-async fn until_kept(stack: &Stack, account: &Account, bindings: &[&str], count: usize) -> (Client, Vec<Value>, Value) {
+async fn until_kept(
+    stack: &Stack,
+    account: &Account,
+    bindings: &[&str],
+    count: usize,
+) -> (Client, Vec<Value>, Value) {
     loop {
         let mut client = Client::connect(&stack.edge.url("view=args")).await;
         let reply = subscribe(&mut client, account, bindings, json!({})).await;
@@ -101,7 +106,11 @@ async fn a_client_that_resumes_needs_the_state_only_if_its_gap_is_lost() {
     until_kept(stack, &account, &["call.*.*"], 2).await;
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
     let reply = subscribe(&mut client, &account, &["call.*.*"], json!({ "since": since })).await;
-    assert_eq!((&reply["data"]["recovered"], &reply["data"]["state"]), (&json!(true), &json!(true)), "{reply}");
+    assert_eq!(
+        (&reply["data"]["recovered"], &reply["data"]["state"]),
+        (&json!(true), &json!(true)),
+        "{reply}"
+    );
     assert_eq!(kept(&mut client).await.0.len(), 0, "it has that");
     assert_eq!(client.event().await["args"]["Call-ID"], "two");
     let mut client = Client::connect(&stack.edge.url("view=args")).await;
@@ -142,7 +151,8 @@ async fn other_families_have_things_too() {
     let publisher = stack.publisher().await;
     let presence = |call: &str, who: &str, state: &str| {
         let realm = account.realm.replace('.', "%2E");
-        let members = json!({ "Presence-ID": format!("{who}@{}", account.realm), "Call-ID": call, "State": state });
+        let members =
+            json!({ "Presence-ID": format!("{who}@{}", account.realm), "Call-ID": call, "State": state });
         events::any("presence", format!("update.{realm}.{call}"), "update", members)
     };
     let fax = |id: &str, state: &str| {
@@ -166,8 +176,11 @@ async fn other_families_have_things_too() {
     }
     let bindings = ["conference.event.room.*", "presence.update.*", "fax.status.*"];
     let (_, kept_events, _) = until_kept(stack, &account, &bindings, 3).await;
-    let ids: Vec<&Value> =
-        kept_events.iter().map(|event| &event["args"]).map(|body| body.get("Job-ID").unwrap_or(&body["Call-ID"])).collect();
+    let ids: Vec<&Value> = kept_events
+        .iter()
+        .map(|event| &event["args"])
+        .map(|body| body.get("Job-ID").unwrap_or(&body["Call-ID"]))
+        .collect();
     assert_eq!(ids, ["two", "c1", "f2"]);
     // Nothing is kept of other bindings, and they work.
     let mut client = Client::connect(&stack.edge.url("view=args")).await;

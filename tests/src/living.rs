@@ -74,7 +74,13 @@ impl Calls {
 
     /// Begins and ends `per_second` calls a second until `stop`; about `living` live at a time. Ends with a call for each
     /// account that lives on.
-    pub async fn run(&self, publisher: &Publisher, per_second: u32, living: usize, stop: impl Future<Output = ()>) {
+    pub async fn run(
+        &self,
+        publisher: &Publisher,
+        per_second: u32,
+        living: usize,
+        stop: impl Future<Output = ()>,
+    ) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut stop = std::pin::pin!(stop);
@@ -90,7 +96,8 @@ impl Calls {
             self.publish(publisher, account, "CHANNEL_CREATE", &call).await;
             calls.push((account, call));
             let (account, call) = &calls[rand::random_range(0..calls.len())];
-            self.publish(publisher, *account, ["CHANNEL_ANSWER", "CHANNEL_HOLD"][calls.len() % 2], call).await;
+            self.publish(publisher, *account, ["CHANNEL_ANSWER", "CHANNEL_HOLD"][calls.len() % 2], call)
+                .await;
             if calls.len() > living {
                 let (account, call) = calls.swap_remove(rand::random_range(0..calls.len()));
                 self.publish(publisher, account, "CHANNEL_DESTROY", &call).await;
@@ -117,7 +124,8 @@ impl Belief<'_> {
     /// Takes in an event. Returns its number.
     fn take(&mut self, event: &Value) -> Result<usize, String> {
         let body = &event["args"];
-        let number = body["Number"].as_u64().ok_or_else(|| format!("no event of the model: {event}"))? as usize;
+        let number =
+            body["Number"].as_u64().ok_or_else(|| format!("no event of the model: {event}"))? as usize;
         let call = body["Call-ID"].as_str().unwrap_or_default().to_owned();
         if !self.seen.insert(number) {
             return Err(format!("event {number} came twice: {event}"));
@@ -135,7 +143,9 @@ impl Belief<'_> {
     fn compare(&mut self, number: usize) -> Result<(), String> {
         {
             let steps = self.calls.steps.lock();
-            for step in steps.iter().take(number + 1).skip(self.next).filter(|step| step.account == self.account) {
+            for step in
+                steps.iter().take(number + 1).skip(self.next).filter(|step| step.account == self.account)
+            {
                 if step.lives {
                     self.living.insert(step.call.clone());
                 } else {
@@ -206,7 +216,9 @@ pub async fn join(
                 }
                 let is_kept = frame["state"] == true;
                 if is_kept != complete.is_none() {
-                    return Err(format!("kept events come before the end of the state, and no others: {frame}"));
+                    return Err(format!(
+                        "kept events come before the end of the state, and no others: {frame}"
+                    ));
                 }
                 let number = belief.take(&frame)?;
                 if is_kept {

@@ -10,6 +10,7 @@ const GREGORIAN = 62167219200;                  // seconds from year 0 to 1970
 const STATES = ['ringing', 'talking', 'held', 'parked', 'conference'];
 
 const calls = new Map();             // by account and Call-ID, in the order in which they became known
+const byId = new Map();              // the keys of the calls with a Call-ID
 const participants = new Map();      // by account and Call-ID: the conference
 let client = null;
 let state = 'disconnected';
@@ -48,11 +49,14 @@ function callEvent({ name, args: body, routing_key: key }) {
   const account = accountOf(body, key);
   const known = find(account, id, body);
   if (name === 'CHANNEL_DESTROY') {
-    if (known) calls.delete(known.key);
+    if (known) remove(known);
     return;
   }
   const call = known ?? { key: `${account}\n${id}`, id, account, from: '', fromMore: '', to: '', toMore: '', state: 'ringing', since: 0, slot: '' };
-  if (account && !/^@/.test(account) && call.account !== account) call.account = account;
+  if (isRealm(call.account) && !isRealm(account)) {
+    remove(call);                    // it comes again, as the account's
+    Object.assign(call, { account, key: `${account}\n${id}` });
+  }
   const next = NEXT[name] ?? call.state;
   const isAnswered = name === 'CHANNEL_BRIDGE' && call.state === 'talking';   // it talks already
   if (next !== call.state || call.since === 0) call.since = isAnswered ? call.since : timeOf(body);
@@ -66,16 +70,26 @@ function callEvent({ name, args: body, routing_key: key }) {
   const number2 = text(body['Callee-ID-Number'] ?? body['Other-Leg-Callee-ID-Number']) || userOf(body.To ?? body.Request);
   [call.to, call.toMore] = name2 || number2 ? [name2 || number2, name2 && name2 !== number2 ? number2 : ''] : [call.to, call.toMore];
   call.text = '';
+  if (!calls.has(call.key)) byId.set(id, [...(byId.get(id) ?? []), call.key]);
   calls.set(call.key, call);
 }
 
-// The first events of a call may name only its realm, and its key is the account's later.
+const isRealm = (account) => !account || /^[@*]/.test(account);
+
+// The first and the last events of a call may name only its realm.
 function find(account, id, body) {
   const known = calls.get(`${account}\n${id}`);
   if (known) return known;
   const realm = text(vars(body).Realm);
-  for (const call of realm ? [calls.get(`*\n${id}`), calls.get(`\n${id}`)] : []) if (call?.realm === realm) return call;
-  return undefined;
+  return (byId.get(id) ?? []).map((key) => calls.get(key))
+    .find((call) => realm && call.realm === realm && (isRealm(account) || isRealm(call.account)));
+}
+
+function remove(call) {
+  calls.delete(call.key);
+  const rest = (byId.get(call.id) ?? []).filter((key) => key !== call.key);
+  if (rest.length > 0) byId.set(call.id, rest);
+  else byId.delete(call.id);
 }
 
 function conferenceEvent({ args: body, routing_key: key }) {
@@ -111,7 +125,8 @@ function watch() {
     },
     onpresent: ({ bindings, complete, keptSince: since }) => {
       const isCalls = bindings.includes(BINDING);
-      if (!complete) (isCalls ? calls : participants).clear();
+      if (!complete && isCalls) forgetCalls();
+      else if (!complete) participants.clear();
       else if (isCalls) {
         isComplete = true;
         keptSince = since ?? keptSince;
@@ -131,8 +146,13 @@ function watch() {
   own.subscribe(account, CONFERENCES, { state: true }).catch(() => {});
 }
 
-function forget() {
+function forgetCalls() {
   calls.clear();
+  byId.clear();
+}
+
+function forget() {
+  forgetCalls();
   participants.clear();
   [isComplete, keptSince] = [false, 0];
   note('');
@@ -247,7 +267,7 @@ function fill(node, call, index, height, now) {
   set(from.lastChild, call.fromMore);
   set(to.firstChild, call.to || 'unknown');
   set(to.lastChild, call.toMore);
-  set(account, call.name || call.account);
+  set(account, call.name || (isRealm(call.account) ? call.realm : call.account));
   account.title = call.account;
 }
 

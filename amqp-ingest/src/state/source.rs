@@ -1,6 +1,6 @@
-//! Reading the events of the families that have a state, from their stream.
+//! Reading the events, from their stream.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use async_nats::{
     Client,
@@ -9,7 +9,7 @@ use async_nats::{
         consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
     },
 };
-use blackhole_common::{catalogue::{Catalogue, Part}, wire};
+use blackhole_common::wire;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -21,8 +21,8 @@ use super::living::{KEPT_HEADERS, StreamEvent};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages of one fetch.
 const FETCH: usize = 200;
-/// A reader that holds this many bytes fetches no more.
-const MAX_HELD_BYTES: usize = 8 << 20;
+/// A batch that has this many bytes fetches no more.
+const MAX_BATCH_BYTES: usize = 8 << 20;
 /// The server deletes a consumer that has not fetched for this long.
 const CONSUMER_LIFETIME: Duration = Duration::from_secs(60);
 /// A consumer that has not fetched for this long is made anew.
@@ -157,38 +157,22 @@ pub(super) async fn fetch(
     Ok((messages, is_exhausted))
 }
 
-/// The events of the families that have a state.
+/// All events, in order. A consumer with a filter would not tell up to which position it has delivered everything: what is
+/// stored is not pending there at once.
 pub(super) struct Source {
     client: Client,
     stream: String,
     root: String,
-    readers: Vec<Reader>,
-}
-
-/// The events whose keys begin with one word.
-struct Reader {
-    filter: String,
     consumer: Option<(Consumer<pull::Config>, Option<String>)>,
     fetched_at: Instant,
-    held: VecDeque<StreamEvent>,
-    held_bytes: usize,
-    /// Everything up to here is held, or was taken.
+    /// Everything up to here was read.
     complete: u64,
 }
 
 impl Source {
     /// The events after position `after`.
-    pub(super) fn new(client: Client, stream: String, root: String, catalogue: &Catalogue, after: u64) -> Source {
-        let readers = first_words(catalogue).into_iter().map(|word| Reader {
-            filter: format!("{root}.*.{word}.>"),
-            consumer: None,
-            fetched_at: Instant::now(),
-            held: VecDeque::new(),
-            held_bytes: 0,
-            complete: after,
-        });
-        let readers = readers.collect();
-        Source { client, stream, root, readers }
+    pub(super) fn new(client: Client, stream: String, root: String, after: u64) -> Source {
+        Source { client, stream, root, consumer: None, fetched_at: Instant::now(), complete: after }
     }
 
     /// The next events, in order, of those up to the stream's last one, and up to which position these are all.
@@ -196,35 +180,12 @@ impl Source {
     /// # Errors
     /// If the stream cannot be read.
     pub(super) async fn next(&mut self, info: &StreamInfo) -> Result<(Vec<StreamEvent>, u64), String> {
-        for reader in &mut self.readers {
-            reader.fill(&self.client, &self.stream, &self.root, info).await?;
-        }
-        let complete = self.readers.iter().map(|reader| reader.complete).min().unwrap_or(info.last);
-        let mut events = Vec::new();
-        for reader in &mut self.readers {
-            let count = reader.held.partition_point(|event| event.position <= complete);
-            events.extend(reader.held.drain(..count).inspect(|event| reader.held_bytes -= event.bytes()));
-        }
-        events.sort_by_key(|event| event.position);
-        Ok((events, complete))
-    }
-}
-
-impl Reader {
-    async fn fill(&mut self, client: &Client, stream: &str, root: &str, info: &StreamInfo) -> Result<(), String> {
-        let is_usable = |own: &(_, Option<String>)| own.1 == info.leader;
-        if self.fetched_at.elapsed() > CONSUMER_IDLE || !self.consumer.as_ref().is_some_and(is_usable) {
-            if let Some((consumer, _)) = self.consumer.take() {
-                delete(client, stream, &consumer).await;
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while self.complete < info.last && bytes < MAX_BATCH_BYTES {
+            let messages = self.fetch(info).await?;
+            if messages.is_empty() {
+                break;
             }
-            let leader = info.leader.as_deref();
-            let consumer = consumer(client, stream, &self.filter, self.complete + 1, false, leader).await?;
-            self.consumer = Some((consumer, info.leader.clone()));
-        }
-        let Some((consumer, _)) = &self.consumer else { return Ok(()) };
-        while self.complete < info.last && self.held_bytes < MAX_HELD_BYTES {
-            let (messages, is_exhausted) = fetch(consumer, FETCH).await?;
-            self.fetched_at = Instant::now();
             for message in messages {
                 let (position, published) = {
                     let info = message.info().map_err(text)?;
@@ -235,52 +196,38 @@ impl Reader {
                     continue;
                 }
                 self.complete = position;
-                let event = event(root, position, millis(published), message.message);
-                self.held_bytes += event.as_ref().map_or(0, StreamEvent::bytes);
-                self.held.extend(event);
-            }
-            if is_exhausted {
-                self.complete = self.complete.max(info.last);
+                let event = event(&self.root, position, millis(published), message.message);
+                bytes += event.as_ref().map_or(0, StreamEvent::bytes);
+                events.extend(event);
             }
         }
-        Ok(())
+        Ok((events, self.complete))
+    }
+
+    async fn fetch(&mut self, info: &StreamInfo) -> Result<Vec<jetstream::Message>, String> {
+        let is_usable = |own: &(_, Option<String>)| own.1 == info.leader;
+        if self.fetched_at.elapsed() > CONSUMER_IDLE || !self.consumer.as_ref().is_some_and(is_usable) {
+            if let Some((consumer, _)) = self.consumer.take() {
+                delete(&self.client, &self.stream, &consumer).await;
+            }
+            let leader = info.leader.as_deref();
+            let consumer = consumer(&self.client, &self.stream, "", self.complete + 1, false, leader).await?;
+            self.consumer = Some((consumer, info.leader.clone()));
+        }
+        let Some((consumer, _)) = &self.consumer else { return Ok(Vec::new()) };
+        let (messages, _) = fetch(consumer, FETCH).await?;
+        self.fetched_at = Instant::now();
+        Ok(messages)
     }
 }
 
 fn event(root: &str, position: u64, at_ms: u64, message: async_nats::Message) -> Option<StreamEvent> {
     let below = message.subject.strip_prefix(root)?.strip_prefix('.')?.to_owned();
     let own = message.headers?;
-    let headers = KEPT_HEADERS.into_iter().filter_map(|name| Some((name, own.get(name)?.as_str().to_owned())));
+    let headers =
+        KEPT_HEADERS.into_iter().filter_map(|name| Some((name, own.get(name)?.as_str().to_owned())));
     let headers: Vec<_> = headers.collect();
     // Somebody else's.
     headers.iter().find(|(name, _)| *name == wire::EVENT_NAME)?;
     Some(StreamEvent { position, below, at_ms, headers, body: message.payload })
-}
-
-/// The first words of the keys of all kinds of events with a state.
-fn first_words(catalogue: &Catalogue) -> Vec<String> {
-    let kinds = catalogue.families().iter().flat_map(|family| &family.event);
-    let mut words: Vec<String> = Vec::new();
-    for kind in kinds.filter(|kind| !kind.state.is_empty()) {
-        match kind.key.parts().first() {
-            Some(Part::Literal(word)) => words.push(word.clone()),
-            Some(Part::Parameter(name)) => words.extend(kind.values.get(name).into_iter().flatten().cloned()),
-            None => {}
-        }
-    }
-    words.sort();
-    words.dedup();
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_filter_for_each_first_word() {
-        let catalogue = Catalogue::load(None).unwrap();
-        let words = ["call", "conference", "dialog", "fax", "mwi_updates", "pivot", "qubicle", "update"];
-        assert_eq!(first_words(&catalogue), words);
-    }
 }

@@ -8,7 +8,7 @@ use async_nats::{
     jetstream::{
         self, Context,
         context::PublishErrorKind,
-        stream::{Config, DiscardPolicy, DirectGetErrorKind, RetentionPolicy, StorageType},
+        stream::{Config, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
 use blackhole_common::{
@@ -73,8 +73,15 @@ impl Store {
         let stream = subjects.state_stream();
         let config = config(subjects, history);
         let info = ensure(&client, &context, &stream, config).await?;
-        let mut store =
-            Store { client, context, subjects: subjects.clone(), stream, last: info.last, last_id: None, keeper: chance::random() };
+        let mut store = Store {
+            client,
+            context,
+            subjects: subjects.clone(),
+            stream,
+            last: info.last,
+            last_id: None,
+            keeper: chance::random(),
+        };
         let progress = store.progress().await?;
         match &progress {
             // Somebody writes at this moment.
@@ -148,7 +155,8 @@ impl Store {
         for chunk in writes.chunks(CONCURRENT_WRITES) {
             let mut acknowledged = Vec::with_capacity(chunk.len());
             for write in chunk {
-                acknowledged.push(self.publish(self.subject(write), headers(write), write.event.body.clone()).await?);
+                acknowledged
+                    .push(self.publish(self.subject(write), headers(write), write.event.body.clone()).await?);
             }
             for future in acknowledged {
                 sequences.push(future.await.map_err(refused)?.sequence);
@@ -210,7 +218,9 @@ impl Store {
         let answer: Answer = serde_json::from_slice(&answer.payload).map_err(text)?;
         match answer.error {
             None => Ok(()),
-            Some(error) if error.err_code == NOT_FOUND || error.description.contains("no message found") => Ok(()),
+            Some(error) if error.err_code == NOT_FOUND || error.description.contains("no message found") => {
+                Ok(())
+            }
             Some(error) => Err(Stop::Failed(error.description)),
         }
     }
@@ -294,7 +304,8 @@ async fn ensure(
         Some(info) => {
             let handle = context.get_stream(stream).await.map_err(text)?;
             let existing = handle.cached_info().config.clone();
-            let desired = Config { description: existing.description.clone(), ..merge(existing.clone(), config) };
+            let desired =
+                Config { description: existing.description.clone(), ..merge(existing.clone(), config) };
             if desired != existing {
                 context.update_stream(desired).await.map_err(text)?;
             }

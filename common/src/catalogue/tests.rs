@@ -279,11 +279,15 @@ fn errors_name_the_family_and_the_reason() {
             "event `mine.{x}`: state: `key` names either `key` (a parameter) or `body` (a member)",
         ),
         (
-            family("key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"a\"]\nstate = { key = [{ key = \"x\" }], ends = [{ key = \"x\", values = [\"b\"] }] }"),
+            family(
+                "key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"a\"]\nstate = { key = [{ key = \"x\" }], ends = [{ key = \"x\", values = [\"b\"] }] }",
+            ),
             "event `mine.{x}`: state: `ends`: no event has `b` there: it is not among the parameter's values",
         ),
         (
-            family("key = \"mine.{x}\"\ntenant = []\nstate = { key = [{ key = \"x\" }], only = [{ body = \"a\", values = [] }] }"),
+            family(
+                "key = \"mine.{x}\"\ntenant = []\nstate = { key = [{ key = \"x\" }], only = [{ body = \"a\", values = [] }] }",
+            ),
             "event `mine.{x}`: state: `only` has an empty list of `values`",
         ),
         (

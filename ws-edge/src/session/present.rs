@@ -21,9 +21,7 @@ use crate::{
     },
     edge::Edge,
     outbox::Outbox,
-    protocol::{
-        cursor::{Cursor, EventPosition, Rank},
-    },
+    protocol::cursor::{Cursor, EventPosition, Rank},
     session::resume::{self, ResumeFrom},
     upstream::kept::{Filter, NoState, Snapshot},
 };
@@ -188,7 +186,8 @@ impl Present {
             };
             self.next += 1;
             let Some(frames) = EventFrames::read(event_root, event).map(EventFrames::kept) else { continue };
-            let frames = frames_of(&self.bindings, &frames, event.sequence().unwrap_or_default(), &event.subject);
+            let frames =
+                frames_of(&self.bindings, &frames, event.sequence().unwrap_or_default(), &event.subject);
             self.sent += u64::from(!frames.is_empty());
             frames.into_iter().for_each(|frame| outbox.push_own(frame));
         }

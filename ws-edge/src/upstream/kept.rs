@@ -171,7 +171,9 @@ impl Kept {
         let subject = self.subject(filter);
         let slot = {
             let mut slots = self.slots.lock();
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| is_held(&slot)));
+            slots.retain(|_, slot| {
+                Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| is_held(&slot))
+            });
             Arc::clone(slots.entry(subject.clone()).or_default())
         };
         let mut slot = slot.lock().await;
@@ -206,7 +208,8 @@ impl Kept {
         let mut is_exhausted = false;
         while !is_exhausted {
             is_exhausted = true;
-            let mut batch = timeout(ANSWER_TIMEOUT, consumer.0.fetch().max_messages(FETCH).messages()).await??;
+            let mut batch =
+                timeout(ANSWER_TIMEOUT, consumer.0.fetch().max_messages(FETCH).messages()).await??;
             while let Some(message) = timeout(ANSWER_TIMEOUT, batch.next()).await? {
                 let message = message.map_err(StreamError::new)?;
                 let info = message.info().map_err(StreamError::new)?;
@@ -230,7 +233,8 @@ impl Kept {
         let headers = message.headers.as_ref()?;
         let header = |name| Some(headers.get(name)?.as_str());
         let below = header(wire::STATE_SUBJECT)?;
-        let tenant = message.subject.strip_prefix(&self.subjects.state())?.strip_prefix('.')?.split('.').next()?;
+        let tenant =
+            message.subject.strip_prefix(&self.subjects.state())?.strip_prefix('.')?.split('.').next()?;
         if below.split('.').next() != Some(tenant) {
             return None;
         }

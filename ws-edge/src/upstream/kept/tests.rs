@@ -31,11 +31,13 @@ fn a_tenant_takes_a_share_of_the_room() {
     assert!(one.take(20).is_ok());
     assert!(matches!(more.take(10), Err(NoState::Unavailable(_))), "another of its sessions holds the rest");
     assert!(matches!(more.take(30), Err(NoState::TooLarge)));
-    let others: Vec<Share> = ["b", "c", "d"].map(|tenant| {
-        let mut share = share(tenant);
-        share.take(25).unwrap();
-        share
-    }).into();
+    let others: Vec<Share> = ["b", "c", "d"]
+        .map(|tenant| {
+            let mut share = share(tenant);
+            share.take(25).unwrap();
+            share
+        })
+        .into();
     assert!(matches!(share("e").take(6), Err(NoState::Unavailable(_))), "nobody has room");
     drop(others);
     drop(one);
