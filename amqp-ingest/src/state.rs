@@ -55,6 +55,8 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(250);
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often to look for things that are too old.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Events before the noted position that a keeper reads again when it begins.
+const RECHECKED: u64 = 20_000;
 /// Another keeper that has not gone on for this long is taken for dead.
 const STALLED: Duration = Duration::from_secs(3);
 /// A lagging stream of a cluster is not believed to be another one before this long.
@@ -193,7 +195,10 @@ impl Keeper {
         store.save(&mut living, &mut Changes::default(), &progress).await?;
         store.save(&mut living, &mut changes, &progress).await?;
         let root = self.subjects.ingest();
-        let mut source = Source::new(self.client.clone(), stream.clone(), root, progress.position);
+        // A server that was killed may have again what was deleted in its last seconds.
+        let known = progress.position;
+        let from = known.saturating_sub(RECHECKED).max(info.first.saturating_sub(1));
+        let mut source = Source::new(self.client.clone(), stream.clone(), root, from.min(known));
         let (mut noted_at, mut expired_at, mut moved_at) = (Instant::now(), Instant::now(), Instant::now());
         self.ready.set(true);
         tracing::info!(things = living.count(), "keeping the state");
@@ -206,7 +211,7 @@ impl Keeper {
             }
             let mut changes = Changes::default();
             for event in &events {
-                living.apply(&self.catalogue, event, &mut changes);
+                living.apply(&self.catalogue, event, event.position <= known, &mut changes);
             }
             if expired_at.elapsed() > EXPIRY_INTERVAL {
                 expired_at = Instant::now();
@@ -214,9 +219,8 @@ impl Keeper {
             }
             let max_bytes = usize::try_from(self.history.state_max_bytes.as_u64()).unwrap_or(usize::MAX);
             self.note_trimmed(&mut progress, &living.trim(max_bytes, &mut changes));
-            let has_moved = std::mem::replace(&mut progress.position, complete) < complete;
-            if has_moved {
-                moved_at = Instant::now();
+            if complete > progress.position {
+                (progress.position, moved_at) = (complete, Instant::now());
             }
             if !changes.is_empty() || noted_at.elapsed() > NOTE_INTERVAL {
                 self.metrics.state_writes.inc_by(changes.writes().count() as u64);

@@ -153,8 +153,15 @@ impl Living {
         self.things.entry(thing).or_default().push(entry);
     }
 
-    /// Takes in an event.
-    pub fn apply(&mut self, catalogue: &Catalogue, event: &StreamEvent, changes: &mut Changes) {
+    /// Takes in an event. If what it says `is_known` to be stored, only removes what it has replaced or ended: a server
+    /// that was killed may have it again.
+    pub fn apply(
+        &mut self,
+        catalogue: &Catalogue,
+        event: &StreamEvent,
+        is_known: bool,
+        changes: &mut Changes,
+    ) {
         let Some((tenant_word, escaped)) = event.below.split_once('.') else { return };
         let Some(key) = subject::decode_key(escaped).ok().and_then(|key| String::from_utf8(key).ok()) else {
             return;
@@ -197,7 +204,7 @@ impl Living {
                 let max_age = u64::try_from(things.max_age.as_millis()).unwrap_or(u64::MAX);
                 let until_ms = event.at_ms.saturating_add(max_age);
                 let owner = Owner { family, name, thing, tenants: &tenants };
-                self.replace(owner, event, lives.then_some(until_ms), changes);
+                self.replace(owner, event, lives.then_some(until_ms), is_known, changes);
             }
         }
     }
@@ -208,6 +215,7 @@ impl Living {
         owner: Owner<'_>,
         event: &StreamEvent,
         until_ms: Option<u64>,
+        is_known: bool,
         changes: &mut Changes,
     ) {
         let Owner { family, name, thing, tenants } = owner;
@@ -219,12 +227,11 @@ impl Living {
         let is_same =
             |entry: &Entry| entry.tenants.iter().chain([&entry.tenant]).any(|own| digests.contains(own));
         // What an earlier keeper has stored may be further than this event.
-        if entries.iter().any(|entry| is_same(entry) && entry.position >= event.position) {
-            return;
-        }
+        let is_newer = |entry: &Entry| is_same(entry) && entry.position >= event.position;
+        let until_ms = until_ms.filter(|_| !is_known && !entries.iter().any(is_newer));
         let mut replaces = None;
         entries.retain(|entry| {
-            if !is_same(entry) {
+            if !is_same(entry) || entry.position >= event.position {
                 return true;
             }
             let stored = match entry.place {

@@ -211,7 +211,8 @@ impl Store {
         }
         /// There is no such message (any more).
         const NOT_FOUND: u64 = 10043;
-        let request = serde_json::json!({ "seq": sequence, "no_erase": true }).to_string();
+        // Erased: a server that is killed forgets other deletions of its last seconds.
+        let request = serde_json::json!({ "seq": sequence, "no_erase": false }).to_string();
         let subject = format!("$JS.API.STREAM.MSG.DELETE.{}", self.stream);
         let asked = self.client.request(subject, request.into());
         let answer = timeout(ANSWER_TIMEOUT, asked).await.map_err(text)?.map_err(text)?;

@@ -82,7 +82,7 @@ fn state(times: u64) {
             headers: Vec::new(),
             body: Bytes::from_static(BODY.as_bytes()),
         };
-        living.apply(&catalogue, black_box(&event), &mut changes);
+        living.apply(&catalogue, black_box(&event), false, &mut changes);
     }
     black_box(changes.is_empty());
 }

@@ -136,8 +136,9 @@ proptest! {
             let from = server.noted;
             let to = (from + size as u64).min(events.len() as u64);
             let mut changes = Changes::default();
-            for position in from + 1..=to {
-                living.apply(&catalogue, &event(position, events[position as usize - 1]), &mut changes);
+            // What is known already is read again, and changes nothing.
+            for position in from.saturating_sub(3) + 1..=to {
+                living.apply(&catalogue, &event(position, events[position as usize - 1]), position <= from, &mut changes);
             }
             let limit = if dies { limit } else { usize::MAX };
             if !server.save(&mut living, &changes, to, limit) {
@@ -150,12 +151,29 @@ proptest! {
 }
 
 #[test]
+fn what_a_killed_server_has_again_is_deleted_again() {
+    let catalogue = Catalogue::load(None).unwrap();
+    let told = |lives| Told { owner: 0, only_realm: false, call: 1, lives };
+    let (mut server, mut living) = (Server::default(), Living::default());
+    let mut changes = Changes::default();
+    living.apply(&catalogue, &event(1, told(true)), false, &mut changes);
+    assert!(server.save(&mut living, &changes, 1, usize::MAX));
+    // The server forgot that it was deleted after the end at position 2.
+    let mut living = server.load();
+    let mut changes = Changes::default();
+    living.apply(&catalogue, &event(1, told(true)), true, &mut changes);
+    assert!(changes.is_empty());
+    living.apply(&catalogue, &event(2, told(false)), true, &mut changes);
+    assert_eq!((changes.deletions, living.count()), (vec![1], 0));
+}
+
+#[test]
 fn old_things_are_forgotten_and_too_many() {
     let catalogue = Catalogue::load(None).unwrap();
     let (mut server, mut living) = (Server::default(), Living::default());
     let told = |call| Told { owner: 0, only_realm: false, call, lives: true };
     let mut changes = Changes::default();
-    (1..=4).for_each(|n| living.apply(&catalogue, &event(n, told(n as u8)), &mut changes));
+    (1..=4).for_each(|n| living.apply(&catalogue, &event(n, told(n as u8)), false, &mut changes));
     assert!(server.save(&mut living, &changes, 4, usize::MAX));
     let mut changes = Changes::default();
     let day = 86_400_000;
