@@ -152,6 +152,10 @@ impl Keeper {
         let context = jetstream::new(self.client.clone());
         let mut seen = None;
         loop {
+            // Nobody answers for a stream that does not exist.
+            if !matches!(source::info(&self.client, &self.subjects.state_stream()).await, Ok(Some(_))) {
+                return;
+            }
             let now = match store::progress(&context, &self.subjects).await {
                 Ok(Some((sequence, _))) => Some(sequence),
                 Ok(None) | Err(_) => return,
