@@ -41,6 +41,8 @@ const PLACES: usize = 8;
 const FRESH: Duration = Duration::from_millis(250);
 /// Time for an answer, and between two messages.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the messages of one fetch. The server waits for those that it miscounts when they are deleted meanwhile.
+const FETCH_TIMEOUT: Duration = Duration::from_millis(300);
 /// Messages of one fetch.
 const FETCH: usize = 200;
 /// The server deletes a consumer that has not fetched for this long, if the edge could not.
@@ -205,16 +207,17 @@ impl Kept {
         let consumer = self.consumer(subject, leader).await?;
         let mut share = Share { room: Arc::clone(&self.room), tenant: filter.tenant.clone(), bytes: 0 };
         let mut events = Vec::new();
-        let mut is_exhausted = false;
+        // What was stored before the consumer was created is pending from the beginning.
+        let mut is_exhausted = consumer.0.cached_info().num_pending == 0;
         while !is_exhausted {
-            is_exhausted = true;
-            let mut batch =
-                timeout(ANSWER_TIMEOUT, consumer.0.fetch().max_messages(FETCH).messages()).await??;
+            let fetch = consumer.0.fetch().max_messages(FETCH).expires(FETCH_TIMEOUT);
+            let mut batch = timeout(ANSWER_TIMEOUT, fetch.messages()).await??;
+            let mut is_empty = true;
             while let Some(message) = timeout(ANSWER_TIMEOUT, batch.next()).await? {
                 let message = message.map_err(StreamError::new)?;
                 let info = message.info().map_err(StreamError::new)?;
                 let (sequence, pending) = (info.stream_sequence, info.pending);
-                is_exhausted = pending == 0;
+                (is_empty, is_exhausted) = (false, pending == 0);
                 let event = self.event(stream, &message.message);
                 let counts = |event: &Event| {
                     sequence > family.begins && event.sequence().is_some_and(|own| own <= progress.position)
@@ -223,6 +226,9 @@ impl Kept {
                     share.take(event.bytes() as u64)?;
                     events.push(event);
                 }
+            }
+            if is_empty {
+                return Err(StreamError::new("not all of it came").into());
             }
         }
         Ok(Part { stream, position: progress.position, since_ms: family.since_ms, events, _share: share })
