@@ -4,6 +4,7 @@ mod actions;
 pub(crate) mod authorize;
 mod confirm;
 mod keepalive;
+mod kept_events;
 pub(crate) mod present;
 mod rate_limit;
 mod recheck;

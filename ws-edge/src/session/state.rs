@@ -21,7 +21,7 @@ use crate::{
     operator::registry::RegistryEntry,
     outbox::Outbox,
     protocol::{revoked::Revoked, token::Token, view::View},
-    session::{present::Present, rate_limit::RateLimiter},
+    session::{kept_events::Present, rate_limit::RateLimiter},
 };
 
 /// The clock leeway of auth-svc: a token that it accepts after expiry stays valid for this time.

@@ -18,7 +18,8 @@ use crate::{
     session::{
         authorize::authorize,
         confirm::confirmed,
-        present::{self, Present},
+        kept_events::Present,
+        present,
         resume::{self, ResumeFrom},
         state::{Binding, Identity, State},
     },

@@ -33,7 +33,7 @@ use crate::{
     },
     session::{
         keepalive::{Due, Keepalive},
-        present::Present,
+        kept_events::Present,
         rate_limit::RateLimiter,
         recheck::{self, Loss},
         requests,
