@@ -97,6 +97,8 @@ pub(crate) struct HistoryConfig {
     pub(crate) storage: Storage,
     /// The number of NATS servers that store each event: 1, 3 or 5.
     pub(crate) replicas: usize,
+    /// Maximum bytes of the last events of living things; beyond it the oldest are forgotten.
+    pub(crate) state_max_bytes: ByteSize,
 }
 
 /// A stream's storage backend.
@@ -132,6 +134,7 @@ impl Default for HistoryConfig {
             max_bytes: ByteSize::gib(1),
             storage: Storage::File,
             replicas: 1,
+            state_max_bytes: ByteSize::mib(256),
         }
     }
 }
@@ -300,6 +303,11 @@ impl HistoryConfig {
         InvalidValue::unless(
             range.contains(&self.max_bytes.as_u64()),
             "history.max_bytes",
+            "must be 1 MiB or more",
+        )?;
+        InvalidValue::unless(
+            range.contains(&self.state_max_bytes.as_u64()),
+            "history.state_max_bytes",
             "must be 1 MiB or more",
         )?;
         InvalidValue::unless((1..=5).contains(&self.replicas), "history.replicas", "must be 1 to 5")

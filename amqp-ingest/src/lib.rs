@@ -16,6 +16,7 @@
 //! | `active` | whether this ingest is the active consumer of a queue |
 //! | `amqp` | one consumer per broker: topology, deliveries, acknowledgements, reconnecting |
 //! | `publish` | the publisher: order, acknowledgements, reconnecting, the stream |
+//! | `state` | the last events of living things, for clients that ask for the present |
 //! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
 //! | [`simulated`] | an ingest in the simulator |
 //! | [`runtime`] | a single-threaded runtime that batches I/O under load |
@@ -44,6 +45,7 @@ pub mod publish;
 pub mod requests;
 pub mod runtime;
 pub mod simulated;
+pub mod state;
 mod tenant;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -70,6 +72,7 @@ use connection_status::ConnectionStatus;
 use metrics::Metrics;
 use publish::Publisher;
 use requests::Requests;
+use state::Keeper;
 
 /// Capacity of the queue between consumers and publisher: room for a burst. When it is full, consumers stop reading,
 /// which is back-pressure on their brokers.
@@ -88,6 +91,7 @@ struct Ingest {
     metrics: Metrics,
     admin: AdminServer,
     requests: Requests,
+    keeper: Option<Keeper>,
 }
 
 impl Ingest {
@@ -104,7 +108,12 @@ impl Ingest {
             .map_err(IngestError::Admin)?;
         let requests = Requests::new(&config, Arc::clone(&catalogue), &readiness, metrics.clone()).await?;
         let admin = requests.add_route(admin);
-        Ok(Ingest { config, catalogue, readiness, metrics, admin, requests })
+        let keeper = if Keeper::is_needed(&catalogue, &config.history) {
+            Some(Keeper::new(&config, Arc::clone(&catalogue), &readiness, metrics.clone()).await?)
+        } else {
+            None
+        };
+        Ok(Ingest { config, catalogue, readiness, metrics, admin, requests, keeper })
     }
 
     fn admin_address(&self) -> std::io::Result<SocketAddr> {
@@ -113,7 +122,7 @@ impl Ingest {
 
     /// Carries events until `shutdown`. Reconnects to brokers and NATS as needed.
     async fn run(self, shutdown: CancellationToken) {
-        let Ingest { config, catalogue, readiness, metrics, admin, requests } = self;
+        let Ingest { config, catalogue, readiness, metrics, admin, requests, keeper } = self;
         let mut tasks = JoinSet::new();
         let (publisher_tx, publisher_rx) = mpsc::channel(PUBLISH_QUEUE_LEN);
         let (subjects, has_history) = (Subjects::new(&config.nats.prefix), !config.history.is_off());
@@ -160,6 +169,9 @@ impl Ingest {
             nats,
             metrics,
         );
+        if let Some(keeper) = keeper {
+            tasks.spawn(keeper.run(shutdown.clone()));
+        }
         requests.spawn(&mut tasks, &shutdown);
         tasks.spawn(admin.serve(shutdown.clone()));
         tasks.spawn(publisher.run(Servers::new(config.nats)));

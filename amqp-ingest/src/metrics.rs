@@ -42,6 +42,10 @@ pub(crate) struct Metrics {
     stream_bytes: Gauge,
     stream_limit: Gauge,
     requests: Family<RequestLabels, Counter>,
+    /// Things whose last events this ingest keeps.
+    pub(crate) state_things: Gauge,
+    /// Last events of things that were written.
+    pub(crate) state_writes: Counter,
     /// Seconds from publishing to the stream's acknowledgement.
     pub(crate) ack_seconds: Histogram,
     /// Seconds from the event's AMQP timestamp to its arrival.
@@ -153,6 +157,8 @@ impl Metrics {
             stream_bytes: Gauge::default(),
             stream_limit: Gauge::default(),
             requests: Family::default(),
+            state_things: Gauge::default(),
+            state_writes: Counter::default(),
             // 0.25 ms to 8 s: above the acknowledgement timeout.
             ack_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             // 1 ms to 4.7 h: events may wait in the queue for long.
@@ -225,6 +231,16 @@ impl Metrics {
             "requests",
             "Requests from KAZOO and messages to it, by kind and outcome",
             metrics.requests.clone(),
+        );
+        registry.register(
+            "state_things",
+            "Living things whose last events this ingest keeps; 0 while another ingest does",
+            metrics.state_things.clone(),
+        );
+        registry.register(
+            "state_writes",
+            "Last events of living things that were written",
+            metrics.state_writes.clone(),
         );
         registry.register_with_unit(
             "publish_ack",

@@ -73,22 +73,41 @@ fn owner(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Option<O
 /// account, neither does the event.
 fn tenant(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Tenant {
     let mut members = members.iter();
+    event
+        .tenant
+        .iter()
+        .find_map(|source| of_source(event, source, key, &mut members))
+        .unwrap_or(Tenant::Nobody)
+}
+
+/// All tenants that KAZOO names in an event. Addresses do not count: callers choose them.
+pub(crate) fn named(event: &Event, key: &str, members: &[Option<Cow<'_, str>>]) -> Vec<Tenant> {
+    let mut members = members.iter();
+    let mut tenants = Vec::new();
     for source in &event.tenant {
-        let text = match &source.key {
-            Some(parameter) => key_word(&event.key, key, parameter).map(|word| decode(source, word)),
-            None => members.next().and_then(|text| text.as_deref()).map(Cow::Borrowed),
-        };
-        let tenant = match source.kind {
-            TenantKind::Database => return text.map_or(Tenant::Nobody, |text| Tenant::of_database(&text)),
-            TenantKind::Account => text.as_deref().filter(is_valid).map(Tenant::account),
-            TenantKind::Realm => text.as_deref().filter(is_valid).map(Tenant::realm),
-            TenantKind::Address => text.as_deref().and_then(sip_realm).filter(is_valid).map(Tenant::realm),
-        };
-        if let Some(tenant) = tenant {
-            return tenant;
-        }
+        let tenant = of_source(event, source, key, &mut members);
+        tenants.extend(tenant.filter(|own| source.kind != TenantKind::Address && *own != Tenant::Nobody));
     }
-    Tenant::Nobody
+    tenants
+}
+
+/// The tenant at a source. `members` are the values at the rest of [`body_paths`].
+fn of_source<'m>(
+    event: &Event,
+    source: &TenantSource,
+    key: &str,
+    members: &mut impl Iterator<Item = &'m Option<Cow<'m, str>>>,
+) -> Option<Tenant> {
+    let text = match &source.key {
+        Some(parameter) => key_word(&event.key, key, parameter).map(|word| decode(source, word)),
+        None => members.next().and_then(|text| text.as_deref()).map(Cow::Borrowed),
+    };
+    match source.kind {
+        TenantKind::Database => Some(text.map_or(Tenant::Nobody, |text| Tenant::of_database(&text))),
+        TenantKind::Account => text.as_deref().filter(is_valid).map(Tenant::account),
+        TenantKind::Realm => text.as_deref().filter(is_valid).map(Tenant::realm),
+        TenantKind::Address => text.as_deref().and_then(sip_realm).filter(is_valid).map(Tenant::realm),
+    }
 }
 
 fn is_valid(text: &&str) -> bool {

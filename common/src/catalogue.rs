@@ -6,6 +6,7 @@
 
 mod amqp;
 mod load;
+mod state;
 mod template;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 pub use amqp::AmqpBinding;
 pub use load::CatalogueError;
+pub use state::{Said, Things};
 pub use template::{ACCOUNT, Part, Template};
 
 /// All families, including the operator's. Always valid.
@@ -58,6 +60,9 @@ pub struct Event {
     /// The allowed words of each parameter. Parameters that are not listed allow any word.
     #[serde(default)]
     pub values: BTreeMap<String, Vec<String>>,
+    /// The things that it tells of, whose last events are kept. Empty: nothing is kept.
+    #[serde(default, deserialize_with = "state::one_or_many")]
+    pub state: Vec<Things>,
     /// The bindings that clients may request.
     #[serde(default)]
     pub form: Vec<Form>,
@@ -183,6 +188,15 @@ impl Catalogue {
             .iter()
             .flat_map(|family| &family.event)
             .find(|event| event.exchange == exchange && event.has_key(key))
+    }
+
+    /// All kinds of events with this routing key, each with the index and the name of its family.
+    pub fn kinds_of_key(&self, key: &str) -> impl Iterator<Item = (usize, &str, &Event)> {
+        let families = self.families.iter().enumerate();
+        let kinds = families.flat_map(|(index, family)| {
+            family.event.iter().map(move |event| (index, family.name.as_str(), event))
+        });
+        kinds.filter(move |(_, _, event)| event.has_key(key))
     }
 
     /// The kind of event with this routing key. It is unambiguous: validation ensures that kinds on different

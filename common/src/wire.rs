@@ -3,7 +3,7 @@
 //! The version is part of the subject prefix (`nats.prefix`, default `blackhole.v1`). Different releases can
 //! run side by side: unknown members of messages are ignored, so members can be added.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,14 @@ pub const ZONE: &str = "Bh-Zone";
 pub const OWNER: &str = "Bh-Owner";
 /// Header: when the ingest received the event over AMQP, in milliseconds since 1970; absent from older releases' events.
 pub const RECEIVED: &str = "Bh-Time";
+/// Header of a kept event ([`Subjects::state`]): its subject below [`Subjects::ingest`].
+pub const STATE_SUBJECT: &str = "Bh-Subject";
+/// Header of a kept event: its position in the stream of events.
+pub const STATE_POSITION: &str = "Bh-Position";
+/// Header of a kept event: all tenants that it names, with spaces between.
+pub const STATE_TENANTS: &str = "Bh-Tenants";
+/// Header of a kept event: until when it is kept without another event of its thing, in milliseconds since 1970.
+pub const STATE_UNTIL: &str = "Bh-Until";
 /// Header that nats-server sets on republished messages: the sequence in the stream.
 pub const SEQUENCE: &str = "Nats-Sequence";
 
@@ -131,6 +139,22 @@ impl Subjects {
     /// The key-value bucket in which auth-svc remembers which account has which realm.
     pub fn realms(&self) -> String {
         format!("{}_REALMS", self.stream())
+    }
+
+    /// `<prefix>.state`, followed by tenant, family and a digest of the thing: the last event of each living thing, one
+    /// message per subject. [`Subjects::state_progress`] is below it, too.
+    pub fn state(&self) -> String {
+        format!("{}.state", self.prefix)
+    }
+
+    /// How far the kept events are: a [`StateProgress`], JSON.
+    pub fn state_progress(&self) -> String {
+        format!("{}.state.progress", self.prefix)
+    }
+
+    /// The name of the stream of kept events.
+    pub fn state_stream(&self) -> String {
+        format!("{}_STATE", self.stream())
     }
 
     /// One amqp-ingest of a queue group answers a [`TargetedRequest`] here with a [`TargetedReply`], JSON.
@@ -361,6 +385,28 @@ pub struct TargetedReply {
     pub error: Option<String>,
 }
 
+/// How far the kept events are: they say what is true at [`StateProgress::position`], and something of what came later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateProgress {
+    /// When the stream of events was created, as the server writes it: positions are those of this stream.
+    pub stream: String,
+    /// Everything up to this position is in the kept events.
+    pub position: u64,
+    /// The families of which something is kept.
+    pub families: BTreeMap<String, StateFamily>,
+}
+
+/// What is kept of a family.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFamily {
+    /// What defines its things. When it changes, the state begins anew.
+    pub definition: String,
+    /// Messages of the stream of kept events up to this one do not count.
+    pub begins: u64,
+    /// Things without an event since this time, in milliseconds since 1970, may be missing.
+    pub since_ms: u64,
+}
+
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
@@ -381,6 +427,9 @@ mod tests {
         assert_eq!(subjects.stream(), "BLACKHOLE_V1");
         assert_eq!(subjects.stopped_families(), "BLACKHOLE_V1_STOPPED_FAMILIES");
         assert_eq!(subjects.realms(), "BLACKHOLE_V1_REALMS");
+        assert_eq!(subjects.state(), "blackhole.v1.state");
+        assert_eq!(subjects.state_progress(), "blackhole.v1.state.progress");
+        assert_eq!(subjects.state_stream(), "BLACKHOLE_V1_STATE");
     }
 
     proptest::proptest! {

@@ -2,7 +2,7 @@
 
 use std::{env, time::Duration};
 
-use blackhole_tests::chaos::{self, Settings, flood, standstill, starve, storm};
+use blackhole_tests::chaos::{self, Settings, flood, joins, standstill, starve, storm};
 
 /// An option of `cargo dev chaos`.
 fn number(name: &str) -> Option<u64> {
@@ -32,6 +32,12 @@ async fn no_event_is_lost_when_nats_servers_of_a_cluster_die() {
 async fn a_storm_of_sessions_resumes_on_another_edge() {
     let sessions = number("CHAOS_SESSIONS").unwrap_or(5000);
     chaos::show(storm::run(usize::try_from(sessions).unwrap()).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_joins_while_processes_die_believes_in_what_lives() {
+    let seed = number("CHAOS_SEED").unwrap_or_else(rand::random);
+    chaos::show(joins::run(number("CHAOS_JOINS").unwrap_or(500), seed).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

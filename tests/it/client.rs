@@ -282,6 +282,32 @@ fn of_family(edge: &Edge, family: &AccountPair) -> Value {
 }
 
 #[tokio::test]
+async fn it_begins_with_what_lives() {
+    let stack = Stack::shared();
+    let account = Account::fresh();
+    event(&account, 2).publish(&stack.publisher().await).await;
+    let mut config =
+        config(&stack.edge.url("view=args"), json!(account.token()), &[(&account, &["call.*.*"])]);
+    config["state"] = true.into();
+    let watcher = Watcher::anywhere(&config).await;
+    watcher.until_number(&account, 2).await;
+    event(&account, 3).publish(&stack.publisher().await).await;
+    watcher.until_number(&account, 3).await;
+    let seen = watcher.seen().await;
+    let present: Vec<&Value> = seen.iter().filter(|one| one["present"].is_array()).collect();
+    assert_eq!(
+        present,
+        [
+            &json!({ "present": ["call.*.*"], "complete": false }),
+            &json!({ "present": ["call.*.*"], "complete": true })
+        ]
+    );
+    assert_eq!(watcher.numbers(&account, "call.*.*").await, [2, 3]);
+    assert!(seen.iter().all(|one| one["error"].is_null() && one["gap"].is_null()), "{seen:?}");
+    watcher.close().await;
+}
+
+#[tokio::test]
 async fn a_browser_client_gets_every_event_once_and_in_order_when_edges_die() {
     let (edge, family) = (Stack::shared().another_edge("edge-client-page", &[]).await, AccountPair::fresh());
     let watcher = Watcher::in_page(&edge, &of_family(&edge, &family)).await;

@@ -4,7 +4,9 @@ use blackhole_dev::workspace;
 use blackhole_tests::{
     accounts::Account,
     browser::Browser,
+    client::Client,
     events::{self, Event},
+    eventually,
     stack::Stack,
 };
 use fantoccini::key::Key;
@@ -108,6 +110,44 @@ async fn a_token_in_the_url_fragment_is_enough_to_subscribe() {
     assert_eq!(console.column("name").await, ["doc_edited", "CHANNEL_CREATE"]);
     assert_eq!(console.column("binding").await, ["object.*.user", "call.*.*"]);
     assert_eq!(console.column("account").await, [&*console.account.id; 2]);
+    console.browser.close().await;
+}
+
+/// The rows of the page of live calls: Call-ID and state.
+const LIVE_CALLS: &str = "JSON.stringify([...document.querySelectorAll('.call')].map((row) => [row.dataset.call, row.dataset.state]))";
+
+#[tokio::test]
+async fn the_page_of_live_calls_begins_with_what_lives_and_follows() {
+    let account = Account::fresh();
+    let console = Console { browser: Browser::open().await, token: account.token(), account };
+    console.call("CHANNEL_CREATE", "one").await;
+    console.call("CHANNEL_CREATE", "two").await;
+    console.call("CHANNEL_ANSWER", "two").await;
+    let parked = events::call(&console.account, "PARK_PARKED", "three");
+    console.publish(&parked).await;
+    // The ingest may have begun a moment ago.
+    eventually("a state", || async {
+        let mut client = Client::connect(&Stack::shared().edge.url("view=args")).await;
+        let data = json!({ "bindings": ["call.*.*"], "state": true });
+        let request = json!({ "action": "subscribe", "auth_token": console.token, "data": data });
+        client.request(request).await["data"]["state"] == true
+    })
+    .await;
+    console.browser.goto(&format!("{}calls#token={}", page(), console.token)).await;
+    let until = async |rows: Value| {
+        console.until(&format!("{LIVE_CALLS} === {}", json!(rows.to_string()))).await;
+    };
+    until(json!([["one", "ringing"], ["two", "talking"], ["three", "parked"]])).await;
+    assert_eq!(console.browser.page.current_url().await.unwrap().as_str(), format!("{}calls", page()));
+    console.call("CHANNEL_HOLD", "two").await;
+    console.call("CHANNEL_DESTROY", "one").await;
+    until(json!([["two", "held"], ["three", "parked"]])).await;
+    console.until_says("count-held", "1").await;
+    console.browser.script("document.querySelector('.states [data-state=parked]').click()").await;
+    until(json!([["three", "parked"]])).await;
+    console.browser.script("document.querySelector('.states [data-state=\"\"]').click()").await;
+    console.browser.script("filter.value = 'TWO'; filter.dispatchEvent(new Event('input'))").await;
+    until(json!([["two", "held"]])).await;
     console.browser.close().await;
 }
 

@@ -39,6 +39,7 @@ mod revoked;
 mod scaling;
 mod sessions;
 mod standby;
+mod state;
 mod stopped_families;
 mod subscriptions;
 mod targeted;

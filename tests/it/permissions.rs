@@ -47,7 +47,7 @@ struct Protected {
     dir: RunDir,
     edge: Edge,
     _nats: Nats,
-    _services: [Service; 2],
+    services: [Service; 2],
 }
 
 impl Protected {
@@ -80,7 +80,7 @@ impl Protected {
         );
         let edge = Edge { service: edge.unwrap(), port };
         let services = [ingest.unwrap(), auth_svc.unwrap()];
-        Protected { rabbitmq, dir, edge, _nats: nats, _services: services }
+        Protected { rabbitmq, dir, edge, _nats: nats, services }
     }
 
     /// Does what every deployment does.
@@ -125,6 +125,21 @@ async fn the_deployed_permissions_suffice() {
     let publisher = blackhole_dev::simulator::Publisher::connect(&protected.rabbitmq.url()).await.unwrap();
     events::fax(&account, "f1").publish(&publisher).await;
     assert_eq!(client.event().await["args"]["Job-ID"], "f1");
+    // The state.
+    eventually("the fax in the state", || async {
+        let mut client = Client::connect(&protected.edge.url("view=args")).await;
+        let data = json!({ "account_id": account.id, "bindings": ["fax.status.*"], "state": true });
+        let request = json!({ "action": "subscribe", "auth_token": account.token(), "data": data });
+        client.request(request).await["data"]["state"] == true
+            && client.frame().await["args"]["Job-ID"] == "f1"
+    })
+    .await;
+    let mut ended = events::fax(&account, "f1");
+    ended.body["Fax-State"] = "end".into();
+    ended.publish(&publisher).await;
+    let things = "blackhole_ingest_state_things";
+    eventually("nothing that lives", || async { Stack::metric(&protected.services[0], things).await <= 1.0 })
+        .await;
     protected.assert_nothing_was_refused();
 }
 

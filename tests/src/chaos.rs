@@ -8,6 +8,7 @@
 //! | [`clients`] | resuming, lagging and plain clients |
 //! | [`faults`] | the faults |
 //! | [`hostile`] | clients that flood the edges, or resume from the beginning again and again |
+//! | [`joins`] | clients that join with the state |
 //! | [`storm`] | thousands of sessions that lose their edge at once |
 //! | [`standstill`] | a client that stops reading |
 //! | [`verdict`] | lost, duplicate and out-of-order events |
@@ -17,6 +18,7 @@ pub mod deployment;
 pub mod faults;
 pub mod flood;
 pub mod hostile;
+pub mod joins;
 pub mod source;
 pub mod standstill;
 pub mod starve;
@@ -85,7 +87,7 @@ async fn run_once(settings: Settings) -> Result<(), String> {
     let clients = Clients::start(&deployment, &source, &kinds, seed).await;
     let sending = source.start(&deployment);
     let hostile = hostile.then(|| Hostile::start(deployment.edges.iter().map(|edge| edge.port).collect()));
-    let counts = faults::run(&deployment, time, seed).await;
+    let counts = faults::run(&deployment, time, seed, true).await;
     if let Some(hostile) = hostile {
         println!("attempts of hostile clients: {}", hostile.stop());
     }

@@ -48,6 +48,19 @@ impl Client {
 
     /// Connects with additional headers. The error is the HTTP status of a refusal.
     pub async fn try_connect(url: &str, headers: &[(&str, &str)]) -> Result<Client, u16> {
+        match Self::open(url, headers).await {
+            Ok(client) => Ok(client),
+            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("cannot connect to {url}: {error}"),
+        }
+    }
+
+    /// Connects; `None` if nobody is there who takes it.
+    pub async fn if_up(url: &str) -> Option<Client> {
+        Self::open(url, &[]).await.ok()
+    }
+
+    async fn open(url: &str, headers: &[(&str, &str)]) -> Result<Client, tungstenite::Error> {
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -55,11 +68,8 @@ impl Client {
         }
         let (outgoing, to_send) = mpsc::channel(1024);
         let (received, incoming) = mpsc::channel(QUEUE);
-        match soon("the connection", tokio_tungstenite::connect_async(request)).await {
-            Ok((socket, _)) => drop(tokio::spawn(run(socket, to_send, received))),
-            Err(tungstenite::Error::Http(response)) => return Err(response.status().as_u16()),
-            Err(error) => panic!("cannot connect to {url}: {error}"),
-        }
+        let (socket, _) = soon("the connection", tokio_tungstenite::connect_async(request)).await?;
+        tokio::spawn(run(socket, to_send, received));
         Ok(Client { outgoing, incoming, events: VecDeque::new(), last_request: 0 })
     }
 

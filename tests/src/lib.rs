@@ -14,6 +14,7 @@
 //! | [`haproxy`] | a real HAProxy |
 //! | [`dns`] | a name server for it |
 //! | [`nats_accounts`] | users of NATS with JWTs |
+//! | [`living`] | a model of calls, and clients that ask for the state |
 //! | [`lean`] | a client for thousands of sessions at once |
 //! | [`proxy`] | a TCP proxy that simulates network faults |
 //! | [`chaos`] | random faults while events flow, and the verdict |
@@ -35,6 +36,7 @@ pub mod events;
 pub mod haproxy;
 pub mod kazoo;
 pub mod lean;
+pub mod living;
 pub mod nats_accounts;
 pub mod prometheus;
 pub mod proxy;

@@ -64,6 +64,8 @@ pub struct WsConfig {
     pub queue_bytes: ByteSize,
     /// Bytes of past events that are read per second for the sessions of one account.
     pub replay_bytes_per_second: ByteSize,
+    /// Bytes of kept events that wait for sessions which have asked for the state; a quarter of it for one account.
+    pub state_bytes: ByteSize,
     /// A session without requests and events for this time is closed.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
@@ -173,6 +175,7 @@ impl Default for WsConfig {
             max_frame: ByteSize::kib(64),
             queue_bytes: ByteSize::mib(1),
             replay_bytes_per_second: ByteSize::mib(16),
+            state_bytes: ByteSize::mib(256),
             idle_timeout: Duration::from_secs(3600),
             ping_interval: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
@@ -242,6 +245,7 @@ impl Configuration for EdgeConfig {
         size(ws.max_frame, "ws.max_frame")?;
         size(ws.queue_bytes, "ws.queue_bytes")?;
         size(ws.replay_bytes_per_second, "ws.replay_bytes_per_second")?;
+        size(ws.state_bytes, "ws.state_bytes")?;
         size(ws.crossbar_max_answer, "ws.crossbar_max_answer")?;
         InvalidValue::unless(
             ws.crossbar_url.as_ref().is_none_or(is_base_url),

@@ -22,6 +22,7 @@ use crate::{
     outbox::{flusher::Flusher, lagging_sessions::LaggingSessions},
     upstream::{
         history::{History, StoredStream},
+        kept::Kept,
         reader::EventReader,
         stream_info::StreamInfo,
     },
@@ -44,6 +45,8 @@ pub(crate) struct Edge {
     pub(crate) flusher: Arc<Flusher>,
     /// Past events.
     pub(crate) history: History,
+    /// The last events of living things; `None` in the simulator.
+    pub(crate) kept: Option<Kept>,
     /// The stream's state, at most a second old; `None` if there is no stream.
     pub(crate) stream: watch::Receiver<Option<StreamInfo>>,
     /// Asks auth-svc.
@@ -86,6 +89,7 @@ impl Edge {
             dispatcher,
             flusher,
             history,
+            kept: None,
             stream,
             authorizer,
             targeted,

@@ -64,7 +64,7 @@ use crate::{
     operator::{admin_pages, control::Control, rechecks::Rechecks},
     protocol::close::Close,
     session::task::Session,
-    upstream::{jetstream::JetStream, reader},
+    upstream::{jetstream::JetStream, kept::Kept, reader},
 };
 
 /// Time for closed sessions to end; then they are cut off.
@@ -126,7 +126,9 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let reader = reader.start(reader_shutdown.clone())?;
     let catchup = Arc::clone(&events.catchup);
     let requests = Arc::new(client.clone());
-    let edge = Edge::new(config.ws, catalogue, &subjects, requests, events, crossbar);
+    let kept = Kept::new(client.clone(), subjects.clone(), config.ws.state_bytes.as_u64());
+    let mut edge = Edge::new(config.ws, catalogue, &subjects, requests, events, crossbar);
+    edge.kept = Some(kept);
     let (listed, switched) = (Arc::clone(&edge.registry), Arc::clone(&edge.families));
     let control =
         Control::start(client.clone(), subjects.clone(), &edge.config.host, listed, switched).await?;

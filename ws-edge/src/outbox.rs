@@ -188,6 +188,12 @@ impl Outbox {
         self.state.lock().queue.bytes() > self.max_bytes.saturating_add(MAX_REPLY_BYTES)
     }
 
+    /// Whether there is room for more of what a session gets without being live.
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.state.lock();
+        !state.blocked && state.queue.has_room(MAX_REPLY_BYTES, self.max_bytes)
+    }
+
     /// Writes what waits, as far as the socket takes it.
     pub fn flush(&self) -> Flushed {
         let mut state = self.state.lock();

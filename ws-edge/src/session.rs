@@ -4,6 +4,8 @@ mod actions;
 pub(crate) mod authorize;
 mod confirm;
 mod keepalive;
+mod kept_events;
+pub(crate) mod present;
 mod rate_limit;
 mod recheck;
 mod requests;

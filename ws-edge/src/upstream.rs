@@ -3,6 +3,7 @@
 mod backlog;
 pub mod history;
 pub(crate) mod jetstream;
+pub(crate) mod kept;
 mod latency;
 mod question;
 pub(crate) mod reader;

@@ -29,6 +29,8 @@ class BlackholeClient {
    * @param {function(object, string)} [options.onevent] an event, and its frame's text
    * @param {function(string, object)} [options.onstate] `connecting`, `open`, `waiting` to reconnect, or `ended`
    * @param {function({ account, bindings, reason })} [options.ongap] events may be missing: read the current state
+   * @param {function({ account, bindings, complete, keptSince })} [options.onpresent] with `state`: what lives now is about
+   *   to come, so forget what you knew (`complete` is false), or has come
    * @param {function({ account, binding, reason })} [options.onrevoked] a subscription has ended: it is no longer granted
    * @param {function(Error)} [options.onerror] an error that no promise reports
    * @param {function(object, object, string)} [options.onreply] every reply, its request, and the frame's text
@@ -64,9 +66,10 @@ class BlackholeClient {
    * @param {string|string[]} bindings all of them are subscribed, or none; existing subscriptions do not change
    * @param {object} [options]
    * @param {string} [options.since] a cursor, or a duration such as `-5m`: past events after it come first
+   * @param {boolean} [options.state] the last event of each living thing comes first, with `state: true`
    * @returns {Promise<object>} the reply's `data`; rejects with the edge's text if it refuses
    */
-  subscribe(account, bindings, { since = null } = {}) {
+  subscribe(account, bindings, { since = null, state = false } = {}) {
     const all = [bindings].flat().map((binding) => this.#getOrAdd(account || null, binding));
     const subscriptions = all.filter((one) => !one.call && (!one.wasActive || one.isRefused));
     if (subscriptions.length === 0) {
@@ -75,7 +78,7 @@ class BlackholeClient {
     }
     const call = { subscriptions, since };
     call.promise = new Promise((resolve, reject) => Object.assign(call, { resolve, reject }));
-    for (const one of subscriptions) Object.assign(one, { call, wasActive: false, cursor: null });
+    for (const one of subscriptions) Object.assign(one, { call, state, wasActive: false, cursor: null });
     if (this.#state === 'open') this.#sendSubscribe(subscriptions, since);
     return call.promise;
   }
@@ -244,6 +247,7 @@ class BlackholeClient {
     try { frame = JSON.parse(text); } catch { /* reported below */ }
     if (frame?.action === 'event') this.#event(frame, text);
     else if (frame?.action === 'reply') this.#reply(frame, text);
+    else if (frame?.action === 'state') this.#present(frame);
     else if (frame?.action === 'revoked') this.#revoked(frame.data.revoked);
     else this.#options.onerror?.(new Error('an unknown frame came'));
   }
@@ -259,13 +263,29 @@ class BlackholeClient {
     this.#options.onevent?.(event, text);
   }
 
+  // The kept events have come; what follows are the events after its cursor.
+  #present({ request_id: id, cursor, kept_since: keptSince }) {
+    const all = [...this.#subscriptions.values()].filter((one) => one.request === id);
+    if (cursor) {
+      for (const one of all) one.cursor = cursor;
+      if (this.#sharesCursor) this.#cursor = cursor;
+    }
+    if (all.length > 0) this.#tellPresent(all, { complete: true, keptSince });
+  }
+
+  #tellPresent(subscriptions, what) {
+    const [{ account }] = subscriptions;
+    this.#options.onpresent?.({ account, bindings: subscriptions.map((one) => one.binding), ...what });
+  }
+
   #reply(reply, text) {
     const request = this.#requests.get(reply.request_id);
     this.#requests.delete(reply.request_id);
     const data = reply.data ?? {};
     const error = reply.status === 'success' ? null : Object.assign(new Error([data.errors].flat().join('; ')), { reply });
-    // The edge did not know of requests with `since` that are still unanswered.
-    if (request && data.cursor && ![...this.#requests.values()].some((other) => other.data?.since)) {
+    // The edge did not know of requests with `since` or `state` that are still unanswered.
+    const bringsPast = ({ data: asked }) => asked?.since || asked?.state;
+    if (request && data.cursor && ![...this.#requests.values()].some(bringsPast)) {
       // The session has everything up to there. Events since the request may be later.
       this.#sharesCursor = true;
       this.#pings = 0;
@@ -308,7 +328,8 @@ class BlackholeClient {
     const key = `${account ?? ''}\n${binding}`;
     if (!this.#subscriptions.has(key)) {
       this.#subscriptions.set(key, {
-        account, binding, call: null,         // the pending call of `subscribe`
+        account, binding, state: false,
+        call: null,                           // the pending call of `subscribe`
         request: null, isActive: false,       // its request on this connection, and whether that succeeded
         isRefused: false, wasActive: false,   // whether it was active on any connection
         cursor: null, gap: null,
@@ -330,7 +351,7 @@ class BlackholeClient {
     const known = all.filter((one) => !one.call).sort((one, other) => (one.cursor === null) - (other.cursor === null));
     const groups = new Map();
     for (const one of known) {
-      const key = `${one.account} ${one.cursor}`;
+      const key = `${one.account} ${one.state} ${one.cursor}`;
       groups.set(key, [...(groups.get(key) ?? []), one]);
     }
     for (const group of groups.values()) {
@@ -343,14 +364,15 @@ class BlackholeClient {
   }
 
   #sendSubscribe(subscriptions, since) {
-    if (since) {
+    const [{ account, state }] = subscriptions;
+    if (since || state) {
       if ([...this.#subscriptions.values()].some((one) => one.request !== null)) this.#splitCursors();
       else this.#cursor = since;
     }
-    const [{ account }] = subscriptions;
     const data = { bindings: subscriptions.map((one) => one.binding) };
     if (account !== null) data.account_id = account;
     if (since) data.since = since;
+    if (state) data.state = true;
     if (this.#options.name) data.name = this.#options.name;
     const id = this.#send('subscribe', data, (error, answer) => {
       if (error) this.#notSubscribed(subscriptions, since, error);
@@ -361,14 +383,17 @@ class BlackholeClient {
 
   #subscribed(subscriptions, since, data) {
     let reason = data.recovered === false ? data.reason : null;
+    // What lives comes anew: nothing that matters is missing.
+    const isAnew = data.state === true && data.recovered !== true;
     if (reason && this.#sharesCursor) this.#cursor = null;
     for (const one of subscriptions) {
-      if (one.wasActive && !since) reason ??= one.gap ?? 'no cursor';
+      if (one.wasActive && !since && !isAnew) reason ??= one.gap ?? 'no cursor';
       one.cursor = reason && since ? null : since ?? this.#cursor;
       Object.assign(one, { isActive: true, wasActive: true, isRefused: false, gap: null });
     }
     this.#settle(subscriptions, (call) => call.resolve(data));
-    if (reason) {
+    if (isAnew) this.#tellPresent(subscriptions, { complete: false });
+    else if (reason) {
       const [{ account }] = subscriptions;
       this.#options.ongap?.({ account, bindings: subscriptions.map((one) => one.binding), reason });
     }

@@ -255,6 +255,9 @@ impl Event {
         for name in self.shown.iter().flat_map(Template::parameters).filter(|name| *name != ACCOUNT) {
             self.has_parameter(name)?;
         }
+        for things in &self.state {
+            things.check(self).map_err(|reason| format!("state: {reason}"))?;
+        }
         for form in &self.form {
             self.check_form(form).map_err(|reason| format!("form `{}`: {reason}", form.binding.as_str()))?;
         }

@@ -262,6 +262,42 @@ fn errors_name_the_family_and_the_reason() {
             with_form("fixed = { x = \"c\" }"),
             "form `mine.{y}`: `x` is fixed to `c`, which is not among its values",
         ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nstate = { key = [] }"),
+            "event `mine.{x}`: state: `key` is empty: what tells one thing from another?",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nstate = { key = [{ key = \"y\" }] }"),
+            "event `mine.{x}`: state: `key`: `y` is no parameter of the key",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nstate = [{ key = [{ body = \"a..b\" }] }]"),
+            "event `mine.{x}`: state: `key`: `a..b` has an empty member name",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nstate = { key = [{ key = \"x\", body = \"a\" }] }"),
+            "event `mine.{x}`: state: `key` names either `key` (a parameter) or `body` (a member)",
+        ),
+        (
+            family(
+                "key = \"mine.{x}\"\ntenant = []\nvalues.x = [\"a\"]\nstate = { key = [{ key = \"x\" }], ends = [{ key = \"x\", values = [\"b\"] }] }",
+            ),
+            "event `mine.{x}`: state: `ends`: no event has `b` there: it is not among the parameter's values",
+        ),
+        (
+            family(
+                "key = \"mine.{x}\"\ntenant = []\nstate = { key = [{ key = \"x\" }], only = [{ body = \"a\", values = [] }] }",
+            ),
+            "event `mine.{x}`: state: `only` has an empty list of `values`",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nstate = { key = [{ key = \"x\" }], max_age = \"0s\" }"),
+            "event `mine.{x}`: state: `max_age` must be longer than 0 and at most 31 days",
+        ),
+        (
+            family("key = \"mine.{x}\"\ntenant = []\nstate = { kye = [] }"),
+            "unknown field `kye`, expected one of `key`, `ends`, `only`, `max_age`",
+        ),
         (with_form("fixed = { z = \"c\" }"), "form `mine.{y}`: `z` is no parameter of the key"),
         (
             with_form("fixed = { x = \"a\" }, token_id = \"x\""),

@@ -38,6 +38,7 @@ fn messages_are_those_of_the_contract() {
     check::<FamilyReply>("family_reply");
     check::<TargetedRequest>("targeted_request");
     check::<TargetedReply>("targeted_reply");
+    check::<StateProgress>("state_progress");
 }
 
 #[test]
@@ -54,6 +55,9 @@ fn names_are_those_of_the_contract() {
         ("families", subjects.families()),
         ("targeted", subjects.targeted()),
         ("stream", subjects.stream()),
+        ("state", subjects.state()),
+        ("state_progress", subjects.state_progress()),
+        ("state_stream", subjects.state_stream()),
         ("stopped_families", subjects.stopped_families()),
     ] {
         assert_eq!(names[name], own, "{name}");

@@ -33,12 +33,16 @@ pub struct Options {
     /// Instead: let many sessions of one account resume from the beginning of the stream, again and again
     #[arg(long, conflicts_with_all = ["cluster", "seed", "storm", "standstill", "flood"])]
     pub starve: bool,
+    /// Instead: let clients ask for the state this often, while calls begin and end and processes die
+    #[arg(long, value_name = "JOINS", conflicts_with_all = ["cluster", "storm", "standstill", "flood", "starve"])]
+    pub state: Option<u64>,
 }
 
 /// Runs it. The exit code is that of the test.
 pub async fn run(options: Options) -> Result<ExitCode> {
-    let Options { time, seed, cluster, hostile, storm, standstill, flood, starve } = options;
+    let Options { time, seed, cluster, hostile, storm, standstill, flood, starve, state } = options;
     let name = match (storm, standstill, cluster) {
+        _ if state.is_some() => "chaos::who_joins_while_processes_die_believes_in_what_lives",
         _ if starve => "chaos::old_cursors_of_one_account_do_not_delay_others",
         _ if flood => "chaos::hostile_clients_delay_nobody",
         (Some(_), ..) => "chaos::a_storm_of_sessions_resumes_on_another_edge",
@@ -50,6 +54,7 @@ pub async fn run(options: Options) -> Result<ExitCode> {
         ("CHAOS_SECONDS", Some(time.as_secs())),
         ("CHAOS_SEED", seed),
         ("CHAOS_SESSIONS", storm),
+        ("CHAOS_JOINS", state),
         ("CHAOS_HOSTILE", hostile.then_some(1)),
     ];
     let env = numbers.into_iter().filter_map(|(name, number)| Some((name, number?.to_string())));

@@ -2,6 +2,7 @@
 
 use std::{hint::black_box, io, io::IoSlice, sync::Arc, time::Duration};
 
+use amqp_ingest::state::living::{Changes, Living, StreamEvent};
 use blackhole_common::{
     catalogue::Catalogue,
     subject::{push_key, subject_matches},
@@ -38,6 +39,7 @@ pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
     ("normalized body", normalized),
     ("delivery to 1 of 1000 subjects", |times| deliver(times, 1000, 1)),
     ("delivery to 100 sessions", |times| deliver(times, 1, 100)),
+    ("state of one call of 1000", state),
 ];
 
 const ROOT: &str = "blackhole.v1.event";
@@ -65,6 +67,24 @@ fn normalized(times: u64) {
     for _ in 0..times {
         black_box(normalize(black_box(BODY.as_bytes())).is_ok());
     }
+}
+
+/// Takes in events of 1000 calls, as the keeper of the state does.
+#[allow(clippy::unwrap_used)] // The built-in catalogue is valid.
+fn state(times: u64) {
+    let catalogue = Catalogue::load(None).unwrap();
+    let (mut living, mut changes) = (Living::default(), Changes::default());
+    for position in 1..=times {
+        let event = StreamEvent {
+            position,
+            below: format!("{ACCOUNT}.call.CHANNEL_CREATE.call-{}", position % 1000),
+            at_ms: position,
+            headers: Vec::new(),
+            body: Bytes::from_static(BODY.as_bytes()),
+        };
+        living.apply(&catalogue, black_box(&event), false, &mut changes);
+    }
+    black_box(changes.is_empty());
 }
 
 #[allow(clippy::unwrap_used)] // The built-in catalogue is valid.

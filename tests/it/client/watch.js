@@ -5,13 +5,14 @@ const client = new BlackholeClient(config.url, {
   onevent: (event) => report({
     account: event.args['Custom-Channel-Vars']['Account-ID'], binding: event.subscribed_key, number: event.args.Number,
   }),
+  ...(config.state && { onpresent: ({ bindings, complete }) => report({ present: bindings, complete }) }),
   onstate: (state, detail) => report({ state, ...detail }),
   ongap: (gap) => report({ gap }),
   onrevoked: (revoked) => report({ revoked }),
   onerror: (error) => report({ error: error.message }),
 });
 function subscribe(account, bindings) {
-  client.subscribe(account, bindings).then(
+  client.subscribe(account, bindings, { state: config.state }).then(
     (data) => report({ subscribed: data.subscribed }),
     (error) => report({ refused: error.message }),
   );

@@ -118,7 +118,7 @@ enum Way {
 enum Travelling {
     /// The first bytes of a connection.
     Greeting(ConnectionId),
-    Frame(ConnectionId, AMQPFrame),
+    Frame(ConnectionId, Box<AMQPFrame>),
     /// The client has ended the connection.
     End(ConnectionId),
     Bytes(ConnectionId, Bytes),
@@ -295,7 +295,7 @@ impl Site for Broker {
     fn arrive(&mut self) {
         match self.transit.pop() {
             Some(Travelling::Greeting(id)) => self.greeted(id),
-            Some(Travelling::Frame(id, frame)) => self.frame(id, frame),
+            Some(Travelling::Frame(id, frame)) => self.frame(id, *frame),
             Some(Travelling::End(id)) => self.close(id),
             Some(Travelling::Bytes(id, bytes)) => {
                 if let Some(connection) = self.connections.get_mut(&id) {

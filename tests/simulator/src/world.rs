@@ -419,7 +419,12 @@ impl<'p> World<'p> {
         }
         model.say(|| format!("{action:?}"));
         match action {
-            Action::Delete => model.may_miss = true,
+            Action::Delete => {
+                model.may_miss = true;
+                // The ingest makes it anew when it likes.
+                model.may_double |= model.has_ingest;
+                model.may_be_late |= model.has_ingest;
+            }
             Action::Refuse { .. } | Action::MaxSubscriptions { .. } => model.may_refuse = true,
             Action::Elect { .. } | Action::Server { .. } | Action::Cut { .. } if self.plan.servers > 1 => {
                 model.may_be_late = true;

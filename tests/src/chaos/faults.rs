@@ -155,8 +155,9 @@ impl Deployment {
     }
 }
 
-/// Injects faults for `time` and waits until the last one is over. Returns the number of faults of each kind.
-pub async fn run(deployment: &Arc<Deployment>, time: Duration, seed: u64) -> String {
+/// Injects faults for `time`, also at RabbitMQ if `at_broker`, and waits until the last one is over. Returns the number of
+/// faults of each kind.
+pub async fn run(deployment: &Arc<Deployment>, time: Duration, seed: u64, at_broker: bool) -> String {
     let began = Instant::now();
     let is_long = time > Duration::from_secs(120);
     let mut rng = StdRng::seed_from_u64(seed);
@@ -168,6 +169,7 @@ pub async fn run(deployment: &Arc<Deployment>, time: Duration, seed: u64) -> Str
     while began.elapsed() < time {
         if next.is_empty() {
             next = Fault::all(deployment.nats.servers().len());
+            next.retain(|fault| at_broker || fault.target() != Target::Component(Component::RabbitMq));
             next.shuffle(&mut rng);
         }
         // The first one whose target has no fault; the others come later.

@@ -89,6 +89,7 @@ pub enum BindingError {
 pub struct ParsedBinding<'a> {
     /// What it matches: of several kinds of events if they have the same form, at least one.
     kinds: Vec<KindOfEvent<'a>>,
+    family: &'a str,
     switch: FamilySwitch,
 }
 
@@ -152,7 +153,7 @@ pub fn parse<'a>(
     }
     if let Some((family, _)) = found {
         let switch = families.switch(&family.name).cloned().unwrap_or_default();
-        return Ok(ParsedBinding { kinds, switch });
+        return Ok(ParsedBinding { kinds, family: &family.name, switch });
     }
     let family = candidate.ok_or(BindingError::NoFamily)?;
     if words.iter().rev().skip(1).any(|&word| word == "#") {
@@ -263,6 +264,11 @@ impl ParsedBinding<'_> {
     /// The switch of the binding's family.
     pub(crate) fn family(&self) -> &FamilySwitch {
         &self.switch
+    }
+
+    /// The name of its family, if something is kept of its events.
+    pub(crate) fn family_with_state(&self) -> Option<&str> {
+        self.kinds.iter().any(|kind| !kind.event.state.is_empty()).then_some(self.family)
     }
 
     /// The binding's subjects below `event_root` and the tenants of `access`.

@@ -28,7 +28,8 @@ pub(crate) enum Mode {
 /// Queues an event for the members of these subjects that are owed it, in the order of their ranks. Adds to `filled` the
 /// outboxes that have to be flushed.
 ///
-/// Every event of every session passes here, live or not, so this is where users are kept apart from each other.
+/// Every event of every session passes here, live or not, but for [kept](crate::session) ones, so this is where users are kept
+/// apart from each other.
 pub(crate) fn deliver(
     index: &Index,
     numbers: &[SubjectNumber],

@@ -22,10 +22,13 @@ const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The console's files, and the client: path, content type, content.
-const FILES: [(&str, &str, &str); 14] = [
+const FILES: [(&str, &str, &str); 17] = [
     ("/", HTML, include_str!("../../web/console.html")),
     ("/console.css", CSS, include_str!("../../web/console.css")),
     ("/client.js", JAVASCRIPT, include_str!("../../web/client.js")),
+    ("/calls", HTML, include_str!("../../web/calls.html")),
+    ("/calls.css", CSS, include_str!("../../web/calls.css")),
+    ("/calls.js", JAVASCRIPT, include_str!("../../web/calls.js")),
     ("/console.js", JAVASCRIPT, include_str!("../../web/console.js")),
     ("/console/bindings.js", JAVASCRIPT, include_str!("../../web/console/bindings.js")),
     ("/console/connection.js", JAVASCRIPT, include_str!("../../web/console/connection.js")),

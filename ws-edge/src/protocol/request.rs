@@ -59,6 +59,8 @@ pub struct Subscribe {
     pub bindings: Vec<String>,
     /// Where past events start; `None`: only live events.
     pub since: Option<Since>,
+    /// The last event of each living thing comes first.
+    pub state: bool,
     /// How the client describes itself.
     pub client: ClientInfo,
 }
@@ -179,7 +181,12 @@ impl Request {
             return Err(RequestError::Empty);
         }
         let since = optional_text(data.remove("since"), "since")?.map(|text| since(&text)).transpose()?;
-        Ok(Action::Subscribe(Subscribe { account_id, bindings, since, client }))
+        let state = match data.remove("state") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(state)) => state,
+            Some(_) => return Err(RequestError::Invalid { key: "state", reason: "must be true or false" }),
+        };
+        Ok(Action::Subscribe(Subscribe { account_id, bindings, since, state, client }))
     }
 
     fn unsubscribe(mut self) -> Result<Action, RequestError> {

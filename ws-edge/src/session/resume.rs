@@ -151,6 +151,21 @@ pub(super) async fn join(
     recovered
 }
 
+/// Whether the history has everything that these requests need.
+pub(super) async fn check(
+    edge: &Edge,
+    from: ResumeFrom,
+    requests: &[SubscribeRequest],
+) -> Result<(), &'static str> {
+    if let ResumeFrom::Cursor(cursor) = from {
+        wait_until_reached(edge, cursor).await;
+    }
+    // What the edge knows may be a second old.
+    let info = edge.history.info().await.ok().flatten().or_else(|| edge.stream.borrow().clone());
+    let after = requests.iter().map(|request| from.after(request.template.rank())).min().unwrap_or_default();
+    info.map_or(Err(UNKNOWN), |info| check_recoverable(from, after, &info))
+}
+
 /// After a leader change in a cluster, the old leader may still report a position below valid cursors. Waits until the
 /// new leader answers.
 async fn wait_until_reached(edge: &Edge, cursor: Cursor) {

@@ -21,7 +21,7 @@ use crate::{
     operator::registry::RegistryEntry,
     outbox::Outbox,
     protocol::{revoked::Revoked, token::Token, view::View},
-    session::rate_limit::RateLimiter,
+    session::{kept_events::Present, rate_limit::RateLimiter},
 };
 
 /// The clock leeway of auth-svc: a token that it accepts after expiry stays valid for this time.
@@ -86,6 +86,8 @@ pub(super) struct State {
     pub(super) bindings: Vec<Binding>,
     /// The session resumes: past events follow the reply.
     pub(super) resumes: bool,
+    /// The kept events that follow the reply, before past ones.
+    pub(super) present: Option<Box<Present>>,
     /// When auth-svc last confirmed all that the session has.
     pub(super) confirmed_at: Instant,
     /// What auth-svc granted before, by the account of the request; used while auth-svc is unavailable.
@@ -114,6 +116,7 @@ impl State {
             entry: edge.registry.enter(address),
             bindings: Vec::new(),
             resumes: false,
+            present: None,
             confirmed_at: clock::now(),
             granted: Vec::new(),
         };

@@ -18,6 +18,8 @@ use crate::{
     session::{
         authorize::authorize,
         confirm::confirmed,
+        kept_events::Present,
+        present,
         resume::{self, ResumeFrom},
         state::{Binding, Identity, State},
     },
@@ -36,7 +38,7 @@ pub(super) async fn subscribe(
     resume_from: Option<ResumeFrom>,
     request_id: Option<&Value>,
 ) -> Result<Value, String> {
-    let Subscribe { account_id, bindings, client, .. } = subscribe;
+    let Subscribe { account_id, bindings, client, state: wants_state, .. } = subscribe;
     let Some(Identity { token, bearer, session, .. }) = state.identity.clone() else {
         return Err("authentication token required".to_owned());
     };
@@ -64,15 +66,27 @@ pub(super) async fn subscribe(
     share(edge, state, &session, &account, &bindings, &mut requests)?;
 
     let mut data = Map::from_iter([("subscribed".to_owned(), json!(bindings))]);
-    match resume_from {
+    let begin = present::begin(edge, wants_state, resume_from, &parsed, &requests).await;
+    match begin.from {
         None => join(edge, state, &account, bindings, requests).await?,
         Some(from) => {
             let requests = resume::without_others_past(edge, &access, requests).await?;
+            let present = Present::new(&requests, request_id, begin.snapshot);
             let recovered = resume::join(edge, state, &account, bindings, requests, from).await?;
-            data.insert("recovered".into(), json!(recovered.is_ok()));
-            if let Err(reason) = recovered {
-                data.insert("reason".into(), json!(reason));
+            if resume_from.is_some() {
+                let reason = begin.lost.or(recovered.err());
+                data.insert("recovered".into(), json!(reason.is_none()));
+                reason.map(|reason| data.insert("reason".into(), json!(reason)));
             }
+            if wants_state && begin.no_state.is_none() && recovered.is_ok() {
+                state.present = Some(Box::new(present));
+            }
+        }
+    }
+    if wants_state {
+        data.insert("state".into(), json!(state.present.is_some()));
+        if state.present.is_none() {
+            data.insert("state_reason".into(), json!(begin.no_state.unwrap_or(present::OUTDATED)));
         }
     }
     state.entry.describe(client);

@@ -34,6 +34,7 @@ use crate::{
     },
     session::{
         keepalive::{Due, Keepalive},
+        kept_events::Present,
         rate_limit::RateLimiter,
         recheck::{self, Loss},
         requests,
@@ -85,6 +86,8 @@ pub(crate) struct Session {
     /// `None` while a request is being answered, or auth-svc is asked again.
     state: Option<Box<State>>,
     working: Option<Working>,
+    /// Kept events that are to be sent before anything else happens.
+    present: Option<Box<Present>>,
     keepalive: Keepalive,
     control_frames: RateLimiter,
     timer: Pin<Box<Sleep>>,
@@ -136,6 +139,7 @@ impl Session {
             requests: 0,
             state: Some(Box::new(state)),
             working: None,
+            present: None,
             timer: Box::pin(sleep(Duration::ZERO)),
             permit: start.permit,
             _session_permit: start.session_permit,
@@ -194,7 +198,12 @@ impl Session {
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {}
             }
-            if self.working.is_none() && self.outbox.take_recheck() {
+            match self.poll_present(context) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {}
+            }
+            if !self.is_busy() && self.outbox.take_recheck() {
                 self.start_recheck();
                 continue;
             }
@@ -266,22 +275,52 @@ impl Session {
             self.keepalive.authenticated(expires);
         }
         let resumes = std::mem::take(&mut state.resumes);
+        self.present = state.present.take();
         self.state = Some(state);
         let outcome = if reply.is_success() { "success" } else { "error" };
         self.edge.metrics.requests.get_or_create(&Outcome { outcome }).inc();
         self.requests += 1;
         self.send(Some(Message::Text(reply.to_frame())))?;
-        if resumes {
-            // Past events follow the reply.
-            self.outbox.release();
-            self.flush();
+        if resumes && self.present.is_none() {
+            self.release();
         }
         Ok(())
     }
 
+    /// Past events follow the reply and the kept events.
+    fn release(&self) {
+        self.outbox.release();
+        self.flush();
+    }
+
+    /// Whether no further request may be read.
+    fn is_busy(&self) -> bool {
+        self.working.is_some() || self.present.is_some()
+    }
+
+    /// Ready when all kept events are queued.
+    fn poll_present(&mut self, context: &Context<'_>) -> Poll<Result<(), End>> {
+        let Some(present) = &mut self.present else { return Poll::Pending };
+        if present.is_late() {
+            return Poll::Ready(Err(End::Close(Close::Behind)));
+        }
+        // A full socket wakes the session when it is writable.
+        if self.outbox.is_blocked() {
+            return Poll::Pending;
+        }
+        if present.push(&self.edge.event_root, &self.outbox) {
+            self.present = None;
+            self.release();
+            return Poll::Ready(Ok(()));
+        }
+        self.flush();
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Ready when a frame was read. Reads none while there is work on the state or too many replies are queued.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        if self.working.is_some() || self.outbox.is_stuffed() {
+        if self.is_busy() || self.outbox.is_stuffed() {
             return Poll::Pending;
         }
         let message = match self.socket.poll_next(context) {
@@ -328,7 +367,7 @@ impl Session {
         {
             return Poll::Pending;
         }
-        let is_reading = self.working.is_none();
+        let is_reading = !self.is_busy();
         let due = self.keepalive.due(clock::now(), &self.edge.config, &self.outbox, is_reading);
         match due {
             Due::Close(close) => Poll::Ready(Err(End::Close(close))),

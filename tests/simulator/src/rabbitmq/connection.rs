@@ -134,7 +134,7 @@ impl Broker {
             travelling.push(Travelling::Greeting(id));
         }
         while let Some(frame) = next(&mut connection.pipe.incoming) {
-            travelling.push(Travelling::Frame(id, frame));
+            travelling.push(Travelling::Frame(id, Box::new(frame)));
         }
         // What was sent before the end still arrives.
         travelling.extend(is_gone.then_some(Travelling::End(id)));

@@ -19,6 +19,8 @@ pub struct EventFrames<'e> {
     name: &'e str,
     body: &'e str,
     position: Option<EventPosition>,
+    /// It is the last event of a thing that lives.
+    is_kept: bool,
     data: OnceCell<Option<String>>,
 }
 
@@ -37,7 +39,14 @@ impl<'e> EventFrames<'e> {
         };
         let name = std::str::from_utf8(&event.name).ok().filter(|name| wire::is_header_text(name))?;
         let body = std::str::from_utf8(&event.body).ok()?;
-        Some(EventFrames { tenant, key, name, body, position: event.position, data: OnceCell::new() })
+        let position = event.position;
+        Some(EventFrames { tenant, key, name, body, position, is_kept: false, data: OnceCell::new() })
+    }
+
+    /// The same, marked as the last event of a thing that lives.
+    #[must_use]
+    pub fn kept(self) -> EventFrames<'e> {
+        EventFrames { is_kept: true, ..self }
     }
 
     /// The event's tenant.
@@ -55,8 +64,9 @@ impl<'e> EventFrames<'e> {
         });
         let shown_key = template.shown_key().show(self.tenant, &self.key);
         let only = |is_there: bool, text: &'static str| if is_there { text } else { "" };
-        let parts: [&[u8]; 13] = [
+        let parts: [&[u8]; 14] = [
             br#"{"action":"event","#,
+            only(self.is_kept, r#""state":true,"#).as_bytes(),
             only(cursor.is_some(), r#""cursor":""#).as_bytes(),
             cursor.as_ref().map_or(&[][..], |text| text),
             only(cursor.is_some(), r#"","#).as_bytes(),
@@ -79,7 +89,7 @@ impl<'e> EventFrames<'e> {
 }
 
 /// A WebSocket text frame of these parts (RFC 6455, 5.2): final, not masked, since it comes from the server.
-fn text_frame(parts: &[&[u8]]) -> Bytes {
+pub(crate) fn text_frame(parts: &[&[u8]]) -> Bytes {
     const FINAL_TEXT: u8 = 0x81;
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let mut frame = BytesMut::with_capacity(bytes + 10);

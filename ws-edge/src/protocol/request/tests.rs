@@ -53,6 +53,19 @@ fn name_and_metadata_are_accepted_in_either_place() {
 }
 
 #[test]
+fn state_is_true_or_false() {
+    let state = |state: Value| match action(
+        json!({ "action": "subscribe", "data": { "binding": "a", "state": state } }),
+    ) {
+        Ok(Action::Subscribe(subscribe)) => Ok(subscribe.state),
+        Ok(_) => panic!(),
+        Err(error) => Err(error),
+    };
+    assert_eq!([true.into(), false.into(), Value::Null].map(state), [Ok(true), Ok(false), Ok(false)]);
+    assert_eq!(state(1.into()), Err("invalid state : must be true or false".into()));
+}
+
+#[test]
 fn since_is_a_cursor_or_an_age() {
     let since = |since: Value| match action(
         json!({ "action": "subscribe", "data": { "binding": "a", "since": since } }),

@@ -78,6 +78,16 @@ fn a_frame_has_the_members_that_clients_know() {
 }
 
 #[test]
+fn a_kept_event_is_marked() {
+    let event = event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb");
+    let template = template(View::Args, None, Some("acc"));
+    let kept = EventFrames::read("bh.event", &event).unwrap().kept().frame(&template, false).unwrap();
+    let unmarked = payload(&kept).replacen(r#""state":true,"#, "", 1);
+    assert_eq!(unmarked, frame(&event, &template));
+    assert_eq!(parsed(payload(&kept))["state"], true);
+}
+
+#[test]
 fn a_view_chooses_the_members() {
     let event = event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb");
     let args = frame(&event, &template(View::Args, None, Some("acc")));
