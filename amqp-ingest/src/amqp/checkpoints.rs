@@ -1,4 +1,4 @@
-//! Keeps the [`Checkpoint`] of a queue at its broker, in a queue of its own that holds the latest one.
+//! Keeps the [`Checkpoint`](crate::checkpoint::Checkpoint) of a queue at its broker, in a queue of its own that holds the latest one.
 //!
 //! It is written in the transaction that acknowledges events, so the broker has both or neither. It is not persistent:
 //! a broker that was restarted may have forgotten acknowledgements, so a checkpoint would be wrong.

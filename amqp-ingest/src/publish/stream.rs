@@ -416,7 +416,8 @@ mod tests {
 
     #[test]
     fn the_size_of_the_stream_is_in_the_reply() {
-        let info = serde_json::json!({ "config": { "max_bytes": 99 }, "state": { "bytes": 77 } });
+        let config = Config { max_bytes: 99, ..Config::default() };
+        let info = serde_json::json!({ "config": config, "state": { "bytes": 77 } });
         assert_eq!(size(&reply(&info)), Some((77, 99)));
         assert_eq!(size(&reply(&serde_json::json!({ "error": { "code": 500 } }))), None);
     }
