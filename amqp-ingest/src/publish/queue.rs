@@ -86,14 +86,18 @@ impl Publisher {
             };
             if let Some(stored) = stored {
                 pending.settle_as_stored(stored, self.stream, true, &self.metrics);
-            } else if pending.event.settle_handle.is_abandoned() {
-                // The broker delivers it again.
-                pending.is_settled = true;
             }
-            if pending.is_settled {
-                return false;
-            }
-            pending.id = Some(source.next_id(digest));
+        }
+        if pending.is_settled {
+            return false;
+        }
+        // Also if it has an id, and was published on an earlier connection: its next delivery may get another one.
+        if pending.event.settle_handle.is_abandoned() {
+            pending.is_settled = true;
+            return false;
+        }
+        if pending.id.is_none() {
+            pending.id = Some(source.next_id(pending.event.message.digest));
         }
         true
     }

@@ -97,8 +97,6 @@ impl<'p> World<'p> {
         // What is too old or too much leaves the stream.
         model.may_miss = plan.max_age < 600 || plan.max_bytes < 1 << 30;
         model.has_ingest = plan.ingests > 0;
-        // Where the stream is replicated, positions are not compared.
-        model.may_reorder = plan.servers > 1;
         let model = Arc::new(Mutex::new(model));
         let stored = Arc::clone(&model);
         let on_stored = Box::new(move |message: &Stored, stream: &Stream| {
@@ -428,6 +426,8 @@ impl<'p> World<'p> {
             Action::Refuse { .. } | Action::MaxSubscriptions { .. } => model.may_refuse = true,
             Action::Elect { .. } | Action::Server { .. } | Action::Cut { .. } if self.plan.servers > 1 => {
                 model.may_be_late = true;
+                // Positions are not compared where the stream is replicated.
+                model.may_reorder = true;
             }
             Action::Purge { .. } => (model.may_miss, model.was_cut_short) = (true, true),
             // What is lost leaves room, as if nothing had been dropped for want of it.

@@ -20,6 +20,7 @@ use super::{
     frame::{builder::EventFrames, event::Event, template::FrameTemplate},
     index::SubjectState,
     table::{Refused, Table, Unconfirmed},
+    watermark::Positions,
 };
 use crate::{
     ids::SubjectNumber,
@@ -139,11 +140,12 @@ impl Dispatcher {
             let mut subjects = Vec::with_capacity(request.subjects.len());
             for text in &request.subjects {
                 let realms_after = if self.is_of_realm(text) { request.realms_after } else { 0 };
-                let after = |number| {
-                    let since = request.since.or_else(|| served.get(&number).copied());
-                    since.unwrap_or(begin).max(realms_after)
+                let positions = |number| {
+                    let goes_on = request.since.is_none() && served.contains_key(&number);
+                    let positions = request.since.map(Positions::at).or_else(|| served.get(&number).copied());
+                    (positions.unwrap_or(Positions::at(begin)).after(realms_after), goes_on)
                 };
-                let (number, is_confirmed) = table.join(outbox, &request.template, text, after);
+                let (number, is_confirmed) = table.join(outbox, &request.template, text, positions);
                 all_confirmed &= is_confirmed;
                 subjects.push(number);
             }

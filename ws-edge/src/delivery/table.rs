@@ -14,7 +14,7 @@ use super::{
     frame::{builder::EventFrames, event::Event, template::FrameTemplate},
     index::{Index, Member, SubjectState},
     live_buffer::LiveBuffer,
-    watermark::Watermark,
+    watermark::{Positions, Watermark},
 };
 use crate::{
     ids::{ELECTIONS, SessionNumber, SubjectNumber},
@@ -92,14 +92,14 @@ impl Table {
         }
     }
 
-    /// Adds a session's member to a subject, owed events after `after`. Returns the subject's number, and whether the
-    /// server has the subject.
+    /// Adds a session's member to a subject. `begin` says how far it has been served, and whether it goes on where another
+    /// member of the session was. Returns the subject's number, and whether the server has the subject.
     pub(super) fn join(
         &mut self,
         outbox: &Arc<Outbox>,
         template: &Arc<FrameTemplate>,
         text: &str,
-        after: impl FnOnce(SubjectNumber) -> u64,
+        begin: impl FnOnce(SubjectNumber) -> (Positions, bool),
     ) -> (SubjectNumber, bool) {
         let number = self.index.number(text).unwrap_or_else(|| {
             self.last_number += 1;
@@ -115,8 +115,9 @@ impl Table {
             self.new.push(number);
         }
         let is_confirmed = subject.state == SubjectState::Confirmed;
-        let begins = subject.begins.filter(|_| outbox.lagging().is_none());
-        let watermark = Watermark::at(after(number).max(begins.unwrap_or_default()));
+        let (positions, goes_on) = begin(number);
+        let begins = subject.begins.filter(|_| !goes_on && outbox.lagging().is_none());
+        let watermark = Watermark::of(positions.after(begins.unwrap_or_default()));
         let member = Member { outbox: Arc::clone(outbox), watermark };
         subject.add(template, member);
         outbox.add_subject(number);
@@ -168,19 +169,19 @@ impl Table {
         refused
     }
 
-    /// Removes a session's members. Returns the position up to which it was served on each subject.
+    /// Removes a session's members. Returns how far it was served on each subject.
     pub(super) fn leave(
         &mut self,
         outbox: &Arc<Outbox>,
         template: &FrameTemplate,
         subjects: &[SubjectNumber],
-    ) -> HashMap<SubjectNumber, u64> {
+    ) -> HashMap<SubjectNumber, Positions> {
         let mut served = HashMap::new();
         for number in subjects {
             outbox.remove_subject(*number);
             let Some(subject) = self.index.subject_mut(*number) else { continue };
             let Some(member) = subject.remove(outbox, template) else { continue };
-            served.insert(*number, member.watermark.served());
+            served.insert(*number, member.watermark.positions());
             member.watermark.leave();
             if subject.groups.is_empty() {
                 self.left.push(*number);

@@ -20,10 +20,39 @@ pub(crate) struct Watermark {
     complete: AtomicU64,
 }
 
+/// The positions of a [`Watermark`] at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Positions {
+    served: u64,
+    complete: u64,
+}
+
+impl Positions {
+    /// Of a member that is owed events after `position`.
+    pub(crate) fn at(position: u64) -> Positions {
+        Positions { served: position, complete: position }
+    }
+
+    /// These, but owed only events after `position`.
+    pub(crate) fn after(self, position: u64) -> Positions {
+        Positions { served: self.served.max(position), complete: self.complete.max(position) }
+    }
+}
+
 impl Watermark {
+    /// Of a member that has been served as far as that.
+    pub(crate) fn of(Positions { served, complete }: Positions) -> Arc<Watermark> {
+        Arc::new(Watermark { served: AtomicU64::new(served), complete: AtomicU64::new(complete) })
+    }
+
     /// Of a member that is owed events after `position`.
     pub(crate) fn at(position: u64) -> Arc<Watermark> {
-        Arc::new(Watermark { served: AtomicU64::new(position), complete: AtomicU64::new(position) })
+        Watermark::of(Positions::at(position))
+    }
+
+    /// How far the member has been served.
+    pub(crate) fn positions(&self) -> Positions {
+        Positions { served: self.served(), complete: self.complete.load(Ordering::Relaxed) }
     }
 
     /// Up to which position the member has been served.

@@ -122,3 +122,16 @@ fn nothing_of_a_burst_is_settled_if_its_last_event_was_not_stored_now() {
         assert_eq!(world.publisher.cautious > 0, !is_duplicate, "{text}");
     }
 }
+
+#[test]
+fn what_the_broker_delivers_again_is_not_published_again_with_its_former_id() {
+    let mut world = World::new();
+    world.published(&[true, true]);
+    // The connection to NATS is lost, and so is that to the broker.
+    world.publisher.reset_connection_state();
+    assert!(world.publisher.identify(0), "its session waits for it");
+    let (_, settlements) = mpsc::channel(1);
+    world.settlements = settlements;
+    assert!(!world.publisher.identify(1));
+    assert!(!world.publisher.identify(0));
+}

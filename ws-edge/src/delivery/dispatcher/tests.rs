@@ -109,6 +109,18 @@ fn a_replaced_membership_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn a_late_event_also_comes_to_a_replaced_membership() {
+    let dispatcher = dispatcher();
+    let (outbox, kept) = outbox(1, ROOM);
+    let old = join(&dispatcher, &outbox, vec![request("b", &["ev.t.a"])]);
+    let number = settle(&dispatcher)["ev.t.a"];
+    deliver(&dispatcher, number, &event("ev.t.a", 2));
+    let _new = dispatcher.join(&outbox, vec![request("c", &["ev.t.a"])], old);
+    deliver_missed(&dispatcher, &event("ev.t.a", 1), true);
+    assert_eq!(names(&outbox, &kept), ["b n2", "c n1"]);
+}
+
+#[test]
 fn an_unused_subject_lingers_then_is_forgotten() {
     let dispatcher = dispatcher();
     let membership = join(&dispatcher, &outbox(1, ROOM).0, vec![request("b", &["ev.t.a"])]);
