@@ -252,7 +252,7 @@ impl Publisher {
                             }
                             continue;
                         }
-                        if !Connection::is_reply(&reply) {
+                        if !connection.is_reply(&reply) {
                             continue;
                         }
                         let (number, puback) = puback::parse(&reply);

@@ -25,9 +25,6 @@ pub(crate) const CLIENT_NAME: &str = "amqp-ingest";
 /// The subscription that receives all replies.
 const INBOX: SubscriptionId = 1;
 
-/// The subscription that receives the events at the end of the stream.
-pub(super) const ENDING: SubscriptionId = 2;
-
 /// The first line of a header block.
 const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
 /// The last token of the reply subject for the stream's info.
@@ -49,6 +46,10 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 pub(super) struct Connection {
     link: Link,
     inbox: String,
+    /// How many requests were sent.
+    requests: u64,
+    /// The last subscription for the events at the end of the stream. Those of an earlier one may still come.
+    ending: SubscriptionId,
     /// The next message's reply subject, below the inbox. Kept to reuse its memory.
     reply_subject: String,
     /// The next message's headers. Kept to reuse its memory.
@@ -85,6 +86,8 @@ impl Connection {
         link.subscribe(INBOX, &format!("{inbox}*"));
         Ok(Connection {
             link,
+            requests: 0,
+            ending: INBOX,
             reply_subject: inbox.clone(),
             headers: Vec::new(),
             inbox,
@@ -93,7 +96,7 @@ impl Connection {
         })
     }
 
-    /// Sends a request to JetStream. Only before publishing events.
+    /// Sends a request to JetStream. Only while no event is published.
     ///
     /// # Errors
     /// [`IngestError::NatsLost`], also if JetStream does not reply in time.
@@ -103,7 +106,7 @@ impl Connection {
             loop {
                 self.flush().await?;
                 match self.next()? {
-                    Some(reply) if reply.subscription == INBOX => return Ok(reply),
+                    Some(reply) if self.is_answer(&reply) => return Ok(reply),
                     Some(_) => {}
                     None => self.fill().await?,
                 }
@@ -115,7 +118,10 @@ impl Connection {
 
     /// Queues a request for the next flush. The reply comes to the inbox.
     pub(super) fn send_request(&mut self, subject: &str, payload: &[u8]) {
-        self.set_reply_subject("request");
+        // The reply to an earlier one may still come.
+        let number = self.requests + 1;
+        self.requests = number;
+        self.set_reply_subject(format_args!("request-{number}"));
         self.link.publish(subject, &self.reply_subject, b"", payload);
     }
 
@@ -123,13 +129,14 @@ impl Connection {
     pub(super) fn subscribe_ending(&mut self) -> String {
         // The inbox does not match it: it has another token.
         let subject = format!("{}ending.{:08x}", self.inbox, chance::random::<u32>());
-        self.link.subscribe(ENDING, &subject);
+        self.ending += 1;
+        self.link.subscribe(self.ending, &subject);
         subject
     }
 
     /// Ends the subscription, and with it the server's consumer.
     pub(super) fn unsubscribe_ending(&mut self) {
-        self.link.unsubscribe(ENDING);
+        self.link.unsubscribe(self.ending);
     }
 
     /// Checks that an event is not too large for the server.
@@ -222,9 +229,23 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a message is a reply, and not a late event of the end of the stream.
-    pub(super) fn is_reply(message: &Reply) -> bool {
-        message.subscription == INBOX
+    /// Whether a message is the reply to the last request.
+    pub(super) fn is_answer(&self, message: &Reply) -> bool {
+        let token = message.subject().strip_prefix(&self.inbox);
+        let number = token.and_then(|token| token.strip_prefix("request-")?.parse().ok());
+        message.subscription == INBOX && number == Some(self.requests)
+    }
+
+    /// Whether a message is an event for the last [`subscribe_ending`](Self::subscribe_ending).
+    pub(super) fn is_ending(&self, message: &Reply) -> bool {
+        message.subscription == self.ending && self.ending != INBOX
+    }
+
+    /// Whether a message is the reply to an event or a barrier, and neither a late event of the end of the stream nor a late
+    /// reply to a request.
+    pub(super) fn is_reply(&self, message: &Reply) -> bool {
+        let token = message.subject().strip_prefix(&self.inbox);
+        message.subscription == INBOX && token.is_some_and(|token| token.parse::<u64>().is_ok())
     }
 
     /// Returns the next message in the read buffer, `None` if there is no complete one.

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::{Duration, timeout};
 
 use super::{
-    connection::{Connection, ENDING},
+    connection::Connection,
     source::Source,
     stream::{self, StreamState},
 };
@@ -116,7 +116,7 @@ async fn read(
             }
             continue;
         };
-        if message.subscription != ENDING {
+        if connection.is_answer(&message) {
             let created: Created =
                 serde_json::from_slice(&message.payload).map_err(|error| failed(error.to_string()))?;
             if let Some(error) = created.error {
@@ -124,7 +124,8 @@ async fn read(
             }
             continue;
         }
-        let Some((sequence, pending)) = position(&message.reply) else { continue };
+        let position = position(&message.reply).filter(|_| connection.is_ending(&message));
+        let Some((sequence, pending)) = position else { continue };
         each(StoredEvent {
             sequence,
             id: message.header(wire::MESSAGE_ID).and_then(EventId::parse),

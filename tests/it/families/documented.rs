@@ -122,6 +122,11 @@ fn catalogue_errors_have_the_documented_texts() {
         ("family = \"call\"", "family = \"cal\""),
         ("name = \"registration\"", "name = \"call\""),
         ("key = \"realm\", as", "key = \"rea1m\", as"),
+        (
+            "values.event = [\"success\", \"expired\"]",
+            "values.event = [\"success\", \"expired\"]\n\
+             state = { key = [{ key = \"realm\" }], ends = [{ key = \"event\", values = [\"expire\"] }] }",
+        ),
         ("binding = \"registration.{event}.{user}\"", "binding = \"registration.{event}.{device}\""),
     ];
     assert_eq!(example.mistakes.len(), made.len());

@@ -144,8 +144,8 @@ impl Nats {
 
     async fn clean_up(&self) -> Result<()> {
         let (jetstream, stream) = (self.jetstream().await?, self.stream());
-        let buckets = ["REALMS", "STOPPED_FAMILIES"].map(|name| format!("KV_{stream}_{name}"));
-        for name in [stream].into_iter().chain(buckets) {
+        let others = ["REALMS", "STOPPED_FAMILIES"].map(|name| format!("KV_{stream}_{name}"));
+        for name in [format!("{stream}_STATE"), stream].into_iter().chain(others) {
             match jetstream.delete_stream(name).await {
                 Ok(_) => {}
                 Err(error) => match error.kind() {
