@@ -255,6 +255,7 @@ async fn an_expired_cursor_recovers_nothing() {
     })
     .await;
     publish(&stack, &account, 2..3).await;
+    assert_eq!(numbers(&mut client, 2).await, [1, 2], "it is stored before the other one subscribes");
     let mut late = Client::connect(&stack.edge.url("view=args")).await;
     let reply = subscribe_since(&mut late, &account, &["call.*.*"], &since).await;
     assert_eq!(
