@@ -9,9 +9,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 pub(crate) const ACCOUNTS: usize = 3;
 const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
 const CALLS: u32 = 3;
-/// Kinds of faults after which nobody can tell equal events apart: a stream that has lost events, and a broker that has
-/// forgotten the checkpoint.
-const BLUR_EQUAL: [u32; 4] = [3, 5, 6, 16];
+/// Kinds of faults after which nobody can tell equal events apart: a stream that has lost events, a broker that has forgotten
+/// the checkpoint, and one that takes none because it is short of space.
+const BLUR_EQUAL: [u32; 5] = [3, 5, 6, 16, 17];
 
 /// What a run consists of.
 #[derive(Clone, Debug)]

@@ -45,11 +45,6 @@ impl Watermark {
         Arc::new(Watermark { served: AtomicU64::new(served), complete: AtomicU64::new(complete) })
     }
 
-    /// Of a member that is owed events after `position`.
-    pub(crate) fn at(position: u64) -> Arc<Watermark> {
-        Watermark::of(Positions::at(position))
-    }
-
     /// How far the member has been served.
     pub(crate) fn positions(&self) -> Positions {
         Positions { served: self.served(), complete: self.complete.load(Ordering::Relaxed) }
