@@ -1,7 +1,7 @@
 //! An ingest in the simulator: consumer and publisher, over the caller's connections. It declares nothing at the broker, and
 //! answers no requests.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use blackhole_common::{
     backoff::Backoff, catalogue::Catalogue, nats::link::Servers, net::Dial, readiness::Readiness, telemetry,
@@ -47,28 +47,22 @@ pub async fn run(
         status,
         metrics.clone(),
     );
-    let brokers = config.amqp.brokers().into_iter().map(|endpoint| BrokerContext {
+    let Some(endpoint) = config.amqp.brokers().into_iter().next() else { return };
+    let broker = BrokerContext {
         counters: BrokerCounters::for_zone(&endpoint.zone, &metrics),
         source: 0,
-        active: active.clone(),
-        network: Arc::clone(&network),
-        checkpoints: Arc::clone(&checkpoints),
+        active,
+        network,
+        checkpoints,
         endpoint,
-        config: config.amqp.clone(),
+        config: config.amqp,
         has_history: true,
         subject_root: subjects.ingest(),
-        catalogue: Arc::clone(&catalogue),
-        publisher: publisher_tx.clone(),
-        metrics: metrics.clone(),
-    });
-    let brokers: Vec<BrokerContext> = brokers.take(zones.len()).collect();
-    drop(publisher_tx);
-    let consumers = async {
-        for broker in brokers {
-            consume(broker, &shutdown).await;
-        }
+        catalogue,
+        publisher: publisher_tx,
+        metrics,
     };
-    tokio::join!(consumers, publisher.run(servers));
+    tokio::join!(consume(broker, &shutdown), publisher.run(servers));
 }
 
 /// Consumes until `shutdown`, and connects again as often as it must.
@@ -89,7 +83,6 @@ async fn consume(broker: BrokerContext, shutdown: &CancellationToken) {
             }
             _ => return,
         }
-        let wait: Duration = backoff.next_wait();
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
