@@ -3,6 +3,7 @@
 mod actions;
 pub(crate) mod authorize;
 mod confirm;
+mod end;
 mod keepalive;
 mod kept_events;
 pub(crate) mod present;

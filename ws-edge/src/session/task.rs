@@ -16,7 +16,7 @@ use std::{
 use blackhole_common::clock;
 use bytes::Bytes;
 use tokio::time::{Sleep, sleep};
-use tungstenite::{Message, error::ProtocolError};
+use tungstenite::Message;
 
 use crate::{
     config::RateConfig,
@@ -33,6 +33,7 @@ use crate::{
         view::View,
     },
     session::{
+        end::{End, end_of},
         keepalive::{Due, Keepalive},
         kept_events::Present,
         rate_limit::RateLimiter,
@@ -96,14 +97,6 @@ pub(crate) struct Session {
     requests: u64,
     permit: ConnectionPermit,
     _session_permit: SessionPermit,
-}
-
-/// Why a session ended.
-pub(super) enum End {
-    /// The edge closes it.
-    Close(Close),
-    /// The client closed it or is unreachable; the label of the metric.
-    Gone(&'static str),
 }
 
 impl Session {
@@ -392,18 +385,5 @@ impl Session {
         }
         self.socket.shutdown().await?;
         Ok(())
-    }
-}
-
-pub(super) fn end_of(error: &tungstenite::Error) -> End {
-    use tungstenite::Error;
-    match error {
-        Error::Capacity(_) => End::Close(Close::TooBig),
-        Error::Utf8(_) => End::Close(Close::NotUtf8),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone("reset"),
-        Error::AttackAttempt => End::Close(Close::Flood),
-        Error::Protocol(_) => End::Close(Close::Protocol),
-        Error::ConnectionClosed | Error::AlreadyClosed => End::Gone("client"),
-        _ => End::Gone("reset"),
     }
 }

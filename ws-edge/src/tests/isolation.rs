@@ -6,6 +6,7 @@
 //! NATS, the sockets, and the order of the steps in which a session resumes are those of [`world`].
 
 mod bindings;
+mod counts;
 mod dice;
 mod events;
 mod reference;
@@ -20,8 +21,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reference::Who;
 
 use self::{
+    counts::Counts,
     users::Things,
-    world::{Counts, Ground, World},
+    world::{Ground, World},
 };
 
 /// How many there are, unless `ISOLATION_TRIALS` says otherwise.

@@ -1,6 +1,6 @@
 //! One world of the trials: some owners, a dozen events, and sessions that come in between, with and without cursors.
 
-use std::{fmt, sync::Arc, time::Duration, time::SystemTime};
+use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use blackhole_common::catalogue::{AmqpBinding, Catalogue};
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde_json::json;
 
 use super::{
+    counts::Counts,
     dice::Dice,
     events,
     reference::{self, Happening, Owner, Who},
@@ -52,45 +53,6 @@ impl Ground {
         let families = Families::new(&catalogue, Arc::default());
         let bound = catalogue.amqp_bindings();
         Ground { catalogue, families, bound }
-    }
-}
-
-/// What was tried.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    /// Pairs of an event and a session's binding.
-    pub(super) trials: u64,
-    worlds: u64,
-    sessions: u64,
-    delivered: u64,
-    /// Of those, to sessions that may have only their own user's.
-    own: u64,
-    /// Events that other sessions' accounts or users own.
-    withheld: u64,
-    /// Sessions that came with a `since`, and those that were recovered.
-    resumed: u64,
-    recovered: u64,
-}
-
-impl Counts {
-    /// Whether all that matters has happened often.
-    pub(super) fn is_varied(&self) -> bool {
-        let enough = self.trials / 500;
-        let are_enough =
-            [self.delivered, self.withheld, self.resumed, self.recovered].iter().all(|count| *count > enough);
-        // About one trial in 500 is an event of a user's own.
-        are_enough && self.own > enough / 4
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { trials, worlds, sessions, delivered, own, withheld, resumed, recovered } = self;
-        write!(
-            f,
-            "{trials} trials in {worlds} worlds with {sessions} sessions: {delivered} events delivered, {own} of them to users, {withheld} of \
-             others withheld, {resumed} sessions came with `since`, {recovered} of them recovered"
-        )
     }
 }
 

@@ -11,7 +11,7 @@ use tungstenite::handshake::derive_accept_key;
 use super::*;
 use crate::{
     outbox::Flushed,
-    session::task::{End, end_of},
+    session::end::{End, end_of},
 };
 
 /// The largest message of the suite has 16 MiB. Edges take `ws.max_frame`; other tests check that.
