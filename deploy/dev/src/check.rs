@@ -46,7 +46,7 @@ const CODE: [Step; 4] = [
     },
     Step {
         name: "unit tests",
-        command: "test --workspace --lib --bins --locked --quiet",
+        command: "test --workspace --lib --bins --test rooms --locked --quiet",
         advice: "`cargo test -p CRATE NAME` runs one alone",
     },
 ];
