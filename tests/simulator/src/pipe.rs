@@ -74,10 +74,21 @@ impl Pipe {
 pub(crate) trait Accepts: Site {
     /// The server's end of a connection; `None` if there is none.
     fn pipe(&mut self, id: ConnectionId) -> Option<&mut Pipe>;
-    /// Bytes have come on a connection that is not stalled.
+    /// Bytes, or the end, have come on a connection that is not stalled.
     fn received(&mut self, id: ConnectionId);
+    /// A connection that both sides have ended needs no memory any more.
+    fn forget(&mut self, id: ConnectionId);
+
     /// The client has ended a connection.
-    fn gone(&mut self, id: ConnectionId);
+    fn gone(&mut self, id: ConnectionId) {
+        let Some(pipe) = self.pipe(id) else { return };
+        pipe.is_gone = true;
+        if !pipe.is_open {
+            self.forget(id);
+        } else if !pipe.is_stalled {
+            self.received(id);
+        }
+    }
 }
 
 /// The client's end.
@@ -131,11 +142,6 @@ impl<S: Accepts> AsyncWrite for Stream<S> {
 
 impl<S: Accepts> Drop for Stream<S> {
     fn drop(&mut self) {
-        self.servers.change(|servers| {
-            if let Some(pipe) = servers.pipe(self.id) {
-                pipe.is_gone = true;
-                servers.gone(self.id);
-            }
-        });
+        self.servers.change(|servers| servers.gone(self.id));
     }
 }

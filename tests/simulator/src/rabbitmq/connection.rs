@@ -83,13 +83,8 @@ impl Accepts for Broker {
         self.parse(id);
     }
 
-    fn gone(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(&id) else { return };
-        if !connection.pipe.is_open {
-            self.connections.remove(&id);
-        } else if !connection.pipe.is_stalled {
-            self.parse(id);
-        }
+    fn forget(&mut self, id: ConnectionId) {
+        self.connections.remove(&id);
     }
 }
 
