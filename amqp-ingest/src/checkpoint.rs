@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use blackhole_common::chance;
 use serde::{Deserialize, Serialize};
 
 /// Half of the SHA-256 of what the publisher gave the event: equal for equal events, and for every delivery of one.
@@ -35,6 +36,23 @@ pub(crate) struct Checkpoint {
     pub(crate) sequence: u64,
     /// Identifies the stream: one that was deleted and made again counts its positions anew.
     pub(crate) stream: u64,
+}
+
+impl Checkpoint {
+    /// That of a queue of which nothing is acknowledged: it only says in which epoch events are numbered.
+    pub(crate) fn first() -> Checkpoint {
+        Checkpoint { epoch: chance::random(), number: 0, sequence: 0, stream: 0 }
+    }
+
+    /// Whether it is the [first](Checkpoint::first).
+    pub(crate) fn is_first(&self) -> bool {
+        self.number == 0
+    }
+
+    /// As it is stored at the broker.
+    pub(crate) fn to_json(self) -> Vec<u8> {
+        serde_json::to_vec(&self).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for EventId {

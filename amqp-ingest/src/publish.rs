@@ -333,16 +333,7 @@ impl Publisher {
         };
         self.stream = Some(stream);
         self.last_position = (self.history.replicas == 1 && !is_shared).then_some(stream.last);
-        let mut pending = std::mem::take(&mut self.pending);
-        pending.retain_mut(|pending| {
-            let Some(id) = pending.id else { return true };
-            let Some(source) = self.sources.get_mut(pending.event.source) else { return true };
-            let Some(sequence) = source.take(id) else { return true };
-            pending.settle_as_stored(Some((id, sequence)), self.stream, true, &self.metrics);
-            pending.checkpoint.into_iter().for_each(|checkpoint| source.settle(checkpoint));
-            false
-        });
-        self.pending = pending;
+        self.settle_found();
         // Sessions may have begun meanwhile.
         self.must_read = !self.began.is_empty();
         Ok(Ok(()))

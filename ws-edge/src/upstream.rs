@@ -1,6 +1,7 @@
 //! NATS in: the event reader with its repair of gaps, the stream's state, and reading its history.
 
 mod backlog;
+mod contradiction;
 pub mod history;
 pub(crate) mod jetstream;
 pub(crate) mod kept;

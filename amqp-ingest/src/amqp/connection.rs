@@ -137,6 +137,11 @@ impl Connection {
         self.socket.peer
     }
 
+    /// Whether acknowledgements store checkpoints.
+    pub(super) fn is_transactional(&self) -> bool {
+        self.checkpoints.is_some()
+    }
+
     /// How many channels the broker allows.
     pub(super) fn max_channels(&self) -> u16 {
         self.max_channels

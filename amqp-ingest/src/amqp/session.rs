@@ -131,8 +131,9 @@ impl<'s> ConsumerSession<'s> {
         self.broker.active.set(true);
         let checkpoint = if self.broker.has_history {
             let timed_out = |_| IngestError::AmqpTimeout(BROKER_TIMEOUT.as_secs());
-            let latest =
-                timeout(BROKER_TIMEOUT, self.broker.checkpoints.latest()).await.map_err(timed_out)??;
+            let first = self.connection.is_transactional().then(|| Checkpoint::first().to_json());
+            let latest = self.broker.checkpoints.latest_or(first);
+            let latest = timeout(BROKER_TIMEOUT, latest).await.map_err(timed_out)??;
             // Somebody else may have published anything there.
             latest.and_then(|message| serde_json::from_slice(&message).ok())
         } else {

@@ -229,6 +229,26 @@ impl Publisher {
         }
     }
 
+    /// The end of the stream was read: settles the events that were found there.
+    pub(super) fn settle_found(&mut self) {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.retain_mut(|pending| {
+            let Some(id) = pending.id else { return true };
+            let Some(source) = self.sources.get_mut(pending.event.source) else { return true };
+            let found = match source.take(id) {
+                Some(sequence) => Some(Some((id, sequence))),
+                // The copy of an earlier delivery may have arrived after this one got its id.
+                None if pending.event.redelivered => source.recognise(id.digest),
+                None => None,
+            };
+            let Some(stored) = found else { return true };
+            pending.settle_as_stored(stored, self.stream, true, &self.metrics);
+            pending.checkpoint.into_iter().for_each(|checkpoint| source.settle(checkpoint));
+            false
+        });
+        self.pending = pending;
+    }
+
     pub(super) fn ack_deadline(&self) -> Instant {
         let oldest = self.pending.front().and_then(|pending| pending.published_at);
         oldest.unwrap_or_else(Instant::now) + ACK_TIMEOUT

@@ -31,8 +31,12 @@ pub(super) struct Source {
     settled: Option<Checkpoint>,
     /// Nothing was read since the session began.
     is_new: bool,
+    /// The session began without a checkpoint.
+    is_unnumbered: bool,
     /// Where the stream ended when it was last read.
     read_up_to: u64,
+    /// The events of this session up to here are counted in `unnumbered`.
+    counted_up_to: u64,
     /// Stored events after `settled`, in order.
     stored: VecDeque<(EventId, u64)>,
     /// How many stored events with this digest have no number that means something here: those of an earlier release,
@@ -49,7 +53,9 @@ impl Source {
             next_number: 1,
             settled: None,
             is_new: false,
+            is_unnumbered: false,
             read_up_to: 0,
+            counted_up_to: 0,
             stored: VecDeque::new(),
             unnumbered: HashMap::new(),
         }
@@ -57,15 +63,14 @@ impl Source {
 
     /// A session with the broker has received its first delivery. The broker has the checkpoint that it stored with the
     /// last acknowledgement, unless it was restarted or is new.
+    ///
+    /// Numbers go on after the last event that is acknowledged or stored, whoever has published it. So an event that was
+    /// sent to the stream, and is delivered again before it is stored there, has the same id again.
     pub(super) fn begin(&mut self, checkpoint: Option<Checkpoint>) {
-        match checkpoint {
-            Some(Checkpoint { epoch, number, .. }) if epoch == self.epoch => {
-                self.next_number = self.next_number.max(number + 1);
-            }
-            Some(Checkpoint { epoch, number, .. }) => (self.epoch, self.next_number) = (epoch, number + 1),
-            None => (self.epoch, self.next_number) = (chance::random(), 1),
-        }
-        self.settled = checkpoint;
+        let Checkpoint { epoch, number, .. } = checkpoint.unwrap_or_else(Checkpoint::first);
+        (self.epoch, self.next_number) = (epoch, number.saturating_add(1));
+        self.settled = checkpoint.filter(|checkpoint| !checkpoint.is_first());
+        self.is_unnumbered = self.settled.is_none();
         self.is_new = true;
     }
 
@@ -84,11 +89,13 @@ impl Source {
 
     /// The stream is about to be read up to `last`.
     pub(super) fn start_reading(&mut self, last: u64) {
+        self.counted_up_to = self.read_up_to;
+        if self.is_new || self.read_up_to > last {
+            self.unnumbered.clear();
+            self.counted_up_to = 0;
+        }
         self.read_up_to = last;
         self.stored.clear();
-        if self.is_new {
-            self.unnumbered.clear();
-        }
     }
 
     /// The stream has this event of `zone`.
@@ -103,9 +110,10 @@ impl Source {
                 }
             }
             // With a checkpoint, the events of other epochs are not this queue's.
-            Ok(_) if self.settled.is_some() => {}
+            Ok(_) if !self.is_unnumbered => {}
             Ok(EventId { digest, .. }) | Err(digest) => {
-                if self.is_new && zone == self.zone && sequence + LAST_EVENTS >= self.read_up_to {
+                let is_recent = sequence + LAST_EVENTS >= self.read_up_to;
+                if zone == self.zone && is_recent && sequence > self.counted_up_to {
                     *self.unnumbered.entry(digest).or_default() += 1;
                 }
             }

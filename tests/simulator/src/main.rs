@@ -37,16 +37,24 @@ fn main() -> Result<ExitCode> {
         println!("{counts}; {}", violation.as_deref().unwrap_or("all promises were kept"));
         return Ok(ExitCode::SUCCESS);
     }
+    let (began, told) = (Instant::now(), Mutex::new(Instant::now()));
     if keep_going {
-        for seed in seed..seed + runs {
+        let mut failures = 0;
+        for (done, seed) in (0..).zip(seed..seed + runs) {
             let (violation, counts) = once(seed, false)?;
             if let Some(violation) = violation {
+                failures += 1;
                 println!("seed {seed}: {violation} ({counts})");
             }
+            let mut told = told.lock();
+            if told.elapsed() > PROGRESS * 10 {
+                *told = Instant::now();
+                println!("{done} runs in {:?}, {failures} failures", began.elapsed());
+            }
         }
+        println!("{runs} runs in {:?}, {failures} failures", began.elapsed());
         return Ok(ExitCode::SUCCESS);
     }
-    let (began, told) = (Instant::now(), Mutex::new(Instant::now()));
     let report = simulate(seed, runs, |done, counts| {
         let mut told = told.lock();
         if told.elapsed() > PROGRESS {

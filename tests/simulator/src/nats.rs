@@ -80,6 +80,7 @@ impl std::fmt::Debug for Cluster {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) is_up: bool,
+    pub(crate) is_frozen: bool,
     /// Its copy of the stream reaches up to here.
     applied: u64,
 }
@@ -149,6 +150,8 @@ enum Travelling {
         message: Message,
     },
     Bytes(ConnectionId, Bytes),
+    /// A server that stood still reads this connection.
+    Thawed(ConnectionId),
     Elected {
         term: u64,
         leader: usize,
@@ -196,7 +199,7 @@ impl Cluster {
             began: now,
             clock: Duration::ZERO,
             transit: Transit::new(),
-            servers: (0..servers).map(|_| Server { is_up: true, applied: 0 }).collect(),
+            servers: (0..servers).map(|_| Server { is_up: true, is_frozen: false, applied: 0 }).collect(),
             routes,
             cuts: BTreeSet::new(),
             term: 1,

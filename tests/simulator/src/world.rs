@@ -472,6 +472,7 @@ impl<'p> World<'p> {
                 Action::Lose { count } => return cluster.lose(*count),
                 Action::Jump { seconds } => cluster.jump(Duration::from_secs(*seconds)),
                 Action::Server { server, is_up } => cluster.set_up(*server, *is_up),
+                Action::FreezeServer { server, is_frozen } => cluster.freeze(*server, *is_frozen),
                 Action::Cut { one, other, is_cut } => cluster.set_cut(*one, *other, *is_cut),
                 Action::Elect { is_stale } => cluster.elect(*is_stale),
                 Action::SlowAnswers { millis } => cluster.answer_delay = Duration::from_millis(*millis),

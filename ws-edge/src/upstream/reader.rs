@@ -147,7 +147,7 @@ impl EventReader {
                 Ok(mut link) => {
                     tracing::debug!(server = link.server_name(), "connected for events");
                     self.questions.begin(&mut link);
-                    self.disconnected();
+                    self.sync.connected(link.is_clustered(), clock::now());
                     let end = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return,

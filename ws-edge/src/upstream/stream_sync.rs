@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{
+    contradiction::{Contradictions, STALE_TIMEOUT},
     repair::{Gap, RepairedLate, Seen},
     stream_info::{StreamError, StreamInfo},
 };
@@ -19,10 +20,6 @@ use crate::protocol::cursor::StreamId;
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after an answer that could not be used.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// Contradicting answers are not believed before they have come for this long, nothing else between them,
-const STALE_TIMEOUT: Duration = Duration::from_secs(15);
-/// and this many times.
-const MIN_STALE: u32 = 10;
 
 /// Whether live events are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +55,8 @@ pub(super) struct StreamSync {
     known: Option<StreamInfo>,
     /// Whether the stream was ever asked successfully. Before that no session was told of a subscription.
     is_informed: bool,
+    /// The server is part of a cluster.
+    is_clustered: bool,
     /// The stream that is gone, and up to where it had come.
     lost: Option<(StreamId, u64)>,
     /// The newest event that was delivered: its position and its subject.
@@ -75,8 +74,7 @@ pub(super) struct StreamSync {
     repaired: RepairedLate,
     /// Since when events come with positions, although the server says that there is no stream, and the oldest of these.
     denied: Option<(Instant, u64)>,
-    /// Contradicting answers in a row: when the first came, and how many there were.
-    stale: Option<(Instant, u32)>,
+    contradictions: Contradictions,
     /// The running repair is not enough: a message was dropped, or the leader has changed once more.
     repair_again: bool,
     /// When the stream is to be asked next,
@@ -92,6 +90,7 @@ impl StreamSync {
             state: SyncState::Unsure,
             known: None,
             is_informed: false,
+            is_clustered: false,
             lost: None,
             position: 0,
             subject: Bytes::new(),
@@ -101,7 +100,7 @@ impl StreamSync {
             seen: Seen::default(),
             repaired: RepairedLate::default(),
             denied: None,
-            stale: None,
+            contradictions: Contradictions::default(),
             repair_again: false,
             next_check: now,
             not_before: now,
@@ -155,7 +154,13 @@ impl StreamSync {
         self.next_check = now + CHECK_INTERVAL;
     }
 
-    /// A connection begins or ends: something may be missing.
+    /// A connection begins, to a server of a cluster or to a single one.
+    pub(super) fn connected(&mut self, is_clustered: bool, now: Instant) {
+        self.is_clustered = is_clustered;
+        self.disconnected(now);
+    }
+
+    /// A connection ends: something may be missing.
     pub(super) fn disconnected(&mut self, now: Instant) {
         self.state = SyncState::Unsure;
         self.next_check = now;
@@ -205,25 +210,22 @@ impl StreamSync {
         is_back && sequence > self.settled
     }
 
-    /// Returns an answer about the stream, unless it contradicts what is known. That is believed only when it has come
-    /// again and again. The stream had `position` when the question was sent ([`StreamSync::expected`]).
+    /// Returns an answer about the stream, unless it contradicts what is known, or is the first of a cluster and denies that
+    /// there is one. That is believed only when it has come again and again. The stream had `position` when the question was sent ([`StreamSync::expected`]).
     pub(super) fn believe(
         &mut self,
         info: Option<StreamInfo>,
         position: u64,
         now: Instant,
     ) -> Result<Option<StreamInfo>, StreamError> {
-        if !self.known.as_ref().is_some_and(|known| known.is_contradicted(info.as_ref(), position)) {
-            self.stale = None;
-            return Ok(info);
+        let is_denied = info.is_none() && self.is_clustered && !self.is_informed;
+        let is_contradicted = |known: &StreamInfo| known.is_contradicted(info.as_ref(), position);
+        let is_doubtful = is_denied || self.known.as_ref().is_some_and(is_contradicted);
+        if self.contradictions.is_believed(is_doubtful, now) {
+            Ok(info)
+        } else {
+            Err(StreamError::new("another server of the cluster may know better"))
         }
-        let (since, count) = self.stale.get_or_insert((now, 0));
-        *count += 1;
-        if now - *since < STALE_TIMEOUT || *count < MIN_STALE {
-            return Err(StreamError::new("another server of the cluster knew better"));
-        }
-        self.stale = None;
-        Ok(info)
     }
 
     /// An answer could not be used.
@@ -286,8 +288,8 @@ impl StreamSync {
                         self.verified = position;
                     }
                     _ => {
-                        // It may be an old one that the server did not know yet.
-                        if let Some((_, oldest)) = denied {
+                        // It may be an old one that a single server did not know yet.
+                        if let Some((_, oldest)) = denied.filter(|_| info.leader.is_none()) {
                             self.position = oldest.saturating_sub(1);
                             self.verified = self.position;
                         }

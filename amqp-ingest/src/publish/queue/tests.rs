@@ -40,6 +40,10 @@ impl World {
 
     /// Events are published with these wishes for an acknowledgement.
     fn published(&mut self, asking: &[bool]) {
+        self.publish_deliveries(asking, false);
+    }
+
+    fn publish_deliveries(&mut self, asking: &[bool], redelivered: bool) {
         for (index, asks_for_ack) in asking.iter().enumerate() {
             let event = EventMetadata {
                 exchange: "callevt",
@@ -51,7 +55,7 @@ impl World {
             let message =
                 Message::new("t", &Tenant::Nobody, None, "X", &event, Bytes::from(index.to_string()));
             let settle_handle = SettleHandle { tag: index as u64, bytes: 1, sender: self.sender.clone() };
-            let event = OutgoingEvent { source: 0, redelivered: false, message, settle_handle };
+            let event = OutgoingEvent { source: 0, redelivered, message, settle_handle };
             self.publisher.enqueue(FromConsumer::Event(event));
             self.publisher.published += 1;
             assert!(self.publisher.identify(index));
@@ -134,4 +138,26 @@ fn what_the_broker_delivers_again_is_not_published_again_with_its_former_id() {
     world.settlements = settlements;
     assert!(!world.publisher.identify(1));
     assert!(!world.publisher.identify(0));
+}
+
+#[test]
+fn the_copy_of_an_earlier_delivery_that_arrives_late_stands_for_the_delivery() {
+    let mut world = World::new();
+    world.published(&[true]);
+    let late = world.publisher.pending[0].id.unwrap();
+    // The connection to NATS is lost, and so is that to the broker, which has no checkpoint.
+    let (sender, settlements) = mpsc::channel(16);
+    (world.sender, world.settlements) = (sender, settlements);
+    world.publisher.reset_connection_state();
+    world.publisher.sources[0].begin(None);
+    world.publisher.sources[0].finish_reading();
+    world.publish_deliveries(&[true], true);
+    assert_ne!(world.publisher.pending[0].id, Some(late));
+    // The stream has refused it, because of the late copy at position 11.
+    world.publisher.reset_connection_state();
+    world.publisher.sources[0].start_reading(11);
+    world.publisher.sources[0].observe(11, Ok(late), "");
+    world.publisher.settle_found();
+    assert_eq!(world.publisher.pending.len(), 0);
+    assert_eq!(world.settlements.try_recv().unwrap().outcome, Outcome::Stored(None));
 }

@@ -86,6 +86,35 @@ fn events_in_flight_are_found_by_their_ids() {
 }
 
 #[test]
+fn an_event_that_is_delivered_again_while_its_former_copy_is_under_way_has_the_same_id() {
+    let mut world = World::new();
+    let acknowledged = world.store(1);
+    let under_way = world.source.next_id(2);
+    // The same ingest has a new session with the broker.
+    world.source.begin(Some(acknowledged));
+    world.read(STREAM);
+    assert!(!world.recognises(2));
+    assert_eq!(world.source.next_id(2), under_way);
+}
+
+#[test]
+fn without_a_checkpoint_a_copy_that_arrives_late_is_found_by_its_digest() {
+    let mut world = World::new();
+    world.store(1);
+    let under_way = world.source.next_id(2);
+    world.source.begin(None);
+    world.read(STREAM);
+    assert!(world.recognises(1));
+    assert!(!world.recognises(2));
+    world.source.next_id(2);
+    world.stream.push(under_way);
+    world.read(STREAM);
+    assert!(!world.recognises(1), "it was recognised before");
+    assert!(world.recognises(2));
+    assert!(!world.recognises(2));
+}
+
+#[test]
 fn a_new_stream_is_read_from_its_beginning() {
     let mut world = World::new();
     let acknowledged = world.store(1);

@@ -56,6 +56,8 @@ impl Cluster {
         if !self.servers.get(server)?.is_up {
             return None;
         }
+        let mut pipe = Pipe::new();
+        pipe.stall(self.servers.get(server)?.is_frozen);
         self.last_connection += 1;
         let id = self.last_connection;
         let connection = Connection {
@@ -63,7 +65,7 @@ impl Cluster {
             owner: dialer.owner,
             max_pending: dialer.max_pending,
             latency: Duration::from_micros(self.rng.random_range(50..3_000)),
-            pipe: Pipe::new(),
+            pipe,
             subscriptions: Default::default(),
         };
         self.connections.insert(id, connection);

@@ -42,6 +42,7 @@ impl Cluster {
                 }
             }
             Travelling::Delivered { server, message } => self.deliver(server, &message),
+            Travelling::Thawed(connection) => self.thaw(connection),
             Travelling::Bytes(connection, bytes) => self.bytes(connection, &bytes),
             Travelling::Elected { term, leader } if term == self.term => {
                 self.lead(leader);
@@ -327,6 +328,30 @@ impl Cluster {
         ids.into_iter().for_each(|id| self.parse(id));
     }
 
+    /// Stops a server's process as SIGSTOP does, or continues it. Connections are accepted meanwhile, as the kernel does.
+    /// Afterwards the server reads them in any order.
+    pub(crate) fn freeze(&mut self, server: usize, is_frozen: bool) {
+        self.servers[server].is_frozen = is_frozen;
+        let of_server = |id: &ConnectionId| self.connections[id].server == server;
+        let ids: Vec<ConnectionId> = self.connections.keys().copied().filter(of_server).collect();
+        for id in ids {
+            if is_frozen {
+                self.connections.entry(id).and_modify(|connection| connection.pipe.stall(true));
+            } else {
+                let at = Instant::now() + self.micros(5_000);
+                self.send_at(at, Travelling::Thawed(id));
+            }
+        }
+    }
+
+    fn thaw(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if !self.servers[connection.server].is_frozen {
+            connection.pipe.stall(false);
+            self.parse(id);
+        }
+    }
+
     /// Stops a server, or starts it again.
     pub(crate) fn set_up(&mut self, server: usize, is_up: bool) {
         self.servers[server].is_up = is_up;
@@ -399,6 +424,7 @@ impl Cluster {
         self.forgetful_until = Instant::now();
         for server in &mut self.servers {
             server.is_up = true;
+            server.is_frozen = false;
         }
         if self.leader.is_none() {
             self.term += 1;

@@ -60,12 +60,15 @@ pub(crate) struct Checkpoints {
 }
 
 impl CheckpointQueue for Checkpoints {
-    fn latest(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>, IngestError>> {
+    fn latest_or(&self, first: Option<Vec<u8>>) -> BoxFuture<'_, Result<Option<Vec<u8>>, IngestError>> {
         Box::pin(async {
             let journey = || self.rabbitmq.state.lock().micros(20_000);
             tokio::time::sleep(journey()).await;
             let latest = {
-                let broker = self.rabbitmq.state.lock();
+                let mut broker = self.rabbitmq.state.lock();
+                if broker.is_up && !broker.is_alarmed && broker.checkpoint.is_none() {
+                    broker.checkpoint = first;
+                }
                 broker.is_up.then(|| broker.checkpoint.clone())
             };
             tokio::time::sleep(journey()).await;

@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use super::*;
+use super::{super::contradiction::MIN_STALE, *};
 
 const SUBJECT: &[u8] = b"ev.t.a";
 
@@ -236,7 +236,24 @@ fn events_of_a_stream_that_the_server_does_not_know_yet_wait_for_it() {
     assert!(!accepts(&mut sync, 5) && !sync.has_no_stream(now));
     sync.doubt(now);
     assert_eq!(names(&sync.informed(None, 0, now)), [""; 0], "it is asked again");
-    assert_eq!(names(&sync.informed(Some(stream("s", 5, Some("n1"))), 0, now)), ["repair 5..=5"]);
+    assert_eq!(names(&sync.informed(Some(stream("s", 5, None)), 0, now)), ["repair 5..=5"]);
+}
+
+#[test]
+fn a_cluster_that_denies_a_stream_at_first_is_believed_only_after_a_while() {
+    let now = Instant::now();
+    let mut sync = StreamSync::new(now);
+    sync.connected(true, now);
+    for _ in 0..MIN_STALE {
+        assert!(sync.believe(None, 0, now).is_err(), "it may have elected a leader just now");
+    }
+    let later = now + STALE_TIMEOUT;
+    assert!(sync.believe(None, 0, later).is_ok());
+    sync.informed(None, 0, later);
+    assert!(sync.believe(None, 0, later).is_ok(), "nothing else is known");
+    assert!(!accepts(&mut sync, 5));
+    let created = sync.informed(Some(stream("s", 5, Some("n1"))), 0, later);
+    assert_eq!(names(&created), ["repair 1..=5"], "it is a new one");
 }
 
 #[test]
