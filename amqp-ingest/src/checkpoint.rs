@@ -31,7 +31,7 @@ pub(crate) struct Checkpoint {
     pub(crate) epoch: u64,
     /// See [`EventId::number`].
     pub(crate) number: u64,
-    /// The event's position in the stream.
+    /// The event's position in the stream, or an earlier one: that of no later event is before it.
     pub(crate) sequence: u64,
     /// Identifies the stream: one that was deleted and made again counts its positions anew.
     pub(crate) stream: u64,
