@@ -32,7 +32,7 @@ pub(crate) struct Checkpoint {
     pub(crate) epoch: u64,
     /// See [`EventId::number`].
     pub(crate) number: u64,
-    /// The event's position in the stream.
+    /// The event's position in the stream, or an earlier one: that of no later event is before it.
     pub(crate) sequence: u64,
     /// Identifies the stream: one that was deleted and made again counts its positions anew.
     pub(crate) stream: u64,
@@ -47,6 +47,11 @@ impl Checkpoint {
     /// Whether it is the [first](Checkpoint::first).
     pub(crate) fn is_first(&self) -> bool {
         self.number == 0
+    }
+
+    /// Reads what is stored at the broker. Somebody else may have published anything there; no queue has had that many events.
+    pub(crate) fn parse(message: &[u8]) -> Option<Checkpoint> {
+        serde_json::from_slice(message).ok().filter(|checkpoint: &Checkpoint| checkpoint.number < u64::MAX / 2)
     }
 
     /// As it is stored at the broker.
@@ -96,7 +101,8 @@ mod tests {
     #[test]
     fn checkpoints_survive_being_stored() {
         let checkpoint = Checkpoint { epoch: u64::MAX, number: 2, sequence: 3, stream: 4 };
-        let stored = serde_json::to_vec(&checkpoint).unwrap();
-        assert_eq!(serde_json::from_slice::<Checkpoint>(&stored).unwrap(), checkpoint);
+        assert_eq!(Checkpoint::parse(&checkpoint.to_json()), Some(checkpoint));
+        assert_eq!(Checkpoint::parse(b"{}"), None);
+        assert_eq!(Checkpoint::parse(&Checkpoint { number: u64::MAX, ..checkpoint }.to_json()), None);
     }
 }

@@ -9,6 +9,8 @@ use bytesize::ByteSize;
 use lapin::uri::AMQPUri;
 use serde::{Deserialize, Serialize};
 
+use crate::publish::WaitLimits;
+
 /// AMQP names are short strings.
 const MAX_AMQP_NAME: usize = 255;
 
@@ -191,6 +193,14 @@ impl AmqpConfig {
     /// The name of the queue for the latest checkpoint.
     pub(crate) fn checkpoint_queue(&self) -> String {
         format!("{}{CHECKPOINT_SUFFIX}", self.queue)
+    }
+
+    /// How much may wait for the accounts of dialled numbers: of what may be in flight, half is left for everything else.
+    pub(crate) fn wait_limits(&self) -> WaitLimits {
+        WaitLimits {
+            deliveries: u64::from(self.prefetch).div_ceil(2),
+            bytes: self.prefetch_bytes.as_u64() / 2,
+        }
     }
 
     fn check_brokers(&self) -> Result<(), InvalidValue> {

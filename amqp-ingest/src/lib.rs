@@ -12,6 +12,7 @@
 //! | `body` | validates an event's body and extracts its name and tenant members |
 //! | `tenant` | resolves an event's tenant |
 //! | `message` | an event as published to NATS |
+//! | `dialled`, `numbers` | the account of the dialled number: in the event, and asking auth-svc |
 //! | `checkpoint` | an event's number, and how far a queue was acknowledged |
 //! | `active` | whether this ingest is the active consumer of a queue |
 //! | `amqp` | one consumer per broker: topology, deliveries, acknowledgements, reconnecting |
@@ -37,10 +38,12 @@ mod config;
 mod connection_status;
 #[cfg(test)]
 mod contract;
+mod dialled;
 mod error;
 mod log_throttle;
 mod message;
 mod metrics;
+mod numbers;
 pub mod publish;
 pub mod requests;
 pub mod runtime;
@@ -70,6 +73,7 @@ use active::ActiveConsumer;
 use amqp::{BrokerContext, BrokerCounters, BrokerQueue, Consumer, Topology};
 use connection_status::ConnectionStatus;
 use metrics::Metrics;
+use numbers::Numbers;
 use publish::Publisher;
 use requests::Requests;
 use state::Keeper;
@@ -160,12 +164,14 @@ impl Ingest {
         }
         // The publisher ends when the last consumer has dropped its sender.
         drop(publisher_tx);
+        let numbers = Numbers::new(Some(Arc::new(requests.client())), subjects.auth_number());
         let publisher = Publisher::new(
             subjects,
             config.history.clone(),
             &sources,
             config.amqp.check_interval,
             publisher_rx,
+            (numbers, config.amqp.wait_limits()),
             nats,
             metrics,
         );

@@ -6,7 +6,7 @@ use blackhole_common::{nats::protocol::HeaderBlock, owner::Owner, subject, tenan
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-use crate::checkpoint::Digest;
+use crate::{checkpoint::Digest, dialled::Dialled};
 
 /// An event, ready to be published, repeatedly if necessary.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ pub(crate) struct Message {
     pub(crate) digest: Digest,
     /// When it was received, in milliseconds since 1970. Another delivery has another time, so it is no part of the headers.
     pub(crate) received: u64,
+    /// How many words of the subject follow the one that names its call, if events of this call may have to wait.
+    pub(crate) words_after_call: Option<usize>,
+    /// What was dialled, if the event is to be given the account of it.
+    pub(crate) dialled: Option<Box<Dialled>>,
 }
 
 impl Message {
@@ -50,7 +54,43 @@ impl Message {
         }
         let digest = event.digest(&body);
         let received = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
-        Message { subject, headers: headers.finish(), body, digest, received }
+        Message {
+            subject,
+            headers: headers.finish(),
+            body,
+            digest,
+            received,
+            words_after_call: None,
+            dialled: None,
+        }
+    }
+
+    /// The word of the routing key that names the call, if events of this call may have to wait.
+    pub(crate) fn call(&self) -> Option<&str> {
+        self.subject.rsplit('.').nth(self.words_after_call?)
+    }
+
+    /// Gives the event to the account of the number that was dialled, as KAZOO would. What recognises another delivery of it
+    /// stays as it is.
+    pub(crate) fn give_to(&mut self, account_id: &str) {
+        let Some(dialled) = self.dialled.take() else { return };
+        let (Some(body), Some(root), Some(rest)) = (
+            dialled.with_account(&self.body, account_id),
+            self.subject.get(..dialled.root_bytes),
+            self.subject.get(dialled.root_bytes + 1..),
+        ) else {
+            return;
+        };
+        let mut subject = String::with_capacity(self.subject.len() + 32);
+        subject.push_str(root);
+        subject.push('.');
+        Tenant::account(account_id).push_to(&mut subject);
+        // A tenant is one word.
+        if let Some((_, key)) = rest.split_once('.') {
+            subject.push('.');
+            subject.push_str(key);
+        }
+        (self.subject, self.body) = (subject, body);
     }
 }
 

@@ -12,7 +12,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::body::Rejection;
+use crate::{
+    body::Rejection,
+    numbers::{Found, Unknown},
+};
+
+/// The label of dialled numbers that an account has.
+const ASSIGNED: &str = "assigned";
 
 /// All metrics of the ingest.
 #[derive(Clone, Debug)]
@@ -20,6 +26,7 @@ pub(crate) struct Metrics {
     families: Vec<String>,
     received: Family<FamilyLabels, Counter>,
     rejected: Family<ReasonLabel, Counter>,
+    numbers: Family<ResultLabel, Counter>,
     losses: Family<SideLabels, Counter>,
     up: Family<SideLabels, Gauge>,
     bound: Family<PartLabels, Gauge>,
@@ -55,6 +62,11 @@ pub(crate) struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,6 +154,7 @@ impl Metrics {
             families: catalogue.families().iter().map(|family| family.name.clone()).collect(),
             received: Family::default(),
             rejected: Family::default(),
+            numbers: Family::default(),
             losses: Family::default(),
             up: Family::default(),
             bound: Family::default(),
@@ -167,6 +180,7 @@ impl Metrics {
         for reason in Rejection::ALL {
             metrics.rejected(reason);
         }
+        metrics.number_results();
         registry.register("events_received", "Events received over AMQP", metrics.received.clone());
         registry.register(
             "events_unknown",
@@ -182,6 +196,11 @@ impl Metrics {
             "events_rejected",
             "Events rejected to the dead-letter exchange, by reason",
             metrics.rejected.clone(),
+        );
+        registry.register(
+            "events_dialled",
+            "Events without an account, by what was found out about the dialled number",
+            metrics.numbers.clone(),
         );
         registry.register("events_published", "Events acknowledged by the stream", metrics.published.clone());
         registry.register(
@@ -272,6 +291,28 @@ impl Metrics {
     pub(crate) fn received(&self, zone: &str) -> Vec<Counter> {
         let labels = |family: &String| FamilyLabels { family: family.clone(), zone: zone.to_owned() };
         self.families.iter().map(|family| self.received.get_or_create_owned(&labels(family))).collect()
+    }
+
+    /// Counts an event that named no account, and whose the dialled number is.
+    pub(crate) fn number(&self, found: &Found) {
+        let result = match found {
+            Found::Account(_) => ASSIGNED,
+            Found::None(why) => why.label(),
+        };
+        self.numbers.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// How many events of dialled numbers had this result.
+    #[cfg(test)]
+    pub(crate) fn numbers(&self, found: &Found) -> u64 {
+        let Found::None(why) = found else { return 0 };
+        self.numbers.get_or_create(&ResultLabel { result: why.label() }).get()
+    }
+
+    /// Shows all results from the beginning.
+    fn number_results(&self) {
+        let labels = Unknown::ALL.iter().map(|why| why.label()).chain([ASSIGNED]);
+        labels.for_each(|result| drop(self.numbers.get_or_create(&ResultLabel { result })));
     }
 
     /// Sets `amqp.prefetch`.

@@ -30,6 +30,10 @@
 //! # Once
 //! See `source`, and `docs/architecture.md`, "Once".
 //!
+//! # Waiting
+//! An event that waits for the account of a dialled number, and later events of its call, are overtaken by all others
+//! (`waiting`). They have their numbers already.
+//!
 //! # Without history
 //! With `history.max_age = "0s"` there is no stream, and events go directly to the subscribers. They count as
 //! delivered to the server when a barrier message sent after them comes back, and the server has reported no error
@@ -43,6 +47,7 @@ mod settlement;
 mod source;
 mod stream;
 mod stream_end;
+mod waiting;
 
 use std::{collections::VecDeque, future::Future, pin::pin};
 
@@ -58,6 +63,7 @@ use tokio::{
 
 pub(crate) use connection::CLIENT_NAME;
 pub(crate) use settlement::{FromConsumer, Outcome, OutgoingEvent, SettleHandle, Settlement};
+pub(crate) use waiting::WaitLimits;
 
 use crate::{
     active::ActiveConsumer,
@@ -67,12 +73,14 @@ use crate::{
     error::IngestError,
     log_throttle::LogThrottle,
     metrics::Metrics,
+    numbers::Numbers,
 };
 use connection::Connection;
 use pending::PendingEvent;
 use source::Source;
 use stream::StreamState;
 use stream_end::StreamEnd;
+use waiting::Waiting;
 
 /// Events published on a new connection before the first acknowledgement.
 const PROBE_EVENTS: usize = 1;
@@ -116,6 +124,12 @@ pub(crate) struct Publisher {
     unacknowledged: Option<EventId>,
     /// The position of the last event that was acknowledged, in any source.
     last_stored: Option<u64>,
+    /// A position at which the stream has ended: all that is published from now on comes after it.
+    stream_end: u64,
+    /// Whose dialled numbers are.
+    numbers: Numbers,
+    /// The events that wait for that.
+    waiting: Waiting,
     /// How many events to publish one at a time.
     cautious: usize,
     /// In order. The first `published` are published on the current connection.
@@ -141,6 +155,7 @@ impl Publisher {
         zones: &[(String, ActiveConsumer)],
         check_interval: Duration,
         consumers: mpsc::Receiver<FromConsumer>,
+        (numbers, limits): (Numbers, WaitLimits),
         status: ConnectionStatus,
         metrics: Metrics,
     ) -> Publisher {
@@ -157,6 +172,9 @@ impl Publisher {
             last_position: None,
             unacknowledged: None,
             last_stored: None,
+            stream_end: 0,
+            numbers,
+            waiting: Waiting::new(limits),
             cautious: 0,
             pending: VecDeque::new(),
             published: 0,
@@ -239,8 +257,13 @@ impl Publisher {
             connection.flush().await?;
             let ack_deadline = self.ack_deadline();
             let liveness_check_at = Instant::from_std(connection.next_liveness_check());
+            let wait_until = self.waiting.deadline();
             tokio::select! {
                 biased;
+                (numbers, found) = self.numbers.answered() => self.number_answered(&numbers, &found),
+                () = sleep_until(wait_until.unwrap_or_else(Instant::now)), if wait_until.is_some() => {
+                    self.waited_long_enough();
+                }
                 filled = connection.fill() => {
                     filled?;
                     while let Some(reply) = self.next_message(&mut connection)? {
@@ -331,7 +354,7 @@ impl Publisher {
             Ok(end) => end,
             Err(error) => return Ok(Err(error)),
         };
-        self.stream = Some(stream);
+        (self.stream, self.stream_end) = (Some(stream), stream.last);
         self.last_position = (self.history.replicas == 1 && !is_shared).then_some(stream.last);
         self.settle_found();
         // Sessions may have begun meanwhile.

@@ -136,6 +136,11 @@ impl Requests {
         Ok(Requests { handler, edges, responders })
     }
 
+    /// The connection to NATS.
+    pub(crate) fn client(&self) -> Client {
+        self.handler.client.clone()
+    }
+
     /// Adds `GET /sessions`.
     pub(crate) fn add_route(&self, admin: AdminServer) -> AdminServer {
         let handler = Arc::clone(&self.handler);

@@ -4,7 +4,12 @@
 use std::sync::Arc;
 
 use blackhole_common::{
-    backoff::Backoff, catalogue::Catalogue, nats::link::Servers, net::Dial, readiness::Readiness, telemetry,
+    backoff::Backoff,
+    catalogue::Catalogue,
+    nats::{link::Servers, requests::Requests},
+    net::Dial,
+    readiness::Readiness,
+    telemetry,
     wire::Subjects,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -18,17 +23,19 @@ use crate::{
     connection_status::ConnectionStatus,
     error::IngestError,
     metrics::Metrics,
+    numbers::Numbers,
     publish::Publisher,
 };
 
 /// Carries the events of one broker until it is dropped, or until `shutdown`. The broker is reached over `network`; the queue
-/// for its `checkpoints` is read by the caller.
+/// for its `checkpoints` is read by the caller. With `requests`, auth-svc is asked whose dialled numbers are.
 pub async fn run(
     config: IngestConfig,
     catalogue: Arc<Catalogue>,
     servers: Servers,
     network: Arc<dyn Dial>,
     checkpoints: Arc<dyn CheckpointQueue>,
+    requests: Option<Arc<dyn Requests>>,
     shutdown: CancellationToken,
 ) {
     let (readiness, subjects) = (Readiness::default(), Subjects::new(&config.nats.prefix));
@@ -44,6 +51,7 @@ pub async fn run(
         &zones,
         check_interval,
         publisher_rx,
+        (Numbers::new(requests, subjects.auth_number()), config.amqp.wait_limits()),
         status,
         metrics.clone(),
     );

@@ -17,7 +17,7 @@ use crate::{
 
 /// Longer ids and realms are ignored. KAZOO's ids have 32 characters and host names at most 253; the limit keeps the
 /// subject below NATS's maximum.
-const MAX_TENANT_BYTES: usize = 255;
+pub(crate) const MAX_TENANT_BYTES: usize = 255;
 
 /// Returns the subject below `root` to which the ingest publishes an event, and its owner. `None` if the catalogue does
 /// not contain the event or its body would be rejected. Needs no broker.

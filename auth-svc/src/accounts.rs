@@ -8,6 +8,7 @@
 //! parent = "ffffffffffffffffffffffffffffffff"   # absent for an account at the top
 //! superduper_admin = false                       # the default
 //! enabled = true                                 # the default
+//! numbers = ["+14155550123"]                     # to which inbound calls are this account's, the default is none
 //!
 //! [[user]]                                       # only for `auth.users = "own"`
 //! id = "6b1c7e2f8a904d53b0e2a1f4c7d89e01"        # the token's `owner_id`
@@ -23,11 +24,15 @@
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
-use blackhole_common::owner::Owner;
+use blackhole_common::{
+    owner::Owner,
+    wire::{MAX_NUMBER_BYTES, NumberRequest},
+};
 use futures_util::future::{self, BoxFuture};
 use serde::Deserialize;
 
 use crate::{
+    dialling::Dialling,
     directory::{Account, AccountDirectory},
     error::Error,
     reload::{Fingerprint, FromFiles, Reloaded},
@@ -72,6 +77,8 @@ struct Entry {
     superduper_admin: bool,
     #[serde(default = "enabled")]
     enabled: bool,
+    #[serde(default)]
+    numbers: Vec<String>,
 }
 
 fn enabled() -> bool {
@@ -84,6 +91,9 @@ pub struct Accounts {
     by_id: HashMap<String, Arc<Account>>,
     /// By account and id.
     users: HashMap<String, HashMap<String, User>>,
+    /// The account that has a number.
+    numbers: HashMap<String, Arc<Account>>,
+    dialling: Dialling,
     changed: Vec<String>,
 }
 
@@ -123,7 +133,8 @@ impl Accounts {
             by_id.insert(entry.id.clone(), Arc::new(account));
         }
         let users = users(file.user, &by_id)?;
-        Ok(Accounts { by_id, users, changed: Vec::new() })
+        let numbers = numbers(file.account, &by_id)?;
+        Ok(Accounts { by_id, users, numbers, dialling: Dialling::default(), changed: Vec::new() })
     }
 
     /// Accounts from elsewhere. Of those with the same id the first one counts.
@@ -132,7 +143,8 @@ impl Accounts {
         for account in accounts {
             by_id.entry(account.id.clone()).or_insert(account);
         }
-        Accounts { by_id, users: HashMap::new(), changed: Vec::new() }
+        let (users, numbers) = (HashMap::new(), HashMap::new());
+        Accounts { by_id, users, numbers, dialling: Dialling::default(), changed: Vec::new() }
     }
 
     /// The account with this id.
@@ -143,6 +155,18 @@ impl Accounts {
     /// The user with this id in this account.
     pub fn user(&self, account_id: &str, id: &str) -> Option<&User> {
         self.users.get(account_id)?.get(id)
+    }
+
+    /// Whether an account has a number.
+    pub fn has_numbers(&self) -> bool {
+        !self.numbers.is_empty()
+    }
+
+    /// The account that has the dialled number, as it is written there or in E.164, if it is enabled.
+    pub fn account_of(&self, dialled: &NumberRequest) -> Option<&Arc<Account>> {
+        let number = self.dialling.dialled(dialled)?;
+        let normalized = || self.numbers.get(&self.dialling.normalized(number)?);
+        self.numbers.get(number).or_else(normalized).filter(|account| account.enabled)
     }
 
     /// The realms, each with the id of the account that has it.
@@ -191,6 +215,28 @@ fn users(
         }
     }
     Ok(users)
+}
+
+/// The accounts by their numbers.
+fn numbers(
+    entries: Vec<Entry>,
+    accounts: &HashMap<String, Arc<Account>>,
+) -> Result<HashMap<String, Arc<Account>>, String> {
+    let mut numbers: HashMap<String, Arc<Account>> = HashMap::new();
+    for Entry { id, numbers: own, .. } in entries {
+        for number in own {
+            let digits = number.strip_prefix('+').unwrap_or(&number);
+            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            if !is_number || number.len() > MAX_NUMBER_BYTES {
+                return Err(format!("account {id}: {number:?} is not a number such as \"+14155550123\""));
+            }
+            let Some(account) = accounts.get(&id) else { continue };
+            if let Some(other) = numbers.insert(number.clone(), Arc::clone(account)) {
+                return Err(format!("account {id}: account {} has the number {number} too", other.id));
+            }
+        }
+    }
+    Ok(numbers)
 }
 
 /// Validates id and realm. KAZOO's ids are 32 hexadecimal digits; a realm is a host name.
@@ -346,6 +392,37 @@ mod tests {
         assert_eq!(changed(&replaced(&with_user, &text)), [""; 0]);
         assert_eq!(changed(&replaced(&with_user, &(text + "admin = true"))), ["child"]);
         assert_eq!(changed(&replaced(&with_user, testing::ACCOUNTS)), ["child"]);
+    }
+
+    #[test]
+    fn numbers_belong_to_one_enabled_account() {
+        let account = |id: &str, more: &str| {
+            format!("[[account]]\nid = {id:?}\nname = \"n\"\nrealm = \"{id}.example.com\"\n{more}\n")
+        };
+        let listed = account("a", "numbers = [\"+14155550123\", \"030123456\"]")
+            + &account("b", "numbers = [\"+14155550199\"]\nenabled = false");
+        let accounts = Accounts::parse(&listed).unwrap();
+        let of = |number: &str| {
+            let request = NumberRequest { to: Some(number.into()), ..NumberRequest::default() };
+            accounts.account_of(&request).map(|account| account.id.as_str())
+        };
+        for number in ["+14155550123", "14155550123", "4155550123", "030123456"] {
+            assert_eq!(of(number), Some("a"), "{number}");
+        }
+        for number in ["", "+14155550124", "+14155550199", "30123456"] {
+            assert_eq!(of(number), None, "{number}");
+        }
+        assert!(accounts.has_numbers() && !Accounts::parse(&account("a", "")).unwrap().has_numbers());
+        for (more, expected) in [
+            ("numbers = [\"\"]", "account b: \"\" is not a number"),
+            ("numbers = [\"+1 415\"]", "is not a number"),
+            ("numbers = [\"+14155550123\"]", "account b: account a has the number +14155550123 too"),
+            ("numbers = [5]", "invalid type"),
+        ] {
+            let text = account("a", "numbers = [\"+14155550123\"]") + &account("b", more);
+            let reason = Accounts::parse(&text).unwrap_err();
+            assert!(reason.contains(expected), "{reason} instead of {expected}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | [`keys`] | the keys, from `system_auth` |
 //! | [`settings`] | the server's secret, from `system_config` |
 //! | [`identities`] | users', devices' and accounts' secrets, from the accounts' own databases |
+//! | [`numbers`] | whose numbers are, from the databases of numbers |
 //! | [`owned`] | what users own, from the accounts' own databases |
 //! | [`events`] | documents that KAZOO has told of |
 //! | [`verifier`] | tokens as KAZOO means them |
@@ -22,6 +23,7 @@ pub mod events;
 pub mod feed;
 pub mod identities;
 pub mod keys;
+pub mod numbers;
 pub mod owned;
 pub mod settings;
 pub mod table;
@@ -40,6 +42,7 @@ use self::{
     feed::{Followed, Follower},
     identities::{Identities, Identity},
     keys::LiveKeys,
+    numbers::LiveNumbers,
     owned::Owned,
     settings::LiveSettings,
 };
@@ -66,6 +69,8 @@ pub struct CouchDb {
     pub identities: Arc<Identities>,
     /// What users own, with `auth.users = "own"`.
     pub owned: Arc<Owned>,
+    /// Whose numbers are.
+    pub numbers: Arc<LiveNumbers>,
 }
 
 /// What others see of the databases that are followed.
@@ -90,23 +95,28 @@ impl CouchDb {
         let client = Arc::new(Client::new(config)?);
         let (announcer, metrics) = (|| announcer.clone(), || metrics.clone());
         let keys = Arc::new(LiveKeys::new(Arc::clone(&client), announcer(), metrics()));
+        let identities = Identities::new(Arc::clone(&client), config.poll_interval, announcer(), metrics());
+        let owned = Owned::new(Arc::clone(&client), config.poll_interval, announcer(), metrics());
+        let accounts = Arc::new(LiveAccounts::new(Arc::clone(&client), announcer(), realms, metrics()));
+        let sections = config.sections();
+        let numbers =
+            LiveNumbers::new(Arc::clone(&client), sections.clone(), Arc::clone(&accounts), metrics());
+        let numbers = Arc::new(numbers);
         let settings = LiveSettings::new(
             Arc::clone(&client),
-            config.sections(),
-            Arc::clone(&keys),
+            sections,
+            (Arc::clone(&keys), Arc::clone(&numbers)),
             announcer(),
             metrics(),
         );
-        let identities = Identities::new(Arc::clone(&client), config.poll_interval, announcer(), metrics());
-        let owned = Owned::new(Arc::clone(&client), config.poll_interval, announcer(), metrics());
-        let accounts = LiveAccounts::new(Arc::clone(&client), announcer(), realms, metrics());
         Ok(CouchDb {
             client,
-            accounts: Arc::new(accounts),
+            accounts,
             keys,
             settings: Arc::new(settings),
             identities: Arc::new(identities),
             owned: Arc::new(owned),
+            numbers,
         })
     }
 

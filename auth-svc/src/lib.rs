@@ -15,6 +15,7 @@
 //! | [`crossbar`] | tokens and accounts from KAZOO's API |
 //! | [`http`] | asking other servers |
 //! | [`sources`] | the sources of accounts, in order |
+//! | [`numbers`], [`dialling`] | whose a dialled number is, and which number that is |
 //! | [`access`], [`users`] | the access rule: of accounts, and of users within theirs |
 //! | [`realms`] | which account has which realm, and since when, also across restarts |
 //! | [`announce`] | telling the edges what has changed |
@@ -33,6 +34,7 @@ pub mod cli;
 pub mod config;
 pub mod couchdb;
 pub mod crossbar;
+pub mod dialling;
 pub mod directory;
 pub mod error;
 pub mod explain;
@@ -43,6 +45,7 @@ pub mod keys;
 pub mod members;
 pub mod metrics;
 pub mod mint;
+pub mod numbers;
 pub mod realms;
 pub mod refusal;
 pub mod reload;
@@ -78,6 +81,7 @@ use crate::{
     jwt_verifier::JwtVerifier,
     keys::Keys,
     metrics::Metrics,
+    numbers::{NumberDirectory, Numbers},
     realms::{Realms, store::RealmStore},
     reload::{FromFiles, Reloaded},
     sources::Sources,
@@ -304,6 +308,13 @@ impl AuthSvc {
             Source::Crossbar => None,
         };
         let users: Vec<Arc<dyn UserDirectory>> = sources.iter().filter_map(user_directory).collect();
+        let number_directory = |source: &Source| match source {
+            Source::CouchDb => self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(&couchdb.numbers) as _),
+            Source::Files => self.accounts.clone().map(|accounts| accounts as _),
+            // It tells an account only of its own numbers.
+            Source::Crossbar => None,
+        };
+        let numbers: Vec<Arc<dyn NumberDirectory>> = sources.iter().filter_map(number_directory).collect();
         owners.refresh();
         if let Some(replicas) = self.config.history.kept() {
             let store = RealmStore::new(client.clone(), subjects.realms(), replicas);
@@ -318,12 +329,11 @@ impl AuthSvc {
         }
         // Not before questions can be answered: edges ask when something is announced.
         tokio::spawn(announcer.run(client.clone(), subjects.auth_changed(), tasks.clone()));
-        let subject = subjects.auth_check();
-        tracing::info!(subject, "answering requests");
+        tracing::info!(subject = subjects.auth_check(), "answering requests");
         service::serve(
             &client,
-            subject,
-            Arc::new(authority),
+            &subjects,
+            (Arc::new(authority), Arc::new(Numbers::new(numbers))),
             self.metrics,
             self.latches.subscription,
             shutdown,

@@ -26,6 +26,13 @@ pub struct RequestLabels {
     pub reason: &'static str,
 }
 
+/// The label of a question for a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NumberLabel {
+    /// `assigned`, `unassigned`, `unserved` (no source knows numbers), `malformed`, `unavailable`.
+    pub outcome: &'static str,
+}
+
 /// The labels of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReloadLabels {
@@ -38,7 +45,7 @@ pub struct ReloadLabels {
 /// The labels of a question to CouchDB or Crossbar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QuestionLabels {
-    /// `accounts`, `key`, `settings` or `identity`; of Crossbar `token`, `account` or `tree`.
+    /// `accounts`, `key`, `settings`, `identity`, `owned` or `number`; of Crossbar `token`, `account` or `tree`.
     pub what: &'static str,
     /// `ok`, `none` (there is no such document or key; Crossbar has refused), or the kind of error.
     pub result: &'static str,
@@ -118,6 +125,7 @@ pub struct Metrics {
     crossbar_heard_at: Gauge,
     requests: Family<RequestLabels, Counter>,
     duration: Histogram,
+    numbers: Family<NumberLabel, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     /// The number of accounts loaded.
     pub accounts: Gauge,
@@ -141,6 +149,7 @@ impl Metrics {
             requests: Family::default(),
             // 0.1 ms to 1.6 s. A verification takes less; what waits behind a flood takes longer.
             duration: Histogram::new(exponential_buckets(0.0001, 2.0, 15)),
+            numbers: Family::default(),
             reloads: Family::default(),
             accounts: Gauge::default(),
             keys: Gauge::default(),
@@ -161,6 +170,12 @@ impl Metrics {
             "Time from the arrival of a request to its reply",
             Unit::Seconds,
             metrics.duration.clone(),
+        );
+        registry.register_with_unit(
+            "auth",
+            "Questions whose a dialled number is, by outcome",
+            unit("numbers"),
+            metrics.numbers.clone(),
         );
         registry.register_with_unit(
             "auth",
@@ -243,6 +258,11 @@ impl Metrics {
         let labels = RequestLabels { outcome, reason: reason.unwrap_or_default() };
         self.requests.get_or_create(&labels).inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts an answered question for a number.
+    pub fn number(&self, outcome: &'static str) {
+        self.numbers.get_or_create(&NumberLabel { outcome }).inc();
     }
 
     /// Counts a request that was dropped because the queue was full.

@@ -17,13 +17,13 @@ use async_nats::{
 use blackhole_common::{
     readiness::Latch,
     version,
-    wire::{Access, AuthReply, AuthRequest},
+    wire::{Access, AuthReply, AuthRequest, NumberReply, NumberRequest, Subjects},
 };
 use futures_util::{FutureExt, StreamExt};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{authority::Authority, claims::unix_now, error::Error, metrics::Metrics};
+use crate::{authority::Authority, claims::unix_now, error::Error, metrics::Metrics, numbers::Numbers};
 
 /// The service's name.
 pub const NAME: &str = "blackhole-auth";
@@ -38,12 +38,14 @@ const MAX_CONCURRENT_REQUESTS: u32 = 64;
 /// Requests that wait for a source, such as CouchDB. They do not count as processed meanwhile. Further ones are answered that no
 /// decision is possible.
 const MAX_WAITING_REQUESTS: usize = 8192;
+/// Questions for numbers that are answered at once. More wait in their subscription's queue.
+const MAX_NUMBERS: usize = 256;
 /// While no decisions are possible, one of this many seconds has a line in the log.
 const LOG_INTERVAL_SECONDS: u64 = 5;
 /// How long requests may take to finish during shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers requests on `subject`, from the moment at which `subscribed` is ready until `shutdown` is cancelled, then finishes those that have arrived.
+/// Answers requests for decisions and for numbers, from the moment at which `subscribed` is ready until `shutdown` is cancelled, then finishes those that have arrived.
 /// Requests that the server sends before it processes the unsubscribe are lost (async-nats drops them, see
 /// `Endpoint::stop`), so callers must retry, as they must when a service is killed.
 ///
@@ -53,8 +55,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// If the service cannot be set up, or its subscription ends before `shutdown`.
 pub async fn serve(
     client: &Client,
-    subject: String,
-    authority: Arc<Authority>,
+    subjects: &Subjects,
+    (authority, numbers): (Arc<Authority>, Arc<Numbers>),
     metrics: Metrics,
     subscribed: Latch,
     shutdown: CancellationToken,
@@ -68,7 +70,15 @@ pub async fn serve(
         .start(NAME, version::RELEASE)
         .await
         .map_err(failed)?;
-    let mut requests = service.endpoint_builder().name("check").add(subject).await.map_err(failed)?;
+    let check = subjects.auth_check();
+    let mut requests = service.endpoint_builder().name("check").add(check).await.map_err(failed)?;
+    let number =
+        service.endpoint_builder().name("number").add(subjects.auth_number()).await.map_err(failed)?;
+    let ended = shutdown.clone();
+    let counted = metrics.clone();
+    tokio::spawn(async move {
+        ended.run_until_cancelled(serve_numbers(number, numbers, counted)).await;
+    });
     // Sent before anybody is told to ask.
     client.flush().await.map_err(|error| Error::Service(error.to_string()))?;
     subscribed.set(true);
@@ -124,6 +134,48 @@ pub async fn serve(
         tracing::warn!("stopped before all requests were answered");
     }
     Ok(())
+}
+
+/// Answers whose numbers are, until the subscription ends. Who asks does not wait for long, and goes on without an answer.
+async fn serve_numbers(
+    requests: impl futures_util::Stream<Item = Request>,
+    numbers: Arc<Numbers>,
+    metrics: Metrics,
+) {
+    requests
+        .for_each_concurrent(MAX_NUMBERS, |request| {
+            let (numbers, metrics) = (Arc::clone(&numbers), metrics.clone());
+            async move {
+                let (response, outcome) = respond_number(&request.message.payload, &numbers).await;
+                if let Err(error) = request.respond(response.map(Into::into)).await {
+                    tracing::debug!(%error, "sending the reply failed");
+                }
+                metrics.number(outcome);
+            }
+        })
+        .await;
+}
+
+/// The response, and the label `outcome`.
+async fn respond_number(payload: &[u8], numbers: &Numbers) -> (Result<Vec<u8>, ServiceError>, &'static str) {
+    let Ok(request) = serde_json::from_slice::<NumberRequest>(payload) else {
+        let status = "the request is not a JSON object with numbers".to_owned();
+        return (Err(ServiceError { code: 400, status }), "malformed");
+    };
+    let reply = match numbers.answer(&request).await {
+        Ok(reply) => reply,
+        Err(failure) => {
+            log_unavailable(&failure);
+            return (unavailable(failure.kind()).0, "unavailable");
+        }
+    };
+    let outcome = match &reply {
+        NumberReply::Assigned { .. } => "assigned",
+        NumberReply::Unassigned => "unassigned",
+        NumberReply::Unserved => "unserved",
+    };
+    let internal = |failure: serde_json::Error| ServiceError { code: 500, status: failure.to_string() };
+    (serde_json::to_vec(&reply).map_err(internal), outcome)
 }
 
 /// The response, and the labels `outcome` and `reason`.

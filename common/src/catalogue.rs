@@ -5,6 +5,7 @@
 //! catalogue, ws-edge the bindings that it accepts. Both refuse to start with an invalid catalogue.
 
 mod amqp;
+mod dialled;
 mod load;
 mod state;
 mod template;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 pub use amqp::AmqpBinding;
+pub use dialled::Dialled;
 pub use load::CatalogueError;
 pub use state::{Said, Things};
 pub use template::{ACCOUNT, Part, Template};
@@ -57,6 +59,9 @@ pub struct Event {
     /// nobody: tokens that may see only their own user's events cannot have it.
     #[serde(default)]
     pub owner: Vec<OwnerSource>,
+    /// Which of these events belong to the account of the dialled number if they name none.
+    #[serde(default)]
+    pub dialled: Option<Dialled>,
     /// The allowed words of each parameter. Parameters that are not listed allow any word.
     #[serde(default)]
     pub values: BTreeMap<String, Vec<String>>,

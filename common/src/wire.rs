@@ -110,6 +110,11 @@ impl Subjects {
         format!("{}.auth.check", self.prefix)
     }
 
+    /// auth-svc answers each [`NumberRequest`] here with a [`NumberReply`], both JSON.
+    pub fn auth_number(&self) -> String {
+        format!("{}.auth.number", self.prefix)
+    }
+
     /// auth-svc publishes an [`AuthChanged`] here when its sources have changed.
     pub fn auth_changed(&self) -> String {
         format!("{}.auth.changed", self.prefix)
@@ -289,6 +294,39 @@ pub struct AuthChanged {
     pub accounts: Option<Vec<String>>,
 }
 
+/// Longer numbers are nobody's. E.164 allows 15 digits; what is dialled may have more before them.
+pub const MAX_NUMBER_BYTES: usize = 32;
+
+/// Asks for the account of the number that was dialled. An event names it in several places; which of them counts is
+/// known to KAZOO, and so to auth-svc. A number that is none ([`MAX_NUMBER_BYTES`]) is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NumberRequest {
+    /// The user part of `Request`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// The user part of `To`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// `To-DID`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_did: Option<String>,
+}
+
+/// The reply to a [`NumberRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "number", rename_all = "snake_case")]
+pub enum NumberReply {
+    /// An account has the number.
+    Assigned {
+        /// Its id.
+        account_id: String,
+    },
+    /// Nobody has it.
+    Unassigned,
+    /// No source of this auth-svc knows numbers: asking again is of no use for a while.
+    Unserved,
+}
+
 /// Asks all edges for their sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionsRequest {
@@ -419,6 +457,7 @@ mod tests {
         assert_eq!(subjects.ingest(), "blackhole.v1.ingest");
         assert_eq!(subjects.event(), "blackhole.v1.event");
         assert_eq!(subjects.auth_check(), "blackhole.v1.auth.check");
+        assert_eq!(subjects.auth_number(), "blackhole.v1.auth.number");
         assert_eq!(subjects.auth_changed(), "blackhole.v1.auth.changed");
         assert_eq!(subjects.sessions(), "blackhole.v1.sessions");
         assert_eq!(subjects.edges(), "blackhole.v1.edges");

@@ -25,6 +25,7 @@ mod http;
 mod metrics;
 mod migrating;
 mod nats_login;
+mod numbers;
 mod once;
 mod outages;
 mod own_events;

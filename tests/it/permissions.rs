@@ -91,6 +91,11 @@ impl Protected {
         let publisher = blackhole_dev::simulator::Publisher::connect(&self.rabbitmq.url()).await.unwrap();
         events::call(&account, "CHANNEL_CREATE", "one").publish(&publisher).await;
         assert_eq!(client.event().await["args"]["Call-ID"], "one");
+        events::call_to(&account.number(), "10.0.0.4", "CHANNEL_CREATE", "two").publish(&publisher).await;
+        let event = client.event().await;
+        assert_eq!(event["args"]["Custom-Channel-Vars"]["Account-ID"], account.id, "{event}");
+        events::call_to(&account.number(), "10.0.0.4", "CHANNEL_DESTROY", "two").publish(&publisher).await;
+        assert_eq!(client.event().await["args"]["Event-Name"], "CHANNEL_DESTROY");
         let mut kazoo = Kazoo::start(&self.rabbitmq, "apps-1").await;
         let sockets = kazoo.sockets(json!({ "Account-ID": account.id })).await;
         assert_eq!(sockets["Data"].as_array().map(Vec::len), Some(1), "{sockets}");

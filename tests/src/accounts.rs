@@ -61,6 +61,13 @@ impl Account {
         AccountPair::fresh().parent
     }
 
+    /// Its number in the accounts file.
+    pub fn number(&self) -> String {
+        let (kind, number) = self.id.split_at(1);
+        let number = u32::from_str_radix(number, 16).unwrap();
+        format!("+1415{}{number:04}", if kind == "a" { 600 } else { 700 })
+    }
+
     /// A token of this account, valid for an hour.
     pub fn token(&self) -> String {
         token(&self.id, Duration::from_secs(3600))
@@ -100,8 +107,10 @@ pub fn file() -> String {
         for (account, parent_id) in [(&parent, TOP), (&child, &parent.id)] {
             write!(
                 text,
-                "[[account]]\nid = \"{}\"\nname = \"test\"\nrealm = \"{}\"\nparent = \"{parent_id}\"\n",
-                account.id, account.realm
+                "[[account]]\nid = \"{}\"\nname = \"test\"\nrealm = \"{}\"\nparent = \"{parent_id}\"\nnumbers = [\"{}\"]\n",
+                account.id,
+                account.realm,
+                account.number()
             )
             .unwrap();
         }

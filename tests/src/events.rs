@@ -51,6 +51,16 @@ pub fn call_of_realm(realm: &str, name: &str, call_id: &str) -> Event {
     event
 }
 
+/// An event of a call to a number from outside, which names no account: the number, and the realm to which it came.
+pub fn call_to(number: &str, realm: &str, name: &str, call_id: &str) -> Event {
+    let mut event = call_of_realm(realm, name, call_id);
+    event.body["Custom-Channel-Vars"] = json!({ "Fetch-ID": "f1" });
+    event.body["Request"] = format!("{number}@{realm}").into();
+    event.body["To"] = format!("{number}@{realm}").into();
+    event.body["From"] = "+15005551234@carrier.example".into();
+    event
+}
+
 /// A conference event.
 pub fn conference(account: &Account, name: &str, conference_id: &str, call_id: &str) -> Event {
     Event {

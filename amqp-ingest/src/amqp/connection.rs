@@ -262,7 +262,7 @@ impl Connection {
             self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Ack(ack)));
         }
         let Some(checkpoints) = self.checkpoints.clone() else { return };
-        if let Some(body) = checkpoint.and_then(|checkpoint| serde_json::to_vec(&checkpoint).ok()) {
+        if let Some(body) = checkpoint.map(Checkpoint::to_json) {
             // The default exchange routes to the queue of this name.
             let publish = basic::Publish { routing_key: checkpoints, ..Default::default() };
             self.queue_method(CHANNEL, Basic(basic::AMQPMethod::Publish(publish)));

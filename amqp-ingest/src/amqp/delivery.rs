@@ -7,10 +7,14 @@ use bytes::Bytes;
 use super::{broker::BrokerContext, frame::Delivery};
 use crate::{
     body::{self, Rejection},
+    dialled::Dialled,
     message::{EventMetadata, Message},
     tenant,
 };
-use blackhole_common::catalogue::{Catalogue, Event, Family};
+use blackhole_common::{
+    catalogue::{Catalogue, Event, Family},
+    tenant::Tenant,
+};
 
 /// Seconds from year 0, the epoch of KAZOO's Gregorian timestamps, to 1970.
 const GREGORIAN_EPOCH: f64 = 62_167_219_200.0;
@@ -69,7 +73,13 @@ pub(super) fn classify(delivery: &Delivery, broker: &BrokerContext) -> Dispositi
                 zone: &endpoint.zone,
             };
             let (name, owner) = (&parsed.name, owner.as_ref());
-            Disposition::Publish(Message::new(subject_root, &tenant, owner, name, &metadata, body.clone()))
+            let mut message = Message::new(subject_root, &tenant, owner, name, &metadata, body.clone());
+            message.words_after_call = event.words_after_call();
+            if !matches!(tenant, Tenant::Account(_)) && event.is_dialled(routing_key) {
+                let path = event.account_member().unwrap_or_default();
+                message.dialled = Dialled::read(body, path, subject_root.len()).map(Box::new);
+            }
+            Disposition::Publish(message)
         }
         Err(rejection) => Disposition::Reject(rejection),
     }

@@ -134,8 +134,7 @@ impl<'s> ConsumerSession<'s> {
             let first = self.connection.is_transactional().then(|| Checkpoint::first().to_json());
             let latest = self.broker.checkpoints.latest_or(first);
             let latest = timeout(BROKER_TIMEOUT, latest).await.map_err(timed_out)??;
-            // Somebody else may have published anything there.
-            latest.and_then(|message| serde_json::from_slice(&message).ok())
+            latest.and_then(|message| Checkpoint::parse(&message))
         } else {
             None
         };

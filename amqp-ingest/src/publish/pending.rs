@@ -16,8 +16,14 @@ use crate::{
 pub(super) struct PendingEvent {
     /// The event.
     pub(super) event: OutgoingEvent,
-    /// Its id, since it was first published.
+    /// Its id, since it was first to be published.
     pub(super) id: Option<EventId>,
+    /// A position before that of all events that come after it in the queue, if some of them are published before it.
+    pub(super) overtaken_since: Option<u64>,
+    /// It must not be acknowledged with a checkpoint: stored events without a number may come after it in the queue.
+    pub(super) has_no_checkpoint: bool,
+    /// It has waited for an account, or for earlier events of its call, on this connection.
+    pub(super) has_waited: bool,
     /// When it was published on the current connection.
     pub(super) published_at: Option<Instant>,
     /// It asked for an acknowledgement; otherwise that of a later event of the same burst stands for it.
@@ -34,6 +40,9 @@ impl PendingEvent {
         PendingEvent {
             event,
             id: None,
+            overtaken_since: None,
+            has_no_checkpoint: false,
+            has_waited: false,
             published_at: None,
             asks_for_ack: false,
             is_settled: false,
@@ -55,10 +64,11 @@ impl PendingEvent {
         if duplicate {
             metrics.duplicates.inc();
         }
+        let stored = stored.filter(|_| !self.has_no_checkpoint);
         self.checkpoint = stored.zip(stream).map(|((id, sequence), stream)| Checkpoint {
             epoch: id.epoch,
             number: id.number,
-            sequence,
+            sequence: self.overtaken_since.map_or(sequence, |since| since.min(sequence)),
             stream: stream.id,
         });
         self.event.settle_handle.settle(Outcome::Stored(self.checkpoint));

@@ -24,6 +24,7 @@ impl Publisher {
                 self.pending.extend(unpublished);
                 self.began.retain(|(other, _)| *other != source);
                 self.began.push((source, checkpoint));
+                self.forget_waiting(source);
                 self.must_read = true;
             }
             FromConsumer::Event(event) => self.pending.push_back(PendingEvent::new(event)),
@@ -55,8 +56,12 @@ impl Publisher {
     fn next_to_publish(&mut self, connection: &Connection, max_published: usize) -> Option<u64> {
         while self.published < self.pending.len().min(max_published) {
             let (index, number) = (self.published, self.first_number + self.published as u64);
+            let is_new = self.identify(index);
+            if is_new && self.must_wait(index) {
+                continue;
+            }
             self.published += 1;
-            if self.identify(index) {
+            if is_new {
                 let Some(message) = self.pending.get(index).map(|pending| &pending.event.message) else {
                     continue;
                 };
@@ -73,7 +78,7 @@ impl Publisher {
     }
 
     /// Gives an event its id. Returns whether it has to be published: it is settled if the stream has it already.
-    fn identify(&mut self, index: usize) -> bool {
+    pub(super) fn identify(&mut self, index: usize) -> bool {
         let Some(pending) = self.pending.get_mut(index) else { return false };
         let Some(source) = self.sources.get_mut(pending.event.source) else { return false };
         if pending.id.is_none() {
@@ -97,7 +102,13 @@ impl Publisher {
             return false;
         }
         if pending.id.is_none() {
-            pending.id = Some(source.next_id(pending.event.message.digest));
+            pending.overtaken_since = source.overtaken_since();
+            pending.has_no_checkpoint = source.has_unnumbered();
+            let id = source.next_id(pending.event.message.digest);
+            if pending.overtaken_since.is_some() {
+                source.overtake(id.number);
+            }
+            pending.id = Some(id);
         }
         true
     }
@@ -168,6 +179,7 @@ impl Publisher {
             }
             PubAck::Stored { duplicate, sequence } => {
                 self.last_stored = Some(sequence);
+                self.stream_end = sequence;
                 self.cautious = self.cautious.saturating_sub(1);
                 self.settle_burst(index, sequence, duplicate);
                 true
@@ -225,6 +237,7 @@ impl Publisher {
             self.published -= 1;
             if let Some(source) = self.sources.get_mut(pending.event.source) {
                 pending.checkpoint.into_iter().for_each(|checkpoint| source.settle(checkpoint));
+                pending.id.into_iter().for_each(|id| source.end(id));
             }
         }
     }
@@ -265,6 +278,7 @@ impl Publisher {
         self.barrier = 0;
         self.unacknowledged = None;
         self.must_read = true;
+        self.stop_waiting();
     }
 }
 

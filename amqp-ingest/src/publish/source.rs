@@ -4,8 +4,12 @@
 //! marked as redelivered. Of these, the stream has the events that were stored after the last acknowledged one. They
 //! are [read](super::stream_end) from its end, and [recognised](Source::recognise) in order, so that each stands for
 //! one delivery, also if several events are equal.
+//!
+//! Numbers follow the order of the queue. The stream has the events in this order too, except those that waited for the
+//! account of a number (`waiting`): later ones may be stored before them. One that is delivered again, and is not stored
+//! although later ones are, gets a number between its neighbours'.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::checkpoint::{Checkpoint, Digest, EventId};
 use blackhole_common::chance;
@@ -37,11 +41,25 @@ pub(super) struct Source {
     read_up_to: u64,
     /// The events of this session up to here are counted in `unnumbered`.
     counted_up_to: u64,
-    /// Stored events after `settled`, in order.
-    stored: VecDeque<(EventId, u64)>,
+    /// The number of the last event in the order of the queue, whether it was recognised or is new.
+    last_number: u64,
+    /// The settled event with the highest number.
+    latest: Option<Checkpoint>,
+    /// The numbers of events that later ones overtake, until they are settled.
+    overtaken: BTreeSet<u64>,
+    /// Stored events after `settled`, by number and position.
+    stored: BTreeMap<(u64, u64), Stored>,
     /// How many stored events with this digest have no number that means something here: those of an earlier release,
     /// and all if there is no checkpoint.
     unnumbered: HashMap<Digest, u32>,
+}
+
+/// An event that the stream has.
+#[derive(Debug)]
+struct Stored {
+    digest: Digest,
+    /// The lowest position of this event and all with higher numbers.
+    lowest: u64,
 }
 
 impl Source {
@@ -56,7 +74,10 @@ impl Source {
             is_unnumbered: false,
             read_up_to: 0,
             counted_up_to: 0,
-            stored: VecDeque::new(),
+            last_number: 0,
+            latest: None,
+            overtaken: BTreeSet::new(),
+            stored: BTreeMap::new(),
             unnumbered: HashMap::new(),
         }
     }
@@ -68,8 +89,10 @@ impl Source {
     /// sent to the stream, and is delivered again before it is stored there, has the same id again.
     pub(super) fn begin(&mut self, checkpoint: Option<Checkpoint>) {
         let Checkpoint { epoch, number, .. } = checkpoint.unwrap_or_else(Checkpoint::first);
-        (self.epoch, self.next_number) = (epoch, number.saturating_add(1));
+        (self.epoch, self.next_number, self.last_number) = (epoch, number.saturating_add(1), number);
         self.settled = checkpoint.filter(|checkpoint| !checkpoint.is_first());
+        self.latest = self.settled;
+        self.overtaken.clear();
         self.is_unnumbered = self.settled.is_none();
         self.is_new = true;
     }
@@ -103,9 +126,10 @@ impl Source {
         match id {
             Ok(id) if id.epoch == self.epoch => {
                 if self.settled.is_none_or(|settled| id.number > settled.number) {
-                    self.stored.push_back((id, sequence));
+                    let stored = Stored { digest: id.digest, lowest: sequence };
+                    self.stored.insert((id.number, sequence), stored);
                     if self.stored.len() > MAX_UNACKNOWLEDGED {
-                        self.stored.pop_front();
+                        self.stored.pop_first();
                     }
                 }
             }
@@ -122,8 +146,13 @@ impl Source {
 
     /// The end of the stream was read.
     pub(super) fn finish_reading(&mut self) {
-        let last = self.stored.iter().map(|(id, _)| id.number).max().unwrap_or_default();
+        let last = self.stored.last_key_value().map_or(0, |((number, _), _)| *number);
         self.next_number = self.next_number.max(last + 1);
+        let mut lowest = u64::MAX;
+        for stored in self.stored.values_mut().rev() {
+            lowest = lowest.min(stored.lowest);
+            stored.lowest = lowest;
+        }
         self.is_new = false;
     }
 
@@ -132,25 +161,65 @@ impl Source {
         epoch == self.epoch
     }
 
-    /// The id of the next event.
+    /// A position before that of all stored events that come after the next one in the queue; `None` if there are none.
+    pub(super) fn overtaken_since(&self) -> Option<u64> {
+        let (_, stored) = self.later().next()?;
+        Some(stored.lowest.saturating_sub(1))
+    }
+
+    /// The id of the next event, which the stream does not have.
     pub(super) fn next_id(&mut self, digest: Digest) -> EventId {
-        let number = self.next_number;
-        self.next_number += 1;
+        let number = self.free_number().unwrap_or(self.next_number);
+        self.next_number = self.next_number.max(number + 1);
+        self.last_number = number;
         EventId { epoch: self.epoch, number, digest }
+    }
+
+    /// The first free number before that of a later event that is stored.
+    fn free_number(&self) -> Option<u64> {
+        let mut free = self.last_number + 1;
+        for (number, _) in self.later() {
+            if number > free {
+                return Some(free);
+            }
+            free = number + 1;
+        }
+        None
+    }
+
+    /// What is stored of the events after the last one, by number.
+    fn later(&self) -> impl Iterator<Item = (u64, &Stored)> {
+        let later = self.stored.range((self.last_number + 1, 0)..);
+        later.map(|((number, _), stored)| (*number, stored))
+    }
+
+    /// Later events of the queue are published before the one with this number.
+    pub(super) fn overtake(&mut self, number: u64) {
+        self.overtaken.insert(number);
+    }
+
+    /// Whether some stored events have no number here, so that this delivery may come before one of them.
+    pub(super) fn has_unnumbered(&self) -> bool {
+        self.unnumbered.values().any(|count| *count > 0)
     }
 
     /// Where the stream has the event with this id, which was published on an earlier connection.
     pub(super) fn take(&mut self, id: EventId) -> Option<u64> {
-        let index = self.stored.iter().position(|(stored, _)| *stored == id)?;
-        self.stored.remove(index).map(|(_, sequence)| sequence)
+        let mut copies = self.stored.range((id.number, 0)..=(id.number, u64::MAX));
+        let key = *copies.find(|(_, stored)| stored.digest == id.digest)?.0;
+        self.stored.remove(&key).map(|_| key.1)
     }
 
-    /// Whether the stream has this redelivered event. Then it stands for this delivery, and for no later one.
+    /// Whether the stream has this redelivered event, and if it has a number, a position before which none of the later events
+    /// is. Then it stands for this delivery, and for no later one.
     ///
-    /// Stored events before it were not delivered again: the queue was full, and has dropped them.
+    /// Stored events before it do not count any more: they were not delivered again because the queue was full, and has
+    /// dropped them.
     pub(super) fn recognise(&mut self, digest: Digest) -> Option<Option<(EventId, u64)>> {
-        if let Some(index) = self.stored.iter().position(|(id, _)| id.digest == digest) {
-            return self.stored.drain(..=index).next_back().map(Some);
+        let found = self.later().find(|(_, stored)| stored.digest == digest);
+        if let Some((number, lowest)) = found.map(|(number, stored)| (number, stored.lowest)) {
+            self.last_number = number;
+            return Some(Some((EventId { epoch: self.epoch, number, digest }, lowest)));
         }
         let count = self.unnumbered.get_mut(&digest).filter(|count| **count > 0)?;
         *count -= 1;
@@ -163,11 +232,29 @@ impl Source {
         self.unnumbered.clear();
     }
 
-    /// An event is stored, and so are all before it.
+    /// An event is stored, and so are all before it, except those that were overtaken.
     pub(super) fn settle(&mut self, checkpoint: Checkpoint) {
-        let is_later = self.settled.is_none_or(|settled| checkpoint.number > settled.number);
-        if checkpoint.epoch == self.epoch && is_later {
-            self.settled = Some(checkpoint);
+        if checkpoint.epoch == self.epoch {
+            self.overtaken.remove(&checkpoint.number);
+            if self.latest.is_none_or(|latest| checkpoint.number > latest.number) {
+                self.latest = Some(checkpoint);
+            }
+            self.advance();
+        }
+    }
+
+    /// The event with this id is settled, whether it is stored or not.
+    pub(super) fn end(&mut self, id: EventId) {
+        if id.epoch == self.epoch && self.overtaken.remove(&id.number) {
+            self.advance();
+        }
+    }
+
+    fn advance(&mut self) {
+        let Some(latest) = self.latest else { return };
+        let is_complete = self.overtaken.first().is_none_or(|number| *number > latest.number);
+        if is_complete && self.settled.is_none_or(|settled| latest.number > settled.number) {
+            self.settled = Some(latest);
         }
     }
 }

@@ -11,7 +11,7 @@ use blackhole_common::{config::Secret, owner::Owner};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use self::loose::Loose;
+pub(in crate::couchdb) use self::loose::Loose;
 use crate::directory::Account;
 
 /// The generation of a revision: the number before its hyphen.

@@ -1,4 +1,4 @@
-//! `system_config/auth`: the server's secret, and the id of the key that signs.
+//! `system_config/auth`: the server's secret, and the id of the key that signs. And the settings of numbers beside it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +10,7 @@ use super::{
     documents::{self, AuthSettings, Change},
     feed::Follower,
     keys::LiveKeys,
+    numbers::LiveNumbers,
 };
 use crate::{announce::Announcer, error::Error, metrics::Metrics};
 
@@ -26,6 +27,8 @@ pub struct LiveSettings {
     /// `None` until they were read.
     current: RwLock<Option<AuthSettings>>,
     keys: Arc<LiveKeys>,
+    /// Its settings are in the same database.
+    numbers: Arc<LiveNumbers>,
     announcer: Announcer,
     metrics: Metrics,
 }
@@ -34,11 +37,11 @@ impl LiveSettings {
     pub(super) fn new(
         client: Arc<Client>,
         sections: Vec<String>,
-        keys: Arc<LiveKeys>,
+        (keys, numbers): (Arc<LiveKeys>, Arc<LiveNumbers>),
         announcer: Announcer,
         metrics: Metrics,
     ) -> LiveSettings {
-        LiveSettings { client, sections, current: RwLock::default(), keys, announcer, metrics }
+        LiveSettings { client, sections, current: RwLock::default(), keys, numbers, announcer, metrics }
     }
 
     /// The server's secret, if there is one.
@@ -97,6 +100,7 @@ impl Follower for LiveSettings {
     const DATABASE: &'static str = "system_config";
 
     async fn load(&self, other: bool) -> Result<(), CouchError> {
+        self.numbers.load_settings().await?;
         let settings = self.read().await?;
         let known = self.current.read().as_ref().map_or(0, |known| known.generation);
         if other || settings.generation >= known {
@@ -106,6 +110,7 @@ impl Follower for LiveSettings {
     }
 
     async fn apply(&self, changes: Vec<Change>) -> Result<(), CouchError> {
+        self.numbers.settings_changed(&changes).await?;
         let Some(change) = changes.into_iter().rfind(|change| change.id == DOCUMENT) else { return Ok(()) };
         let known = self.current.read().as_ref().map_or(0, |known| known.generation);
         if change.generation < known {

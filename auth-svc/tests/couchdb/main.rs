@@ -5,6 +5,7 @@
 
 mod accounts;
 mod keys;
+mod numbers;
 mod proxy;
 mod scale;
 mod tls;

@@ -255,6 +255,9 @@ impl Event {
         for name in self.shown.iter().flat_map(Template::parameters).filter(|name| *name != ACCOUNT) {
             self.has_parameter(name)?;
         }
+        if let Some(dialled) = &self.dialled {
+            dialled.check(self).map_err(|reason| format!("dialled: {reason}"))?;
+        }
         for things in &self.state {
             things.check(self).map_err(|reason| format!("state: {reason}"))?;
         }

@@ -29,6 +29,8 @@ fn messages_are_those_of_the_contract() {
     check::<AuthRequest>("auth_request");
     check::<AuthReply>("auth_reply");
     check::<AuthChanged>("auth_changed");
+    check::<NumberRequest>("number_request");
+    check::<NumberReply>("number_reply");
     check::<SessionsRequest>("sessions_request");
     check::<SessionsReply>("sessions_reply");
     // As the ingest reads it.
@@ -49,6 +51,7 @@ fn names_are_those_of_the_contract() {
         ("ingest", subjects.ingest()),
         ("event", subjects.event()),
         ("auth_check", subjects.auth_check()),
+        ("auth_number", subjects.auth_number()),
         ("auth_changed", subjects.auth_changed()),
         ("sessions", subjects.sessions()),
         ("edges", subjects.edges()),

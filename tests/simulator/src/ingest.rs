@@ -7,7 +7,11 @@ use std::{
 };
 
 use amqp_ingest::{IngestConfig, simulated};
-use blackhole_common::{catalogue::Catalogue, nats::link::Servers, net::Dial};
+use blackhole_common::{
+    catalogue::Catalogue,
+    nats::{link::Servers, requests::Requests},
+    net::Dial,
+};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,11 +39,13 @@ impl Ingest {
         catalogue: Arc<Catalogue>,
         servers: Servers,
         dialer: rabbitmq::Dialer,
+        auth_svc: Arc<dyn Requests>,
     ) -> Ingest {
         let checkpoints = Arc::new(Checkpoints { rabbitmq: Arc::clone(&dialer.rabbitmq) });
         let network: Arc<dyn Dial> = Arc::new(dialer);
         let shutdown = CancellationToken::new();
-        let running = simulated::run(config, catalogue, servers, network, checkpoints, shutdown);
+        let running =
+            simulated::run(config, catalogue, servers, network, checkpoints, Some(auth_svc), shutdown);
         let freezer = Arc::default();
         let process = Process { running: Box::pin(running), freezer: Arc::clone(&freezer) };
         Ingest { task: tokio::spawn(process), freezer }

@@ -8,6 +8,7 @@
 mod ingest;
 mod model;
 mod nats;
+mod numbers;
 mod pipe;
 mod plan;
 mod rabbitmq;

@@ -86,6 +86,9 @@ pub struct Counts {
     pub digest: u64,
 }
 
+/// The account of an event that has none: nobody's.
+const NOBODY: usize = ACCOUNTS;
+
 /// The model, shared.
 pub(crate) type Shared = Arc<Mutex<Model>>;
 
@@ -106,17 +109,17 @@ impl Model {
     }
 
     /// The stream stores a message. `is_there` tells whether it has a copy.
-    pub(crate) fn stored(&mut self, message: &Stored, is_there: impl FnOnce() -> bool) {
+    pub(crate) fn stored(&mut self, message: &Stored, is_there: impl FnOnce(u64) -> bool) {
         let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
         let id = body["Msg-ID"].as_str().and_then(|id| id.parse().ok()).unwrap_or_default();
         let mut words = message.subject.splitn(5, '.').skip(3);
-        let account = words.next().and_then(|word| usize::from_str_radix(word, 16).ok()).unwrap_or_default();
+        let account = words.next().and_then(|word| usize::from_str_radix(word, 16).ok()).unwrap_or(NOBODY);
         let key = words.next().unwrap_or_default().to_owned();
         let number = self.count() + 1;
         self.say(|| format!("event {number} is stored: account {account}, {key}"));
         let former = self.numbers.insert(id, number);
         if self.has_ingest {
-            if let Some(text) = self.queue.stored(id, self.may_reorder, is_there) {
+            if let Some(text) = self.queue.stored(id, self.may_reorder, || is_there(id)) {
                 self.blame(text);
             }
             // The stream had lost it, or no longer has it. The last account has equal events, and no clients.

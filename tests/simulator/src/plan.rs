@@ -9,6 +9,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 pub(crate) const ACCOUNTS: usize = 3;
 const EVENTS: [&str; 3] = ["CHANNEL_CREATE", "CHANNEL_ANSWER", "CHANNEL_DESTROY"];
 const CALLS: u32 = 3;
+/// The call whose first events may name no account, but a number.
+pub(crate) const INBOUND_CALL: &str = ".c0";
 /// Kinds of faults after which nobody can tell equal events apart: a stream that has lost events, a broker that has forgotten
 /// the checkpoint, and one that takes none because it is short of space.
 const BLUR_EQUAL: [u32; 5] = [3, 5, 6, 16, 17];
@@ -21,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) edges: usize,
     /// How many ingests there are; without any, events are stored as a perfect one would.
     pub(crate) ingests: usize,
+    /// Some events name a dialled number instead of an account.
+    pub(crate) has_inbound: bool,
     /// How many messages an ingest may have in flight.
     pub(crate) prefetch: u16,
     /// How many bytes RabbitMQ's queue keeps.
@@ -181,6 +185,8 @@ impl Plan {
             servers,
             edges,
             ingests,
+            // Not drawn from the generator of the rest: plans stay as they were.
+            has_inbound: ingests > 0 && StdRng::seed_from_u64(seed ^ 0x1b0d).random_ratio(1, 3),
             prefetch: if rng.random() { rng.random_range(1..50) } else { 1000 },
             queue_bytes: if rng.random_ratio(1, 8) { rng.random_range(500..20_000) } else { usize::MAX },
             clients,

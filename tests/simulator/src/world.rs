@@ -30,7 +30,8 @@ use crate::{
         past,
         stream::{Stored, Stream},
     },
-    plan::{ACCOUNTS, Action, Plan, Wanted, subject},
+    numbers::{AuthSvc, number},
+    plan::{ACCOUNTS, Action, INBOUND_CALL, Plan, Wanted, subject},
     rabbitmq::{self, Broker, RabbitMq},
 };
 
@@ -62,6 +63,7 @@ struct World<'p> {
     subjects: Subjects,
     nats: Arc<Nats>,
     rabbitmq: Arc<RabbitMq>,
+    auth_svc: Arc<AuthSvc>,
     ingests: Vec<Option<Ingest>>,
     model: Shared,
     edges: Vec<Option<(SimulatedEdge, Vec<JoinHandle<()>>)>>,
@@ -100,7 +102,7 @@ impl<'p> World<'p> {
         let model = Arc::new(Mutex::new(model));
         let stored = Arc::clone(&model);
         let on_stored = Box::new(move |message: &Stored, stream: &Stream| {
-            stored.lock().stored(message, || stream.has(&message.payload));
+            stored.lock().stored(message, |id| stream.has(id));
         });
         let queue = Arc::clone(&model);
         let on_left = Box::new(move |number, how| queue.lock().left(number, how));
@@ -123,6 +125,7 @@ impl<'p> World<'p> {
             subjects,
             nats,
             rabbitmq,
+            auth_svc: Arc::new(AuthSvc::new(plan.seed ^ 0xd1a1)),
             ingests: (0..plan.ingests).map(|_| None).collect(),
             model,
             edges,
@@ -279,7 +282,9 @@ impl<'p> World<'p> {
         let dialer = Arc::new(Dialer { nats: Arc::clone(&self.nats), owner, max_pending: INGEST_PENDING });
         let servers = Servers::over(self.config.nats.clone(), dialer);
         let dialer = rabbitmq::Dialer { rabbitmq: Arc::clone(&self.rabbitmq), owner: ingest };
-        self.ingests[ingest] = Some(Ingest::start(config, Arc::clone(&self.catalogue), servers, dialer));
+        let auth_svc = Arc::clone(&self.auth_svc) as _;
+        self.ingests[ingest] =
+            Some(Ingest::start(config, Arc::clone(&self.catalogue), servers, dialer, auth_svc));
     }
 
     fn connect(&mut self, client: usize, edge: usize) {
@@ -295,13 +300,14 @@ impl<'p> World<'p> {
         let filler = "x".repeat(size);
         let id = self.last_event;
         if self.plan.ingests > 0 {
-            let owner = json!({ "Account-ID": format!("{account:032x}") });
-            let body = json!({
-                "Event-Name": name,
-                "Msg-ID": id.to_string(),
-                "Custom-Channel-Vars": owner,
-                "Filler": filler,
-            });
+            let mut body = json!({ "Event-Name": name, "Msg-ID": id.to_string(), "Filler": filler });
+            // Without its account, an event belongs to nobody.
+            if self.plan.has_inbound && key.ends_with(INBOUND_CALL) && name != "CHANNEL_ANSWER" && id % 3 > 0
+            {
+                body["Request"] = format!("{}@[", number(account, id)).into();
+            } else {
+                body["Custom-Channel-Vars"] = json!({ "Account-ID": format!("{account:032x}") });
+            }
             let body = body.to_string();
             self.publish_to_queue(key, id, &body);
             if account + 1 == ACCOUNTS {
@@ -319,7 +325,8 @@ impl<'p> World<'p> {
         if !self.rabbitmq.state.lock().is_up() {
             return;
         }
-        self.model.lock().queue.publish(id);
+        let may_wait = self.plan.has_inbound && key.ends_with(INBOUND_CALL);
+        self.model.lock().queue.publish(id, may_wait);
         self.rabbitmq.change(|broker| broker.publish(key, body.to_owned().into()));
     }
 

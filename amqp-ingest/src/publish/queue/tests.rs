@@ -13,7 +13,8 @@ use crate::{
     connection_status::ConnectionStatus,
     message::{EventMetadata, Message},
     metrics::Metrics,
-    publish::{SettleHandle, Settlement, stream::StreamState},
+    numbers::Numbers,
+    publish::{SettleHandle, Settlement, WaitLimits, stream::StreamState},
 };
 
 /// A publisher, and what it tells its consumer.
@@ -31,8 +32,18 @@ impl World {
         let (_, events) = mpsc::channel(1);
         let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
         let zones = [(String::new(), ActiveConsumer::default())];
-        let mut publisher =
-            Publisher::new(subjects, history, &zones, Duration::from_secs(30), events, status, metrics);
+        let limits = WaitLimits { deliveries: 8, bytes: 1000 };
+        let numbers = (Numbers::new(None, String::new()), limits);
+        let mut publisher = Publisher::new(
+            subjects,
+            history,
+            &zones,
+            Duration::from_secs(30),
+            events,
+            numbers,
+            status,
+            metrics,
+        );
         publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
         let (sender, settlements) = mpsc::channel(16);
         World { publisher, sender, settlements }
@@ -57,8 +68,8 @@ impl World {
             let settle_handle = SettleHandle { tag: index as u64, bytes: 1, sender: self.sender.clone() };
             let event = OutgoingEvent { source: 0, redelivered, message, settle_handle };
             self.publisher.enqueue(FromConsumer::Event(event));
-            self.publisher.published += 1;
             assert!(self.publisher.identify(index));
+            self.publisher.published += 1;
             let pending = &mut self.publisher.pending[index];
             pending.published_at = Some(Instant::now());
             pending.asks_for_ack = *asks_for_ack;

@@ -152,6 +152,58 @@ fn events_of_an_earlier_release_and_of_the_same_zone_are_found_by_their_digests(
     assert_eq!((source.recognise(1), source.recognise(2)), (Some(None), None));
 }
 
+#[test]
+fn an_event_that_later_ones_have_overtaken_gets_a_number_before_theirs() {
+    let mut world = World::new();
+    let acknowledged = world.store(1);
+    // 2 and 4 wait; 3 and 5 are stored.
+    let waits = world.source.next_id(2);
+    world.store(3);
+    world.source.next_id(4);
+    world.store(5);
+    world.take_over(Some(acknowledged));
+    assert!(!world.recognises(2));
+    assert_eq!(world.source.overtaken_since(), Some(1), "3 is at position 2");
+    assert_eq!(world.source.next_id(2), waits);
+    assert_eq!(world.source.recognise(3), Some(Some((world.stream[1], 2))));
+    assert!(!world.recognises(4));
+    assert_eq!(world.source.next_id(4).number, 4);
+    assert!(world.recognises(5));
+    assert_eq!(world.source.overtaken_since(), None);
+    assert_eq!(world.source.next_id(6).number, 6);
+}
+
+#[test]
+fn the_position_of_a_recognised_event_is_before_those_of_all_later_ones() {
+    let mut world = World::new();
+    let acknowledged = world.store(1);
+    let waits = world.source.next_id(2);
+    world.store(3);
+    world.stream.push(waits);
+    world.take_over(Some(acknowledged));
+    assert_eq!(
+        world.source.recognise(2),
+        Some(Some((waits, 2))),
+        "it is at position 3, but 3 is at position 2"
+    );
+}
+
+#[test]
+fn what_is_settled_does_not_pass_an_event_that_was_overtaken() {
+    let mut world = World::new();
+    let waits = world.source.next_id(2);
+    world.source.overtake(waits.number);
+    let later = world.store(3);
+    world.source.settle(later);
+    // The connection to NATS is lost after it was stored, too.
+    world.stream.push(waits);
+    world.read(STREAM);
+    assert_eq!(world.source.take(waits), Some(2));
+    world.source.end(waits);
+    world.read(STREAM);
+    assert_eq!(world.source.take(waits), None, "all is settled");
+}
+
 proptest! {
     /// An ingest dies at any moment, with a few kinds of events, so that many are equal.
     #[test]
@@ -192,5 +244,194 @@ proptest! {
         }
         let stored: Vec<Digest> = world.stream.iter().map(|id| id.digest).collect();
         prop_assert_eq!(stored, digests);
+    }
+
+    /// Events of one kind wait while others overtake them; ingests die at any moment, and lose their connections.
+    #[test]
+    fn events_that_wait_are_stored_once_too(
+        kinds in prop::collection::vec(0..4u128, 1..30),
+        actions in prop::collection::vec(0..8u8, 0..120),
+    ) {
+        let mut queue = Queue::new(kinds);
+        for action in actions {
+            match action {
+                0..=2 => queue.deliver(true),
+                3 => queue.deliver(false),
+                4 => queue.release(),
+                5 => queue.acknowledge(),
+                6 => queue.reconnect(),
+                _ => queue.die(),
+            }
+        }
+        queue.reconnect();
+        while queue.next < queue.kinds.len() {
+            queue.deliver(true);
+        }
+        while !queue.waiting.is_empty() {
+            queue.release();
+        }
+        let stored = |is_meant: fn(&u128) -> bool| {
+            let digests = queue.world.stream.iter().map(|id| id.digest);
+            digests.filter(is_meant).collect::<Vec<_>>()
+        };
+        let expected = |is_meant: fn(&u128) -> bool| queue.kinds.iter().copied().filter(is_meant).collect::<Vec<_>>();
+        prop_assert_eq!(stored(|kind| *kind < WAITS), expected(|kind| *kind < WAITS));
+        prop_assert_eq!(stored(|kind| *kind >= WAITS).len(), expected(|kind| *kind >= WAITS).len());
+        for kind in [|kind: &u128| *kind == 2, |kind: &u128| *kind == 3] {
+            prop_assert_eq!(stored(kind).len(), expected(kind).len());
+        }
+    }
+}
+
+/// Kinds of events from this one on wait, each kind in order.
+const WAITS: u128 = 2;
+
+/// A queue whose events are stored and acknowledged, and the ingest that does it.
+struct Queue {
+    world: World,
+    kinds: Vec<u128>,
+    /// Which event is delivered next, and how many were delivered before at all.
+    next: usize,
+    delivered: usize,
+    /// Of the events that are not acknowledged: what is known of them here.
+    events: Vec<Delivered>,
+    acknowledged: Option<Checkpoint>,
+    waiting: Vec<usize>,
+    /// An event is stored, but this is not known yet.
+    unconfirmed: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Delivered {
+    id: Option<EventId>,
+    since: Option<u64>,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Queue {
+    fn new(kinds: Vec<u128>) -> Queue {
+        let mut world = World::new();
+        // There is a checkpoint.
+        let first = world.store(0);
+        world.source.settle(first);
+        let mut all = vec![0];
+        all.extend(kinds);
+        let mut events = vec![Delivered::default(); all.len()];
+        events[0].checkpoint = Some(first);
+        let acknowledged = Some(first);
+        Queue {
+            world,
+            kinds: all,
+            next: 1,
+            delivered: 1,
+            events,
+            acknowledged,
+            waiting: Vec::new(),
+            unconfirmed: None,
+        }
+    }
+
+    /// The next event is delivered. Its storage `is_confirmed`, or the connection is lost before that.
+    fn deliver(&mut self, is_confirmed: bool) {
+        if self.unconfirmed.is_some() || self.next >= self.kinds.len() {
+            return;
+        }
+        let (index, kind) = (self.next, self.kinds[self.next]);
+        let is_redelivered = index < self.delivered;
+        self.next += 1;
+        self.delivered = self.delivered.max(self.next);
+        let source = &mut self.world.source;
+        let mut event = Delivered::default();
+        let stored = if is_redelivered {
+            source.recognise(kind)
+        } else {
+            source.redeliveries_have_ended();
+            None
+        };
+        if let Some(stored) = stored {
+            let (id, sequence) = stored.unwrap();
+            let checkpoint = Checkpoint { epoch: id.epoch, number: id.number, sequence, stream: STREAM };
+            event.checkpoint = Some(checkpoint);
+            source.settle(checkpoint);
+            self.events[index] = event;
+            return;
+        }
+        event.since = source.overtaken_since();
+        let id = source.next_id(kind);
+        if event.since.is_some() {
+            source.overtake(id.number);
+        }
+        event.id = Some(id);
+        self.events[index] = event;
+        if kind >= WAITS {
+            let now = self.world.stream.len() as u64;
+            let since = self.events[index].since.map_or(now, |since| since.min(now));
+            self.events[index].since = Some(since);
+            self.world.source.overtake(id.number);
+            self.waiting.push(index);
+        } else {
+            self.publish(index, is_confirmed);
+        }
+    }
+
+    fn publish(&mut self, index: usize, is_confirmed: bool) {
+        self.world.stream.push(self.events[index].id.unwrap());
+        if is_confirmed {
+            self.settle(index, self.world.stream.len() as u64)
+        } else {
+            self.unconfirmed = Some(index)
+        }
+    }
+
+    fn settle(&mut self, index: usize, sequence: u64) {
+        let event = &mut self.events[index];
+        let id = event.id.unwrap();
+        let sequence = event.since.map_or(sequence, |since| since.min(sequence));
+        let checkpoint = Checkpoint { epoch: id.epoch, number: id.number, sequence, stream: STREAM };
+        event.checkpoint = Some(checkpoint);
+        self.world.source.settle(checkpoint);
+        self.world.source.end(id);
+    }
+
+    fn release(&mut self) {
+        if self.unconfirmed.is_none() && !self.waiting.is_empty() {
+            let index = self.waiting.remove(0);
+            self.publish(index, true);
+        }
+    }
+
+    /// Everything that is stored without a gap is acknowledged.
+    fn acknowledge(&mut self) {
+        let settled = self.events[..self.next].iter().take_while(|event| event.checkpoint.is_some());
+        let checkpoint = settled.last().and_then(|event| event.checkpoint).unwrap();
+        for (sequence, id) in (1..).zip(&self.world.stream) {
+            assert!(
+                id.number <= checkpoint.number || sequence >= checkpoint.sequence,
+                "{id} at {sequence}: {checkpoint:?}"
+            );
+        }
+        self.acknowledged = Some(checkpoint);
+    }
+
+    /// The connection to NATS is another.
+    fn reconnect(&mut self) {
+        self.world.read(STREAM);
+        if let Some(index) = self.unconfirmed.take() {
+            let sequence = self.world.source.take(self.events[index].id.unwrap()).unwrap();
+            self.settle(index, sequence);
+        }
+        for index in &self.waiting {
+            assert_eq!(self.world.source.take(self.events[*index].id.unwrap()), None);
+        }
+    }
+
+    /// Another ingest takes over.
+    fn die(&mut self) {
+        let acknowledged = self.acknowledged.unwrap();
+        self.next = 1 + self.events.iter().rposition(|event| event.checkpoint == Some(acknowledged)).unwrap();
+        self.events[self.next..].fill(Delivered::default());
+        self.waiting.clear();
+        self.unconfirmed = None;
+        self.world.take_over(self.acknowledged);
     }
 }

@@ -9,7 +9,7 @@ use serde::{
 
 /// A value of a type that is needed, or another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Loose {
+pub(in crate::couchdb) enum Loose {
     Text(String),
     Flag(bool),
     /// A list of strings only.
@@ -19,14 +19,14 @@ pub(super) enum Loose {
 }
 
 impl Loose {
-    pub(super) fn text(self) -> Option<String> {
+    pub(in crate::couchdb) fn text(self) -> Option<String> {
         match self {
             Loose::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn texts(self) -> Option<Vec<String>> {
+    pub(in crate::couchdb) fn texts(self) -> Option<Vec<String>> {
         match self {
             Loose::Texts(texts) => Some(texts),
             _ => None,
@@ -34,7 +34,7 @@ impl Loose {
     }
 
     /// As KAZOO's `is_true`: the text counts, too.
-    pub(super) fn is_true(&self) -> bool {
+    pub(in crate::couchdb) fn is_true(&self) -> bool {
         match self {
             Loose::Flag(flag) => *flag,
             Loose::Text(text) => text == "true",
@@ -43,7 +43,7 @@ impl Loose {
     }
 
     /// Whether it says no.
-    pub(super) fn is_false(&self) -> bool {
+    pub(in crate::couchdb) fn is_false(&self) -> bool {
         match self {
             Loose::Flag(flag) => !flag,
             Loose::Text(text) => text == "false",

@@ -18,6 +18,8 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 struct Message {
     id: u64,
+    /// It is of a call whose events may wait for its account: others may be stored before it.
+    may_wait: bool,
     state: State,
 }
 
@@ -41,9 +43,9 @@ enum State {
 
 impl Queue {
     /// A message is published.
-    pub(crate) fn publish(&mut self, id: u64) {
+    pub(crate) fn publish(&mut self, id: u64, may_wait: bool) {
         self.equal.entry(id).or_default().numbers.push(self.messages.len());
-        self.messages.push(Message { id, state: State::Waiting });
+        self.messages.push(Message { id, may_wait, state: State::Waiting });
     }
 
     /// The stream has lost a message with this id.
@@ -89,11 +91,15 @@ impl Queue {
         while self.messages.get(self.first_waiting).is_some_and(|message| message.state != State::Waiting) {
             self.first_waiting += 1;
         }
-        let is_early = was_waiting && !may_reorder && self.first_waiting < number;
-        is_early.then(|| {
-            let first = self.messages[self.first_waiting].id;
-            format!("the message with id {id} is stored before the one with id {first}")
-        })
+        if !was_waiting || may_reorder {
+            return None;
+        }
+        let message = &self.messages[number];
+        let before = self.messages.get(self.first_waiting..number).unwrap_or_default();
+        let first = before
+            .iter()
+            .find(|earlier| earlier.state == State::Waiting && (!earlier.may_wait || message.may_wait))?;
+        Some(format!("the message with id {id} is stored before the one with id {}", first.id))
     }
 
     /// A message has left the queue. Returns what is wrong with that.

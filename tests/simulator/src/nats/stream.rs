@@ -132,9 +132,11 @@ impl Stream {
         lost
     }
 
-    /// Whether it has a message with this payload.
-    pub(crate) fn has(&self, payload: &Bytes) -> bool {
-        self.messages.values().any(|message| message.payload == payload)
+    /// Whether it has an event with this id in its body.
+    pub(crate) fn has(&self, id: u64) -> bool {
+        let member = format!("\"Msg-ID\":\"{id}\"");
+        let has_it = |payload: &Bytes| payload.windows(member.len()).any(|bytes| bytes == member.as_bytes());
+        self.messages.values().any(|message| has_it(&message.payload))
     }
 
     /// The messages from `from` on that match `filter`, at most `max`.
