@@ -194,7 +194,8 @@ async fn a_stream_begins_with_the_state_if_it_is_asked_for() {
         let (mut stream, reply) =
             EventStream::subscribe(stack.edge.port, &account, &["call.*.*"], &state).await;
         let mut kept = Vec::new();
-        while reply["state"] == true {
+        let has_state = reply["state"] == true;
+        while has_state {
             let event = stream.next().await.unwrap();
             if event.name == "state" {
                 assert_eq!(json!(event.id), event.data["cursor"]);
