@@ -6,6 +6,7 @@ mod admin;
 mod bindings;
 mod bodies;
 mod cursors;
+mod event_streams;
 mod flood;
 mod frames;
 mod keys;

@@ -18,6 +18,7 @@ mod dev_up;
 mod documents;
 mod drain;
 mod elsewhere;
+mod event_streams;
 mod facts;
 mod families;
 mod hostile;

@@ -8,7 +8,12 @@ use blackhole_dev::{
     server::{Ready, Server},
     workspace::{self, RunDir},
 };
-use blackhole_tests::{accounts::Account, events, soon, stack::Stack};
+use blackhole_tests::{
+    accounts::Account,
+    event_stream::{EventStream, members},
+    events, soon,
+    stack::Stack,
+};
 use futures_util::{SinkExt, StreamExt, stream::FuturesUnordered};
 use serde_json::{Value, json};
 use tokio::{
@@ -115,12 +120,16 @@ impl Proxied {
         .await;
     }
 
-    async fn try_session(&self, from: Ipv4Addr) -> Option<Socket> {
+    async fn connection(&self, from: Ipv4Addr) -> Option<TlsStream<TcpStream>> {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((from, 0).into()).unwrap();
         let tcp = socket.connect((Ipv4Addr::LOCALHOST, self.port).into()).await.ok()?;
         let name = ServerName::try_from("localhost").unwrap();
-        let tls = self.connector.connect(name, tcp).await.ok()?;
+        self.connector.connect(name, tcp).await.ok()
+    }
+
+    async fn try_session(&self, from: Ipv4Addr) -> Option<Socket> {
+        let tls = self.connection(from).await?;
         let mut request = "wss://localhost/?view=args".into_client_request().unwrap();
         // It is not believed.
         request.headers_mut().insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
@@ -175,6 +184,11 @@ impl Proxied {
         assert_eq!(sources.iter().filter(|source| *source == "127.0.0.7").count(), 1);
         assert!(sources.iter().all(|source| source.starts_with("127.0.0.")), "a forged address counts");
 
+        let tls = self.connection(Ipv4Addr::LOCALHOST).await.unwrap();
+        let query = members(&account, &["call.*.*"], &[("auth_token", &account.token())]);
+        let mut stream = EventStream::ask_over(tls, &query, &[]).await;
+        stream.reply().await;
+
         // Silent for longer than the test's time-outs, but for pings.
         let silence = async {
             let mut reading: FuturesUnordered<_> =
@@ -188,7 +202,8 @@ impl Proxied {
         for session in &mut sessions {
             assert_eq!(session.frame().await["args"]["Call-ID"], "to-all");
         }
-        drop(sessions);
+        assert_eq!(stream.event().await["args"]["Call-ID"], "to-all", "it is not kept back");
+        drop((sessions, stream));
 
         // An edge goes: new sessions are on the other one, at once.
         self.edges.shrink_to(1).await;

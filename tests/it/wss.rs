@@ -7,6 +7,7 @@ use blackhole_tests::{
     accounts::Account,
     browser::Browser,
     client::{Client, Incoming},
+    event_stream::EventStream,
     events, eventually,
     haproxy::HaProxy,
     raw::RawClient,
@@ -130,6 +131,27 @@ async fn connection_limits_use_the_clients_real_address() {
     let mut other = RawClient::connect_from(Ipv4Addr::new(127, 0, 0, 8), proxy.ws).await;
     other.send(upgrade_request("/", &[])).await;
     assert_eq!(other.response().await.status, 101, "another address is counted separately");
+}
+
+#[tokio::test]
+async fn an_event_stream_outlives_the_proxys_time_outs_and_resumes_on_the_other_edge() {
+    let edges = two_edges("edge-streamed", &[("WS__PING_INTERVAL", "600ms")]).await;
+    let proxy = HaProxy::start([&edges[0], &edges[1]], &[("BH_HTTP_TIMEOUT", "1s")]).await;
+    let publisher = Stack::shared().publisher().await;
+    let account = Account::fresh();
+    let (mut stream, _) = EventStream::subscribe(proxy.ws, &account, &["call.*.*"], &[]).await;
+    // Time is what this is about: three times the time-out without an event.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    events::call(&account, "CHANNEL_CREATE", "at-once").publish(&publisher).await;
+    assert_eq!(stream.event().await["args"]["Call-ID"], "at-once");
+
+    let own = if sessions(&edges[0]).await == 1.0 { &edges[0] } else { &edges[1] };
+    own.service.server().kill().await.unwrap();
+    assert!(stream.next().await.is_none(), "nobody tells that an edge was killed");
+    events::call(&account, "CHANNEL_CREATE", "meanwhile").publish(&publisher).await;
+    let (mut stream, reply) = EventStream::resume(proxy.ws, &account, &["call.*.*"], &stream.last_id).await;
+    assert_eq!(reply["recovered"], true);
+    assert_eq!(stream.event().await["args"]["Call-ID"], "meanwhile");
 }
 
 #[tokio::test]

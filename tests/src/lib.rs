@@ -9,6 +9,7 @@
 //! | [`raw`] | a client that is only a TCP stream, for hostile frames |
 //! | [`crossbar`] | an HTTP server that stands in for Crossbar |
 //! | [`kazoo`] | a KAZOO process that sends requests over AMQP |
+//! | [`event_stream`] | a client of event streams |
 //! | [`events`] | AMQP events as KAZOO publishes them |
 //! | [`browser`] | a real Chromium |
 //! | [`haproxy`] | a real HAProxy |
@@ -32,6 +33,7 @@ pub mod compat;
 pub mod containers;
 pub mod crossbar;
 pub mod dns;
+pub mod event_stream;
 pub mod events;
 pub mod haproxy;
 pub mod kazoo;

@@ -144,6 +144,13 @@ impl RawClient {
         code
     }
 
+    /// Receives until these bytes have come.
+    pub async fn until_received(&mut self, bytes: &[u8]) {
+        while !self.received.windows(bytes.len()).any(|window| window == bytes) {
+            assert!(self.receive().await, "the connection ended: {:?}", self.received);
+        }
+    }
+
     /// Everything until the server ends the connection.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.receive().await {}

@@ -37,8 +37,10 @@ pub(crate) struct Exchange {
 pub struct Metrics {
     /// TCP connections on the WebSocket port.
     pub(crate) connections: Gauge,
-    /// WebSocket sessions.
+    /// Sessions.
     pub(crate) sessions: Gauge,
+    /// Those of them that are event streams.
+    pub(crate) event_streams: Gauge,
     /// `ws.max_connections`.
     pub(crate) sessions_limit: Gauge,
     /// Whether the edge is stopping.
@@ -102,6 +104,7 @@ impl Default for Metrics {
         Metrics {
             connections: Gauge::default(),
             sessions: Gauge::default(),
+            event_streams: Gauge::default(),
             sessions_limit: Gauge::default(),
             draining: Gauge::default(),
             sessions_closed: Family::default(),
@@ -145,22 +148,39 @@ impl Metrics {
         error
     }
 
+    /// Counts a session that begins.
+    pub(crate) fn session_begins(&self, is_event_stream: bool) {
+        self.sessions.inc();
+        if is_event_stream {
+            self.event_streams.inc();
+        }
+    }
+
+    /// Counts a session that ends.
+    pub(crate) fn session_ends(&self, is_event_stream: bool) {
+        self.sessions.dec();
+        if is_event_stream {
+            self.event_streams.dec();
+        }
+    }
+
     /// Registers the metrics; the registry shares their values.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let edge = registry.sub_registry_with_prefix("edge");
         edge.register("connections", "Open TCP connections on the WebSocket port", self.connections.clone());
-        edge.register("sessions", "Open WebSocket sessions", self.sessions.clone());
+        edge.register("sessions", "Open sessions", self.sessions.clone());
+        edge.register(
+            "event_streams",
+            "Open sessions that are event streams, not WebSockets",
+            self.event_streams.clone(),
+        );
         edge.register(
             "sessions_limit",
             "The most sessions that may be open (ws.max_connections)",
             self.sessions_limit.clone(),
         );
         edge.register("draining", "1 while the edge is stopping, otherwise 0", self.draining.clone());
-        edge.register(
-            "sessions_closed",
-            "WebSocket sessions that ended, by reason",
-            self.sessions_closed.clone(),
-        );
+        edge.register("sessions_closed", "Sessions that ended, by reason", self.sessions_closed.clone());
         edge.register(
             "sessions_overrun",
             "Times that the queue of a session overflowed because its client read too slowly",

@@ -183,6 +183,27 @@ impl Outbox {
         self.state.lock().push_own(frame);
     }
 
+    /// Has nothing flushed by others before [`Outbox::open`].
+    pub(crate) fn hold_back(&self) {
+        self.state.lock().scheduled = true;
+    }
+
+    /// Puts a frame before all that waits behind [`Outbox::hold_back`]. `frame` is told whether that is nothing. The caller
+    /// flushes, and from here on others do, too.
+    pub(crate) fn open(&self, frame: impl FnOnce(bool) -> Bytes) {
+        let mut state = self.state.lock();
+        let frame = frame(state.queue.is_empty());
+        state.queue.push_first(frame);
+    }
+
+    /// Queues one of two frames of the session itself: `frame(true)` if no event after position `position` was queued. The
+    /// caller flushes.
+    pub(crate) fn push_own_at(&self, position: u64, frame: impl FnOnce(bool) -> Bytes) {
+        let mut state = self.state.lock();
+        let is_at = state.newest <= position;
+        state.push_own(frame(is_at));
+    }
+
     /// Whether so much waits that no reply may be added.
     pub(crate) fn is_stuffed(&self) -> bool {
         self.state.lock().queue.bytes() > self.max_bytes.saturating_add(MAX_REPLY_BYTES)

@@ -2,6 +2,7 @@
 
 pub(crate) mod close;
 pub mod cursor;
+pub mod event_stream;
 mod json;
 pub(crate) mod reply;
 pub mod request;

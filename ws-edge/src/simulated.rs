@@ -20,10 +20,7 @@ use crate::{
     edge::{Edge, Events},
     ids::SessionNumber,
     limits::client_network::ClientNetwork,
-    session::{
-        task::{Session, SessionStart},
-        websocket::ClientSocket,
-    },
+    session::{start::SessionStart, task::Session, transport::Carrier, websocket::ClientSocket},
     upstream::history::StoredStream,
 };
 
@@ -63,11 +60,12 @@ impl SimulatedEdge {
             number,
             address,
             view: self.edge.config.view,
+            carrier: Carrier::WebSocket { early: Bytes::new() },
             identity: None,
             permit: connections.connection(ClientNetwork::of(address)).ok()?,
             session_permit: connections.session().ok()?,
         };
-        let session = Session::new(Arc::clone(&self.edge), socket, Bytes::new(), start);
+        let session = Session::new(Arc::clone(&self.edge), socket, start);
         Some(tokio::spawn(session.run()))
     }
 }

@@ -5,6 +5,7 @@ use ws_edge::{
     delivery::frame::{builder::EventFrames, event::Event, shown_key::ShownKey, template::FrameTemplate},
     protocol::{
         cursor::{EventPosition, StreamId},
+        event_stream::Framing,
         view::View,
     },
 };
@@ -35,10 +36,13 @@ pub(crate) fn run(input: &[u8]) -> bool {
             continue;
         };
         let json = payload(frame);
+        let streamed = frames.frame(&template.framed(Framing::EventStream), false).unwrap();
+        let in_stream = data(&streamed, event.position.is_some());
         if !is_published {
             continue;
         }
         let json = Json::parse(&json).unwrap();
+        assert_eq!(Some(&json), Json::parse(in_stream).as_ref());
         assert_eq!(json.text("action"), Some("event"));
         assert_eq!(json.text("cursor").is_some(), event.position.is_some());
         assert!(json.text("name").is_some() && json.text("routing_key").is_some());
@@ -48,6 +52,16 @@ pub(crate) fn run(input: &[u8]) -> bool {
         assert_eq!(json.get("data").is_some(), view != View::Args);
     }
     is_published
+}
+
+/// The data of an event of an event stream: one line, perhaps after an id.
+fn data(event: &[u8], has_id: bool) -> &[u8] {
+    let text = event.strip_suffix(b"\n\n").unwrap();
+    let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let lines: Vec<&[u8]> = text.split(is_line_end).collect();
+    assert_eq!(lines.len(), 1 + usize::from(has_id));
+    assert!(!has_id || lines[0].starts_with(b"id: "));
+    lines.last().unwrap().strip_prefix(b"data: ").unwrap()
 }
 
 /// The payload of a final text frame without a mask.

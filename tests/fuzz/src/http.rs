@@ -8,7 +8,13 @@ use futures_util::FutureExt;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, Version, body::Body, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use ws_edge::{http::upgrade::check, protocol::view::View};
+use ws_edge::{
+    http::{events, upgrade::check},
+    protocol::{
+        request::{Action, Request as Asked},
+        view::View,
+    },
+};
 
 const TOKEN: &str = "a token of the admin port";
 
@@ -23,6 +29,26 @@ pub(crate) fn run_upgrade(input: &[u8]) -> bool {
         assert!(request.body().is_end_stream());
         assert_eq!(checked.accept.len(), 28);
         true
+    })
+}
+
+/// An accepted request for an event stream has no body that another reader may take for a request, and its query is a
+/// request to subscribe, or one that a WebSocket session would answer with an error.
+pub(crate) fn run_events(input: &[u8]) -> bool {
+    serve(input, |request| {
+        let Ok(asked) = events::check(request) else { return false };
+        assert_eq!(request.method(), &Method::GET);
+        assert!(request.body().is_end_stream());
+        let subscribe = Asked::read(&asked.subscribe).unwrap();
+        assert!(subscribe.token.is_none() && subscribe.request_id.is_none());
+        match subscribe.action() {
+            Ok(Action::Subscribe(subscribe)) => {
+                assert!(!subscribe.bindings.is_empty() && subscribe.client.metadata.is_none());
+                true
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => false,
+        }
     })
 }
 

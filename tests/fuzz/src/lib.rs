@@ -65,6 +65,7 @@ pub const TARGETS: &[Target] = &[
     target("cursor", "cursors and ages, from clients", cursor::run),
     target("delivery", "exchange, routing key and body of an event, from KAZOO", delivery::run),
     target("endpoint", "paths of the action `api`, from clients", endpoint::run),
+    target("events", "HTTP requests for event streams", http::run_events),
     target("frame", "events, from NATS", frame::run),
     target("jwks", "keys and answers about tokens, from issuers and Crossbar", jwks::run),
     target("kazoo-requests", "requests about sessions and modules, from KAZOO", kazoo_requests::run),

@@ -1,6 +1,15 @@
 //! Accepts connections and serves HTTP on them until they are upgraded to sessions.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, pending, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -10,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     client_address::is_trusted,
+    events::{self, is_for_events, preflight},
     pages::page,
     refusal::Refusal,
     upgrade::{Upgrade, is_upgrade, upgrade},
@@ -18,7 +28,7 @@ use crate::{
     edge::Edge,
     limits::{client_network::ClientNetwork, connection_limit::ConnectionPermit},
     metrics::Reason,
-    session::task::Session,
+    session::{start::SessionStart, task::Session, transport::Carrier},
 };
 
 /// The largest request header: a token and the headers of proxies.
@@ -31,6 +41,9 @@ const BACKLOG: u32 = 4096;
 /// Unsent bytes that the kernel buffers per connection. By default it would buffer megabytes for a slow consumer;
 /// frames are to wait in the session's outbox, which is bounded.
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
+/// Intervals of pings after which a client of an event stream is gone that acknowledges nothing, or takes nothing.
+const MAX_UNACKNOWLEDGED_INTERVALS: u32 = 3;
 
 /// Binds the WebSocket port.
 ///
@@ -105,27 +118,60 @@ async fn open_session(
 ) -> Option<Box<Session>> {
     // Send small frames at once.
     let _ = stream.set_nodelay(true);
-    let Upgrade { connection, start } = handshake(&edge, stream, peer, permit, &shutdown).await?;
-    let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some(Session::new(edge, Arc::new(parts.io.into_inner()), parts.read_buf, start))
+    let (stream, start) = match handshake(&edge, stream, peer, permit, &shutdown).await? {
+        Handshake::WebSocket(Upgrade { connection, admitted, view }) => {
+            let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+            let carrier = Carrier::WebSocket { early: parts.read_buf };
+            (parts.io.into_inner(), admitted.start(view, carrier))
+        }
+        Handshake::EventStream(stream, start) => {
+            // The client says nothing more, so only TCP can tell that it is gone.
+            let silence = edge.config.ping_interval.saturating_mul(MAX_UNACKNOWLEDGED_INTERVALS);
+            let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(silence));
+            (stream, start)
+        }
+    };
+    Some(Session::new(edge, Arc::new(stream), start))
 }
 
-/// Serves HTTP until the connection is upgraded, closed or timed out.
+/// A connection that becomes a session.
+enum Handshake {
+    WebSocket(Upgrade),
+    EventStream(TcpStream, SessionStart),
+}
+
+/// Serves HTTP until the connection is upgraded, asks for an event stream, is closed or timed out.
 async fn handshake(
     edge: &Edge,
     stream: TcpStream,
     peer: SocketAddr,
     permit: Option<ConnectionPermit>,
     shutdown: &CancellationToken,
-) -> Option<Upgrade> {
+) -> Option<Handshake> {
     let permit = Mutex::new(permit);
     let upgraded: Mutex<Option<Upgrade>> = Mutex::default();
+    let streams: Mutex<Option<SessionStart>> = Mutex::default();
     let service = service_fn(|request| async {
         let response = if is_upgrade(&request) {
             upgrade(edge, peer, &permit, request).await.map(|(response, upgrade)| {
                 *upgraded.lock() = Some(upgrade);
                 response
             })
+        } else if is_for_events(&request) {
+            if let Some(response) = preflight(&request) {
+                return Ok(response);
+            }
+            match events::accept(edge, peer, &permit, &request).await {
+                Ok(start) => {
+                    *streams.lock() = Some(start);
+                    // The session answers.
+                    return pending().await;
+                }
+                Err(refusal) => {
+                    count(edge, &refusal);
+                    return Ok(refusal.json_response());
+                }
+            }
         } else {
             page(edge, &request)
         };
@@ -134,17 +180,21 @@ async fn handshake(
             refusal.response()
         }))
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(edge.config.handshake_timeout)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    let served = poll_fn(|context| {
+        let ended = Pin::new(&mut connection).poll(context);
+        if streams.lock().is_some() { Poll::Ready(Ok(())) } else { ended }
+    });
     // Time for the header and one request to auth-svc.
     let deadline = edge.config.handshake_timeout + edge.config.request_timeout;
     tokio::select! {
         () = shutdown.cancelled() => return None,
-        ended = tokio::time::timeout(deadline, connection) => {
+        ended = tokio::time::timeout(deadline, served) => {
             let reason = match ended {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) if error.is_timeout() => Some("timeout"),
@@ -157,7 +207,11 @@ async fn handshake(
             }
         }
     }
-    upgraded.into_inner()
+    if let Some(upgrade) = upgraded.lock().take() {
+        return Some(Handshake::WebSocket(upgrade));
+    }
+    let start = streams.lock().take()?;
+    Some(Handshake::EventStream(connection.into_parts()?.io.into_inner(), start))
 }
 
 #[cfg(test)]

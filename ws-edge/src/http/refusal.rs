@@ -12,7 +12,10 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use crate::limits::{accept_limiter::Busy, accounts::Exceeded, connection_limit::LimitReached};
+use crate::{
+    limits::{accept_limiter::Busy, accounts::Exceeded, connection_limit::LimitReached},
+    protocol::event_stream,
+};
 
 /// Why a connection does not become a session.
 #[derive(Debug)]
@@ -46,6 +49,17 @@ impl Refusal {
         stream.write_all(answer.as_bytes())?;
         stream.shutdown(std::net::Shutdown::Write)?;
         stream.read(&mut [0; 4096]).map(drop)
+    }
+
+    /// The response to a request for an event stream: an error reply, as its session would give it.
+    pub(super) fn json_response(mut self) -> Response<Full<Bytes>> {
+        self.text = event_stream::error_json(&self.text);
+        let mut response = self.response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        response
     }
 
     pub(super) fn response(self) -> Response<Full<Bytes>> {

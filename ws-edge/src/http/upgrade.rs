@@ -1,12 +1,8 @@
 //! Upgrades to WebSockets: validation and authentication of the request.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::net::SocketAddr;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use blackhole_common::wire::AuthReply;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -18,17 +14,11 @@ use hyper::{
 use parking_lot::Mutex;
 use tungstenite::handshake::derive_accept_key;
 
-use super::{client_address::client_address, refusal::Refusal};
-use crate::{
-    edge::Edge,
-    limits::{client_network::ClientNetwork, connection_limit::ConnectionPermit},
-    protocol::{token::Token, view::View},
-    session::{
-        authorize::{NotChecked, check_new},
-        state::Identity,
-        task::SessionStart,
-    },
+use super::{
+    admission::{Admitted, admit, authorization},
+    refusal::Refusal,
 };
+use crate::{edge::Edge, limits::connection_limit::ConnectionPermit, protocol::view::View};
 
 /// Length of the nonce in `Sec-WebSocket-Key` (RFC 6455, 4.1).
 const KEY_BYTES: usize = 16;
@@ -36,7 +26,8 @@ const KEY_BYTES: usize = 16;
 /// An accepted upgrade.
 pub(super) struct Upgrade {
     pub(super) connection: OnUpgrade,
-    pub(super) start: SessionStart,
+    pub(super) admitted: Admitted,
+    pub(super) view: View,
 }
 
 /// Whether the request asks for a WebSocket.
@@ -44,8 +35,7 @@ pub(super) fn is_upgrade(request: &Request<Incoming>) -> bool {
     has_word(request.headers(), &header::UPGRADE, "websocket")
 }
 
-/// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one. `permit` is
-/// the connection's, if it has one already: that of a proxy gets one at the address that the proxy names.
+/// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one.
 pub(super) async fn upgrade(
     edge: &Edge,
     peer: SocketAddr,
@@ -54,28 +44,8 @@ pub(super) async fn upgrade(
 ) -> Result<(Response<Full<Bytes>>, Upgrade), Refusal> {
     let Checked { accept, view } = check(&request, edge.config.view)?;
     let headers = request.headers();
-    let address =
-        client_address(peer.ip(), headers, edge.config.address_header, &edge.config.trusted_proxies);
-    let client = ClientNetwork::of(address);
-    // A refused request must not take the connection's permit from it: it stays open.
-    let named =
-        if permit.lock().is_none() { Some(edge.limits.connections.connection(client)?) } else { None };
-    let session_permit = edge.limits.connections.session()?;
-    edge.limits.accepts.wait(client).await?;
-    let identity = authenticate(edge, address, headers).await?;
-    let mut permit = match named.or_else(|| permit.lock().take()) {
-        Some(permit) => permit,
-        None => edge.limits.connections.connection(client)?,
-    };
-    if identity.is_some() {
-        permit.token_accepted();
-    }
-
-    let number = {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        LAST.fetch_add(1, Ordering::Relaxed)
-    };
-    let start = SessionStart { number, address, view, identity, permit, session_permit };
+    let shown = authorization(headers);
+    let admitted = admit(edge, peer, permit, headers, shown, StatusCode::FORBIDDEN).await?;
     let connection = hyper::upgrade::on(&mut request);
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -85,7 +55,7 @@ pub(super) async fn upgrade(
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok((response, Upgrade { connection, start }))
+    Ok((response, Upgrade { connection, admitted, view }))
 }
 
 /// What a valid upgrade request asks for.
@@ -146,40 +116,6 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
-}
-
-/// Like KAZOO 5, accepts a token in `Authorization`, with or without `Bearer`.
-async fn authenticate(
-    edge: &Edge,
-    address: IpAddr,
-    headers: &HeaderMap,
-) -> Result<Option<Identity>, Refusal> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let forbidden = |reason: &str| {
-        Refusal::new(StatusCode::FORBIDDEN, "token", format!("failed to authenticate token : {reason}"))
-    };
-    let text = value.to_str().map_err(|_| forbidden("not readable"))?.trim();
-    let token = match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Token::new(token.trim()),
-        _ => Token::new(text),
-    };
-    match check_new(edge, address, &token, None).await {
-        Ok(reply) => match &*reply {
-            AuthReply::Accepted { bearer, .. } => {
-                let session = edge.limits.accounts.enter(&bearer.account_id)?;
-                Ok(Some(Identity::new(token, bearer.clone(), session)))
-            }
-            AuthReply::Refused { reason } => Err(forbidden(reason)),
-        },
-        Err(NotChecked::TooMany) => {
-            let text = NotChecked::TooMany.to_string();
-            Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "refused_tokens", text))
-        }
-        Err(unavailable) => {
-            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "auth_unavailable", unavailable.to_string())
-                .with_header(header::RETRY_AFTER, "1"))
-        }
-    }
 }
 
 fn requested_view(query: Option<&str>, default: View) -> Result<View, String> {

@@ -58,6 +58,12 @@ impl Queue {
         self.frames.push_back(frame);
     }
 
+    /// Puts a frame before all others, of which nothing may have been written.
+    pub(super) fn push_first(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.frames.push_front(frame);
+    }
+
     /// Writes what the socket takes at the moment. Returns the number of bytes.
     pub(super) fn write_to(&self, socket: &dyn OutboundSocket) -> io::Result<usize> {
         let mut frames = self.frames.iter().map(|frame| IoSlice::new(frame));

@@ -144,6 +144,45 @@ fn a_stream_that_comes_back_shorter_while_a_session_is_held_gives_its_positions_
 }
 
 #[test]
+fn what_is_held_back_comes_after_the_first_frame() {
+    let (outbox, kept) = outbox(1, 100);
+    outbox.hold_back();
+    assert_eq!(push(&outbox, 1, "a"), Pushed::Queued, "nobody else flushes it");
+    outbox.open(|is_empty| {
+        assert!(!is_empty);
+        Bytes::from_static(b"first ")
+    });
+    outbox.flush();
+    assert_eq!(kept.take(), b"first a");
+    assert_eq!(push(&outbox, 2, "b"), Pushed::First);
+}
+
+#[test]
+fn a_session_that_lags_before_it_is_open_is_replayed_once_it_is() {
+    let (outbox, kept) = outbox(1, 5);
+    outbox.hold_back();
+    push(&outbox, 7, "12345");
+    assert_eq!(push(&outbox, 8, "6"), Pushed::Lagging);
+    outbox.open(|_| Bytes::from_static(b"first "));
+    assert_eq!(outbox.flush(), Flushed::Lagging);
+    assert_eq!(kept.take(), b"first 12345");
+    assert_eq!(outbox.join_replay(1), Some(7));
+}
+
+#[test]
+fn a_position_counts_only_before_events_that_come_after_it() {
+    let (outbox, kept) = outbox(1, 100);
+    let at = |position| {
+        outbox.push_own_at(position, |is_at| Bytes::from_static(if is_at { b"+" } else { b"-" }));
+        outbox.flush();
+        kept.take()
+    };
+    assert_eq!(at(3), b"+");
+    push(&outbox, 4, "a");
+    assert_eq!((at(3), at(4)), (b"a-".to_vec(), b"+".to_vec()));
+}
+
+#[test]
 fn an_ended_outbox_takes_nothing_more() {
     let (outbox, kept) = outbox(1, 100);
     push(&outbox, 1, "abc");

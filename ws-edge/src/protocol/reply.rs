@@ -39,6 +39,19 @@ impl Reply {
         Reply { request_id, result: Err(error.to_string()) }
     }
 
+    /// Why the request failed.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.result.as_ref().err().map(String::as_str)
+    }
+
+    /// A member of the data.
+    pub(crate) fn member(&self, name: &str) -> Option<&Value> {
+        match &self.result {
+            Ok(Data::Value(data)) => data.get(name),
+            _ => None,
+        }
+    }
+
     /// Whether the request succeeded.
     pub(crate) fn is_success(&self) -> bool {
         self.result.is_ok()

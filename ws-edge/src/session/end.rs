@@ -10,6 +10,8 @@ pub(super) enum End {
     Close(Close),
     /// The client closed it or is unreachable; the label of the metric.
     Gone(&'static str),
+    /// Its only request failed, so it has not begun.
+    Refused,
 }
 
 /// What an error of the connection means for its session.

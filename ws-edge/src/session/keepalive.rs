@@ -1,8 +1,12 @@
 //! A session's deadlines: pings, dead peers, idle sessions and the expiry of its token.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::{config::WsConfig, outbox::Outbox, protocol::close::Close};
+use crate::{
+    config::WsConfig,
+    outbox::Outbox,
+    protocol::{close::Close, event_stream::Framing},
+};
 use blackhole_common::chance;
 
 /// A client that has sent nothing during this many pings is dead.
@@ -13,6 +17,8 @@ const MAX_UNANSWERED_PINGS_BLOCKED: u32 = 10;
 /// When to ping a session, and when to end it.
 #[derive(Debug)]
 pub(super) struct Keepalive {
+    /// The interval between pings.
+    interval: Duration,
     /// Pings sent since the client was last heard. A time would include pauses of the edge itself.
     unanswered: u32,
     next_ping: Instant,
@@ -37,11 +43,17 @@ pub(super) enum Due {
 
 impl Keepalive {
     /// The keepalive of a session that starts now without a token.
-    pub(super) fn new(config: &WsConfig, now: Instant) -> Keepalive {
+    pub(super) fn new(config: &WsConfig, framing: Framing, now: Instant) -> Keepalive {
+        let interval = match framing {
+            Framing::WebSocket => config.ping_interval,
+            // Proxies end a response that is silent for as long as half a minute.
+            Framing::EventStream => config.ping_interval / 2,
+        };
         // Random, so that sessions that start together do not ping together forever.
-        let first_ping = config.ping_interval.mul_f64(0.5 + chance::random::<f64>() / 2.0);
+        let first_ping = interval.mul_f64(0.5 + chance::random::<f64>() / 2.0);
         let expires = now.checked_add(config.auth_timeout);
         Keepalive {
+            interval,
             unanswered: 0,
             next_ping: now + first_ping,
             last_request: now,
@@ -87,7 +99,7 @@ impl Keepalive {
                 return Due::Dead;
             }
             self.unanswered = self.unanswered.saturating_add(1);
-            self.next_ping = now + config.ping_interval;
+            self.next_ping = now + self.interval;
             return Due::Ping;
         }
         let next = self.expires.map_or(self.next_ping, |expires| expires.min(self.next_ping));
@@ -97,8 +109,6 @@ impl Keepalive {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;
@@ -107,7 +117,7 @@ mod tests {
     /// Of an authenticated session, and when it began.
     fn keepalive(config: &WsConfig) -> (Keepalive, Instant) {
         let now = Instant::now();
-        let mut keepalive = Keepalive::new(config, now);
+        let mut keepalive = Keepalive::new(config, Framing::WebSocket, now);
         keepalive.authenticated(None);
         (keepalive, now)
     }
@@ -146,7 +156,7 @@ mod tests {
     fn a_token_must_come_in_time() {
         let (config, now) = (WsConfig::default(), Instant::now());
         let (outbox, _) = outbox(1, 100);
-        let mut keepalive = Keepalive::new(&config, now);
+        let mut keepalive = Keepalive::new(&config, Framing::WebSocket, now);
         let deadline = now + config.auth_timeout;
         keepalive.heard();
         assert_eq!(keepalive.due(deadline, &config, &outbox, true), Due::Close(Close::Unauthenticated));
@@ -210,6 +220,18 @@ mod tests {
         let dues = dues(&mut keepalive, start, 11, &outbox, true);
         assert!(dues[..10].iter().all(|due| *due == Due::Ping), "{dues:?}");
         assert_eq!(dues[10], Due::Dead);
+    }
+
+    #[test]
+    fn an_event_stream_is_silent_for_half_as_long() {
+        let (config, now) = (WsConfig::default(), Instant::now());
+        let (outbox, _) = outbox(1, 100);
+        let mut keepalive = Keepalive::new(&config, Framing::EventStream, now);
+        keepalive.authenticated(None);
+        let later = now + config.ping_interval / 2;
+        assert_eq!(keepalive.due(later, &config, &outbox, false), Due::Ping);
+        let next = later + config.ping_interval / 2;
+        assert_eq!(keepalive.due(later, &config, &outbox, false), Due::Nothing(next));
     }
 
     #[test]

@@ -12,10 +12,17 @@ use serde_json::{Map, Value, json};
 use crate::{
     delivery::{
         dispatcher::SubscribeRequest,
-        frame::{builder::EventFrames, event::Event, template::FrameTemplate},
+        frame::{
+            builder::{EventFrames, text_frame},
+            event::Event,
+            template::FrameTemplate,
+        },
     },
     outbox::Outbox,
-    protocol::cursor::{Cursor, EventPosition, Rank},
+    protocol::{
+        cursor::{Cursor, EventPosition, Rank, TEXT_BYTES},
+        event_stream::{self, Framing, Name},
+    },
     upstream::kept::Snapshot,
 };
 
@@ -30,6 +37,7 @@ pub(super) struct Present {
     /// `None`: its client has everything, because it resumed.
     snapshot: Option<Snapshot>,
     bindings: Vec<Part>,
+    framing: Framing,
     request_id: Option<Value>,
     /// The number of the next event.
     next: usize,
@@ -50,6 +58,7 @@ impl Present {
     /// What is to be sent of a snapshot to these bindings; nothing but its end without one.
     pub(super) fn new(
         requests: &[SubscribeRequest],
+        framing: Framing,
         request_id: Option<&Value>,
         snapshot: Option<Snapshot>,
     ) -> Present {
@@ -64,7 +73,7 @@ impl Present {
         bindings.sort_by_key(|binding| binding.template.rank());
         let deadline = clock::now() + SEND_TIMEOUT;
         let request_id = request_id.cloned();
-        Present { snapshot, bindings, request_id, next: 0, sent: 0, deadline }
+        Present { snapshot, bindings, framing, request_id, next: 0, sent: 0, deadline }
     }
 
     /// Whether the client reads too slowly.
@@ -79,7 +88,7 @@ impl Present {
                 return false;
             }
             let Some(event) = self.snapshot.as_ref().and_then(|snapshot| snapshot.event(self.next)) else {
-                outbox.push_own(text_frame(&self.end()));
+                outbox.push_own(self.end());
                 return true;
             };
             self.next += 1;
@@ -92,7 +101,8 @@ impl Present {
     }
 
     /// The message after the last of them.
-    fn end(&self) -> String {
+    fn end(&self) -> Bytes {
+        let cursor = self.cursor();
         let mut message = Map::from_iter([
             ("action".to_owned(), json!("state")),
             ("complete".to_owned(), json!(true)),
@@ -101,13 +111,25 @@ impl Present {
         if let Some(request_id) = &self.request_id {
             message.insert("request_id".to_owned(), request_id.clone());
         }
-        if let Some(snapshot) = &self.snapshot {
-            let position = EventPosition { stream: snapshot.stream, sequence: snapshot.position };
-            let cursor = Cursor { position, rank: Rank::LAST }.to_text();
-            message.insert("cursor".to_owned(), json!(String::from_utf8_lossy(&cursor)));
+        if let (Some(snapshot), Some(cursor)) = (&self.snapshot, &cursor) {
+            message.insert("cursor".to_owned(), json!(String::from_utf8_lossy(cursor)));
             message.insert("kept_since".to_owned(), json!(snapshot.since_ms));
         }
-        Value::Object(message).to_string()
+        let message = Value::Object(message).to_string();
+        match self.framing {
+            Framing::WebSocket => text_frame(&[message.as_bytes()]),
+            Framing::EventStream => {
+                let id = cursor.as_ref().map(|text| &text[..]);
+                event_stream::event(Some(Name::State), id, &[message.as_bytes()])
+            }
+        }
+    }
+
+    /// Where the events continue that come after the kept ones.
+    fn cursor(&self) -> Option<[u8; TEXT_BYTES]> {
+        let snapshot = self.snapshot.as_ref()?;
+        let position = EventPosition { stream: snapshot.stream, sequence: snapshot.position };
+        Some(Cursor { position, rank: Rank::LAST }.to_text())
     }
 }
 
@@ -127,10 +149,6 @@ fn frames_of(bindings: &[Part], frames: &EventFrames<'_>, event: &Event) -> Vec<
     let last = matching.len().saturating_sub(1);
     let build = |(index, binding): (usize, &&Part)| frames.frame(&binding.template, index == last);
     matching.iter().enumerate().filter_map(build).collect()
-}
-
-fn text_frame(text: &str) -> Bytes {
-    crate::delivery::frame::builder::text_frame(&[text.as_bytes()])
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{
     limits::accounts::AccountSession,
     operator::registry::RegistryEntry,
     outbox::Outbox,
-    protocol::{revoked::Revoked, token::Token, view::View},
+    protocol::{event_stream::Framing, revoked::Revoked, token::Token, view::View},
     session::{kept_events::Present, rate_limit::RateLimiter},
 };
 
@@ -77,6 +77,7 @@ impl Binding {
 pub(super) struct State {
     pub(super) address: IpAddr,
     pub(super) view: View,
+    pub(super) framing: Framing,
     pub(super) outbox: Arc<Outbox>,
     pub(super) rate: RateLimiter,
     pub(super) identity: Option<Identity>,
@@ -95,11 +96,11 @@ pub(super) struct State {
 }
 
 impl State {
-    /// The state of a new session.
+    /// The state of a new session, whose frames have this form.
     pub(super) fn new(
         edge: &Edge,
         address: IpAddr,
-        view: View,
+        (view, framing): (View, Framing),
         identity: Option<Identity>,
         outbox: Arc<Outbox>,
     ) -> State {
@@ -109,6 +110,7 @@ impl State {
         let state = State {
             address,
             view,
+            framing,
             outbox,
             rate: RateLimiter::new(edge.config.rate, clock::now()),
             identity,

@@ -12,6 +12,7 @@ use crate::{
     limits::accounts::{AccountSession, Share},
     protocol::{
         cursor::{Cursor, EventPosition, Rank},
+        event_stream::Framing,
         request::Subscribe,
         view::View,
     },
@@ -56,7 +57,9 @@ pub(super) async fn subscribe(
     let mut requests: Vec<SubscribeRequest> = bindings
         .iter()
         .zip(&parsed)
-        .map(|(binding, parsed)| request(&edge.event_root, state.view, binding, parsed, &access, request_id))
+        .map(|(binding, parsed)| {
+            request(&edge.event_root, (state.view, state.framing), binding, parsed, &access, request_id)
+        })
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
     let is_new = |binding: &&String| state.index_of(&account, binding).is_none();
@@ -71,7 +74,7 @@ pub(super) async fn subscribe(
         None => join(edge, state, &account, bindings, requests).await?,
         Some(from) => {
             let requests = resume::without_others_past(edge, &access, requests).await?;
-            let present = Present::new(&requests, request_id, begin.snapshot);
+            let present = Present::new(&requests, state.framing, request_id, begin.snapshot);
             let recovered = resume::join(edge, state, &account, bindings, requests, from).await?;
             if resume_from.is_some() {
                 let reason = begin.lost.or(recovered.err());
@@ -97,20 +100,24 @@ pub(super) async fn subscribe(
 /// Adds the cursor up to which the session has received everything, if it is known. A client needs it to resume before
 /// its first event, or after a silence longer than the history.
 pub(super) fn with_cursor(edge: &Edge, state: &State, mut data: Map<String, Value>) -> Value {
-    // Read the stream's id before the position: otherwise a position of the old stream could get the id of a new one.
-    let stream = edge.stream.borrow().as_ref().map(|info| info.id);
-    let position = edge.dispatcher.position_of(&state.outbox).filter(|_| !state.bindings.is_empty());
-    if let (Some(stream), Some(sequence)) = (stream, position) {
-        let cursor = Cursor { position: EventPosition { stream, sequence }, rank: Rank::LAST };
+    if let Some(cursor) = cursor(edge, state) {
         data.insert("cursor".into(), json!(String::from_utf8_lossy(&cursor.to_text())));
     }
     Value::Object(data)
 }
 
-/// What the dispatcher is asked for a binding.
+/// The cursor up to which the session has received everything, if it is known.
+pub(super) fn cursor(edge: &Edge, state: &State) -> Option<Cursor> {
+    // Read the stream's id before the position: otherwise a position of the old stream could get the id of a new one.
+    let stream = edge.stream.borrow().as_ref().map(|info| info.id)?;
+    let sequence = edge.dispatcher.position_of(&state.outbox).filter(|_| !state.bindings.is_empty())?;
+    Some(Cursor { position: EventPosition { stream, sequence }, rank: Rank::LAST })
+}
+
+/// What the dispatcher is asked for a binding, for a session whose frames have this form.
 pub(crate) fn request(
     event_root: &str,
-    view: View,
+    (view, framing): (View, Framing),
     binding: &str,
     parsed: &ParsedBinding<'_>,
     access: &Access,
@@ -120,7 +127,7 @@ pub(crate) fn request(
     let account = access.account_id().unwrap_or("*");
     let ResolvedBinding { subjects, subscription_key, shown_key, only } = resolved;
     let template = FrameTemplate::new(view, request_id, account, binding, &subscription_key, shown_key);
-    let template = Arc::new(template.of(parsed.family()).only(only));
+    let template = Arc::new(template.framed(framing).of(parsed.family()).only(only));
     Ok(SubscribeRequest { template, subjects, since: None, realms_after: 0, share: Share::default() })
 }
 

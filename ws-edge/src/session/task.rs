@@ -6,7 +6,6 @@
 
 use std::{
     future::poll_fn,
-    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,14 +13,12 @@ use std::{
 };
 
 use blackhole_common::clock;
-use bytes::Bytes;
 use tokio::time::{Sleep, sleep};
 use tungstenite::Message;
 
 use crate::{
     config::RateConfig,
     edge::Edge,
-    ids::SessionNumber,
     limits::connection_limit::{ConnectionPermit, SessionPermit},
     metrics::{Outcome, Reason},
     operator::registry::SessionLog,
@@ -30,7 +27,6 @@ use crate::{
         close::Close,
         reply::{Reply, generated_id},
         revoked,
-        view::View,
     },
     session::{
         end::{End, end_of},
@@ -39,8 +35,11 @@ use crate::{
         rate_limit::RateLimiter,
         recheck::{self, Loss},
         requests,
-        state::{Identity, State},
-        websocket::{ClientSocket, Socket},
+        start::SessionStart,
+        state::State,
+        subscribe,
+        transport::Transport,
+        websocket::ClientSocket,
     },
 };
 
@@ -50,23 +49,6 @@ const MAX_POLL_MESSAGES: u32 = 32;
 const CONTROL_FRAMES: RateConfig = RateConfig { burst: 100, per_second: 10 };
 /// Time for the client to read the close frame and to close the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The parameters of a session, from its upgrade request.
-#[derive(Debug)]
-pub(crate) struct SessionStart {
-    /// Its number on this edge.
-    pub(crate) number: SessionNumber,
-    /// The client's address.
-    pub(crate) address: IpAddr,
-    /// The view of its event frames.
-    pub(crate) view: View,
-    /// Its identity, if the request had a token.
-    pub(crate) identity: Option<Identity>,
-    /// Its connection's permit at the client's address.
-    pub(crate) permit: ConnectionPermit,
-    /// Its permit among all sessions.
-    pub(crate) session_permit: SessionPermit,
-}
 
 /// Work on the session's state. While it runs, no further request is read.
 type Working = Pin<Box<dyn Future<Output = (Box<State>, Done)> + Send>>;
@@ -82,7 +64,7 @@ enum Done {
 /// A session. Boxed, because its task would otherwise reserve space for it twice.
 pub(crate) struct Session {
     edge: Arc<Edge>,
-    socket: Socket,
+    transport: Transport,
     outbox: Arc<Outbox>,
     /// `None` while a request is being answered, or auth-svc is asked again.
     state: Option<Box<State>>,
@@ -103,13 +85,8 @@ impl Session {
     /// The labels of sessions that the client closed, that lost their connection, and whose client did not answer pings.
     pub(crate) const GONE: [&str; 3] = ["client", "reset", "dead"];
 
-    /// A session on an upgraded connection. `early` holds bytes that the client sent after its upgrade request.
-    pub(crate) fn new(
-        edge: Arc<Edge>,
-        tcp: Arc<dyn ClientSocket>,
-        early: Bytes,
-        start: SessionStart,
-    ) -> Box<Session> {
+    /// A session on a connection whose request was read.
+    pub(crate) fn new(edge: Arc<Edge>, tcp: Arc<dyn ClientSocket>, start: SessionStart) -> Box<Session> {
         let bytes = |limit: bytesize::ByteSize| usize::try_from(limit.as_u64()).unwrap_or(usize::MAX);
         let outbox = Arc::new(Outbox::new(
             start.number,
@@ -118,15 +95,17 @@ impl Session {
             Arc::clone(&edge.metrics),
         ));
         let now = clock::now();
-        let state = State::new(&edge, start.address, start.view, start.identity, Arc::clone(&outbox));
-        let mut keepalive = Keepalive::new(&edge.config, now);
+        let framing = start.carrier.framing();
+        let state =
+            State::new(&edge, start.address, (start.view, framing), start.identity, Arc::clone(&outbox));
+        let mut keepalive = Keepalive::new(&edge.config, framing, now);
         if let Some(expires) = state.expiry(&edge) {
             keepalive.authenticated(expires);
         }
         Box::new(Session {
             keepalive,
             control_frames: RateLimiter::new(CONTROL_FRAMES, now),
-            socket: Socket::new(tcp, Arc::clone(&outbox), early, bytes(edge.config.max_frame)),
+            transport: Transport::new(start.carrier, tcp, Arc::clone(&outbox), bytes(edge.config.max_frame)),
             outbox,
             log: state.entry.log(),
             requests: 0,
@@ -143,14 +122,19 @@ impl Session {
     /// Runs the session until it ends.
     pub(crate) async fn run(mut self: Box<Session>) {
         let open = self.edge.sessions.open(&self.outbox);
-        self.edge.metrics.sessions.inc();
+        self.edge.metrics.session_begins(self.transport.is_event_stream());
         let end = poll_fn(|context| self.poll(context)).await;
+        self.edge.metrics.session_ends(self.transport.is_event_stream());
         let reason = match &end {
             End::Close(close) => close.label(),
             End::Gone(reason) => reason,
+            End::Refused => "subscription",
         };
-        self.edge.metrics.sessions.dec();
-        self.edge.metrics.sessions_closed.get_or_create(&Reason { reason }).inc();
+        let counts = match end {
+            End::Refused => &self.edge.metrics.handshakes_refused,
+            _ => &self.edge.metrics.sessions_closed,
+        };
+        counts.get_or_create(&Reason { reason }).inc();
         self.log.ended(reason, self.requests);
         // Drop all subscriptions before sending the close frame.
         self.state = None;
@@ -158,8 +142,13 @@ impl Session {
         match end {
             End::Close(close) => {
                 self.outbox.end(close == Close::Restart);
-                // Boxed, so that open sessions do not reserve space for this future.
-                let _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(self.close(close))).await;
+                if self.transport.close(close).is_ok() {
+                    self.finish().await;
+                }
+            }
+            End::Refused => {
+                self.outbox.end(false);
+                self.finish().await;
             }
             End::Gone(_) => self.outbox.end(false),
         }
@@ -168,7 +157,7 @@ impl Session {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         self.outbox.register(context);
-        self.socket.begin_poll();
+        self.transport.begin_poll();
         let mut messages = 0;
         loop {
             if let Some(close) = self.outbox.closing() {
@@ -178,7 +167,7 @@ impl Session {
                 return Poll::Ready(End::Gone("reset"));
             }
             if self.outbox.is_blocked()
-                && let Poll::Ready(ready) = self.socket.poll_writable(context)
+                && let Poll::Ready(ready) = self.transport.poll_writable(context)
             {
                 if ready.is_err() {
                     return Poll::Ready(End::Gone("reset"));
@@ -220,14 +209,16 @@ impl Session {
         }
     }
 
-    /// Sends a reply or control frame after all queued frames.
-    fn send(&mut self, message: Option<Message>) -> Result<(), tungstenite::Error> {
-        let sent = self.socket.send(message);
+    /// Flushes what the transport has queued, if that did not fail.
+    fn sent<T>(&self, queued: Result<T, tungstenite::Error>) -> Result<T, tungstenite::Error> {
         self.flush();
-        sent
+        queued
     }
 
     fn flush(&self) {
+        if !self.transport.is_open() {
+            return;
+        }
         self.edge.flusher.flush_one(Arc::clone(&self.outbox));
         self.outbox.shrink();
     }
@@ -248,7 +239,7 @@ impl Session {
         let Poll::Ready((state, done)) = working.as_mut().poll(context) else { return Poll::Pending };
         self.working = None;
         Poll::Ready(match done {
-            Done::Answered(reply) => self.answered(state, &reply).map_err(|error| end_of(&error)),
+            Done::Answered(reply) => self.answered(state, &reply),
             Done::Rechecked(loss) => self.rechecked(state, loss),
         })
     }
@@ -257,12 +248,13 @@ impl Session {
         let frame = (!loss.revoked.is_empty()).then(|| revoked::frame(&loss.revoked, &state.binding_texts()));
         self.state = Some(state);
         if let Some(frame) = frame {
-            self.send(Some(Message::Text(frame))).map_err(|error| end_of(&error))?;
+            let queued = self.transport.revoked(frame);
+            self.sent(queued).map_err(|error| end_of(&error))?;
         }
         loss.close.map_or(Ok(()), |close| Err(End::Close(close)))
     }
 
-    fn answered(&mut self, mut state: Box<State>, reply: &Reply) -> Result<(), tungstenite::Error> {
+    fn answered(&mut self, mut state: Box<State>, reply: &Reply) -> Result<(), End> {
         if let Some(expires) = state.expiry(&self.edge) {
             self.permit.token_accepted();
             self.keepalive.authenticated(expires);
@@ -273,7 +265,10 @@ impl Session {
         let outcome = if reply.is_success() { "success" } else { "error" };
         self.edge.metrics.requests.get_or_create(&Outcome { outcome }).inc();
         self.requests += 1;
-        self.send(Some(Message::Text(reply.to_frame())))?;
+        let queued = self.transport.reply(reply);
+        if !self.sent(queued).map_err(|error| end_of(&error))? {
+            return Err(End::Refused);
+        }
         if resumes && self.present.is_none() {
             self.release();
         }
@@ -316,7 +311,7 @@ impl Session {
         if self.is_busy() || self.outbox.is_stuffed() {
             return Poll::Pending;
         }
-        let message = match self.socket.poll_next(context) {
+        let message = match self.transport.poll_next(context) {
             Poll::Ready(Ok(message)) => message,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(end_of(&error))),
             Poll::Pending => return Poll::Pending,
@@ -337,13 +332,17 @@ impl Session {
             Message::Binary(_) => {
                 self.keepalive.requested(clock::now());
                 let reply = Reply::error(generated_id(), "binary frames are not understood, send text");
-                self.send(Some(Message::Text(reply.to_frame())))
+                let queued = self.transport.reply(&reply);
+                self.sent(queued).map(drop)
             }
             Message::Ping(_) | Message::Pong(_) if !self.control_frames.try_take(clock::now()) => {
                 return Poll::Ready(Err(End::Close(Close::Flood)));
             }
             // tungstenite has queued the reply.
-            Message::Ping(_) | Message::Close(_) => self.send(None),
+            Message::Ping(_) | Message::Close(_) => {
+                let queued = self.transport.control();
+                self.sent(queued)
+            }
             Message::Pong(_) | Message::Frame(_) => Ok(()),
         };
         Poll::Ready(sent.or_else(|error| match error {
@@ -360,14 +359,16 @@ impl Session {
         {
             return Poll::Pending;
         }
-        let is_reading = !self.is_busy();
+        // Who answers nothing is found dead by TCP.
+        let is_reading = !self.is_busy() && !self.transport.is_event_stream();
         let due = self.keepalive.due(clock::now(), &self.edge.config, &self.outbox, is_reading);
         match due {
             Due::Close(close) => Poll::Ready(Err(End::Close(close))),
             Due::Dead => Poll::Ready(Err(End::Gone("dead"))),
             Due::Ping => {
-                let ping = self.send(Some(Message::Ping(Bytes::new())));
-                Poll::Ready(ping.map_err(|error| end_of(&error)))
+                let (edge, state) = (&self.edge, self.state.as_deref());
+                let queued = self.transport.ping(|| subscribe::cursor(edge, state?));
+                Poll::Ready(self.sent(queued).map_err(|error| end_of(&error)))
             }
             Due::Nothing(next) => {
                 self.timer.as_mut().reset(next.into());
@@ -376,14 +377,16 @@ impl Session {
         }
     }
 
-    /// Sends queued frames and the close frame, and waits for the client to close: closing a connection with unread
-    /// bytes would reset it, and the client could lose the close frame.
-    async fn close(&mut self, close: Close) -> Result<(), tungstenite::Error> {
-        self.socket.close(close.frame())?;
-        while self.outbox.flush() == Flushed::Blocked {
-            poll_fn(|context| self.socket.poll_writable(context)).await?;
-        }
-        self.socket.shutdown().await?;
-        Ok(())
+    /// Sends what is queued, and waits for the client to close: closing a connection with unread bytes would reset it, and
+    /// the client could lose the last frame.
+    async fn finish(&mut self) {
+        let finished = async {
+            while self.outbox.flush() == Flushed::Blocked {
+                poll_fn(|context| self.transport.poll_writable(context)).await?;
+            }
+            self.transport.shutdown().await
+        };
+        // Boxed, so that open sessions do not reserve space for this future.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(finished)).await;
     }
 }

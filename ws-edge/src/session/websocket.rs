@@ -206,36 +206,33 @@ impl Socket {
         }
     }
 
-    /// Ready when the connection is writable.
-    ///
-    /// # Errors
-    /// When the connection is lost.
-    pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp.poll_write_ready(context)
+    /// The connection.
+    pub(super) fn tcp(&self) -> &dyn ClientSocket {
+        &*self.tcp
     }
+}
 
-    /// Closes the connection's write half, then reads and discards until the client closes its own, or has sent too much.
-    ///
-    /// # Errors
-    /// When the connection is lost.
-    pub(super) async fn shutdown(&self) -> io::Result<()> {
-        // Fails if the client has already disconnected; reading reports that.
-        let _ = self.tcp.shutdown_write();
-        let mut buffer = [0; 1024];
-        let mut discarded = 0;
-        while discarded < MAX_DISCARDED_BYTES {
-            // A client that floods must not keep the thread.
-            tokio::task::coop::consume_budget().await;
-            poll_fn(|context| self.tcp.poll_read_ready(context)).await?;
-            match self.tcp.try_read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(bytes) => discarded += bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+/// Closes the connection's write half, then reads and discards until the client closes its own, or has sent too much.
+///
+/// # Errors
+/// When the connection is lost.
+pub(super) async fn shut_down(tcp: &dyn ClientSocket) -> io::Result<()> {
+    // Fails if the client has already disconnected; reading reports that.
+    let _ = tcp.shutdown_write();
+    let mut buffer = [0; 1024];
+    let mut discarded = 0;
+    while discarded < MAX_DISCARDED_BYTES {
+        // A client that floods must not keep the thread.
+        tokio::task::coop::consume_budget().await;
+        poll_fn(|context| tcp.poll_read_ready(context)).await?;
+        match tcp.try_read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(bytes) => discarded += bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The fewest bytes that the frames of a message take: one frame with the shortest encoding of its length. For a close

@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{event::Event, normalize::normalize, template::FrameTemplate};
 use crate::protocol::{
     cursor::{Cursor, EventPosition, Rank},
+    event_stream::{self, Framing},
     view::View,
 };
 
@@ -80,7 +81,10 @@ impl<'e> EventFrames<'e> {
             data.as_bytes(),
             b"}",
         ];
-        Some(text_frame(&parts))
+        Some(match template.framing() {
+            Framing::WebSocket => text_frame(&parts),
+            Framing::EventStream => event_stream::event(None, cursor.as_ref().map(|text| &text[..]), &parts),
+        })
     }
 
     fn data(&self) -> Option<&str> {

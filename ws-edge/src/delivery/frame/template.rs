@@ -7,7 +7,7 @@ use blackhole_common::{owner::Own, wire};
 use super::shown_key::ShownKey;
 use crate::{
     delivery::family_switch::FamilySwitch,
-    protocol::{cursor::Rank, view::View},
+    protocol::{cursor::Rank, event_stream::Framing, view::View},
 };
 
 /// What the frames of one binding have in common. Sessions with equal templates share frames.
@@ -20,6 +20,7 @@ pub struct FrameTemplate {
     /// The frame from behind the cursor to the start quote of `name`'s value.
     head: Box<str>,
     view: View,
+    framing: Framing,
     shown_key: ShownKey,
     family: FamilySwitch,
     /// The only events that the session may have, if it is restricted to one user's.
@@ -56,6 +57,7 @@ impl FrameTemplate {
             rank: Rank::of(account, subscribed_key),
             head: head.into(),
             view,
+            framing: Framing::default(),
             shown_key,
             family: FamilySwitch::default(),
             only: None,
@@ -66,7 +68,7 @@ impl FrameTemplate {
 
     fn computed_hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (&self.head, self.view, &self.shown_key, self.rank, &self.only).hash(&mut hasher);
+        (&self.head, self.view, self.framing, &self.shown_key, self.rank, &self.only).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -74,6 +76,14 @@ impl FrameTemplate {
     #[must_use]
     pub fn of(self, family: &FamilySwitch) -> FrameTemplate {
         FrameTemplate { family: family.clone(), ..self }
+    }
+
+    /// The same for sessions with this framing.
+    #[must_use]
+    pub fn framed(self, framing: Framing) -> FrameTemplate {
+        let mut template = FrameTemplate { framing, ..self };
+        template.hash = template.computed_hash();
+        template
     }
 
     /// The same for these events of one user only, or for all.
@@ -84,6 +94,7 @@ impl FrameTemplate {
             rank: self.rank,
             head: self.head.clone(),
             view: self.view,
+            framing: self.framing,
             shown_key: self.shown_key.clone(),
             family: self.family.clone(),
             only,
@@ -103,6 +114,11 @@ impl FrameTemplate {
 
     pub(super) fn view(&self) -> View {
         self.view
+    }
+
+    /// How the frames go over the wire.
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
     }
 
     pub(super) fn shown_key(&self) -> &ShownKey {

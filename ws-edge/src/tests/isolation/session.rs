@@ -27,6 +27,7 @@ use crate::{
     },
     protocol::{
         cursor::Rank,
+        event_stream::Framing,
         request::{Action, Request, Since},
         view::View,
     },
@@ -119,8 +120,9 @@ impl Session {
             let asked = all.iter().find(|asked| asked.binding == text).ok_or("another text came out")?;
             let parsed = binding::parse(&ground.catalogue, &ground.families, &text, &bearer);
             let id = request_id.as_ref();
-            let request =
-                parsed.and_then(|parsed| subscribe::request(ROOT, view, &text, &parsed, &access, id));
+            let request = parsed.and_then(|parsed| {
+                subscribe::request(ROOT, (view, Framing::WebSocket), &text, &parsed, &access, id)
+            });
             if asked.patterns.is_some() && asked.allowed != request.is_ok() {
                 return Err(format!("{who:?} asked {asked:?}: {request:?}"));
             }

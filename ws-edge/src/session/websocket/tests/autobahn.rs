@@ -97,12 +97,12 @@ async fn serve(mut tcp: TcpStream) {
                 if let End::Close(close) = end_of(&error) {
                     let _ = socket.close(close.frame());
                     while outbox.flush() == Flushed::Blocked {
-                        if poll_fn(|context| socket.poll_writable(context)).await.is_err() {
+                        if poll_fn(|context| socket.tcp().poll_write_ready(context)).await.is_err() {
                             return;
                         }
                     }
                 }
-                let _ = socket.shutdown().await;
+                let _ = shut_down(socket.tcp()).await;
                 return;
             }
         };
@@ -118,7 +118,7 @@ async fn read(socket: &mut Socket, outbox: &Outbox) -> Result<Message, Error> {
     poll_fn(|context| {
         outbox.register(context);
         socket.begin_poll();
-        while outbox.is_blocked() && socket.poll_writable(context).is_ready() {
+        while outbox.is_blocked() && socket.tcp().poll_write_ready(context).is_ready() {
             outbox.flush();
         }
         if outbox.is_stuffed() { Poll::Pending } else { socket.poll_next(context) }
