@@ -1,7 +1,10 @@
-//! The JavaScript client in a real Chromium and in Node: it reconnects and resumes, and each binding's events arrive in
-//! order, without loss or duplicates.
+//! The client in JavaScript, in a real Chromium and in Node, and the one in Python: they reconnect and resume, and each
+//! binding's events arrive in order, without loss or duplicates.
 
+mod packages;
+mod recipes;
 mod revoked;
+mod watch;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,6 +29,7 @@ use blackhole_tests::{
     proxy::{Network, Proxy},
     soon,
     stack::{Edge, Stack},
+    tools,
 };
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -33,7 +37,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseC
 use tokio_util::sync::CancellationToken;
 
 const WATCH: &str = include_str!("client/watch.js");
-const NODE_FLAGS: [&str; 2] = ["--experimental-websocket", "--no-warnings"];
+const WATCH_PY: &str = include_str!("client/watch.py");
+/// With these Node 20 has a WebSocket of its own; later ones have it without.
+const OWN_WEBSOCKET: [&str; 2] = ["--experimental-websocket", "--no-warnings"];
 /// The client's ping interval and timeout in milliseconds: short, to keep the tests fast.
 const PING_INTERVAL_AND_TIMEOUT: (u64, u64) = (500, 2000);
 
@@ -45,17 +51,43 @@ struct Watcher {
 
 enum RunsIn {
     Page(Browser),
-    Node(Process, PathBuf),
+    Program(Process, PathBuf),
 }
 
-/// Node, if it has a WebSocket: by default since version 22, with a flag since 20.10.
-fn node() -> Option<PathBuf> {
-    let node = install::find(install::NODE).unwrap();
-    let tried = Command::new(&node)
-        .args(NODE_FLAGS)
-        .args(["-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"])
-        .output();
-    tried.unwrap().status.success().then_some(node)
+/// A client outside of browsers.
+#[derive(Clone, Copy)]
+enum Language {
+    /// In Node, with the package's WebSocket.
+    JavaScript,
+    Python,
+}
+
+/// Makes each of these scenarios a test of each language.
+macro_rules! in_each_language {
+    ($($name:ident),* $(,)?) => {
+        mod javascript { $(#[tokio::test] async fn $name() { super::$name(super::Language::JavaScript).await; })* }
+        mod python { $(#[tokio::test] async fn $name() { super::$name(super::Language::Python).await; })* }
+    };
+}
+use in_each_language;
+
+in_each_language!(
+    it_begins_with_what_lives,
+    every_event_comes_once_and_in_order_when_edges_die,
+    every_event_comes_once_and_in_order_over_many_disconnects,
+    a_gap_is_reported_when_the_stream_was_replaced,
+    a_connection_without_answers_is_abandoned,
+    it_reconnects_after_every_close_code_except_final_ones,
+    a_refused_token_ends_the_client,
+);
+
+fn node() -> PathBuf {
+    install::find(install::NODE).unwrap()
+}
+
+/// The folder of the npm package.
+fn package() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ws-edge/clients/js").canonicalize().unwrap()
 }
 
 /// The configuration of a watcher: URL, token (a text, or the result of a function), and bindings by account.
@@ -91,34 +123,51 @@ impl Watcher {
         Watcher { runs_in: RunsIn::Page(browser), _dir: dir }
     }
 
-    /// Runs the client in Node, which is faster, or in a page if Node is too old.
-    async fn anywhere(config: &Value) -> Watcher {
-        match node() {
-            Some(node) => Watcher::in_node(&node, config),
-            None => Watcher::in_page(&Stack::shared().edge, config).await,
+    /// Runs the client in Node or in Python.
+    fn start(language: Language, config: &Value) -> Watcher {
+        match language {
+            Language::JavaScript => Self::script_in_node(config, WATCH, &[]),
+            Language::Python => Self::script_in_python(config, WATCH_PY),
         }
     }
 
-    /// Runs the client in Node.
-    fn in_node(node: &Path, config: &Value) -> Watcher {
-        let dir = RunDir::create("client").unwrap();
-        let (file, out) = (dir.path().join("watch.cjs"), dir.path().join("out"));
-        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ws-edge/web/client.js");
-        let script = format!(
-            "const {{ BlackholeClient }} = require({});\nconst config = {config};\n\
-             const report = (what) => process.stdout.write(JSON.stringify(what) + '\\n');\n{WATCH}",
-            json!(client)
+    /// Runs a script that uses the client in Node. It may use `BlackholeClient`, `config` and `report`.
+    fn script_in_node(config: &Value, script: &str, flags: &[&str]) -> Watcher {
+        let begin = format!(
+            "import {{ BlackholeClient }} from {};\nconst config = {config};\n\
+             const report = (what) => process.stdout.write(JSON.stringify(what) + '\\n');\n",
+            json!(package().join("node.js"))
         );
+        Self::program("watch.mjs", &(begin + script), |file| Spec::new(node()).args(flags).arg(file))
+    }
+
+    /// Runs a script that uses the client in Python. It may use `config` and `report`.
+    fn script_in_python(config: &Value, script: &str) -> Watcher {
+        let begin = format!(
+            "import json\nconfig = json.loads({})\n\
+             def report(what): print(json.dumps(what), flush=True)\n",
+            json!(config.to_string())
+        );
+        Self::program("watch.py", &(begin + script), |file| {
+            let python = tools::python();
+            let spec = Spec::new(python.get_program()).arg(file);
+            python.get_envs().fold(spec, |spec, (name, value)| spec.env(name, value.unwrap()))
+        })
+    }
+
+    fn program(name: &str, script: &str, command: impl FnOnce(&Path) -> Spec) -> Watcher {
+        let dir = RunDir::create("client").unwrap();
+        let (file, out) = (dir.path().join(name), dir.path().join("out"));
         std::fs::write(&file, script).unwrap();
-        let spec = Spec::new(node).args(NODE_FLAGS).arg(&file).stdout(&out);
-        Watcher { runs_in: RunsIn::Node(Process::start(&spec).unwrap(), out), _dir: dir }
+        let process = Process::start(&command(&file).stdout(&out)).unwrap();
+        Watcher { runs_in: RunsIn::Program(process, out), _dir: dir }
     }
 
     /// All reports so far.
     async fn seen(&self) -> Vec<Value> {
         match &self.runs_in {
             RunsIn::Page(browser) => serde_json::from_value(browser.script("return seen").await).unwrap(),
-            RunsIn::Node(_, out) => {
+            RunsIn::Program(_, out) => {
                 let text = std::fs::read_to_string(out).unwrap_or_default();
                 text.split_inclusive('\n')
                     .filter(|line| line.ends_with('\n'))
@@ -161,14 +210,14 @@ impl Watcher {
     async fn run(&self, script: &str) {
         match &self.runs_in {
             RunsIn::Page(browser) => drop(browser.script(script).await),
-            RunsIn::Node(..) => panic!("only a page can run further scripts"),
+            RunsIn::Program(..) => panic!("only a page can run further scripts"),
         }
     }
 
     async fn close(self) {
         match self.runs_in {
             RunsIn::Page(browser) => browser.close().await,
-            RunsIn::Node(process, _) => drop(process.kill().await),
+            RunsIn::Program(process, _) => drop(process.kill().await),
         }
     }
 }
@@ -281,15 +330,14 @@ fn of_family(edge: &Edge, family: &AccountPair) -> Value {
     config(&edge.url("view=args"), given(&family.parent), &subscriptions)
 }
 
-#[tokio::test]
-async fn it_begins_with_what_lives() {
+async fn it_begins_with_what_lives(language: Language) {
     let stack = Stack::shared();
     let account = Account::fresh();
     event(&account, 2).publish(&stack.publisher().await).await;
     let mut config =
         config(&stack.edge.url("view=args"), json!(account.token()), &[(&account, &["call.*.*"])]);
     config["state"] = true.into();
-    let watcher = Watcher::anywhere(&config).await;
+    let watcher = Watcher::start(language, &config);
     watcher.until_number(&account, 2).await;
     event(&account, 3).publish(&stack.publisher().await).await;
     watcher.until_number(&account, 3).await;
@@ -315,27 +363,35 @@ async fn a_browser_client_gets_every_event_once_and_in_order_when_edges_die() {
     watcher.close().await;
 }
 
-#[tokio::test]
-async fn a_node_client_gets_every_event_once_and_in_order_when_edges_die() {
-    let Some(node) = node() else {
-        println!("skipped: this Node has no WebSocket, it is older than 20.10");
-        return;
-    };
-    let (edge, family) = (Stack::shared().another_edge("edge-client-node", &[]).await, AccountPair::fresh());
-    let watcher = Watcher::in_node(&node, &of_family(&edge, &family));
+async fn every_event_comes_once_and_in_order_when_edges_die(language: Language) {
+    let name = ["edge-client-node", "edge-client-python"][language as usize];
+    let (edge, family) = (Stack::shared().another_edge(name, &[]).await, AccountPair::fresh());
+    let watcher = Watcher::start(language, &of_family(&edge, &family));
     loses_no_event_when_the_edge_dies(&edge, &family, &watcher).await;
     watcher.close().await;
 }
 
 #[tokio::test]
-async fn the_client_delivers_every_event_once_and_in_order_over_many_disconnects() {
+async fn nodes_own_websocket_does_as_well() {
+    let tried = Command::new(node()).args(OWN_WEBSOCKET).args(["-e", "WebSocket"]).output().unwrap();
+    if !tried.status.success() {
+        println!("skipped: this Node has no WebSocket, it is older than 20.10");
+        return;
+    }
+    let (edge, family) = (Stack::shared().another_edge("edge-client-own", &[]).await, AccountPair::fresh());
+    let watcher = Watcher::script_in_node(&of_family(&edge, &family), WATCH, &OWN_WEBSOCKET);
+    loses_no_event_when_the_edge_dies(&edge, &family, &watcher).await;
+    watcher.close().await;
+}
+
+async fn every_event_comes_once_and_in_order_over_many_disconnects(language: Language) {
     let (edge, family) = (&Stack::shared().edge, AccountPair::fresh());
     let proxy = Proxy::start(edge.port).await;
     let mut config = of_family(edge, &family);
     config["url"] = json!(format!("ws://127.0.0.1:{}/?view=args", proxy.port()));
     // Otherwise the backoff would grow.
     config["retryEvery"] = json!(10);
-    let watcher = Watcher::anywhere(&config).await;
+    let watcher = Watcher::start(language, &config);
     watcher.until_subscribed(2).await;
     let traffic = Traffic::of(&family.child, &family.parent);
     for cut in 0..40 {
@@ -397,13 +453,12 @@ async fn subscriptions_changed_while_disconnected_apply_at_the_next_connection()
     watcher.close().await;
 }
 
-#[tokio::test]
-async fn a_gap_is_reported_when_the_stream_was_replaced() {
-    let stack = Stack::start("client-gap").await;
+async fn a_gap_is_reported_when_the_stream_was_replaced(language: Language) {
+    let stack = Stack::start(["client-gap-node", "client-gap-python"][language as usize]).await;
     let account = Account::fresh();
     let publisher = stack.publisher().await;
     let config = config(&stack.edge.url("view=args"), given(&account), &[(&account, &["call.*.*"])]);
-    let watcher = Watcher::anywhere(&config).await;
+    let watcher = Watcher::start(language, &config);
     watcher.until_subscribed(1).await;
     event(&account, 1).publish(&publisher).await;
     watcher.until_number(&account, 1).await;
@@ -429,12 +484,11 @@ async fn a_gap_is_reported_when_the_stream_was_replaced() {
     watcher.close().await;
 }
 
-#[tokio::test]
-async fn a_connection_without_answers_is_abandoned() {
+async fn a_connection_without_answers_is_abandoned(language: Language) {
     let (stack, account) = (Stack::shared(), Account::fresh());
     let proxy = Proxy::start(stack.edge.port).await;
     let url = format!("ws://127.0.0.1:{}/?view=args", proxy.port());
-    let watcher = Watcher::anywhere(&config(&url, given(&account), &[(&account, &["call.*.*"])])).await;
+    let watcher = Watcher::start(language, &config(&url, given(&account), &[(&account, &["call.*.*"])]));
     watcher.until_subscribed(1).await;
     proxy.set(Network::Dropping);
     let waiting = watcher.until("the wait", 1, |one| one["state"] == "waiting").await;
@@ -463,10 +517,9 @@ async fn closing_with(codes: &'static [u16]) -> u16 {
     port
 }
 
-#[tokio::test]
-async fn the_client_reconnects_after_every_close_code_except_final_ones() {
+async fn it_reconnects_after_every_close_code_except_final_ones(language: Language) {
     let url = format!("ws://127.0.0.1:{}/", closing_with(&[1001, 1012, 1013, 4000, 4401, 4499, 4500]).await);
-    let watcher = Watcher::anywhere(&config(&url, json!({ "given": "any" }), &[])).await;
+    let watcher = Watcher::start(language, &config(&url, json!({ "given": "any" }), &[]));
     let ended = watcher.until("the end", 1, |one| one["state"] == "ended").await;
     assert_eq!(ended, [json!({ "state": "ended", "code": 4500, "reason": "as told" })]);
     let waited = watcher.until("the waits", 6, |one| one["state"] == "waiting").await;
@@ -478,26 +531,29 @@ async fn the_client_reconnects_after_every_close_code_except_final_ones() {
     }
     assert!(waits.iter().any(|wait| *wait > 0.0), "{waits:?}");
     // The client does not keep the program running.
-    if let RunsIn::Node(process, _) = &watcher.runs_in {
+    if let RunsIn::Program(process, _) = &watcher.runs_in {
         assert!(soon("the program's end", process.exited()).await.unwrap().success());
     }
     watcher.close().await;
 }
 
-#[tokio::test]
-async fn a_refused_token_ends_the_client_unless_a_function_provides_tokens() {
-    let (edge, account) = (&Stack::shared().edge, Account::fresh());
-    let refusal = "failed to authenticate token : token is malformed";
-    let url = edge.url("view=args");
-    let fixed = Watcher::anywhere(&config(&url, json!("nonsense"), &[(&account, &["call.*.*"])])).await;
-    let ended = fixed.until("the end", 1, |one| one["state"] == "ended").await;
-    assert_eq!(ended[0]["reason"], refusal);
-    fixed.until("the subscription's end", 1, |one| one["refused"] == refusal).await;
+const REFUSAL: &str = "failed to authenticate token : token is malformed";
 
-    let given =
-        Watcher::in_page(edge, &config(&url, json!({ "given": "nonsense" }), &[(&account, &["call.*.*"])]))
-            .await;
-    given.until("the error", 1, |one| one["error"] == refusal).await;
+async fn a_refused_token_ends_the_client(language: Language) {
+    let (edge, account) = (&Stack::shared().edge, Account::fresh());
+    let config = config(&edge.url("view=args"), json!("nonsense"), &[(&account, &["call.*.*"])]);
+    let fixed = Watcher::start(language, &config);
+    let ended = fixed.until("the end", 1, |one| one["state"] == "ended").await;
+    assert_eq!(ended[0]["reason"], REFUSAL);
+    fixed.until("the subscription's end", 1, |one| one["refused"] == REFUSAL).await;
+}
+
+#[tokio::test]
+async fn a_function_is_asked_for_another_token_if_one_is_refused() {
+    let (edge, account) = (&Stack::shared().edge, Account::fresh());
+    let config = config(&edge.url("view=args"), json!({ "given": "nonsense" }), &[(&account, &["call.*.*"])]);
+    let given = Watcher::in_page(edge, &config).await;
+    given.until("the error", 1, |one| one["error"] == REFUSAL).await;
     given.run(&format!("config.tokens = {}", json!(account.token()))).await;
     given.until_subscribed(1).await;
     given.close().await;

@@ -2,7 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use blackhole_dev::websocket::{CLOSE, PING, upgrade_request};
+use blackhole_dev::{
+    websocket::{CLOSE, PING, upgrade_request},
+    workspace,
+};
 use blackhole_tests::{
     accounts::Account,
     client::Client,
@@ -87,13 +90,18 @@ async fn the_javascript_client_is_served_to_any_origin() {
     assert_eq!((file.status, file.header("content-type")), (200, Some("text/javascript; charset=utf-8")));
     assert_eq!(file.header("access-control-allow-origin"), Some("*"));
     assert_eq!(file.header("cache-control"), Some("no-cache"), "it must match the release of the edge");
-    assert!(file.body.contains("class BlackholeClient"));
+    assert!(file.body.contains("\nclass BlackholeClient") && !file.body.contains("\nexport "));
+    // The npm package's module is the same.
+    let module = answer_of(&Stack::shared().edge, &get("/client.mjs")).await;
+    assert_eq!(module.header("content-type"), Some("text/javascript; charset=utf-8"));
+    let package = workspace::root().unwrap().join("ws-edge/clients/js/client.js");
+    assert_eq!(module.body, std::fs::read_to_string(package).unwrap());
 }
 
 /// The list includes the families of the operator's own file.
 #[tokio::test]
 async fn the_bindings_of_the_catalogue_are_listed_as_json() {
-    let dir = blackhole_dev::workspace::RunDir::create("told").unwrap();
+    let dir = workspace::RunDir::create("told").unwrap();
     let file = dir.path().join("own.toml");
     let own = "[[family]]\nname = \"mine\"\n[[family.event]]\nexchange = \"e\"\nkey = \"mine.{id}\"\ntenant = []\n\
                [[family.event.form]]\nbinding = \"mine.{id}\"\nrequired = { id = \"which?\" }\n";

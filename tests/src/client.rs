@@ -10,7 +10,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest, http::HeaderName},
 };
 
-use crate::{accounts::Account, soon};
+use crate::{accounts::Account, messages, soon};
 
 /// A frame from the edge, or the end of the connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +99,7 @@ impl Client {
         self.send_text(request.to_string()).await;
         let reply = self.reply().await;
         assert_eq!(reply["request_id"], id, "the reply to another request: {reply}");
+        messages::check_exchange(&request, &reply);
         reply
     }
 
@@ -151,7 +152,10 @@ impl Client {
     /// The next frame.
     pub async fn frame(&mut self) -> Value {
         match self.incoming().await {
-            Incoming::Json(frame) => frame,
+            Incoming::Json(frame) => {
+                messages::check_frame(&frame);
+                frame
+            }
             Incoming::Closed(code) => {
                 panic!("the connection was closed with {code:?} instead of another frame")
             }

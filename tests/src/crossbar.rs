@@ -58,6 +58,7 @@ impl RecordedRequest {
 /// | `/broken` | the connection is closed |
 /// | `/hold` | 200 after a call of [`Crossbar::release_one`] |
 /// | `/odd` | JSON that most parsers would not reproduce |
+/// | `/users` | a list of one user, `ann` |
 /// | anything else | 200 |
 #[derive(Clone)]
 pub struct Crossbar {
@@ -161,6 +162,7 @@ impl Crossbar {
                 self.shared.held.fetch_sub(1, Ordering::SeqCst);
                 complete(200, "{\"data\":\"held\"}".into())
             }
+            ["users", ..] => complete(200, "{\"data\":[{\"id\":\"ann\"}],\"status\":\"success\"}".into()),
             ["odd", ..] => complete(200, ODD_JSON.into()),
             _ => complete(200, "{\"data\":{},\"status\":\"success\"}".into()),
         }

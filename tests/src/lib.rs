@@ -6,6 +6,7 @@
 //! | [`stack`] | the brokers and services |
 //! | [`accounts`] | accounts and tokens |
 //! | [`client`] | the WebSocket client of the functional tests |
+//! | [`messages`] | checks every frame of that client against `docs/asyncapi.yaml` |
 //! | [`raw`] | a client that is only a TCP stream, for hostile frames |
 //! | [`crossbar`] | an HTTP server that stands in for Crossbar |
 //! | [`kazoo`] | a KAZOO process that sends requests over AMQP |
@@ -20,6 +21,7 @@
 //! | [`proxy`] | a TCP proxy that simulates network faults |
 //! | [`chaos`] | random faults while events flow, and the verdict |
 //! | [`compat`] | two versions side by side |
+//! | [`tools`] | what the tests of the client packages need from npm and PyPI |
 //! | [`containers`] | the containers of `deploy/compose.yaml` |
 
 // The harness panics on failures, as tests do.
@@ -39,11 +41,13 @@ pub mod haproxy;
 pub mod kazoo;
 pub mod lean;
 pub mod living;
+pub mod messages;
 pub mod nats_accounts;
 pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod stack;
+pub mod tools;
 
 use std::{future::Future, time::Duration};
 

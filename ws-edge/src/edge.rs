@@ -1,6 +1,6 @@
 //! What the sessions of an edge share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use blackhole_common::{
     catalogue::Catalogue,
@@ -8,6 +8,7 @@ use blackhole_common::{
     readiness::Readiness,
     wire::Subjects,
 };
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
@@ -35,6 +36,8 @@ pub(crate) struct Edge {
     pub(crate) config: WsConfig,
     /// All binding families.
     pub(crate) catalogue: Catalogue,
+    /// The page `/asyncapi.json`, once somebody has asked for it.
+    pub(crate) asyncapi: OnceLock<Bytes>,
     /// Which of them are stopped.
     pub(crate) families: Arc<Families>,
     /// The first words of every event's subject: `blackhole.v1.event`.
@@ -99,6 +102,7 @@ impl Edge {
             releases: Arc::default(),
             metrics,
             catalogue,
+            asyncapi: OnceLock::new(),
             config,
         }
     }

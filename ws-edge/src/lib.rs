@@ -15,6 +15,7 @@
 //! | `limits` | what one client and one account may take |
 //! | `access` | auth-svc's decisions, bindings, stopped families |
 //! | `kazoo` | requests that go on to KAZOO |
+//! | `schema` | requests and events as AsyncAPI, and as types of the client packages |
 //! | `operator` | listing sessions, requests over NATS, draining |
 
 pub mod access;
@@ -32,6 +33,7 @@ pub mod metrics;
 mod operator;
 pub mod outbox;
 pub mod protocol;
+pub mod schema;
 pub mod session;
 pub mod simulated;
 #[cfg(test)]

@@ -23,6 +23,7 @@ const ORDER: &[&str] = &[
     "catchup",
     "access",
     "kazoo",
+    "schema",
     "operator",
     "edge",
     "session",

@@ -76,8 +76,14 @@ pub const NCHAN: Tool = Tool {
 /// Runs the Node bridge of the benchmarks, and the JavaScript client in its tests.
 pub const NODE: Tool = Tool { program: "node", package: "nodejs", dirs: &[], units: &[] };
 
-/// Installs the libraries of the Node bridge. Node from elsewhere than Debian usually includes npm.
+/// Installs the libraries of the Node bridge and of the tests of the JavaScript client. Node from elsewhere than Debian usually includes npm.
 pub const NPM: Tool = Tool { program: "npm", package: "npm", dirs: &[], units: &[] };
+
+/// Runs the Python client in its tests.
+pub const PYTHON: Tool = Tool { program: "python3", package: "python3", dirs: &[], units: &[] };
+
+/// Installs what that needs.
+pub const PIP: Tool = Tool { program: "pip3", package: "python3-pip", dirs: &[], units: &[] };
 
 /// Checks alerts. The package has the Prometheus server, too.
 pub const PROMTOOL: Tool =
@@ -111,6 +117,9 @@ pub const FOR_TESTS: &[Tool] = &[
     OPENSSL,
     JQ,
     NODE,
+    NPM,
+    PYTHON,
+    PIP,
     PROMETHEUS,
 ];
 

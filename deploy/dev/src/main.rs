@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use blackhole_dev::{
     alerts, autobahn, bench, capacity, chaos, chart, check, compat, containers, fuzz, matrix, progress,
-    simulate, test, up,
+    schema, simulate, test, up,
 };
 use clap::{Parser, Subcommand};
 
@@ -34,6 +34,8 @@ enum Command {
     Containers(containers::Options),
     /// Runs the services' code against simulated brokers, networks and clients, many times
     Simulate(simulate::Options),
+    /// Writes docs/asyncapi.yaml and the types of the client packages
+    Schema(schema::Options),
     /// Runs the Autobahn test suite against the edge's WebSocket code
     Autobahn(autobahn::Options),
     /// Runs the fuzz targets: random input for everything that reads bytes from outside
@@ -59,6 +61,7 @@ async fn main() -> ExitCode {
         Command::Compat(options) => compat::run(options).await,
         Command::Containers(options) => containers::run(options).await,
         Command::Simulate(options) => simulate::run(options).await,
+        Command::Schema(options) => schema::run(options),
         Command::Autobahn(options) => autobahn::run(options).await,
         Command::Fuzz(options) => fuzz::run(options).await,
         Command::Chart(options) => chart::run(options).await,

@@ -4,18 +4,22 @@ use super::*;
 use crate::revoked::{Deployment, change, entry, stack};
 use blackhole_tests::{accounts, client::Client};
 
+in_each_language!(
+    a_revoked_subscription_is_reported_and_not_renewed,
+    a_revoked_subscription_of_the_tokens_own_account_is_found,
+);
+
 /// Lets a child account move away from its reseller.
 fn move_away(family: &AccountPair) {
     let AccountPair { parent, child } = family;
     change(&[(entry(child, &parent.id), entry(child, accounts::TOP))]);
 }
 
-#[tokio::test]
-async fn a_revoked_subscription_is_reported_and_not_renewed() {
+async fn a_revoked_subscription_is_reported_and_not_renewed(language: Language) {
     let (stack, family) = (stack(), AccountPair::fresh());
-    let edge = stack.another_edge("edge-client-revoked", &[]).await;
+    let edge = stack.another_edge(["edge-revoked-node", "edge-revoked-python"][language as usize], &[]).await;
     let publisher = stack.publisher().await;
-    let watcher = Watcher::anywhere(&of_family(&edge, &family)).await;
+    let watcher = Watcher::start(language, &of_family(&edge, &family));
     watcher.until_subscribed(2).await;
     move_away(&family);
     let revoked = watcher.until("the end of two subscriptions", 2, |one| !one["revoked"].is_null()).await;
@@ -36,8 +40,7 @@ async fn a_revoked_subscription_is_reported_and_not_renewed() {
     watcher.close().await;
 }
 
-#[tokio::test]
-async fn a_revoked_subscription_of_the_tokens_own_account_is_found() {
+async fn a_revoked_subscription_of_the_tokens_own_account_is_found(language: Language) {
     let (stack, family) = (stack(), AccountPair::fresh());
     let AccountPair { parent, child } = &family;
     let admin = entry(child, &parent.id) + "superduper_admin = true\n";
@@ -53,7 +56,7 @@ async fn a_revoked_subscription_of_the_tokens_own_account_is_found() {
 
     let mut config = config(&stack.edge.url("view=args"), given(child), &[]);
     config["subscriptions"] = json!([[null, ["conference.command.*", "fax.status.*"]]]);
-    let watcher = Watcher::anywhere(&config).await;
+    let watcher = Watcher::start(language, &config);
     watcher.until_subscribed(1).await;
     change(&[(admin, entry(child, &parent.id))]);
     let revoked = watcher.until("the end of the subscription", 1, |one| !one["revoked"].is_null()).await;

@@ -1,7 +1,7 @@
 // Runs the client in a page or in Node and reports what happens, in order. The tests define `config` and `report`.
 const client = new BlackholeClient(config.url, {
   ...config.options,
-  token: config.token ?? (() => { report({ token: 'asked for' }); return config.tokens; }),
+  token: config.token ?? (() => { report({ token: 'asked for' }); return Array.isArray(config.tokens) ? config.tokens.shift() : config.tokens; }),
   onevent: (event) => report({
     account: event.args['Custom-Channel-Vars']['Account-ID'], binding: event.subscribed_key, number: event.args.Number,
   }),

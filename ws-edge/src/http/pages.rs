@@ -1,5 +1,7 @@
 //! The pages of every edge: the console, the JavaScript client, the list of bindings, and the services' releases.
 
+use std::sync::LazyLock;
+
 use blackhole_common::version;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,7 +13,7 @@ use hyper::{
 use serde::Serialize;
 
 use super::{bindings, refusal::Refusal};
-use crate::{edge::Edge, operator::releases::Release};
+use crate::{edge::Edge, operator::releases::Release, schema};
 
 /// What a browser may do on a page: run and load files of this edge and connect to it, also as `ws:` or `wss:`, and
 /// nothing else. The page's icon is in the page.
@@ -21,11 +23,20 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// The npm package's module.
+const CLIENT: &str = include_str!("../../clients/js/client.js");
+
+/// The same as a classic script, which defines `BlackholeClient`, also for `require`.
+static CLASSIC_CLIENT: LazyLock<String> = LazyLock::new(|| {
+    let exports = "if (typeof module === 'object' && module.exports) module.exports = { BlackholeClient };";
+    format!("{}\n{exports}\n", CLIENT.replace("\nexport class ", "\nclass "))
+});
+
 /// The console's files, and the client: path, content type, content.
 const FILES: [(&str, &str, &str); 17] = [
     ("/", HTML, include_str!("../../web/console.html")),
     ("/console.css", CSS, include_str!("../../web/console.css")),
-    ("/client.js", JAVASCRIPT, include_str!("../../web/client.js")),
+    ("/client.mjs", JAVASCRIPT, CLIENT),
     ("/calls", HTML, include_str!("../../web/calls.html")),
     ("/calls.css", CSS, include_str!("../../web/calls.css")),
     ("/calls.js", JAVASCRIPT, include_str!("../../web/calls.js")),
@@ -50,6 +61,11 @@ fn version_json(edge: &Edge) -> String {
         .to_string()
 }
 
+/// What clients send and receive, as AsyncAPI, with the operator's families.
+fn asyncapi_json(edge: &Edge) -> Bytes {
+    edge.asyncapi.get_or_init(|| schema::asyncapi(&edge.catalogue).to_string().into()).clone()
+}
+
 /// A release and how many processes of it run.
 #[derive(Serialize)]
 struct Running {
@@ -64,7 +80,9 @@ pub(super) fn page(edge: &Edge, request: &Request<Incoming>) -> Result<Response<
     let file = FILES.iter().find(|(own, _, _)| *own == path);
     let (content_type, content) = match file {
         Some((_, content_type, content)) => (*content_type, Full::from(*content)),
+        None if path == "/client.js" => (JAVASCRIPT, Full::from(CLASSIC_CLIENT.as_str())),
         None if path == "/version" => ("application/json", Full::from(version_json(edge))),
+        None if path == "/asyncapi.json" => ("application/json", Full::from(asyncapi_json(edge))),
         None if path == "/bindings" => ("application/json", Full::from(bindings::json(&edge.catalogue))),
         None => {
             let text = "nothing here: open a WebSocket at any path, or / for the console";

@@ -12,9 +12,9 @@ use super::{
 };
 
 /// The longest `request_id`, `name` and `account_id`.
-const MAX_TEXT_BYTES: usize = 256;
+pub(crate) const MAX_TEXT_BYTES: usize = 256;
 /// The largest `metadata`, as JSON.
-const MAX_METADATA_BYTES: usize = 4096;
+pub(crate) const MAX_METADATA_BYTES: usize = 4096;
 
 /// A request, parsed as far as all actions have in common.
 #[derive(Debug)]

@@ -1,31 +1,30 @@
 /*
- * A client for Blackhole's events in browsers and Node, without dependencies.
- *
- *   <script src="http://EDGE:5555/client.js"></script>        defines BlackholeClient
- *   const { BlackholeClient } = require('./client.js');       or: import { BlackholeClient } from './client.js'
+ * A client for Blackhole's events in browsers and Node, without dependencies: the npm package's module. Edges serve it at
+ * /client.mjs, and at /client.js as a classic script that defines BlackholeClient.
  *
  * It reconnects and resumes. Each binding's events arrive in order, without loss or duplicates; if that is impossible,
- * it calls `ongap`. docs/client.md describes its use, docs/protocol.md the protocol.
+ * it tells of a gap. docs/client.md describes its use, docs/protocol.md the protocol.
  *
  * A cursor is a position in the history. Usually all subscriptions share the cursor of the last event (`#sharesCursor`,
  * `#cursor`). Several requests with `since` bring past events out of order: then each subscription has its own cursor,
  * updated by the events of its request, until a reply's `cursor` says that the session has everything up to there.
  * Replies to pings contain one too, so that the cursor of a subscription without events does not leave the history.
  */
-'use strict';
 
-class BlackholeClient {
+export class BlackholeClient {
   #url; #options; #WebSocket; #online;
-  #socket = null; #generation = 0; #timer = 0; #state = 'connecting'; #attempts = 0; #openedAt = 0;
+  #socket = null; #generation = 0; #timer = 0; #renewal = 0; #state = 'connecting'; #attempts = 0; #openedAt = 0;
   #token; #requests = new Map(); #lastId = 0; #receivedAt = 0; #sentAt = 0; #pings = 0;
   #subscriptions = new Map();        // by account and binding
+  #routes = new Map();               // the subscriptions of this connection, by request and binding
   #sharesCursor = true; #cursor = null; #eventCount = 0;
 
   /**
    * Connects in the next microtask. docs/client.md describes all options.
    * @param {string} url such as `wss://events.example.com/?view=args`
    * @param {object} options
-   * @param {string|function(): (string|Promise<string>)} options.token a token, or a function called for each connection
+   * @param {string|function(): (string|Promise<string>)} options.token a token, or a function: called for
+   *   each connection, and before the token ends
    * @param {function(object, string)} [options.onevent] an event, and its frame's text
    * @param {function(string, object)} [options.onstate] `connecting`, `open`, `waiting` to reconnect, or `ended`
    * @param {function({ account, bindings, reason })} [options.ongap] events may be missing: read the current state
@@ -69,8 +68,32 @@ class BlackholeClient {
    * @param {boolean} [options.state] the last event of each living thing comes first, with `state: true`
    * @returns {Promise<object>} the reply's `data`; rejects with the edge's text if it refuses
    */
-  subscribe(account, bindings, { since = null, state = false } = {}) {
+  subscribe(account, bindings, options = {}) {
     const all = [bindings].flat().map((binding) => this.#getOrAdd(account || null, binding));
+    for (const one of all) one.isHeld = true;
+    return this.#subscribe(all, options);
+  }
+
+  /**
+   * Subscribes, and returns an async iterator of what comes: events, and `gap`, `present`, `revoked` and `refused`
+   * messages at their place between them. Leaving the loop unsubscribes what nobody else has subscribed. The loop ends when
+   * nothing is subscribed any more, and throws if the edge refuses the bindings or the client ends.
+   * @param {string|null} account as for `subscribe`
+   * @param {string|string[]} bindings
+   * @param {object} [options] `since` and `state` as for `subscribe`
+   * @param {number} [options.limit] how many messages may wait for the reader; more end the loop with an error
+   * @returns {AsyncIterableIterator<object>} with a promise `subscribed`: the reply's `data`
+   */
+  watch(account, bindings, { limit = 10000, ...options } = {}) {
+    const all = [bindings].flat().map((binding) => this.#getOrAdd(account || null, binding));
+    const watch = new Watch(limit, () => this.#leave(watch, all));
+    for (const one of all) one.watches.add(watch);
+    watch.subscribed = this.#subscribe(all, options);
+    watch.subscribed.catch((error) => watch.end(error));
+    return watch.iterator();
+  }
+
+  #subscribe(all, { since = null, state = false }) {
     const subscriptions = all.filter((one) => !one.call && (!one.wasActive || one.isRefused));
     if (subscriptions.length === 0) {
       const calls = all.filter((one) => one.call).map((one) => one.call.promise);
@@ -94,7 +117,7 @@ class BlackholeClient {
     const is = (one) => account === undefined || (one.account === (account || null) && (listed?.includes(one.binding) ?? true));
     for (const [key, one] of this.#subscriptions) {
       if (!is(one)) continue;
-      this.#subscriptions.delete(key);
+      this.#forget(key);
       one.call?.reject(new Error('unsubscribed'));
     }
     if (this.#state !== 'open') return Promise.resolve({});
@@ -127,6 +150,7 @@ class BlackholeClient {
 
   async #connect() {
     clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
     const generation = this.#generation += 1;   // invalidates earlier attempts
     this.#setState('connecting');
     const { token, timeout } = this.#options;
@@ -162,6 +186,37 @@ class BlackholeClient {
     this.#setState('open');
     if (this.#state === 'open') this.#resume();
     if (this.#state === 'open') this.#keepAlive();
+    if (this.#state === 'open') this.#renewLater();
+  }
+
+  // A function is asked for the next token when a fifth of the token's life is left, at most a minute before its end. It goes
+  // to the edge with a ping. If the function has no later one, it is asked again after half of what is left.
+  #renewLater() {
+    clearTimeout(this.#renewal);
+    const left = expiryOf(this.#token) - Date.now();
+    if (typeof this.#options.token !== 'function' || !(left > 1000)) return;
+    const wait = Math.max(left - 60000, left * 0.8);
+    this.#renewal = setTimeout(() => this.#renew(), Math.min(wait, 2 ** 31 - 1));
+  }
+
+  async #renew() {
+    const generation = this.#generation;
+    const until = expiryOf(this.#token);
+    try {
+      const token = await this.#options.token();
+      if (generation !== this.#generation) return;
+      if (token !== this.#token && expiryOf(token) > until) {
+        this.#token = token;
+        this.#send('ping', undefined, () => {});
+        this.#renewLater();
+        return;
+      }
+    } catch (error) {
+      if (generation !== this.#generation) return;
+      this.#options.onerror?.(error);
+    }
+    const left = until - Date.now();
+    if (left > 1000) this.#renewal = setTimeout(() => this.#renew(), left / 2);
   }
 
   #closed(code, reason) {
@@ -186,19 +241,23 @@ class BlackholeClient {
     this.#disconnect();
     globalThis.removeEventListener?.('online', this.#online);
     const calls = new Set([...this.#subscriptions.values()].map((one) => one.call).filter(Boolean));
+    const watches = new Set([...this.#subscriptions.values()].flatMap((one) => [...one.watches]));
     this.#setState('ended', { code, reason });
     for (const call of calls) call.reject(new Error(reason || `closed with ${code}`));
+    for (const watch of watches) watch.end(code === 1000 ? null : new Error(reason || `closed with ${code}`));
   }
 
   #disconnect() {
     this.#generation += 1;
     clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
     const socket = this.#socket;
     this.#socket = null;
     this.#splitCursors();
     this.#sharesCursor = true;
     const reset = { request: null, isActive: false, isRefused: false };
     for (const one of this.#subscriptions.values()) Object.assign(one, reset);
+    this.#routes.clear();
     const requests = [...this.#requests.values()];
     this.#requests.clear();
     for (const request of requests) {
@@ -260,6 +319,7 @@ class BlackholeClient {
         for (const one of this.#subscriptions.values()) if (one.request === event.request_id) one.cursor = event.cursor;
       }
     }
+    for (const watch of this.#routes.get(`${event.request_id}\n${event.subscribed_key}`)?.watches ?? []) watch.push(event);
     this.#options.onevent?.(event, text);
   }
 
@@ -274,8 +334,17 @@ class BlackholeClient {
   }
 
   #tellPresent(subscriptions, what) {
+    this.#tell('present', subscriptions, what);
+  }
+
+  // To the callback, and to the watches, each of which hears of its own bindings only.
+  #tell(action, subscriptions, what) {
     const [{ account }] = subscriptions;
-    this.#options.onpresent?.({ account, bindings: subscriptions.map((one) => one.binding), ...what });
+    for (const watch of new Set(subscriptions.flatMap((one) => [...one.watches]))) {
+      const own = subscriptions.filter((one) => one.watches.has(watch)).map((one) => one.binding);
+      watch.push({ action, account, bindings: own, ...what });
+    }
+    this.#options[`on${action}`]?.({ account, bindings: subscriptions.map((one) => one.binding), ...what });
   }
 
   #reply(reply, text) {
@@ -306,7 +375,8 @@ class BlackholeClient {
       const key = [account, ''].map((id) => `${id}\n${binding}`).find((id) => this.#subscriptions.get(id)?.isActive);
       if (key === undefined) continue;
       const one = this.#subscriptions.get(key);
-      this.#subscriptions.delete(key);
+      for (const watch of one.watches) watch.push({ action: 'revoked', account: one.account, binding, reason });
+      this.#forget(key);
       this.#options.onrevoked?.({ account: one.account, binding, reason });
     }
   }
@@ -329,6 +399,7 @@ class BlackholeClient {
     if (!this.#subscriptions.has(key)) {
       this.#subscriptions.set(key, {
         account, binding, state: false,
+        isHeld: false, watches: new Set(),    // who wants it: calls of `subscribe`, and of `watch`
         call: null,                           // the pending call of `subscribe`
         request: null, isActive: false,       // its request on this connection, and whether that succeeded
         isRefused: false, wasActive: false,   // whether it was active on any connection
@@ -336,6 +407,23 @@ class BlackholeClient {
       });
     }
     return this.#subscriptions.get(key);
+  }
+
+  // A watch ends with the last of its subscriptions.
+  #forget(key) {
+    const one = this.#subscriptions.get(key);
+    this.#subscriptions.delete(key);
+    const left = [...this.#subscriptions.values()];
+    for (const watch of one.watches) if (!left.some((other) => other.watches.has(watch))) watch.end(null);
+  }
+
+  // Ends what only this watch wanted.
+  #leave(watch, all) {
+    const wanted = this.#stillWanted(all);
+    for (const one of wanted) one.watches.delete(watch);
+    const unused = wanted.filter((one) => !one.isHeld && one.watches.size === 0);
+    if (unused.length === 0 || this.#state === 'ended') return;
+    this.unsubscribe(unused[0].account, unused.map((one) => one.binding)).catch(() => {});   // lost with the connection
   }
 
   #splitCursors() {
@@ -378,7 +466,10 @@ class BlackholeClient {
       if (error) this.#notSubscribed(subscriptions, since, error);
       else this.#subscribed(subscriptions, since, answer);
     });
-    for (const one of subscriptions) one.request = id;
+    for (const one of subscriptions) {
+      one.request = id;
+      this.#routes.set(`${id}\n${one.binding}`, one);
+    }
   }
 
   #subscribed(subscriptions, since, data) {
@@ -393,10 +484,7 @@ class BlackholeClient {
     }
     this.#settle(subscriptions, (call) => call.resolve(data));
     if (isAnew) this.#tellPresent(subscriptions, { complete: false });
-    else if (reason) {
-      const [{ account }] = subscriptions;
-      this.#options.ongap?.({ account, bindings: subscriptions.map((one) => one.binding), reason });
-    }
+    else if (reason) this.#tell('gap', subscriptions, { reason });
   }
 
   #notSubscribed(subscriptions, since, error) {
@@ -422,6 +510,7 @@ class BlackholeClient {
     } else {
       const [one] = wanted;
       one.isRefused = true;
+      for (const watch of one.watches) watch.push({ action: 'refused', account: one.account, binding: one.binding, reason: error.message });
       this.#options.onerror?.(Object.assign(error, { account: one.account, binding: one.binding }));
     }
   }
@@ -438,4 +527,63 @@ class BlackholeClient {
   }
 }
 
-if (typeof module === 'object' && module.exports) module.exports = { BlackholeClient };
+// What waits for the reader of one `watch`.
+class Watch {
+  #limit; #left; #waiting = []; #readers = []; #isEnded = false; #error = null;
+
+  constructor(limit, left) {
+    this.#limit = limit;
+    this.#left = left;
+  }
+
+  push(message) {
+    if (this.#isEnded) return;
+    const reader = this.#readers.shift();
+    if (reader) reader.resolve({ value: message, done: false });
+    else if (this.#waiting.length < this.#limit) this.#waiting.push(message);
+    else this.end(new Error(`the reader is too slow: ${this.#limit} messages wait`));
+  }
+
+  // What waits is read first.
+  end(error) {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#error = this.#readers.length === 0 ? error : null;
+    const [first, ...others] = this.#readers.splice(0);
+    if (error) first?.reject(error);
+    else first?.resolve({ value: undefined, done: true });
+    for (const reader of others) reader.resolve({ value: undefined, done: true });
+    this.#left();
+  }
+
+  #next() {
+    if (this.#waiting.length > 0) return Promise.resolve({ value: this.#waiting.shift(), done: false });
+    if (!this.#isEnded) return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
+    const error = this.#error;
+    this.#error = null;
+    return error ? Promise.reject(error) : Promise.resolve({ value: undefined, done: true });
+  }
+
+  iterator() {
+    return {
+      subscribed: this.subscribed,
+      next: () => this.#next(),
+      return: (value) => {
+        this.#waiting = [];
+        this.end(null);
+        this.#error = null;
+        return Promise.resolve({ value, done: true });
+      },
+      [Symbol.asyncIterator]() { return this; },
+    };
+  }
+}
+
+// When a JWT ends, in ms since 1970; NaN if it does not say.
+function expiryOf(token) {
+  try {
+    return JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).exp * 1000;
+  } catch {
+    return NaN;
+  }
+}
