@@ -363,6 +363,7 @@ impl Publisher {
             let Some(sequence) = source.take(id) else { return true };
             pending.settle_as_stored(Some((id, sequence)), self.stream, true, &self.metrics);
             pending.checkpoint.into_iter().for_each(|checkpoint| source.settle(checkpoint));
+            source.end(id);
             false
         });
         self.pending = pending;
