@@ -67,7 +67,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::IngestConfig;
 pub use error::IngestError;
-pub use tenant::subject;
+pub use tenant::{dialled as dialled_event, subject};
 
 use active::ActiveConsumer;
 use amqp::{BrokerContext, BrokerCounters, BrokerQueue, Consumer, Topology};

@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blackhole_common::{nats::protocol::HeaderBlock, owner::Owner, subject, tenant::Tenant, wire};
+use blackhole_common::{
+    catalogue::Event, nats::protocol::HeaderBlock, owner::Owner, subject, tenant::Tenant, wire,
+};
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
@@ -62,6 +64,15 @@ impl Message {
             received,
             words_after_call: None,
             dialled: None,
+        }
+    }
+
+    /// Notes what was dialled, if this event of `tenant` names no account, and is of a kind that belongs to that of the number.
+    pub(crate) fn look_up(&mut self, event: &Event, routing_key: &str, tenant: &Tenant, root: &str) {
+        self.words_after_call = event.words_after_call();
+        if !matches!(tenant, Tenant::Account(_)) && event.is_dialled(routing_key) {
+            let path = event.account_member().unwrap_or_default();
+            self.dialled = Dialled::read(&self.body, path, root.len()).map(Box::new);
         }
     }
 

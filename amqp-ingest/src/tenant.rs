@@ -28,14 +28,41 @@ pub fn subject(
     key: &str,
     body: &Bytes,
 ) -> Option<(String, Option<Owner>)> {
+    message(catalogue, root, exchange, key, body).map(|(message, owner)| (message.subject, owner))
+}
+
+/// Returns the subject and the body of an event that names a dialled number instead of an account, once auth-svc has told its
+/// `account_id`. `None` for other events. Needs no broker.
+pub fn dialled(
+    catalogue: &Catalogue,
+    root: &str,
+    exchange: &str,
+    key: &str,
+    body: &Bytes,
+    account_id: &str,
+) -> Option<(String, Bytes)> {
+    let (mut message, _) = message(catalogue, root, exchange, key, body)?;
+    message.dialled.as_ref()?;
+    message.give_to(account_id);
+    Some((message.subject, message.body))
+}
+
+fn message(
+    catalogue: &Catalogue,
+    root: &str,
+    exchange: &str,
+    key: &str,
+    body: &Bytes,
+) -> Option<(Message, Option<Owner>)> {
     let event = catalogue.event(exchange, key)?;
     let repaired = body::repair(body).map(Bytes::from);
     let body = repaired.as_ref().unwrap_or(body);
     let parsed = body::parse(body, &body_paths(event)).ok()?;
     let metadata = EventMetadata { exchange, routing_key: key, message_id: None, timestamp: None, zone: "" };
     let (tenant, owner) = resolve(event, key, &parsed.members);
-    let message = Message::new(root, &tenant, owner.as_ref(), &parsed.name, &metadata, body.clone());
-    Some((message.subject, owner))
+    let mut message = Message::new(root, &tenant, owner.as_ref(), &parsed.name, &metadata, body.clone());
+    message.look_up(event, key, &tenant, root);
+    Some((message, owner))
 }
 
 /// The body paths of an event's tenant sources, then those of its owner's, in order.

@@ -7,14 +7,10 @@ use bytes::Bytes;
 use super::{broker::BrokerContext, frame::Delivery};
 use crate::{
     body::{self, Rejection},
-    dialled::Dialled,
     message::{EventMetadata, Message},
     tenant,
 };
-use blackhole_common::{
-    catalogue::{Catalogue, Event, Family},
-    tenant::Tenant,
-};
+use blackhole_common::catalogue::{Catalogue, Event, Family};
 
 /// Seconds from year 0, the epoch of KAZOO's Gregorian timestamps, to 1970.
 const GREGORIAN_EPOCH: f64 = 62_167_219_200.0;
@@ -74,11 +70,7 @@ pub(super) fn classify(delivery: &Delivery, broker: &BrokerContext) -> Dispositi
             };
             let (name, owner) = (&parsed.name, owner.as_ref());
             let mut message = Message::new(subject_root, &tenant, owner, name, &metadata, body.clone());
-            message.words_after_call = event.words_after_call();
-            if !matches!(tenant, Tenant::Account(_)) && event.is_dialled(routing_key) {
-                let path = event.account_member().unwrap_or_default();
-                message.dialled = Dialled::read(body, path, subject_root.len()).map(Box::new);
-            }
+            message.look_up(event, routing_key, &tenant, subject_root);
             Disposition::Publish(message)
         }
         Err(rejection) => Disposition::Reject(rejection),

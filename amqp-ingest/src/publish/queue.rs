@@ -257,6 +257,7 @@ impl Publisher {
             let Some(stored) = found else { return true };
             pending.settle_as_stored(stored, self.stream, true, &self.metrics);
             pending.checkpoint.into_iter().for_each(|checkpoint| source.settle(checkpoint));
+            source.end(id);
             false
         });
         self.pending = pending;
@@ -269,6 +270,11 @@ impl Publisher {
 
     /// Schedules all unsettled events for publishing again.
     pub(super) fn reset_connection_state(&mut self) {
+        for pending in self.pending.iter().filter(|pending| pending.is_settled) {
+            if let (Some(id), Some(source)) = (pending.id, self.sources.get_mut(pending.event.source)) {
+                source.end(id);
+            }
+        }
         self.pending.retain(|pending| !pending.is_settled && !pending.event.settle_handle.is_abandoned());
         for pending in &mut self.pending {
             pending.published_at = None;

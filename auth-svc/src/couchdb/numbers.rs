@@ -128,7 +128,7 @@ pub fn path(number: &str) -> String {
 }
 
 /// The account in a number's document, if calls to the number are the account's.
-fn account(json: &[u8]) -> Option<String> {
+pub fn account(json: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Raw {
         pvt_assigned_to: Option<Loose>,

@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use auth_svc::couchdb::{
-    documents::{self, AccountRow, DatabaseInfo, Line},
-    table::Table,
+use auth_svc::{
+    couchdb::{
+        documents::{self, AccountRow, DatabaseInfo, Line},
+        numbers,
+        table::Table,
+    },
+    dialling::Dialling,
 };
+use blackhole_common::wire::MAX_NUMBER_BYTES;
 use serde_json::Value;
 
 /// The first byte chooses the reader.
@@ -15,8 +20,10 @@ pub(crate) fn run(input: &[u8]) -> bool {
         b'a' => accounts(json),
         b'c' => change(json),
         b'd' => database(json),
+        b'e' => dialling(json),
         b'i' => documents::ids(json).is_ok(),
         b'k' => matches!(documents::key_revision(json), Ok(Some(_))),
+        b'n' => numbers::account(json).is_some(),
         b's' => settings(json),
         b'u' => documents::identity(json).is_ok(),
         _ => false,
@@ -86,4 +93,22 @@ fn settings(json: &[u8]) -> bool {
         assert_eq!(other.server_secret, None);
     }
     settings.server_secret.is_some()
+}
+
+/// Whatever the patterns are: what comes of a number is a number, or none.
+fn dialling(json: &[u8]) -> bool {
+    let sections = ["zone".to_owned(), "default".to_owned()];
+    let dialling = Dialling::read(Some(json), Some(json), &sections);
+    let default = Dialling::default();
+    let mut differs = false;
+    for number in ["4155550123", "004930123456", "030123456", "+14155550123", "1002", "x#*"] {
+        let normalized = dialling.normalized(number);
+        if let Some(normalized) = &normalized {
+            let digits = normalized.strip_prefix('+').unwrap_or(normalized);
+            assert!(digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit()), "{normalized}");
+            assert!(normalized.len() <= MAX_NUMBER_BYTES);
+        }
+        differs |= normalized != default.normalized(number);
+    }
+    differs
 }

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use blackhole_common::{catalogue::Catalogue, subject::decode_key};
 use bytes::Bytes;
+use serde_json::Value;
 
 static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| Catalogue::load(None).unwrap());
 
@@ -21,5 +22,22 @@ pub(crate) fn run(input: &[u8]) -> bool {
     let (tenant, escaped) = subject.strip_prefix("in.").unwrap().split_once('.').unwrap();
     assert!(!tenant.is_empty() && !tenant.contains(['*', '>', ' ']), "{subject}");
     assert_eq!(decode_key(escaped), Ok(key.as_bytes().to_vec()));
+    if let Some((given, written)) = amqp_ingest::dialled_event(&CATALOGUE, "in", exchange, key, &body, "acc")
+    {
+        assert_eq!(given, format!("in.acc.{escaped}"));
+        // Whoever reads the body finds the account; all else is as it was.
+        let own = amqp_ingest::subject(&CATALOGUE, "in", exchange, key, &written);
+        assert_eq!(own.map(|(subject, _)| subject), Some(given));
+        let strip = |body: &[u8]| {
+            let mut body: Value = serde_json::from_slice(body).unwrap();
+            if let Some(variables) = body["Custom-Channel-Vars"].as_object_mut() {
+                variables.remove("Account-ID");
+            }
+            body
+        };
+        let (before, after) = (strip(String::from_utf8_lossy(&body).as_bytes()), strip(&written));
+        let had_variables = before["Custom-Channel-Vars"].is_object();
+        assert!(before == after || !had_variables, "{before} {after}");
+    }
     true
 }

@@ -1,8 +1,9 @@
 //! Messages of the services to each other.
 
 use blackhole_common::wire::{
-    AuthChanged, AuthReply, AuthRequest, EdgeHeartbeat, FamilyReply, FamilyRequest, SessionsReply,
-    SessionsRequest, TargetedReply, TargetedRequest, header_text, is_header_text,
+    AuthChanged, AuthReply, AuthRequest, EdgeHeartbeat, FamilyReply, FamilyRequest, NumberReply,
+    NumberRequest, SessionsReply, SessionsRequest, TargetedReply, TargetedRequest, header_text,
+    is_header_text,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -15,6 +16,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
     }
     // These accept every object, as all their members are optional.
     round_trip::<AuthChanged>(input);
+    round_trip::<NumberRequest>(input);
     round_trip::<SessionsRequest>(input);
     round_trip::<TargetedReply>(input);
     let is_accepted = [
@@ -23,6 +25,7 @@ pub(crate) fn run(input: &[u8]) -> bool {
         round_trip::<EdgeHeartbeat>(input),
         round_trip::<FamilyReply>(input),
         round_trip::<FamilyRequest>(input),
+        round_trip::<NumberReply>(input),
         round_trip::<SessionsReply>(input),
         round_trip::<TargetedRequest>(input),
     ];
