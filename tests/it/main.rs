@@ -17,6 +17,7 @@ mod crossbar;
 mod dev_up;
 mod documents;
 mod drain;
+mod edge_tls;
 mod elsewhere;
 mod event_streams;
 mod facts;

@@ -1,5 +1,7 @@
 //! The edge's configuration.
 
+mod tls;
+
 use std::{net::SocketAddr, time::Duration};
 
 use blackhole_common::config::{
@@ -10,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use self::tls::TlsConfig;
 use crate::protocol::view::View;
 
 /// The configuration of ws-edge.
@@ -34,6 +37,9 @@ pub struct EdgeConfig {
 pub struct WsConfig {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// TLS; `None`: a proxy does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
     /// The name of this machine in lists of sessions.
     pub host: String,
     /// The view of clients that do not choose one (`?view=`).
@@ -160,6 +166,7 @@ impl Default for WsConfig {
     fn default() -> Self {
         WsConfig {
             listen: SocketAddr::from(([0_u16; 8], 5555)),
+            tls: None,
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             view: View::Both,
             max_connections: 50_000,
@@ -217,6 +224,15 @@ impl Configuration for EdgeConfig {
         let ws = &self.ws;
         let positive =
             |is_positive: bool, key| InvalidValue::unless(is_positive, key, "must be greater than 0");
+        if let Some(tls) = &ws.tls {
+            let is_other = tls.listen.is_none_or(|listen| listen.port() == 0 || listen != ws.listen);
+            InvalidValue::unless(
+                is_other,
+                "ws.tls.listen",
+                "must be another address or port than ws.listen",
+            )?;
+            tls.read()?;
+        }
         let is_host_name =
             (1..=255).contains(&ws.host.len()) && ws.host.bytes().all(|byte| byte.is_ascii_graphic());
         InvalidValue::unless(is_host_name, "ws.host", "must be a host name: 1 to 255 printable characters")?;

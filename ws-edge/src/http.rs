@@ -2,9 +2,11 @@
 
 mod admission;
 mod bindings;
+pub(crate) mod certificate;
 pub mod client_address;
 pub mod events;
 pub(crate) mod listen;
 mod pages;
 pub mod refusal;
+mod tls_socket;
 pub mod upgrade;

@@ -50,10 +50,7 @@ use blackhole_common::{
     telemetry,
     wire::Subjects,
 };
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -61,6 +58,7 @@ use crate::{
     config::EdgeConfig,
     edge::{Edge, Events},
     error::EdgeError,
+    http::listen::Port,
     kazoo::crossbar::Crossbar,
     metrics::{Metrics, Reason},
     operator::{admin_pages, control::Control, rechecks::Rechecks},
@@ -76,10 +74,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct Running {
     /// Where clients connect.
     pub address: SocketAddr,
+    /// Where they connect with TLS: the same, if `ws.tls.listen` is not set.
+    pub tls_address: Option<SocketAddr>,
     /// Where metrics and health are.
     pub admin: SocketAddr,
     edge: Arc<Edge>,
-    listener: TcpListener,
+    ports: Vec<Port>,
     catchup: Arc<Catchup>,
     reader: JoinHandle<()>,
     reader_shutdown: CancellationToken,
@@ -103,9 +103,10 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     metrics.sessions_limit.set(i64::try_from(config.ws.max_connections).unwrap_or(i64::MAX));
     let readiness = Readiness::default();
 
-    let listener = http::listen::listen(config.ws.listen).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on ws.listen = {}: {error}", config.ws.listen))
-    })?;
+    let ports = http::listen::ports(&config.ws, &metrics)?;
+    let certificate = ports.iter().find_map(|port| port.certificate.clone());
+    let addresses: Vec<SocketAddr> =
+        ports.iter().map(|port| port.listener.local_addr()).collect::<Result<_, _>>()?;
     let admin_server = AdminServer::bind(&config.admin, registry, readiness.clone()).await?;
 
     let subjects = Subjects::new(&config.nats.prefix);
@@ -138,13 +139,17 @@ pub async fn start(config: EdgeConfig) -> Result<Running, EdgeError> {
     let interval = edge.config.recheck_interval;
     let rechecks = Rechecks::new(Arc::clone(&edge.sessions), edge.authorizer.clone(), interval);
     tokio::spawn(rechecks.run(client.clone(), subjects.auth_changed(), reader_shutdown.clone()));
+    if let Some(certificate) = certificate.clone() {
+        tokio::spawn(certificate.follow(reader_shutdown.clone()));
+    }
     let (releases, ended) = (Arc::clone(&edge.releases), reader_shutdown.clone());
     tokio::spawn(async move { releases.follow(client, ended).await });
     Ok(Running {
-        address: listener.local_addr()?,
+        address: addresses.first().copied().unwrap_or(edge.config.listen),
+        tls_address: certificate.as_ref().and(addresses.last().copied()),
         admin: admin_server.address()?,
         edge: Arc::new(edge),
-        listener,
+        ports,
         catchup,
         reader,
         reader_shutdown,
@@ -159,17 +164,10 @@ impl Running {
     /// sessions with code 1012 at a limited rate, after sending what waits for them.
     pub async fn serve(self, shutdown: CancellationToken) {
         let Running {
-            edge,
-            listener,
-            catchup,
-            reader,
-            reader_shutdown,
-            accepting,
-            control,
-            admin_server,
-            ..
+            edge, ports, catchup, reader, reader_shutdown, accepting, control, admin_server, ..
         } = self;
-        tracing::info!(address = %self.address, admin = %self.admin, "serving");
+        let tls = self.tls_address.map(tracing::field::display);
+        tracing::info!(address = %self.address, tls, admin = %self.admin, "serving");
         let admin_shutdown = CancellationToken::new();
         let admin_server = admin_pages::drain(admin_server, shutdown.clone());
         let admin = tokio::spawn(admin_server.serve(admin_shutdown.clone()));
@@ -178,8 +176,7 @@ impl Running {
         let control = tokio::spawn(control.serve(control_shutdown.clone()));
         tokio::spawn(Arc::clone(&edge.flusher).run(reader_shutdown.clone()));
         tokio::spawn(catchup.run(reader_shutdown.clone()));
-        let sessions =
-            tokio::spawn(http::listen::serve(Arc::clone(&edge), listener, accept_shutdown.clone()));
+        let sessions = tokio::spawn(http::listen::serve(Arc::clone(&edge), ports, accept_shutdown.clone()));
         accepting.set(true);
 
         shutdown.cancelled().await;

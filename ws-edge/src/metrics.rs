@@ -55,6 +55,8 @@ pub struct Metrics {
     pub(crate) lag: Histogram,
     /// Connections that did not become sessions, by reason.
     pub(crate) handshakes_refused: Family<Reason, Counter>,
+    /// Attempts to read the certificate again, by outcome.
+    pub(crate) certificate_reloads: Family<Outcome, Counter>,
     /// Requests of clients, by outcome.
     pub(crate) requests: Family<Outcome, Counter>,
     /// Requests of clients that a limit refused, by limit.
@@ -113,6 +115,7 @@ impl Default for Metrics {
             // 1 to 4,194,304 events.
             lag: Histogram::new(exponential_buckets(1.0, 4.0, 12)),
             handshakes_refused: Family::default(),
+            certificate_reloads: Family::default(),
             requests: Family::default(),
             requests_limited: Family::default(),
             subscriptions: Gauge::default(),
@@ -200,6 +203,11 @@ impl Metrics {
             "handshakes_refused",
             "Connections that did not become sessions, by reason",
             self.handshakes_refused.clone(),
+        );
+        edge.register(
+            "certificate_reloads",
+            "Attempts to read the certificate again because its files have changed, by outcome",
+            self.certificate_reloads.clone(),
         );
         edge.register("requests", "Requests of clients, by outcome", self.requests.clone());
         edge.register(

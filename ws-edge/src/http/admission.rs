@@ -43,6 +43,16 @@ impl Admitted {
     }
 }
 
+/// A connection whose requests ask for sessions.
+pub(super) struct Peer {
+    /// Its other end: perhaps a proxy.
+    pub(super) address: SocketAddr,
+    /// Its permit, if it has one already: that of a proxy gets one at the address that the proxy names.
+    pub(super) permit: Mutex<Option<ConnectionPermit>>,
+    /// It has waited for its turn among new sessions: those with TLS do so before their handshake.
+    pub(super) has_waited: bool,
+}
+
 /// What a request shows: its token, if it has one, or why that cannot be one.
 pub(super) type Shown = Result<Option<Token>, &'static str>;
 
@@ -57,24 +67,24 @@ pub(super) fn authorization(headers: &HeaderMap) -> Shown {
 }
 
 /// Enforces the limits for new sessions, and authenticates the token, if there is one. A token that is not accepted is
-/// refused with the status `refused`. `permit` is the connection's, if it has one already: that of a proxy gets one at the
-/// address that the proxy names.
+/// refused with the status `refused`.
 pub(super) async fn admit(
     edge: &Edge,
-    peer: SocketAddr,
-    permit: &Mutex<Option<ConnectionPermit>>,
+    peer: &Peer,
     headers: &HeaderMap,
     shown: Shown,
     refused: StatusCode,
 ) -> Result<Admitted, Refusal> {
     let address =
-        client_address(peer.ip(), headers, edge.config.address_header, &edge.config.trusted_proxies);
+        client_address(peer.address.ip(), headers, edge.config.address_header, &edge.config.trusted_proxies);
     let client = ClientNetwork::of(address);
     // A refused request must not take the connection's permit from it: it stays open.
     let named =
-        if permit.lock().is_none() { Some(edge.limits.connections.connection(client)?) } else { None };
+        if peer.permit.lock().is_none() { Some(edge.limits.connections.connection(client)?) } else { None };
     let session_permit = edge.limits.connections.session()?;
-    edge.limits.accepts.wait(client).await?;
+    if !peer.has_waited {
+        edge.limits.accepts.wait(client).await?;
+    }
     let not_accepted = |reason: &str| {
         let refusal = Refusal::new(refused, "token", format!("failed to authenticate token : {reason}"));
         if refused == StatusCode::UNAUTHORIZED {
@@ -88,7 +98,7 @@ pub(super) async fn admit(
         }
         None => None,
     };
-    let mut permit = match named.or_else(|| permit.lock().take()) {
+    let mut permit = match named.or_else(|| peer.permit.lock().take()) {
         Some(permit) => permit,
         None => edge.limits.connections.connection(client)?,
     };

@@ -1,25 +1,21 @@
 //! `GET /events`: event streams for clients without WebSockets. The query is read into the request to subscribe that a
 //! WebSocket session would send.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     header::{self, HeaderName, HeaderValue},
 };
-use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
 use super::{
-    admission::{Shown, admit, authorization},
+    admission::{Peer, Shown, admit, authorization},
     refusal::Refusal,
 };
 use crate::{
     edge::Edge,
-    limits::connection_limit::ConnectionPermit,
     protocol::{cursor::Cursor, token::Token, view::View},
     session::{event_stream::StreamRequest, start::SessionStart, transport::Carrier},
 };
@@ -70,8 +66,7 @@ pub(super) fn preflight<B>(request: &Request<B>) -> Option<Response<Full<Bytes>>
 /// Validates the request, enforces the limits for new sessions, and authenticates the token. The session answers it.
 pub(super) async fn accept<B>(
     edge: &Edge,
-    peer: SocketAddr,
-    permit: &Mutex<Option<ConnectionPermit>>,
+    peer: &Peer,
     request: &Request<B>,
 ) -> Result<SessionStart, Refusal> {
     let asked = check(request)?;
@@ -81,7 +76,7 @@ pub(super) async fn accept<B>(
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "token", text)
             .with_header(header::WWW_AUTHENTICATE, "Bearer"));
     }
-    let admitted = admit(edge, peer, permit, request.headers(), shown, StatusCode::UNAUTHORIZED).await?;
+    let admitted = admit(edge, peer, request.headers(), shown, StatusCode::UNAUTHORIZED).await?;
     let request = StreamRequest { subscribe: asked.subscribe.into(), since: asked.since };
     Ok(admitted.start(asked.view.unwrap_or(edge.config.view), Carrier::EventStream(request)))
 }

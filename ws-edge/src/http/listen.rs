@@ -11,24 +11,35 @@ use std::{
     time::Duration,
 };
 
+use blackhole_common::config::InvalidValue;
+use futures_util::future::join_all;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    admission::Peer,
+    certificate::Certificate,
     client_address::is_trusted,
     events::{self, is_for_events, preflight},
     pages::page,
     refusal::Refusal,
+    tls_socket::TlsSocket,
     upgrade::{Upgrade, is_upgrade, upgrade},
 };
 use crate::{
+    config::WsConfig,
     edge::Edge,
     limits::{client_network::ClientNetwork, connection_limit::ConnectionPermit},
-    metrics::Reason,
-    session::{start::SessionStart, task::Session, transport::Carrier},
+    metrics::{Metrics, Reason},
+    session::{start::SessionStart, task::Session, transport::Carrier, websocket::ClientSocket},
 };
 
 /// The largest request header: a token and the headers of proxies.
@@ -55,14 +66,51 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
+/// A port where clients connect.
+pub(crate) struct Port {
+    /// The port.
+    pub(crate) listener: TcpListener,
+    /// The certificate, if TLS is spoken there.
+    pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
+/// Opens the ports: `ws.listen`, and `ws.tls.listen` if it is set.
+///
+/// # Errors
+/// Those of the system, and unusable files of the certificate.
+pub(crate) fn ports(config: &WsConfig, metrics: &Arc<Metrics>) -> io::Result<Vec<Port>> {
+    let port = |key, address, certificate| {
+        let listener = listen(address).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {key} = {address}: {error}"))
+        })?;
+        Ok::<Port, io::Error>(Port { listener, certificate })
+    };
+    let Some(tls) = &config.tls else { return Ok(vec![port("ws.listen", config.listen, None)?]) };
+    let certificate = Certificate::open(tls.clone(), Arc::clone(metrics))
+        .map_err(|InvalidValue { key, reason }| io::Error::other(format!("{key}: {reason}")))?;
+    let certificate = Some(Arc::new(certificate));
+    Ok(match tls.listen {
+        None => vec![port("ws.listen", config.listen, certificate)?],
+        Some(address) => {
+            vec![port("ws.listen", config.listen, None)?, port("ws.tls.listen", address, certificate)?]
+        }
+    })
+}
+
 /// Accepts connections until `shutdown`, which drops connections that are not upgraded yet. Returns when the last
 /// session has ended; the caller closes the sessions.
-pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: CancellationToken) {
+pub(crate) async fn serve(edge: Arc<Edge>, ports: Vec<Port>, shutdown: CancellationToken) {
     let sessions = TaskTracker::new();
+    join_all(ports.into_iter().map(|port| accept(&edge, port, &sessions, &shutdown))).await;
+    sessions.close();
+    sessions.wait().await;
+}
+
+async fn accept(edge: &Arc<Edge>, port: Port, sessions: &TaskTracker, shutdown: &CancellationToken) {
     loop {
         let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
+            accepted = port.listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -71,18 +119,22 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
                 }
             },
         };
-        let permit = match permit(&edge, peer) {
+        let certificate = port.certificate.clone();
+        let permit = match permit(edge, peer) {
             Ok(permit) => permit,
             Err(refusal) => {
-                count(&edge, &refusal);
-                // Without waiting: a client that does not take the answer gets none.
-                let _ = stream.into_std().and_then(|stream| refusal.answer_unread(&stream));
+                count(edge, &refusal);
+                if certificate.is_none() {
+                    // Without waiting: a client that does not take the answer gets none.
+                    let _ = stream.into_std().and_then(|stream| refusal.answer_unread(&stream));
+                }
                 continue;
             }
         };
-        let edge = Arc::clone(&edge);
+        let edge = Arc::clone(edge);
+        let peer = Peer { address: peer, permit: Mutex::new(permit), has_waited: certificate.is_some() };
         // Boxed, so that a session's task does not reserve space for its handshake.
-        let open = Box::pin(open_session(Arc::clone(&edge), stream, peer, permit, shutdown.clone()));
+        let open = Box::pin(open_session(Arc::clone(&edge), stream, peer, certificate, shutdown.clone()));
         sessions.spawn(async move {
             edge.metrics.connections.inc();
             if let Some(session) = open.await {
@@ -91,9 +143,6 @@ pub(crate) async fn serve(edge: Arc<Edge>, listener: TcpListener, shutdown: Canc
             edge.metrics.connections.dec();
         });
     }
-    drop(listener);
-    sessions.close();
-    sessions.wait().await;
 }
 
 /// The permit of a new connection; `None` if it comes from a proxy, which has yet to name the client's address.
@@ -108,52 +157,88 @@ fn count(edge: &Edge, refusal: &Refusal) {
     edge.metrics.handshakes_refused.get_or_create(&Reason { reason: refusal.reason }).inc();
 }
 
-/// Opens the session of an upgraded connection; `None` if the connection was not upgraded.
+/// Opens the session of a connection; `None` if it does not become one.
 async fn open_session(
     edge: Arc<Edge>,
     stream: TcpStream,
-    peer: SocketAddr,
-    permit: Option<ConnectionPermit>,
+    peer: Peer,
+    certificate: Option<Arc<Certificate>>,
     shutdown: CancellationToken,
 ) -> Option<Box<Session>> {
     // Send small frames at once.
     let _ = stream.set_nodelay(true);
-    let (stream, start) = match handshake(&edge, stream, peer, permit, &shutdown).await? {
-        Handshake::WebSocket(Upgrade { connection, admitted, view }) => {
-            let parts = connection.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-            let carrier = Carrier::WebSocket { early: parts.read_buf };
-            (parts.io.into_inner(), admitted.start(view, carrier))
-        }
-        Handshake::EventStream(stream, start) => {
-            // The client says nothing more, so only TCP can tell that it is gone.
-            let silence = edge.config.ping_interval.saturating_mul(MAX_UNACKNOWLEDGED_INTERVALS);
-            let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(silence));
-            (stream, start)
+    let (socket, start) = match certificate {
+        None => handshake(&edge, stream, &peer, &shutdown).await?,
+        Some(certificate) => {
+            let encrypted = encrypt(&edge, stream, &peer, &certificate);
+            let stream = shutdown.run_until_cancelled(encrypted).await??;
+            handshake(&edge, stream, &peer, &shutdown).await?
         }
     };
-    Some(Session::new(edge, Arc::new(stream), start))
+    Some(Session::new(edge, socket, start))
 }
 
-/// A connection that becomes a session.
-enum Handshake {
-    WebSocket(Upgrade),
-    EventStream(TcpStream, SessionStart),
+/// Does the TLS handshake, which costs more than all else that a new session does: so it waits for its turn before.
+async fn encrypt(
+    edge: &Edge,
+    stream: TcpStream,
+    peer: &Peer,
+    certificate: &Certificate,
+) -> Option<TlsStream<TcpStream>> {
+    if let Err(busy) = edge.limits.accepts.wait(ClientNetwork::of(peer.address.ip())).await {
+        count(edge, &busy.into());
+        return None;
+    }
+    let reason = match timeout(edge.config.handshake_timeout, certificate.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(_)) => "tls",
+        Err(_) => "timeout",
+    };
+    edge.metrics.handshakes_refused.get_or_create(&Reason { reason }).inc();
+    None
+}
+
+/// A connection that HTTP is spoken on.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    fn tcp(&self) -> &TcpStream;
+
+    /// As a session uses it.
+    fn into_socket(self) -> io::Result<Arc<dyn ClientSocket>>;
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+
+    fn into_socket(self) -> io::Result<Arc<dyn ClientSocket>> {
+        Ok(Arc::new(self))
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+
+    fn into_socket(self) -> io::Result<Arc<dyn ClientSocket>> {
+        let (tcp, connection) = self.into_inner();
+        Ok(Arc::new(TlsSocket::new(tcp, connection)?))
+    }
 }
 
 /// Serves HTTP until the connection is upgraded, asks for an event stream, is closed or timed out.
-async fn handshake(
+async fn handshake<S: Stream>(
     edge: &Edge,
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: Option<ConnectionPermit>,
+    stream: S,
+    peer: &Peer,
     shutdown: &CancellationToken,
-) -> Option<Handshake> {
-    let permit = Mutex::new(permit);
+) -> Option<(Arc<dyn ClientSocket>, SessionStart)> {
     let upgraded: Mutex<Option<Upgrade>> = Mutex::default();
     let streams: Mutex<Option<SessionStart>> = Mutex::default();
     let service = service_fn(|request| async {
         let response = if is_upgrade(&request) {
-            upgrade(edge, peer, &permit, request).await.map(|(response, upgrade)| {
+            upgrade(edge, peer, request).await.map(|(response, upgrade)| {
                 *upgraded.lock() = Some(upgrade);
                 response
             })
@@ -161,7 +246,7 @@ async fn handshake(
             if let Some(response) = preflight(&request) {
                 return Ok(response);
             }
-            match events::accept(edge, peer, &permit, &request).await {
+            match events::accept(edge, peer, &request).await {
                 Ok(start) => {
                     *streams.lock() = Some(start);
                     // The session answers.
@@ -207,11 +292,18 @@ async fn handshake(
             }
         }
     }
-    if let Some(upgrade) = upgraded.lock().take() {
-        return Some(Handshake::WebSocket(upgrade));
+    let upgrade = upgraded.lock().take();
+    if let Some(Upgrade { connection, admitted, view }) = upgrade {
+        let parts = connection.await.ok()?.downcast::<TokioIo<S>>().ok()?;
+        let carrier = Carrier::WebSocket { early: parts.read_buf };
+        return Some((parts.io.into_inner().into_socket().ok()?, admitted.start(view, carrier)));
     }
     let start = streams.lock().take()?;
-    Some(Handshake::EventStream(connection.into_parts()?.io.into_inner(), start))
+    let stream = connection.into_parts()?.io.into_inner();
+    // The client says nothing more, so only TCP can tell that it is gone.
+    let silence = edge.config.ping_interval.saturating_mul(MAX_UNACKNOWLEDGED_INTERVALS);
+    let _ = socket2::SockRef::from(stream.tcp()).set_tcp_user_timeout(Some(silence));
+    Some((stream.into_socket().ok()?, start))
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Upgrades to WebSockets: validation and authentication of the request.
 
-use std::net::SocketAddr;
-
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,14 +9,13 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
     upgrade::OnUpgrade,
 };
-use parking_lot::Mutex;
 use tungstenite::handshake::derive_accept_key;
 
 use super::{
-    admission::{Admitted, admit, authorization},
+    admission::{Admitted, Peer, admit, authorization},
     refusal::Refusal,
 };
-use crate::{edge::Edge, limits::connection_limit::ConnectionPermit, protocol::view::View};
+use crate::{edge::Edge, protocol::view::View};
 
 /// Length of the nonce in `Sec-WebSocket-Key` (RFC 6455, 4.1).
 const KEY_BYTES: usize = 16;
@@ -38,14 +35,13 @@ pub(super) fn is_upgrade(request: &Request<Incoming>) -> bool {
 /// Validates the request, enforces the limits for new sessions, and authenticates the token, if there is one.
 pub(super) async fn upgrade(
     edge: &Edge,
-    peer: SocketAddr,
-    permit: &Mutex<Option<ConnectionPermit>>,
+    peer: &Peer,
     mut request: Request<Incoming>,
 ) -> Result<(Response<Full<Bytes>>, Upgrade), Refusal> {
     let Checked { accept, view } = check(&request, edge.config.view)?;
     let headers = request.headers();
     let shown = authorization(headers);
-    let admitted = admit(edge, peer, permit, headers, shown, StatusCode::FORBIDDEN).await?;
+    let admitted = admit(edge, peer, headers, shown, StatusCode::FORBIDDEN).await?;
     let connection = hyper::upgrade::on(&mut request);
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

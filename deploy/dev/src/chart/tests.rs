@@ -11,7 +11,7 @@ use ws_edge::config::EdgeConfig;
 use super::*;
 
 /// The chart sets these itself: ports and probes depend on them.
-const OF_THE_CHART: [&str; 2] = ["admin.listen", "ws.listen"];
+const OF_THE_CHART: [&str; 3] = ["admin.listen", "ws.listen", "ws.tls.listen"];
 /// These belong into a Secret, so the values have no place for them.
 const SECRETS: [&str; 5] =
     ["admin.token", "amqp.brokers", "amqp.url", "auth.couchdb.password", "auth.jwt.hs256_secret"];
@@ -48,6 +48,7 @@ fn the_values_have_the_keys_of_the_services() {
         ("admin", keys::<EdgeConfig>("admin")),
         ("catalogue", keys::<EdgeConfig>("catalogue")),
         ("ws", keys::<EdgeConfig>("ws")),
+        ("ws.tls", keys::<EdgeConfig>("ws.tls")),
         ("ws.rate", keys::<EdgeConfig>("ws.rate")),
         ("ws.refused_tokens", keys::<EdgeConfig>("ws.refused_tokens")),
         ("amqp", keys::<IngestConfig>("amqp")),
