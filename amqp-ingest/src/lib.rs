@@ -171,10 +171,10 @@ impl Ingest {
             &sources,
             config.amqp.check_interval,
             publisher_rx,
-            (numbers, config.amqp.wait_limits()),
             nats,
             metrics,
-        );
+        )
+        .asking(numbers, config.amqp.wait_limits());
         if let Some(keeper) = keeper {
             tasks.spawn(keeper.run(shutdown.clone()));
         }

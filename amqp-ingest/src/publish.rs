@@ -155,7 +155,6 @@ impl Publisher {
         zones: &[(String, ActiveConsumer)],
         check_interval: Duration,
         consumers: mpsc::Receiver<FromConsumer>,
-        (numbers, limits): (Numbers, WaitLimits),
         status: ConnectionStatus,
         metrics: Metrics,
     ) -> Publisher {
@@ -173,8 +172,8 @@ impl Publisher {
             unacknowledged: None,
             last_stored: None,
             stream_end: 0,
-            numbers,
-            waiting: Waiting::new(limits),
+            numbers: Numbers::new(None, String::new()),
+            waiting: Waiting::new(WaitLimits::default()),
             cautious: 0,
             pending: VecDeque::new(),
             published: 0,
@@ -184,6 +183,11 @@ impl Publisher {
             rejection_log: LogThrottle::new(),
             metrics,
         }
+    }
+
+    /// The same, but `numbers` tell the accounts of dialled numbers, and events may wait for that within these limits.
+    pub(crate) fn asking(self, numbers: Numbers, limits: WaitLimits) -> Publisher {
+        Publisher { numbers, waiting: Waiting::new(limits), ..self }
     }
 
     /// Publishes to the `servers` until all consumers have ended.

@@ -51,10 +51,10 @@ pub async fn run(
         &zones,
         check_interval,
         publisher_rx,
-        (Numbers::new(requests, subjects.auth_number()), config.amqp.wait_limits()),
         status,
         metrics.clone(),
-    );
+    )
+    .asking(Numbers::new(requests, subjects.auth_number()), config.amqp.wait_limits());
     let Some(endpoint) = config.amqp.brokers().into_iter().next() else { return };
     let broker = BrokerContext {
         counters: BrokerCounters::for_zone(&endpoint.zone, &metrics),

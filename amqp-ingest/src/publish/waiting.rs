@@ -15,7 +15,7 @@ use crate::numbers::{Found, Unknown};
 const MAX_WAIT: Duration = Duration::from_millis(200);
 
 /// How much may wait.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct WaitLimits {
     /// How many deliveries of its broker may overtake an event.
     pub(crate) deliveries: u64,

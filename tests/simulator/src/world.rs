@@ -302,7 +302,10 @@ impl<'p> World<'p> {
         if self.plan.ingests > 0 {
             let mut body = json!({ "Event-Name": name, "Msg-ID": id.to_string(), "Filler": filler });
             // Without its account, an event belongs to nobody.
-            if self.plan.has_inbound && key.ends_with(INBOUND_CALL) && name != "CHANNEL_ANSWER" && id % 3 > 0
+            if self.plan.has_inbound
+                && key.ends_with(INBOUND_CALL)
+                && name != "CHANNEL_ANSWER"
+                && !id.is_multiple_of(3)
             {
                 body["Request"] = format!("{}@[", number(account, id)).into();
             } else {

@@ -13,8 +13,7 @@ use crate::{
     connection_status::ConnectionStatus,
     message::{EventMetadata, Message},
     metrics::Metrics,
-    numbers::Numbers,
-    publish::{SettleHandle, Settlement, WaitLimits, stream::StreamState},
+    publish::{SettleHandle, Settlement, stream::StreamState},
 };
 
 /// A publisher, and what it tells its consumer.
@@ -32,18 +31,8 @@ impl World {
         let (_, events) = mpsc::channel(1);
         let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
         let zones = [(String::new(), ActiveConsumer::default())];
-        let limits = WaitLimits { deliveries: 8, bytes: 1000 };
-        let numbers = (Numbers::new(None, String::new()), limits);
-        let mut publisher = Publisher::new(
-            subjects,
-            history,
-            &zones,
-            Duration::from_secs(30),
-            events,
-            numbers,
-            status,
-            metrics,
-        );
+        let mut publisher =
+            Publisher::new(subjects, history, &zones, Duration::from_secs(30), events, status, metrics);
         publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
         let (sender, settlements) = mpsc::channel(16);
         World { publisher, sender, settlements }

@@ -72,10 +72,11 @@ impl World {
         let (_, events) = mpsc::channel(1);
         let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
         let zones = [(String::new(), ActiveConsumer::default()), ("west".into(), ActiveConsumer::default())];
-        let numbers = (Numbers::new(Some(Arc::new(AuthSvc)), "auth.number".into()), LIMITS);
+        let numbers = Numbers::new(Some(Arc::new(AuthSvc)), "auth.number".into());
         let interval = Duration::from_secs(30);
         let mut publisher =
-            Publisher::new(subjects, history, &zones, interval, events, numbers, status, metrics.clone());
+            Publisher::new(subjects, history, &zones, interval, events, status, metrics.clone())
+                .asking(numbers, LIMITS);
         publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
         let (sender, settlements) = mpsc::channel(64);
         World { publisher, sender, _settlements: settlements, tag: 0, metrics }
