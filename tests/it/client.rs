@@ -114,8 +114,10 @@ impl Watcher {
         let file = dir.path().join("watch.html");
         let (port, config) = (edge.port, config.to_string());
         let page = format!(
-            "<!doctype html><title>watch</title><script src=\"http://127.0.0.1:{port}/client.js\"></script>\n\
-             <script>const seen = [], config = {config};\nfunction report(what) {{ seen.push(what); }}\n{WATCH}</script>"
+            "<!doctype html><title>watch</title>\n\
+             <script>const seen = [], config = {config};\nfunction report(what) {{ seen.push(what); }}</script>\n\
+             <script type=\"module\">import {{ BlackholeClient }} from 'http://127.0.0.1:{port}/client.mjs';\n{WATCH}\n\
+             Object.assign(window, {{ client, subscribe }});</script>"
         );
         std::fs::write(&file, page).unwrap();
         let browser = Browser::open().await;

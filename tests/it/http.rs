@@ -114,6 +114,14 @@ async fn the_bindings_of_the_catalogue_are_listed_as_json() {
     let json: serde_json::Value = serde_json::from_str(&listed.body).unwrap();
     let last = json["bindings"].as_array().unwrap().last().unwrap();
     assert_eq!(*last, serde_json::json!({ "family": "mine", "binding": "mine.{id}", "required": ["id"] }));
+    // The same of the description of all messages.
+    let messages = answer_of(&edge, &get("/asyncapi.json")).await;
+    assert_eq!((messages.status, messages.header("content-type")), (200, Some("application/json")));
+    let document: serde_json::Value = serde_json::from_str(&messages.body).unwrap();
+    assert_eq!(document["asyncapi"], "3.0.0");
+    let own =
+        &document["components"]["schemas"]["mineEvent"]["allOf"][1]["properties"]["routing_key"]["anyOf"];
+    assert_eq!(*own, serde_json::json!([{ "pattern": "^mine\\.[^.]*$" }]));
     assert_eq!(answer_of(&edge, &get("/bindings").replace("GET", "DELETE")).await.status, 405);
     // An upgrade works at any path, including this one.
     assert_eq!(upgraded(&edge, "/bindings", &[]).await.status, 101);

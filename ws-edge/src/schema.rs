@@ -12,6 +12,7 @@ mod requests;
 mod yaml;
 
 use blackhole_common::catalogue::Catalogue;
+use serde_json::Value;
 
 pub use document::asyncapi;
 
@@ -22,6 +23,23 @@ pub fn files(catalogue: &Catalogue) -> [(&'static str, String); 3] {
         ("ws-edge/clients/js/events.d.ts", languages::typescript(catalogue)),
         ("ws-edge/clients/python/src/blackhole_events/events.py", languages::python(catalogue)),
     ]
+}
+
+/// A schema with more members, at any depth; those of the same name are replaced.
+fn with(mut schema: Value, more: Value) -> Value {
+    merge(&mut schema, more);
+    schema
+}
+
+fn merge(into: &mut Value, more: Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (name, value) in more {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more,
+    }
 }
 
 #[cfg(test)]

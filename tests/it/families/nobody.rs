@@ -28,6 +28,7 @@ fn of_nobody(mark: &str) -> Vec<Event> {
     let mut wrong_types = events::call_of_realm("", "CHANNEL_CREATE", mark);
     wrong_types.body["Custom-Channel-Vars"] = json!({ "Account-ID": 7, "Realm": ["x"] });
     wrong_types.body["To"] = json!("no address");
+    wrong_types.body["Odd"] = json!(true);
     vec![
         call,
         wrong_types,

@@ -3,20 +3,26 @@
 use blackhole_common::catalogue::{Catalogue, Event, Form, Part, Template};
 use serde_json::{Value, json};
 
+use super::with;
+
+/// Any word but `#`.
+const WORD: &str = "([^.#]|#[^.])[^.]*";
+
 /// The schema of a binding: one of the catalogue's forms.
 pub(super) fn schema(catalogue: &Catalogue) -> Value {
     let events = catalogue.families().iter().flat_map(|family| &family.event);
     let mut forms: Vec<Value> = Vec::new();
     for (event, form) in events.flat_map(|event| event.form.iter().map(move |form| (event, form))) {
-        let mut one =
-            json!({ "title": form.binding.as_str(), "pattern": format!("^{}$", pattern(event, form)) });
-        if let Some(about) = &form.about {
-            one["description"] = json!(about);
-        }
+        let title = form.binding.as_str();
         // Several kinds of events may have the same form.
-        if !forms.iter().any(|other| other["title"] == one["title"]) {
-            forms.push(one);
+        if forms.iter().any(|other| other.get("title").is_some_and(|other| other == title)) {
+            continue;
         }
+        let one = json!({ "title": title, "pattern": format!("^{}$", pattern(event, form)) });
+        forms.push(match &form.about {
+            Some(about) => with(one, json!({ "description": about })),
+            None => one,
+        });
     }
     json!({
         "description": "Which events are wanted: words separated by dots. `*` stands for any word, `#` as the last one for all remaining parameters.",
@@ -37,7 +43,7 @@ fn pattern(event: &Event, form: &Form) -> String {
             Part::Parameter(name) if index == 0 => {
                 words(form.values.get(name).or_else(|| event.values.get(name)))
             }
-            Part::Parameter(_) => "[^.]+".to_owned(),
+            Part::Parameter(_) => WORD.to_owned(),
         };
         only_parameters &= matches!(part, Part::Parameter(_));
         let own = format!("{word}{rest}");
@@ -52,7 +58,7 @@ fn pattern(event: &Event, form: &Form) -> String {
 
 /// The words of a list.
 fn words(values: Option<&Vec<String>>) -> String {
-    values.map_or_else(|| "[^.]+".to_owned(), |values| format!("({})", values.join("|")))
+    values.map_or_else(|| WORD.to_owned(), |values| format!("({})", values.join("|")))
 }
 
 /// What the routing keys of an event look like, as clients see them.

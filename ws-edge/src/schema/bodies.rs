@@ -6,6 +6,7 @@ use blackhole_common::catalogue::Catalogue;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::with;
 use crate::delivery::frame::normalize::normalize;
 
 /// Events as KAZOO has published them, one a line.
@@ -131,11 +132,9 @@ impl Shape {
 
     /// As the schema of a whole body, which has this member in any case.
     pub(super) fn body_schema(&self, name: &str) -> Value {
-        let mut schema = self.schema();
-        schema["type"] = json!("object");
-        schema["required"] = json!([name]);
-        schema["properties"][name] = json!({ "type": "string" });
-        schema
+        let member =
+            json!({ "type": "object", "required": [name], "properties": { name: { "type": "string" } } });
+        with(self.schema(), member)
     }
 
     /// The names of the JSON types.

@@ -3,7 +3,7 @@
 use blackhole_common::catalogue::{Catalogue, Family};
 use serde_json::{Value, json};
 
-use super::{bindings, bodies::Body};
+use super::{bindings, bodies::Body, with};
 
 /// The `request_id` of a frame.
 fn request_id() -> Value {
@@ -25,9 +25,7 @@ pub(super) fn reply(data: &Value) -> Value {
 pub(super) fn error() -> Value {
     let errors = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 1 });
     let data = json!({ "type": "object", "required": ["errors"], "properties": { "errors": errors } });
-    let mut schema = reply(&data);
-    schema["properties"]["status"] = json!({ "const": "error" });
-    schema
+    with(reply(&data), json!({ "properties": { "status": { "const": "error" } } }))
 }
 
 /// The end of the state that a subscription began with.

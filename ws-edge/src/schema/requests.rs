@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::with;
 use crate::protocol::request::{MAX_METADATA_BYTES, MAX_TEXT_BYTES};
 
 /// The actions: the name, what it does, the schema of the request, and that of the reply's `data`.
@@ -99,17 +100,19 @@ fn subscription(data: Value, is_subscribe: bool) -> Value {
     let mut members = envelope(action);
     members.extend(bound());
     members.insert("data".into(), data);
-    let mut schema = json!({ "type": "object", "required": ["action"], "properties": members });
-    if is_subscribe {
-        schema["properties"]["name"] = name();
-        schema["properties"]["metadata"] = metadata();
-        schema["anyOf"] = json!([
+    let schema = json!({ "type": "object", "required": ["action"], "properties": members });
+    if !is_subscribe {
+        return schema;
+    }
+    let more = json!({
+        "properties": { "name": name(), "metadata": metadata() },
+        "anyOf": [
             { "required": ["data"], "properties": { "data": { "type": "object" } } },
             { "required": ["binding"] },
             { "required": ["bindings"] },
-        ]);
-    }
-    schema
+        ],
+    });
+    with(schema, more)
 }
 
 fn envelope(action: &str) -> Map<String, Value> {
@@ -174,14 +177,14 @@ fn metadata() -> Value {
 fn targeted(with_params: bool) -> Value {
     let server = json!({ "type": "string", "minLength": 1, "maxLength": 255, "description": "The recipient, from an event's body" });
     let account = json!({ "type": ["string", "null"], "minLength": 1, "maxLength": MAX_TEXT_BYTES });
-    let mut schema = json!({
+    let schema = json!({
         "type": "object",
         "properties": { "Server-ID": server, "server_id": server, "account_id": account },
         "anyOf": [{ "required": ["Server-ID"] }, { "required": ["server_id"] }],
     });
-    if with_params {
-        schema["properties"]["params"] = json!({ "type": "object", "description": "The message" });
-        schema["required"] = json!(["params"]);
+    if !with_params {
+        return schema;
     }
-    schema
+    let params = json!({ "type": "object", "description": "The message" });
+    with(schema, json!({ "properties": { "params": params }, "required": ["params"] }))
 }

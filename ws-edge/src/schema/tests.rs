@@ -70,7 +70,7 @@ fn every_request_that_is_accepted_is_valid() {
         assert!(!is_accepted || error.is_none(), "{text}: {error:?}");
         if is_accepted { counts.0 += 1 } else { counts.1 += usize::from(error.is_some()) }
     }
-    assert!(counts.0 > 20 && counts.1 > 5, "{counts:?}");
+    assert!(counts.0 > 10 && counts.1 > 5, "{counts:?}");
 }
 
 #[test]
@@ -105,6 +105,7 @@ fn bindings_have_the_forms_of_the_catalogue() {
         "conference.command.#",
         "doc_created.*.user.*",
         "doc_edited.#",
+        "fax.status.#1",
         "object.*.*",
         "qubicle.queue",
         "relay.*",
