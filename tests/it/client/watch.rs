@@ -10,12 +10,12 @@ in_each_language!(
 
 const LOOP_JS: &str = "
 const client = new BlackholeClient(config.url, { token: config.token, onstate: (state) => report({ state }) });
-async function follow(bindings, options) {
+async function follow(bindings, options, others) {
   const watch = client.watch(config.account, bindings, options);
   try {
     await watch.subscribed;
     report({ subscribed: bindings });
-    if (config.until) await new Promise((done) => setTimeout(done, config.until));
+    await others;
     for await (const { action, complete, args, reason } of watch) {
       report({ action, complete, number: args?.Number, reason });
       if (args?.Number === config.last) break;
@@ -23,18 +23,20 @@ async function follow(bindings, options) {
     report({ done: client.subscriptions });
   } catch (error) { report({ thrown: error.message }); }
 }
-for (const [bindings, options] of config.watches) follow(bindings, options);
+// Those with a limit read when the others have ended.
+const others = config.watches.filter(([, { limit }]) => !limit).map((watch) => follow(...watch));
+for (const watch of config.watches.filter(([, { limit }]) => limit)) follow(...watch, Promise.all(others));
 ";
 
 const LOOP_PY: &str = "
 import asyncio
 from blackhole_events import BlackholeClient, BlackholeError
-async def follow(client, bindings, options):
+async def follow(client, bindings, options, others=()):
     try:
         async with client.watch(config['account'], bindings, **options) as watch:
             await watch.subscribed
             report({'subscribed': bindings})
-            await asyncio.sleep(config.get('until', 0) / 1000)
+            await asyncio.gather(*others)
             async for message in watch:
                 number = message.get('args', {}).get('Number')
                 what = {'action': message['action'], 'complete': message.get('complete'), 'number': number, 'reason': message.get('reason')}
@@ -46,7 +48,9 @@ async def follow(client, bindings, options):
         report({'thrown': str(error)})
 async def main():
     async with BlackholeClient(config['url'], token=config['token'], on_state=lambda state, _: report({'state': state})) as client:
-        await asyncio.gather(*(follow(client, *watch) for watch in config['watches']))
+        # Those with a limit read when the others have ended.
+        others = [asyncio.create_task(follow(client, *watch)) for watch in config['watches'] if 'limit' not in watch[1]]
+        await asyncio.gather(*others, *(follow(client, *watch, others) for watch in config['watches'] if 'limit' in watch[1]))
         await client.wait_ended()
 asyncio.run(main())
 ";
@@ -95,9 +99,8 @@ async fn a_loop_ends_with_the_reason(language: Language) {
     refused.until("the refusal", 1, |one| one["thrown"] == reason).await;
     refused.close().await;
 
-    // Its reader sleeps, while more comes than may wait. What waits is read before it learns of that.
+    // It is read when the other loop has got all. What waits is read before the reader learns that more came than may wait.
     let mut config = of(&account, json!([["call.*.*", { "limit": 2 }], ["call.CHANNEL_CREATE.*", {}]]));
-    config["until"] = json!(3000);
     config["last"] = json!(6);
     let slow = looping(language, &config);
     slow.until_subscribed(2).await;
