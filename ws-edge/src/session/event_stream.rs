@@ -146,5 +146,134 @@ impl EventStream {
         self.is_open = true;
         let status = event_stream::status_of_close(close);
         self.outbox.open(|_| event_stream::refusal(status, close.frame().reason.as_str()));
+        // It is all that the client gets.
+        self.outbox.end(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, IoSlice};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::outbox::{
+        queue::OutboundSocket,
+        tests::{Kept, outbox},
+    };
+
+    /// A client that sends nothing.
+    struct Silent;
+
+    impl OutboundSocket for Silent {
+        fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+    }
+
+    impl ClientSocket for Silent {
+        fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_write_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn try_read(&self, _: &mut [u8]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+
+        fn shutdown_write(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const CURSOR: &str = "xOjuWb8AAAAAAABHrCvbbUU5";
+
+    /// A stream that resumes with this cursor, its outbox, and what the client gets.
+    fn stream(since: Option<&str>) -> (EventStream, Arc<Outbox>, Arc<Kept>) {
+        let (outbox, kept) = outbox(1, 1000);
+        let since = since.map(|since| Cursor::parse(since).unwrap());
+        let request = StreamRequest { subscribe: "{}".into(), since };
+        (EventStream::new(Arc::new(Silent), Arc::clone(&outbox), request), outbox, kept)
+    }
+
+    fn push(outbox: &Outbox, sequence: u64) {
+        outbox.push_live(Some(sequence), || Some(Bytes::from_static(b"data: an event\n\n")));
+    }
+
+    fn sent(outbox: &Outbox, kept: &Kept) -> String {
+        outbox.flush();
+        String::from_utf8(kept.take()).unwrap()
+    }
+
+    #[test]
+    fn the_reply_comes_first_and_has_its_position_only_if_no_event_waits() {
+        for (event_waits, since, id) in [
+            (false, None, "\nid: the position\n"),
+            (true, None, "\nevent: reply\ndata: "),
+            (true, Some(CURSOR), "\nid: xOjuWb8AAAAAAABHrCvbbUU5\n"),
+        ] {
+            let (mut stream, outbox, kept) = stream(since);
+            if event_waits {
+                push(&outbox, 7);
+            }
+            let reply = Reply::success(json!(1), json!({ "cursor": "the position" }).into());
+            assert!(stream.begin(&reply) && stream.is_open());
+            let sent = sent(&outbox, &kept);
+            assert!(sent.starts_with("HTTP/1.1 200 OK\r\n") && sent.contains(id), "{sent}");
+            assert_eq!(sent.ends_with("data: an event\n\n"), event_waits, "{sent}");
+            assert!(!sent.contains("event: gap"), "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_gap_follows_the_reply_and_the_client_keeps_its_cursor() {
+        let (mut stream, outbox, kept) = stream(Some(CURSOR));
+        let data = json!({ "recovered": false, "reason": "cursor expired" });
+        stream.begin(&Reply::success(json!(1), data.into()));
+        let sent = sent(&outbox, &kept);
+        assert!(
+            sent.contains(&format!("id: {CURSOR}\n")),
+            "it hears of the gap until an event has come: {sent}"
+        );
+        let gap = "\n\nevent: gap\ndata: {\"action\":\"gap\",\"reason\":\"cursor expired\"}\n\n";
+        assert!(sent.ends_with(gap), "{sent}");
+    }
+
+    #[test]
+    fn nothing_but_a_refusal_is_sent_if_the_stream_does_not_begin() {
+        for ends in [
+            (|stream: &mut EventStream| {
+                drop(stream.begin(&Reply::error(json!(1), "unauthorized account id")))
+            }) as fn(&mut EventStream),
+            |stream| stream.close(Close::Restart),
+        ] {
+            let (mut stream, outbox, kept) = stream(None);
+            push(&outbox, 7);
+            push(&outbox, 8);
+            stream.heartbeat(None);
+            ends(&mut stream);
+            outbox.end(false);
+            let sent = sent(&outbox, &kept);
+            assert!(sent.starts_with("HTTP/1.1 403 ") || sent.starts_with("HTTP/1.1 503 "), "{sent}");
+            let (head, body) = sent.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_has_the_position_unless_an_event_has_passed_it() {
+        let (mut stream, outbox, kept) = stream(None);
+        stream.begin(&Reply::success(json!(1), json!({}).into()));
+        sent(&outbox, &kept);
+        let cursor = Cursor::parse(CURSOR).unwrap();
+        stream.heartbeat(Some(cursor));
+        assert_eq!(sent(&outbox, &kept), format!(":\nid: {CURSOR}\n\n"));
+        push(&outbox, cursor.position.sequence + 1);
+        stream.heartbeat(Some(cursor));
+        assert_eq!(sent(&outbox, &kept), "data: an event\n\n:\n\n");
     }
 }
