@@ -51,7 +51,9 @@ impl Checkpoint {
 
     /// Reads what is stored at the broker. Somebody else may have published anything there; no queue has had that many events.
     pub(crate) fn parse(message: &[u8]) -> Option<Checkpoint> {
-        serde_json::from_slice(message).ok().filter(|checkpoint: &Checkpoint| checkpoint.number < u64::MAX / 2)
+        serde_json::from_slice(message)
+            .ok()
+            .filter(|checkpoint: &Checkpoint| checkpoint.number < u64::MAX / 2)
     }
 
     /// As it is stored at the broker.
