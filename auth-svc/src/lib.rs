@@ -81,7 +81,7 @@ use crate::{
     jwt_verifier::JwtVerifier,
     keys::Keys,
     metrics::Metrics,
-    numbers::{NumberDirectory, Numbers},
+    numbers::Numbers,
     realms::{Realms, store::RealmStore},
     reload::{FromFiles, Reloaded},
     sources::Sources,
@@ -308,13 +308,8 @@ impl AuthSvc {
             Source::Crossbar => None,
         };
         let users: Vec<Arc<dyn UserDirectory>> = sources.iter().filter_map(user_directory).collect();
-        let number_directory = |source: &Source| match source {
-            Source::CouchDb => self.couchdb.as_ref().map(|(couchdb, _)| Arc::clone(&couchdb.numbers) as _),
-            Source::Files => self.accounts.clone().map(|accounts| accounts as _),
-            // It tells an account only of its own numbers.
-            Source::Crossbar => None,
-        };
-        let numbers: Vec<Arc<dyn NumberDirectory>> = sources.iter().filter_map(number_directory).collect();
+        let live_numbers = self.couchdb.as_ref().map(|(couchdb, _)| &couchdb.numbers);
+        let numbers = Numbers::of(&sources, live_numbers, self.accounts.as_ref());
         owners.refresh();
         if let Some(replicas) = self.config.history.kept() {
             let store = RealmStore::new(client.clone(), subjects.realms(), replicas);
@@ -333,7 +328,7 @@ impl AuthSvc {
         service::serve(
             &client,
             &subjects,
-            (Arc::new(authority), Arc::new(Numbers::new(numbers))),
+            (Arc::new(authority), Arc::new(numbers)),
             self.metrics,
             self.latches.subscription,
             shutdown,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use blackhole_common::wire::{NumberReply, NumberRequest};
 use futures_util::future::{self, BoxFuture};
 
-use crate::{accounts::Accounts, error::Error, reload::Reloaded};
+use crate::{
+    accounts::Accounts, config::Source, couchdb::numbers::LiveNumbers, error::Error, reload::Reloaded,
+};
 
 /// Looks up dialled numbers.
 pub trait NumberDirectory: Send + Sync + 'static {
@@ -27,6 +29,20 @@ impl Numbers {
     /// These directories, the first one first.
     pub fn new(directories: Vec<Arc<dyn NumberDirectory>>) -> Numbers {
         Numbers(directories)
+    }
+
+    /// Those of these sources that are there, in this order. Crossbar is none: it tells an account only of its own numbers.
+    pub(crate) fn of(
+        sources: &[Source],
+        couchdb: Option<&Arc<LiveNumbers>>,
+        accounts: Option<&Arc<Reloaded<Accounts>>>,
+    ) -> Numbers {
+        let directory = |source: &Source| match source {
+            Source::CouchDb => couchdb.cloned().map(|numbers| numbers as Arc<dyn NumberDirectory>),
+            Source::Files => accounts.cloned().map(|accounts| accounts as _),
+            Source::Crossbar => None,
+        };
+        Numbers(sources.iter().filter_map(directory).collect())
     }
 
     /// Whose the dialled number is.

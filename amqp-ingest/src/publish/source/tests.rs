@@ -377,9 +377,9 @@ impl Queue {
     fn publish(&mut self, index: usize, is_confirmed: bool) {
         self.world.stream.push(self.events[index].id.unwrap());
         if is_confirmed {
-            self.settle(index, self.world.stream.len() as u64)
+            self.settle(index, self.world.stream.len() as u64);
         } else {
-            self.unconfirmed = Some(index)
+            self.unconfirmed = Some(index);
         }
     }
 
