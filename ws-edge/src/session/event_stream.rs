@@ -247,7 +247,7 @@ mod tests {
     fn nothing_but_a_refusal_is_sent_if_the_stream_does_not_begin() {
         for ends in [
             (|stream: &mut EventStream| {
-                drop(stream.begin(&Reply::error(json!(1), "unauthorized account id")))
+                stream.begin(&Reply::error(json!(1), "unauthorized account id"));
             }) as fn(&mut EventStream),
             |stream| stream.close(Close::Restart),
         ] {
