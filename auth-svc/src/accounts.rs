@@ -25,6 +25,7 @@
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
 use blackhole_common::{
+    file_changes::Fingerprint,
     owner::Owner,
     wire::{MAX_NUMBER_BYTES, NumberRequest},
 };
@@ -35,7 +36,7 @@ use crate::{
     dialling::Dialling,
     directory::{Account, AccountDirectory},
     error::Error,
-    reload::{Fingerprint, FromFiles, Reloaded},
+    reload::{FromFiles, Reloaded},
     users::User,
 };
 

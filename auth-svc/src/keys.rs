@@ -5,10 +5,9 @@ mod pem;
 
 use std::{collections::HashMap, fs, path::Path};
 
-use crate::{
-    error::Error,
-    reload::{Fingerprint, FromFiles},
-};
+use blackhole_common::file_changes::Fingerprint;
+
+use crate::{error::Error, reload::FromFiles};
 
 pub use pem::{ASYMMETRIC, VerifyingKey};
 

@@ -1,25 +1,15 @@
 //! A value that is loaded from files, and reloaded when they change.
-//!
-//! Files are polled with `stat` rather than watched: polling follows the symlinks that Kubernetes swaps,
-//! notices editors that replace the file, works on every file system, and is cheap. A change is loaded only
-//! once two polls in a row see the same version, because a file that is still being written may parse with
-//! half of its accounts missing.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
+use blackhole_common::file_changes::{FileChanges, Fingerprint, POLL_INTERVAL};
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-
-/// A change takes effect after two to three polls.
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A value that can be loaded from a file or a directory.
 pub trait FromFiles: Sized + Send + Sync + 'static {
@@ -39,48 +29,12 @@ pub trait FromFiles: Sized + Send + Sync + 'static {
     fn replace(&mut self, _previous: &Self) {}
 }
 
-/// Identifies a version of some files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint(Vec<(PathBuf, Option<Version>)>);
-
-/// Device, inode, length, mtime and ctime. ctime also changes if a tool restores the mtime.
-type Version = (u64, u64, u64, i64, i64, i64, i64);
-
-impl Fingerprint {
-    /// The current version of `files`. Follows symlinks.
-    pub fn of(files: impl IntoIterator<Item = PathBuf>) -> Fingerprint {
-        let version = |file: &Path| {
-            let data = fs::metadata(file).ok()?;
-            let mtime = (data.mtime(), data.mtime_nsec());
-            let ctime = (data.ctime(), data.ctime_nsec());
-            Some((data.dev(), data.ino(), data.size(), mtime.0, mtime.1, ctime.0, ctime.1))
-        };
-        let mut versions: Vec<_> = files
-            .into_iter()
-            .map(|file| {
-                let version = version(&file);
-                (file, version)
-            })
-            .collect();
-        versions.sort();
-        Fingerprint(versions)
-    }
-}
-
 /// A value that is reloaded when its files change.
 #[derive(Debug)]
 pub struct Reloaded<T> {
     path: PathBuf,
     current: RwLock<Arc<T>>,
-    versions: Mutex<Versions>,
-}
-
-#[derive(Debug)]
-struct Versions {
-    /// The version that was loaded last, successfully or not.
-    loaded: Fingerprint,
-    /// The version at the last poll.
-    polled: Fingerprint,
+    changes: Mutex<FileChanges>,
 }
 
 impl<T: FromFiles> Reloaded<T> {
@@ -89,11 +43,9 @@ impl<T: FromFiles> Reloaded<T> {
     /// # Errors
     /// If it cannot be loaded.
     pub fn open(path: &Path) -> Result<Reloaded<T>, Error> {
-        // Before reading, so that a write in the meantime counts as a change.
-        let loaded = T::fingerprint(path);
+        let changes = Mutex::new(FileChanges::since(T::fingerprint(path)));
         let current = RwLock::new(Arc::new(T::read(path)?));
-        let versions = Mutex::new(Versions { polled: loaded.clone(), loaded });
-        Ok(Reloaded { path: path.to_owned(), current, versions })
+        Ok(Reloaded { path: path.to_owned(), current, changes })
     }
 
     /// The current value.
@@ -107,14 +59,10 @@ impl<T: FromFiles> Reloaded<T> {
     /// # Errors
     /// Why loading failed.
     pub fn poll(&self) -> Result<Option<Arc<T>>, Error> {
-        let mut versions = self.versions.lock();
-        let now = T::fingerprint(&self.path);
-        let is_stable = now == versions.polled;
-        versions.polled.clone_from(&now);
-        if now == versions.loaded || !is_stable {
+        let mut changes = self.changes.lock();
+        if !changes.poll(T::fingerprint(&self.path)) {
             return Ok(None);
         }
-        versions.loaded = now;
         let mut value = T::read(&self.path)?;
         value.replace(&self.current());
         let value = Arc::new(value);
@@ -152,6 +100,8 @@ impl<T: FromFiles> Reloaded<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::testing::TempDir;
 

@@ -8,6 +8,7 @@
 //! | [`owner`] | whose an event is within its account |
 //! | [`wire`] | names and messages that the services exchange over NATS |
 //! | [`config`] | configuration from defaults, a file and the environment, with one-line errors |
+//! | [`file_changes`] | notices that files have changed |
 //! | [`cli`] | shared command line flags |
 //! | [`nats`] | connections to NATS |
 //! | [`listen`] | listening sockets, for IPv6 and IPv4 |
@@ -26,6 +27,7 @@ pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod file_changes;
 pub mod listen;
 pub mod nats;
 pub mod net;
