@@ -47,6 +47,8 @@ mod settlement;
 mod source;
 mod stream;
 mod stream_end;
+#[cfg(test)]
+mod testing;
 mod waiting;
 
 use std::{collections::VecDeque, future::Future, pin::pin};

@@ -1,6 +1,7 @@
 //! auth-svc with keys, accounts and secrets in a CouchDB that is a stand-in: what is taken away there ends in open sessions.
 
 use std::{
+    ops::Deref,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -9,10 +10,11 @@ use blackhole_couchdb::{
     CouchDb,
     kazoo::{self, ACME, ACME_DATABASE, ACME_ENCODED, MASTER, USER, USER_SECRET, identity_sig},
 };
-use blackhole_dev::{ports, services::Service, simulator::Publisher, workspace::RunDir};
+use blackhole_dev::simulator::Publisher;
 use blackhole_tests::{
     accounts::Account,
     client::{Client, Incoming},
+    couchdb_stack::CouchDbStack,
     events, eventually,
     stack::{self, Stack},
 };
@@ -24,14 +26,15 @@ const BINDING: &str = "relay.*";
 /// A user in the account of [`USER`].
 const OTHER_USER: &str = "0123456789abcdef0123456789abcdef";
 
-/// auth-svc with the stand-in, and an edge, on the NATS server that all tests share.
-struct Deployment {
-    couchdb: CouchDb,
-    auth_svc: Service,
-    url: String,
-    prefix: String,
-    _dir: RunDir,
-    _edge: Service,
+/// The services, with another user.
+struct Deployment(CouchDbStack);
+
+impl Deref for Deployment {
+    type Target = CouchDbStack;
+
+    fn deref(&self) -> &CouchDbStack {
+        &self.0
+    }
 }
 
 impl Deployment {
@@ -41,36 +44,10 @@ impl Deployment {
 
     /// With `auth.users`.
     async fn start_with(name: &str, users: &str) -> Deployment {
-        let dir = RunDir::create(&format!("couchdb-{name}")).unwrap();
-        let couchdb = kazoo::start().await;
+        let stack = CouchDbStack::start(&format!("couchdb-{name}"), &[("AUTH__USERS", users)]).await;
         let user = json!({ "_id": OTHER_USER, "pvt_type": "user", "pvt_signature_secret": "other" });
-        couchdb.put(ACME_DATABASE, &user);
-        let port = ports::free().unwrap();
-        let prefix = format!("couchdb-{name}.v1");
-        let env = [
-            ("NATS__URL", Stack::shared().nats.url()),
-            ("NATS__PREFIX", prefix.clone()),
-            ("AUTH__COUCHDB__URL", couchdb.url()),
-            ("AUTH__USERS", users.to_owned()),
-            ("WS__LISTEN", format!("127.0.0.1:{port}")),
-            ("LOG__FILTER", "debug,async_nats=info,hyper=info".to_owned()),
-        ];
-        let binaries = stack::binaries();
-        let auth_svc = Service::start("auth-svc", &binaries.auth_svc, dir.path(), &env).await.unwrap();
-        let edge = Service::start("ws-edge", &binaries.ws_edge, dir.path(), &env).await.unwrap();
-        let url = format!("ws://127.0.0.1:{port}");
-        Deployment { couchdb, auth_svc, url, prefix, _dir: dir, _edge: edge }
-    }
-
-    /// An ingest for this deployment, on the broker that all tests share.
-    async fn ingest(&self, name: &str) -> Service {
-        let queue = format!("couchdb-{name}");
-        let settings = [
-            ("NATS__PREFIX", self.prefix.as_str()),
-            ("AMQP__QUEUE", &queue),
-            ("AMQP__DEAD_LETTER_EXCHANGE", &format!("{queue}-dead")),
-        ];
-        Stack::shared().another_ingest(&queue, &settings).await
+        stack.couchdb.put(ACME_DATABASE, &user);
+        Deployment(stack)
     }
 
     async fn session(&self, token: &str, account_id: &str) -> Client {
@@ -133,7 +110,7 @@ async fn the_sessions_of_a_rotated_key_end_and_new_tokens_are_accepted() {
 #[tokio::test]
 async fn the_sessions_of_changed_secrets_and_deleted_users_end() {
     let deployment = Deployment::start("secrets").await;
-    let _ingest = deployment.ingest("secrets").await;
+    let _ingest = deployment.ingest().await;
     let publisher = Stack::shared().publisher().await;
     let changed = deployment.session(kazoo::token("user"), ACME).await;
     let deleted = deployment.session(&user_token(OTHER_USER, "other"), ACME).await;
@@ -279,7 +256,7 @@ async fn until_it_gets(session: &mut Client, user: &str, gets: bool, publisher: 
 #[tokio::test]
 async fn users_get_the_events_of_the_devices_that_are_theirs_now() {
     let deployment = Deployment::start_with("users", "own").await;
-    let _ingest = deployment.ingest("users").await;
+    let _ingest = deployment.ingest().await;
     let publisher = Stack::shared().publisher().await;
     let session = async |token: &str| {
         let mut client = Client::connect(&format!("{}/?view=args", deployment.url)).await;

@@ -192,10 +192,7 @@ async fn a_slow_reader_behind_tls_catches_up() {
     let mut slow = session(tls, &account).await;
     let publisher = Stack::shared().publisher().await;
     for number in 0..EVENTS {
-        let mut event = events::call(&account, "CHANNEL_CREATE", &number.to_string());
-        event.body["Number"] = number.into();
-        event.body["Padding"] = json!("x".repeat(100_000));
-        event.publish(&publisher).await;
+        events::large_call(&account, number).publish(&publisher).await;
         assert_eq!(neighbour.event().await["args"]["Number"], number);
     }
     assert_eq!(Stack::metric(&edge.service, "blackhole_edge_sessions_lagging").await, 1.0);

@@ -23,6 +23,14 @@ impl Event {
     }
 }
 
+/// A call event whose body has about 100 KB.
+pub fn large_call(account: &Account, number: u64) -> Event {
+    let mut event = call(account, "CHANNEL_CREATE", &number.to_string());
+    event.body["Number"] = number.into();
+    event.body["Padding"] = "x".repeat(100_000).into();
+    event
+}
+
 /// A call event with this name.
 pub fn call(account: &Account, name: &str, call_id: &str) -> Event {
     Event {

@@ -8,6 +8,7 @@
 //! | [`client`] | the WebSocket client of the functional tests |
 //! | [`messages`] | checks every frame of that client against `docs/asyncapi.yaml` |
 //! | [`raw`] | a client that is only a TCP stream, for hostile frames |
+//! | [`couchdb_stack`] | services with the stand-in for KAZOO's CouchDB |
 //! | [`crossbar`] | an HTTP server that stands in for Crossbar |
 //! | [`kazoo`] | a KAZOO process that sends requests over AMQP |
 //! | [`event_stream`] | a client of event streams |
@@ -33,6 +34,7 @@ pub mod chaos;
 pub mod client;
 pub mod compat;
 pub mod containers;
+pub mod couchdb_stack;
 pub mod crossbar;
 pub mod dns;
 pub mod event_stream;

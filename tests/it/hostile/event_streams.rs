@@ -173,10 +173,7 @@ async fn a_slow_reader_catches_up_and_does_not_delay_its_neighbour() {
     slow.reply().await;
     let publisher = stack.publisher().await;
     for number in 0..EVENTS {
-        let mut event = events::call(&account, "CHANNEL_CREATE", &number.to_string());
-        event.body["Number"] = number.into();
-        event.body["Padding"] = json!("x".repeat(100_000));
-        event.publish(&publisher).await;
+        events::large_call(&account, number).publish(&publisher).await;
         assert_eq!(neighbour.event().await["args"]["Number"], number);
     }
     assert_eq!(Stack::metric(&edge.service, "blackhole_edge_sessions_lagging").await, 1.0);
@@ -198,10 +195,8 @@ async fn without_history_a_slow_reader_is_told_of_its_gap() {
     slow.reply().await;
     assert_eq!(slow.last_id, "", "there is nothing to resume from");
     let publisher = stack.publisher().await;
-    for _ in 0..200 {
-        let mut event = events::call(&account, "CHANNEL_CREATE", "x");
-        event.body["Padding"] = json!("x".repeat(100_000));
-        event.publish(&publisher).await;
+    for number in 0..200 {
+        events::large_call(&account, number).publish(&publisher).await;
     }
     let all = slow.rest().await;
     let end = all.split("\n\n").collect::<Vec<_>>();
@@ -220,10 +215,8 @@ async fn a_client_that_takes_nothing_is_dropped() {
     let mut dead = EventStream::ask_with_receive_buffer(4096, edge.port, &asked, &[]).await;
     dead.reply().await;
     let publisher = stack.publisher().await;
-    for _ in 0..30 {
-        let mut event = events::call(&account, "CHANNEL_CREATE", "x");
-        event.body["Padding"] = json!("x".repeat(100_000));
-        event.publish(&publisher).await;
+    for number in 0..30 {
+        events::large_call(&account, number).publish(&publisher).await;
     }
     eventually("the end of the session", async || count_of(&edge, "sessions_closed", "reset").await == 1.0)
         .await;

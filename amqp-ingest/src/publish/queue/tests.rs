@@ -1,19 +1,11 @@
-use std::time::Duration;
-
-use blackhole_common::{
-    catalogue::Catalogue, readiness::Readiness, telemetry, tenant::Tenant, wire::Subjects,
-};
+use blackhole_common::tenant::Tenant;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    active::ActiveConsumer,
-    config::HistoryConfig,
-    connection_status::ConnectionStatus,
     message::{EventMetadata, Message},
-    metrics::Metrics,
-    publish::{SettleHandle, Settlement, stream::StreamState},
+    publish::{SettleHandle, Settlement},
 };
 
 /// A publisher, and what it tells its consumer.
@@ -25,15 +17,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let metrics = Metrics::register(&mut telemetry::registry("test"), &Catalogue::load(None).unwrap());
-        let latch = Readiness::default().latch("nats");
-        let status = ConnectionStatus::new("nats", "nats://test".into(), latch, &metrics);
-        let (_, events) = mpsc::channel(1);
-        let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
-        let zones = [(String::new(), ActiveConsumer::default())];
-        let mut publisher =
-            Publisher::new(subjects, history, &zones, Duration::from_secs(30), events, status, metrics);
-        publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
+        let (publisher, _) = Publisher::for_tests(&[""]);
         let (sender, settlements) = mpsc::channel(16);
         World { publisher, sender, settlements }
     }

@@ -1,10 +1,7 @@
 use std::sync::Arc;
 
 use async_nats::RequestErrorKind;
-use blackhole_common::{
-    catalogue::Catalogue, nats::requests::Requests, readiness::Readiness, telemetry, tenant::Tenant,
-    wire::Subjects,
-};
+use blackhole_common::{nats::requests::Requests, tenant::Tenant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -14,14 +11,11 @@ use tokio::{
 
 use super::*;
 use crate::{
-    active::ActiveConsumer,
-    config::HistoryConfig,
-    connection_status::ConnectionStatus,
     dialled::Dialled,
     message::{EventMetadata, Message},
     metrics::Metrics,
     numbers::Numbers,
-    publish::{FromConsumer, OutgoingEvent, SettleHandle, Settlement, stream::StreamState},
+    publish::{FromConsumer, OutgoingEvent, SettleHandle, Settlement},
 };
 
 const LIMITS: WaitLimits = WaitLimits { deliveries: 20, bytes: 1000 };
@@ -66,18 +60,9 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let metrics = Metrics::register(&mut telemetry::registry("test"), &Catalogue::load(None).unwrap());
-        let latch = Readiness::default().latch("nats");
-        let status = ConnectionStatus::new("nats", "nats://test".into(), latch, &metrics);
-        let (_, events) = mpsc::channel(1);
-        let (subjects, history) = (Subjects::new("blackhole.v1"), HistoryConfig::default());
-        let zones = [(String::new(), ActiveConsumer::default()), ("west".into(), ActiveConsumer::default())];
         let numbers = Numbers::new(Some(Arc::new(AuthSvc)), "auth.number".into());
-        let interval = Duration::from_secs(30);
-        let mut publisher =
-            Publisher::new(subjects, history, &zones, interval, events, status, metrics.clone())
-                .asking(numbers, LIMITS);
-        publisher.stream = Some(StreamState { id: 5, first: 1, last: 10 });
+        let (publisher, metrics) = Publisher::for_tests(&["", "west"]);
+        let publisher = publisher.asking(numbers, LIMITS);
         let (sender, settlements) = mpsc::channel(64);
         World { publisher, sender, _settlements: settlements, tag: 0, metrics }
     }
