@@ -4,7 +4,8 @@ It reconnects and resumes. Each binding's events arrive in order, without loss o
 tells of a gap.
 """
 
-from .client import BlackholeClient, BlackholeError, Watch
+from .client import BlackholeClient
+from .watch import BlackholeError, Watch
 
 __all__ = ["BlackholeClient", "BlackholeError", "Watch"]
 __version__ = "0.1.0"
