@@ -53,6 +53,9 @@ pub struct Options {
     /// Publish with publisher confirms; KAZOO publishes events without
     #[arg(long)]
     pub confirms: bool,
+    /// Blackhole alone, whose edges speak TLS themselves, with a full handshake for each session
+    #[arg(long)]
+    pub tls: bool,
     /// Blackhole alone, for a few seconds: fails if an event is lost or duplicated
     #[arg(long)]
     pub smoke: bool,
@@ -78,6 +81,8 @@ pub enum Shape {
     Idle,
     /// Sessions that all connect, authenticate and subscribe at once
     Storm,
+    /// Most sessions of an edge reconnect at once and resume, while events go on
+    Reconnect,
     /// Sessions with three bindings each, half of them wildcards
     Mixed,
     /// Fan-out to increasing numbers of sessions, and sharding over increasing numbers of subjects

@@ -3,11 +3,13 @@
 
 mod connection;
 pub(crate) mod protocol;
+mod stream;
 mod subscriber;
 pub(crate) mod tally;
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -16,9 +18,12 @@ use blackhole_dev::websocket::{Frame, push_client_frame, upgrade_end};
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
+use tokio_rustls::rustls::ClientConfig;
 
 use self::connection::{Connection, State};
 use self::protocol::{Progress, Target};
+pub(crate) use self::stream::SERVER_NAME;
+use self::stream::Stream;
 use self::subscriber::Subscriber;
 use self::tally::{Ledger, expected_lanes};
 use crate::clock;
@@ -70,6 +75,8 @@ struct Plan {
     window: u32,
     sources: u8,
     from_event: u64,
+    since: Option<String>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 struct Connecting {
@@ -77,6 +84,7 @@ struct Connecting {
     bound: u32,
     failed: u32,
     each: Histogram,
+    cursor: Option<String>,
 }
 
 struct Collecting {
@@ -133,11 +141,13 @@ impl Clients {
 
     fn execute(&mut self, order: Order) -> Result<()> {
         match order {
-            Order::Connect { target, load, first, count, window, sources, from_event } => {
+            Order::Connect { target, load, first, count, window, sources, from_event, since } => {
                 self.connections.reserve(count as usize);
-                self.plan = Some(Plan { target, load, first, count, window, sources, from_event });
-                let began = clock::now();
-                self.connecting = Some(Connecting { began, bound: 0, failed: 0, each: Histogram::default() });
+                let tls = target.tls.as_deref().map(stream::client_config).transpose()?;
+                self.plan =
+                    Some(Plan { target, load, first, count, window, sources, from_event, since, tls });
+                let (began, each) = (clock::now(), Histogram::default());
+                self.connecting = Some(Connecting { began, bound: 0, failed: 0, each, cursor: None });
             }
             Order::Measure { from, to } => {
                 self.ledger.measure(from..to);
@@ -198,19 +208,20 @@ impl Clients {
                     .or_else(|| late.then(|| "not subscribed within the timeout".into())),
                 seconds: (clock::now() - connecting.began) as f64 / 1e9,
                 each: std::mem::take(&mut connecting.each),
+                cursor: connecting.cursor.take(),
             };
             self.connecting = None;
             return self.answers.send(&answer);
         }
         for number in started..plan.count.min(ended + plan.window).min(started + CONNECT_BATCH) {
             let index = self.connections.len();
-            let stream = connect(plan, number)?;
+            let stream = Stream::new(connect(plan, number)?, plan.tls.as_ref())?;
             let session = plan.first + number;
             let mut connection =
                 Connection::new(stream, session, expected_lanes(&plan.load, session, plan.from_event));
             connection.out = plan.target.protocol.upgrade(&plan.load, session);
             let both = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut connection.stream, Token(index), both)?;
+            self.poll.registry().register(connection.stream.tcp(), Token(index), both)?;
             self.connections.push(connection);
         }
         Ok(())
@@ -334,6 +345,9 @@ impl Clients {
                     *missing -= 1;
                     if *missing == 0 {
                         self.mark_bound(index, now);
+                        if let Some(connecting) = &mut self.connecting {
+                            connecting.cursor = protocol::cursor(text);
+                        }
                     }
                 }
             }
@@ -342,8 +356,9 @@ impl Clients {
 
     fn open(&mut self, index: usize, now: u64) {
         let Some(plan) = &self.plan else { return };
+        let session = self.connections[index].session;
         let (messages, confirmations) =
-            plan.target.protocol.opening(&plan.load, self.connections[index].session);
+            plan.target.protocol.opening(&plan.load, session, plan.since.as_deref());
         self.connections[index].state = State::Binding(confirmations);
         if confirmations == 0 {
             self.mark_bound(index, now);
@@ -376,8 +391,8 @@ impl Clients {
         if was == State::Closed {
             return;
         }
-        let _ = self.poll.registry().deregister(&mut connection.stream);
-        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+        let _ = self.poll.registry().deregister(connection.stream.tcp());
+        let _ = connection.stream.tcp().shutdown(std::net::Shutdown::Both);
         self.reason.get_or_insert_with(|| reason.to_owned());
         if let Some(connecting) = self.connecting.as_mut().filter(|_| was != State::Bound) {
             connecting.failed += 1;

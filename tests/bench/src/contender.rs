@@ -85,7 +85,7 @@ impl Contender {
     ) -> Result<Self> {
         let server = match name {
             Name::Ours { history } => {
-                Server::Ours(Box::new(Ours::start(dir, accounts, history, &options.view).await?))
+                Server::Ours(Box::new(Ours::start(dir, accounts, history, options).await?))
             }
             Name::Rival(Rival::Floor) => {
                 Server::Floor { worker: None, port: ports::free()?, coalesce: false }
@@ -151,7 +151,11 @@ impl Contender {
             Server::Nchan(nchan) => (vec![nchan.port()], Protocol::Path("/sub/".into())),
             Server::Node(node) => (node.ports(), Protocol::Blackhole("args".into())),
         };
-        Target { ports, protocol }
+        let tls = match &self.server {
+            Server::Ours(ours) => ours.certificate.clone(),
+            _ => None,
+        };
+        Target { ports, protocol, tls }
     }
 
     /// Where events are published; none for the floor, which generates them.

@@ -40,6 +40,8 @@ pub(crate) enum Order {
         sources: u8,
         /// The number of events published before.
         from_event: u64,
+        /// The cursor to resume from.
+        since: Option<String>,
     },
     /// Clients, consumer: record the latency of events that are due in this period.
     Measure {
@@ -137,6 +139,8 @@ pub(crate) enum Answer {
         seconds: f64,
         /// From the start of each session's connection to its last reply.
         each: Histogram,
+        /// The cursor in the last reply, if there is one.
+        cursor: Option<String>,
     },
     /// The events that have arrived.
     Collected(Tally),

@@ -214,6 +214,7 @@ pub(crate) fn shape_name(shape: Shape) -> &'static str {
         Shape::ShardedEdges => "sharded over three",
         Shape::Idle => "idle",
         Shape::Storm => "storm",
+        Shape::Reconnect => "reconnect",
         Shape::Mixed => "mixed",
         Shape::Growth => "growth",
         Shape::MaxFanout => "most sustained, fan-out",

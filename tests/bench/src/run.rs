@@ -17,12 +17,13 @@ use crate::accounting;
 use crate::contender::{Contender, Name, Ours};
 use crate::report::{self, Report};
 
-const ALL: [Shape; 12] = [
+const ALL: [Shape; 13] = [
     Shape::Fanout,
     Shape::Sharded,
     Shape::ShardedEdges,
     Shape::Idle,
     Shape::Storm,
+    Shape::Reconnect,
     Shape::Mixed,
     Shape::MaxFanout,
     Shape::MaxSharded,
@@ -40,7 +41,7 @@ const QUICK: [Shape; 7] = [
     Shape::Subscribe,
     Shape::Latency,
 ];
-const SMOKE: [Shape; 4] = [Shape::Fanout, Shape::Sharded, Shape::Mixed, Shape::Storm];
+const SMOKE: [Shape; 5] = [Shape::Fanout, Shape::Sharded, Shape::Mixed, Shape::Storm, Shape::Reconnect];
 const RIVALS: [Rival; 6] =
     [Rival::Floor, Rival::FloorCoalescing, Rival::Nats, Rival::WebStomp, Rival::Nchan, Rival::Node];
 
@@ -109,10 +110,12 @@ impl Plan {
     fn includes(&self, shape: Shape, name: Name) -> bool {
         let is_measured = match name {
             Name::Ours { history: true } => true,
+            // There is nothing to resume from.
+            Name::Ours { history: false } if shape == Shape::Reconnect => false,
             // Starting everything a second time takes half the time of a smoke run.
             Name::Ours { history: false } => !self.options.smoke || shape == Shape::Sharded,
             Name::Rival(rival) => match shape {
-                Shape::Growth | Shape::Subscribe | Shape::Latency | Shape::Edges => false,
+                Shape::Growth | Shape::Subscribe | Shape::Latency | Shape::Edges | Shape::Reconnect => false,
                 Shape::ShardedEdges => rival == Rival::Node,
                 _ => true,
             },
@@ -189,6 +192,7 @@ async fn names(plan: &Plan, dir: &Path, report: &mut Report) -> Result<Vec<Name>
         }
     }
     let rivals = match options.against.as_slice() {
+        _ if options.tls => &[],
         [] if options.smoke => &[],
         [] => &RIVALS[..],
         chosen => chosen,

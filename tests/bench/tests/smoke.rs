@@ -16,7 +16,7 @@ async fn the_smoke_run_neither_loses_nor_repeats_events() {
     // Each shape was measured, with events that had to arrive.
     let figures = std::fs::read(workspace::target_dir().unwrap().join("bench/results.json")).unwrap();
     let figures: serde_json::Value = serde_json::from_slice(&figures).unwrap();
-    for shape in ["fan-out, ", "sharded, ", "mixed, ", "storm, "] {
+    for shape in ["fan-out, ", "sharded, ", "mixed, ", "storm, ", "reconnect, "] {
         let rows = figures["rows"].as_array().unwrap().iter();
         let mut rows = rows.filter(|row| row["shape"].as_str().unwrap().starts_with(shape)).peekable();
         assert!(rows.peek().is_some(), "no row for `{shape}`");

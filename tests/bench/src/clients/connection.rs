@@ -3,11 +3,10 @@
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
 
-use memchr::memmem;
-use mio::net::TcpStream;
-
+use super::stream::Stream;
 use super::tally::ExpectedLane;
 use crate::clock;
+use memchr::memmem;
 
 /// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub(crate) enum State {
 /// A client's connection.
 pub(crate) struct Connection {
     /// The socket.
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// The number of the session.
     pub(crate) session: u32,
     /// Its state.
@@ -44,13 +43,14 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A new connection.
-    pub(crate) fn new(stream: TcpStream, session: u32, lanes: Box<[ExpectedLane]>) -> Self {
+    pub(crate) fn new(stream: Stream, session: u32, lanes: Box<[ExpectedLane]>) -> Self {
         let (rest, stream_rest, out) = (Vec::new(), Vec::new(), Vec::new());
         Self { stream, session, state: State::Upgrading, began: clock::now(), lanes, rest, stream_rest, out }
     }
 
     /// Writes as much as possible.
     pub(crate) fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()?;
         while !self.out.is_empty() {
             match self.stream.write(&self.out) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -83,7 +83,7 @@ impl Connection {
                 }
                 Ok(read) => {
                     self.rest.clear();
-                    Ok(Some((kept + read, kept + read < buffer.len())))
+                    Ok(Some((kept + read, kept + read < buffer.len() && !self.stream.is_tls())))
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,

@@ -23,6 +23,8 @@ pub(crate) struct Target {
     pub(crate) ports: Vec<u16>,
     /// The protocol inside the WebSocket.
     pub(crate) protocol: Protocol,
+    /// The certificate that the server has to have, in PEM, if it speaks TLS.
+    pub(crate) tls: Option<String>,
 }
 
 /// The protocol inside the WebSocket.
@@ -66,11 +68,12 @@ impl Protocol {
         upgrade_request(&path, changes).into_bytes()
     }
 
-    /// What a session sends after the upgrade, and how many confirmations it then waits for.
-    pub(crate) fn opening(&self, load: &Load, session: u32) -> (Vec<Vec<u8>>, u32) {
+    /// What a session sends after the upgrade, and how many confirmations it then waits for. `since` is the cursor to resume
+    /// from.
+    pub(crate) fn opening(&self, load: &Load, session: u32, since: Option<&str>) -> (Vec<Vec<u8>>, u32) {
         match self {
             Self::Blackhole(_) => {
-                let requests = requests(load, session);
+                let requests = requests(load, session, since);
                 let count = requests.len() as u32;
                 (requests, count)
             }
@@ -119,11 +122,20 @@ pub(crate) fn token(account: u32) -> String {
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap_or_default()
 }
 
-fn requests(load: &Load, session: u32) -> Vec<Vec<u8>> {
+/// The cursor in Blackhole's reply, if there is one.
+pub(crate) fn cursor(reply: &[u8]) -> Option<String> {
+    let reply: serde_json::Value = serde_json::from_slice(reply).ok()?;
+    Some(reply["data"]["cursor"].as_str()?.to_owned())
+}
+
+fn requests(load: &Load, session: u32, since: Option<&str>) -> Vec<Vec<u8>> {
     let account = load.account_of(session);
     let bindings: Vec<String> = load.bindings(session).iter().map(event::binding).collect();
     let request = |(number, bindings): (usize, &[String])| {
-        let data = json!({ "account_id": account_id(account), "bindings": bindings });
+        let mut data = json!({ "account_id": account_id(account), "bindings": bindings });
+        if let (Some(since), Some(members)) = (since, data.as_object_mut()) {
+            members.insert("since".into(), since.into());
+        }
         let mut request = json!({ "action": "subscribe", "request_id": number.to_string(), "data": data });
         if number == 0
             && let Some(members) = request.as_object_mut()

@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use blackhole_dev::bench::Options;
 use blackhole_dev::brokers::{Nats, RabbitMq};
 use blackhole_dev::ports;
 use blackhole_dev::process::{Process, Spec};
 use blackhole_dev::services::{Binaries, Service};
 
+use crate::clients::SERVER_NAME;
 use crate::clients::protocol::SECRET;
 use crate::load::{account_id, realm};
 
@@ -16,6 +18,8 @@ use crate::load::{account_id, realm};
 pub(crate) struct Ours {
     /// The view that clients request.
     pub(crate) view: String,
+    /// The edges' certificate, in PEM, if they speak TLS.
+    pub(crate) certificate: Option<String>,
     dir: PathBuf,
     binaries: Binaries,
     env: Vec<(&'static str, String)>,
@@ -31,7 +35,7 @@ const HISTORY_OFF: (&str, &str) = ("HISTORY__MAX_AGE", "0s");
 
 impl Ours {
     /// Starts everything except edges.
-    pub(crate) async fn start(dir: &Path, accounts: u32, history: bool, view: &str) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path, accounts: u32, history: bool, options: &Options) -> Result<Self> {
         let binaries = binaries()?;
         let (rabbitmq_dir, nats_dir) = (dir.join("rabbitmq"), dir.join("nats"));
         let (rabbitmq, nats) = tokio::join!(RabbitMq::start(&rabbitmq_dir), Nats::start(&nats_dir));
@@ -58,8 +62,9 @@ impl Ours {
             Service::start("amqp-ingest", &binaries.amqp_ingest, dir, &env),
         );
         let (auth, ingest, edges) = (auth?, ingest?, Vec::new());
-        let (dir, view) = (dir.to_owned(), view.to_owned());
-        Ok(Self { view, dir, binaries, env, edges, ingest, auth, rabbitmq, nats })
+        let (dir, view) = (dir.to_owned(), options.view.clone());
+        let certificate = options.tls.then(|| certificate(&dir, &mut env)).transpose()?;
+        Ok(Self { view, certificate, dir, binaries, env, edges, ingest, auth, rabbitmq, nats })
     }
 
     /// Replaces the edges by new ones.
@@ -117,6 +122,20 @@ fn binaries() -> Result<Binaries> {
         Some(dir) => Binaries::in_dir(dir),
         None => bail!("{} has no directory", own.display()),
     }
+}
+
+/// Makes a certificate and its key for the edges, and tells them.
+fn certificate(dir: &Path, env: &mut Vec<(&'static str, String)>) -> Result<String> {
+    let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()])?;
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    for (name, file, text) in
+        [("WS__TLS__CERT_FILE", "edge.pem", &certificate), ("WS__TLS__KEY_FILE", "edge.key", &key)]
+    {
+        let file = dir.join(file);
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        env.push((name, file.display().to_string()));
+    }
+    Ok(certificate)
 }
 
 fn accounts_file(accounts: u32) -> String {

@@ -72,6 +72,13 @@ pub(crate) fn all(report: &Report) -> Vec<Target> {
         targets.at_most(title(row, "idle"), row.median("idle CPU %, each edge"), 5.0, "% of a core");
         targets.at_most(title(row, "lost"), Some((row.lost + row.cut_off) as f64), 0.0, "events");
     }
+    for row in rows(report, "reconnect, ", OURS) {
+        // With TLS they are let in at a lower pace.
+        if row.shape.ends_with("5000/s") {
+            targets.at_least(row.shape.clone(), row.median("sessions/s"), 5_000.0, "sessions/s");
+        }
+        targets.at_most(title(row, "others, p99"), row.median("others, p99 ms"), 250.0, "ms");
+    }
     growth(report, &mut targets);
     for row in rows(report, "subscribe, ", OURS) {
         let rate = row.median("subscribes/s and core");

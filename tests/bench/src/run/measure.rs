@@ -1,7 +1,8 @@
 //! One measurement: connected sessions, events at a constant rate, and the CPU time of each process.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ pub(crate) struct ActiveLoad<'a> {
     pub(crate) connected: Connected,
     /// A plain AMQP consumer, if the shape needs one.
     pub(crate) consumer: Option<Worker>,
+    load: Load,
+    dir: PathBuf,
+    sources: u8,
     clients: Vec<Worker>,
     publisher: Option<Worker>,
     /// The number of events published so far.
@@ -44,6 +48,15 @@ pub(crate) struct Connected {
     pub(crate) seconds: f64,
     /// From the start of each session's connection to its last reply.
     pub(crate) each: Histogram,
+    /// A cursor that one of them got with its reply.
+    pub(crate) cursor: Option<String>,
+}
+
+/// Sessions that have connected, and the workers that hold them.
+#[derive(Default)]
+pub(crate) struct Joined {
+    clients: Vec<Worker>,
+    connected: Connected,
 }
 
 /// The result of a period of events.
@@ -88,6 +101,18 @@ impl<'a> ActiveLoad<'a> {
         published: u64,
         dir: &Path,
     ) -> Result<Self> {
+        let mut active = Self::attach(contender, load, published, dir).await?;
+        active.connected = active.connect(0..load.sessions, window, None).await?;
+        Ok(active)
+    }
+
+    /// A publisher of a load's events, and no session yet.
+    pub(crate) async fn attach(
+        contender: &'a mut Contender,
+        load: Load,
+        published: u64,
+        dir: &Path,
+    ) -> Result<Self> {
         let publisher = match contender.sink() {
             Some(sink) => {
                 // The publisher first: it declares the exchanges.
@@ -97,42 +122,55 @@ impl<'a> ActiveLoad<'a> {
             }
             None => None,
         };
-        let count = load.sessions.div_ceil(SESSIONS_PER_PROCESS);
-        let mut clients = try_join_all((0..count).map(|_| Worker::start("clients", dir))).await?;
-        let (target, sources) = (contender.target(), next_sources());
-        let orders = clients.iter_mut().zip(0_u32..).map(|(worker, number)| {
-            let first = number * SESSIONS_PER_PROCESS;
-            let order = Order::Connect {
-                target: target.clone(),
-                load,
+        Ok(Self {
+            contender,
+            connected: Connected::default(),
+            consumer: None,
+            load,
+            dir: dir.to_owned(),
+            sources: next_sources(),
+            clients: Vec::new(),
+            publisher,
+            published,
+        })
+    }
+
+    /// Connects and subscribes some of the sessions, `window` at a time. They resume `since` a cursor, and expect the events
+    /// that are published from now on.
+    pub(crate) async fn connect(
+        &mut self,
+        sessions: Range<u32>,
+        window: u32,
+        since: Option<&str>,
+    ) -> Result<Connected> {
+        let Joined { clients, connected } = self.joining(sessions, window, since).await?;
+        self.clients.extend(clients);
+        Ok(connected)
+    }
+
+    /// As [`ActiveLoad::connect`], beside something else.
+    pub(crate) fn joining(
+        &self,
+        sessions: Range<u32>,
+        window: u32,
+        since: Option<&str>,
+    ) -> impl Future<Output = Result<Joined>> + use<> {
+        let workers = (sessions.len() as u32).div_ceil(SESSIONS_PER_PROCESS);
+        let order = |number: u32| {
+            let first = sessions.start + number * SESSIONS_PER_PROCESS;
+            Order::Connect {
+                target: self.contender.target(),
+                load: self.load,
                 first,
-                count: (load.sessions - first).min(SESSIONS_PER_PROCESS),
-                window: (window / count).max(1),
-                sources,
-                from_event: published,
-            };
-            async move { worker.ask(&order).await }
-        });
-        let mut connected = Connected::default();
-        let mut missing = load.sessions;
-        let mut reason = None;
-        for answer in try_join_all(orders).await? {
-            let Answer::Connected { bound, failure, seconds, each } = answer else {
-                bail!("unexpected answer of the clients: {answer:?}")
-            };
-            missing -= bound;
-            reason = reason.or(failure);
-            connected.seconds = connected.seconds.max(seconds);
-            connected.each.add(&each);
-        }
-        if missing > 0 {
-            bail!(
-                "{missing} of {} sessions are not subscribed: {}",
-                load.sessions,
-                reason.unwrap_or_default()
-            );
-        }
-        Ok(Self { contender, connected, consumer: None, clients, publisher, published })
+                count: (sessions.end - first).min(SESSIONS_PER_PROCESS),
+                window: (window / workers).max(1),
+                sources: self.sources,
+                from_event: self.published,
+                since: since.map(str::to_owned),
+            }
+        };
+        let orders: Vec<Order> = (0..workers).map(order).collect();
+        join(orders, sessions.len() as u32, self.dir.clone())
     }
 
     /// Publishes for `warm_up` seconds, then for `seconds` seconds, which are measured, and waits for all events to
@@ -144,6 +182,19 @@ impl<'a> ActiveLoad<'a> {
         seconds: f64,
         timeout: Duration,
     ) -> Result<Sample> {
+        let nobody = async { Ok(Joined::default()) };
+        self.flow_beside(rate, warm_up, seconds, timeout, nobody).await.map(|(sample, _)| sample)
+    }
+
+    /// As [`ActiveLoad::flow`], while sessions join, whose latencies do not count.
+    pub(crate) async fn flow_beside(
+        &mut self,
+        rate: f64,
+        warm_up: f64,
+        seconds: f64,
+        timeout: Duration,
+        joining: impl Future<Output = Result<Joined>>,
+    ) -> Result<(Sample, Connected)> {
         let start = clock::now() + START_DELAY;
         let events = ((rate * (warm_up + seconds)).ceil() as u64).max(1);
         let phase = Phase { first: self.published, events, rate, start };
@@ -171,13 +222,16 @@ impl<'a> ActiveLoad<'a> {
                 None => self.contender.publish(phase).await,
             }
         };
-        let (published, (cpu, stolen, others)) = tokio::try_join!(publish, usage)?;
+        let (published, (cpu, stolen, others), joined) = tokio::try_join!(publish, usage, joining)?;
+        self.clients.extend(joined.clients);
         let Answer::Published { events: published, late_ms } = published else {
             bail!("unexpected answer of the publisher: {published:?}")
         };
         self.published += published;
         let tally = self.collect(timeout).await?;
-        Ok(Sample { seconds, rate, cpu, stolen, others, tally, late_ms, unpublished: events - published })
+        let unpublished = events - published;
+        let sample = Sample { seconds, rate, cpu, stolen, others, tally, late_ms, unpublished };
+        Ok((sample, joined.connected))
     }
 
     /// Waits until all published events have arrived, or until the timeout.
@@ -219,6 +273,29 @@ impl<'a> ActiveLoad<'a> {
         groups.extend(self.consumer.iter().map(|worker| ("consumer", worker.id())));
         Ok(groups)
     }
+}
+
+/// Starts workers, one for each order, and makes them connect `sessions` sessions in all.
+async fn join(orders: Vec<Order>, sessions: u32, dir: PathBuf) -> Result<Joined> {
+    let mut clients = try_join_all(orders.iter().map(|_| Worker::start("clients", &dir))).await?;
+    let asked = clients.iter_mut().zip(&orders).map(|(worker, order)| worker.ask(order));
+    let mut connected = Connected::default();
+    let (mut missing, mut reason) = (sessions, None);
+    for answer in try_join_all(asked).await? {
+        let Answer::Connected { bound, failure, seconds, each, cursor } = answer else {
+            bail!("unexpected answer of the clients: {answer:?}")
+        };
+        missing -= bound;
+        reason = reason.or(failure);
+        connected.seconds = connected.seconds.max(seconds);
+        connected.each.add(&each);
+        connected.cursor = connected.cursor.or(cursor);
+    }
+    if missing > 0 {
+        let reason = reason.unwrap_or_default();
+        bail!("{missing} of {sessions} sessions are not subscribed: {reason}");
+    }
+    Ok(Joined { clients, connected })
 }
 
 /// CPU seconds so far, summed over groups with the same name.

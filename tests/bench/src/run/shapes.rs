@@ -26,6 +26,9 @@ const UNLIMITED: &[(&str, &str)] = &[
 ];
 const GROWTH_SUBJECT_SESSIONS: u32 = 100;
 const PER_EDGE: u32 = 15_000;
+/// `ws.accept_per_second` while sessions reconnect: all are accepted within the five seconds for which they may wait.
+const PACE: &str = "5000";
+const TLS_PACE: &str = "3000";
 const SEVERAL_EDGES: usize = 3;
 /// Moderate, and beyond what one process of the Node bridge handles with three of them on two processors.
 const SHARDED_RATES: [f64; 2] = [5_000.0, 20_000.0];
@@ -33,6 +36,11 @@ const SHARDED_RATES: [f64; 2] = [5_000.0, 20_000.0];
 /// The number of accounts that a shape needs.
 pub(crate) fn accounts(plan: &Plan, shape: Shape) -> u32 {
     loads(plan, shape).iter().map(Load::accounts).max().unwrap_or(1)
+}
+
+/// How many sessions stay while the rest reconnects.
+fn others(plan: &Plan) -> u32 {
+    plan.size(1_000, 1_000, 20)
 }
 
 fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
@@ -43,6 +51,9 @@ fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
             vec![load(Pattern::Sharded, plan.sessions(1_000, 1_000, 50))]
         }
         Shape::Idle | Shape::Storm => vec![load(Pattern::Single, plan.sessions(10_000, 2_000, 100))],
+        Shape::Reconnect => {
+            vec![load(Pattern::Single, others(plan) + plan.sessions(PER_EDGE, 2_000, 100))]
+        }
         Shape::Mixed => vec![load(Pattern::Mixed, plan.sessions(10_000, 2_000, 100))],
         Shape::Subscribe => vec![load(Pattern::Single, plan.sessions(200, 200, 20))],
         Shape::Growth => {
@@ -86,6 +97,7 @@ pub(crate) async fn measure(
             Shape::Growth => shaped.flow(contender, report, 5_000.0, 1).await?,
             Shape::Idle => shaped.idle(contender, report).await?,
             Shape::Storm => shaped.storm(contender, report).await?,
+            Shape::Reconnect => shaped.reconnect(contender, report).await?,
             Shape::MaxFanout => shaped.max(contender, report, 50_000.0).await?,
             Shape::MaxSharded => shaped.max(contender, report, 4_000.0).await?,
             Shape::Subscribe => shaped.subscribe(contender, report).await?,
@@ -214,6 +226,42 @@ impl Shaped<'_> {
             }
             let tally = self.one_each(&mut active).await?.tally;
             report.enter(&self.name(), active.contender.name, measured, Some(&tally));
+        }
+        Ok(())
+    }
+
+    /// All but some sessions connect at once and resume, while events go on.
+    async fn reconnect(&self, contender: &mut Contender, report: &mut Report) -> Result<()> {
+        let (rate, seconds) = (self.events(5_000.0), self.plan.seconds);
+        let others = others(self.plan);
+        let pace = if self.plan.options.tls { TLS_PACE } else { PACE };
+        for _ in 0..self.plan.repeat {
+            contender.renew(self.load, 1, &[("WS__ACCEPT_PER_SECOND", pace)]).await?;
+            let mut active = ActiveLoad::attach(contender, self.load, 0, &self.dir).await?;
+            active.connect(0..others, GENTLE_WINDOW, None).await?;
+            let calm = active.flow(rate, 0.0, seconds, self.plan.timeout).await?;
+            // The first of them tells where the history ends.
+            let first = active.connect(others..others + 1, 1, None).await?;
+            let since = first.cursor.as_deref();
+            let rest = others + 1..self.load.sessions;
+            let count = rest.len() as f64;
+            let joining = active.joining(rest, self.load.sessions, since);
+            let (sample, joined) = active.flow_beside(rate, 0.0, seconds, self.plan.timeout, joining).await?;
+            let mut measured = Measured::default();
+            measured.add("seconds", joined.seconds);
+            measured.add("sessions/s", count / joined.seconds);
+            measured.add("slowest session, ms", joined.each.max_ms());
+            for (what, of) in [("others", &sample), ("others before", &calm)] {
+                measured.add(&format!("{what}, p50 ms"), of.tally.latency.quantile_ms(0.5));
+                measured.add(&format!("{what}, p99 ms"), of.tally.latency.quantile_ms(0.99));
+                measured.add(&format!("{what}, max ms"), of.tally.latency.max_ms());
+            }
+            for (process, used) in &sample.cpu {
+                let more = (used - calm.cpu.get(process).unwrap_or(&0.0)) * 1e6 / count;
+                measured.add(&format!("more µs/session: {process}"), more);
+            }
+            let row = format!("{} resume at {pace}/s", self.name());
+            report.enter(&row, active.contender.name, measured, Some(&sample.tally));
         }
         Ok(())
     }
