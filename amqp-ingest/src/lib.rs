@@ -19,6 +19,7 @@
 //! | `publish` | the publisher: order, acknowledgements, reconnecting, the stream |
 //! | `state` | the last events of living things, for clients that ask for the present |
 //! | `requests` | KAZOO's requests over AMQP, and the edges' messages to KAZOO |
+//! | [`doctor`] | a command that looks at everything and says what is wrong |
 //! | [`simulated`] | an ingest in the simulator |
 //! | [`runtime`] | a single-threaded runtime that batches I/O under load |
 //! | `connection_status` | readiness, metrics and log lines of a connection |
@@ -39,6 +40,7 @@ mod connection_status;
 #[cfg(test)]
 mod contract;
 mod dialled;
+pub mod doctor;
 mod error;
 mod log_throttle;
 mod message;

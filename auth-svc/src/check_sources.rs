@@ -1,8 +1,8 @@
 //! `auth-svc check-sources`: asks each server for everything that the service asks, so that an operator sees what is missing.
 
-use std::{fmt, path::Path, sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
-use blackhole_common::config::ServerUrl;
+use blackhole_common::{config::ServerUrl, report::Report};
 use prometheus_client::registry::Registry;
 
 use crate::{
@@ -23,27 +23,25 @@ use crate::{
     reload::FromFiles,
 };
 
-/// What the sources have answered.
-#[derive(Debug, Default)]
-pub struct Report(Vec<Line>);
+/// What the sources answer.
+struct Sources(Report);
 
-#[derive(Debug)]
-struct Line {
-    what: String,
-    result: Result<String, String>,
+/// Asks all sources.
+///
+/// # Errors
+/// If the configuration is not usable.
+pub async fn check(config: &AuthSvcConfig) -> Result<Report, Error> {
+    let mut sources = Sources(Report::default());
+    sources.ask(config).await?;
+    Ok(sources.0)
 }
 
-impl Report {
-    /// Asks all sources.
-    ///
-    /// # Errors
-    /// If the configuration is not usable.
-    pub async fn of(config: &AuthSvcConfig) -> Result<Report, Error> {
-        let mut report = Report::default();
+impl Sources {
+    async fn ask(&mut self, config: &AuthSvcConfig) -> Result<(), Error> {
         if let Some(settings) = config.auth.couchdb() {
             for url in settings.urls().map_err(Error::CouchDb)? {
                 let one = CouchDbConfig { url: ServerUrl::new(url.as_str()), ..settings.clone() };
-                report.couchdb(&one, config.auth.users).await?;
+                self.couchdb(&one, config.auth.users).await?;
             }
         }
         let reports = Reports::default();
@@ -53,24 +51,24 @@ impl Report {
             let crossbar = crossbar.map_err(Error::Crossbar)?;
             let answer =
                 crossbar.ping().await.map(|()| "answers; check-token asks it about a token".to_owned());
-            report.add(crossbar.url().to_owned(), answer.map_err(|error| error.to_string()));
+            self.0.add(crossbar.url().to_owned(), answer.map_err(|error| error.to_string()));
         }
         for issuer in &config.auth.issuers {
-            report.issuer(issuer, &reports).await?;
+            self.issuer(issuer, &reports).await?;
         }
         if let Some(file) = config.auth.accounts_file() {
             let accounts = Accounts::read(file).map(|accounts| format!("{} accounts", accounts.count()));
-            report.add(file.display().to_string(), accounts.map_err(|error| error.to_string()));
+            self.0.add(file.display().to_string(), accounts.map_err(|error| error.to_string()));
         }
         if let Some(directory) = &config.auth.jwt.keys_dir {
-            report.directory(directory);
+            self.directory(directory);
         }
-        Ok(report)
+        Ok(())
     }
 
     fn directory(&mut self, directory: &Path) {
         let keys = Keys::read(directory).map(|keys| format!("{} keys", keys.len()));
-        self.add(directory.display().to_string(), keys.map_err(|error| error.to_string()));
+        self.0.add(directory.display().to_string(), keys.map_err(|error| error.to_string()));
     }
 
     async fn issuer(&mut self, config: &IssuerConfig, reports: &Reports) -> Result<(), Error> {
@@ -87,17 +85,8 @@ impl Report {
             Ok(keys) if keys.is_empty() => Err(format!("publishes no usable key{}", unused(&keys))),
             Ok(keys) => Ok(format!("{} keys{}", keys.len(), unused(&keys))),
         };
-        self.add(format!("issuer {}", config.iss), result);
+        self.0.add(format!("issuer {}", config.iss), result);
         Ok(())
-    }
-
-    /// Whether nothing is missing.
-    pub fn is_good(&self) -> bool {
-        self.0.iter().all(|line| line.result.is_ok())
-    }
-
-    fn add(&mut self, what: String, result: Result<String, String>) {
-        self.0.push(Line { what, result });
     }
 
     async fn couchdb(&mut self, config: &CouchDbConfig, users: Users) -> Result<(), Error> {
@@ -107,7 +96,7 @@ impl Report {
         let client = couchdb.client();
         let server = client.servers().collect::<String>();
         let mut add =
-            |what: &str, result: Result<String, String>| self.add(format!("{server} {what}"), result);
+            |what: &str, result: Result<String, String>| self.0.add(format!("{server} {what}"), result);
         for database in ["accounts", "system_auth", "system_config"] {
             let changes = async {
                 let info = feed::database(client, database).await?;
@@ -169,16 +158,4 @@ impl Report {
 /// Why keys of an issuer are not used.
 fn unused(keys: &KeySet) -> String {
     keys.unusable().iter().map(|reason| format!("; not used: {reason}")).collect()
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Line { what, result } in &self.0 {
-            match result {
-                Ok(text) => writeln!(f, "ok      {what}: {text}")?,
-                Err(text) => writeln!(f, "FAILED  {what}: {text}")?,
-            }
-        }
-        Ok(())
-    }
 }

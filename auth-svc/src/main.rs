@@ -6,8 +6,7 @@ use std::{
 };
 
 use auth_svc::{
-    AuthSvc,
-    check_sources::Report,
+    AuthSvc, check_sources,
     cli::{CheckTokenArgs, Cli, Command, TokenArgs},
     config::{AuthSvcConfig, MintConfig},
 };
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
         }),
         Some(Command::Token(args)) => token(&arguments.config, args),
         Some(Command::CheckToken(args)) => command(check_token(&arguments.config, args)),
-        Some(Command::CheckSources) => command(check_sources(&arguments.config)),
+        Some(Command::CheckSources) => command(ask_sources(&arguments.config)),
     };
     cli::finish("auth-svc", result)
 }
@@ -57,9 +56,9 @@ async fn check_token(args: &ConfigArgs, token: &CheckTokenArgs) -> anyhow::Resul
     Ok(if explanation.is_valid() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn check_sources(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+async fn ask_sources(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let config: AuthSvcConfig = args.read()?;
-    let report = Report::of(&config).await?;
+    let report = check_sources::check(&config).await?;
     write!(io::stdout(), "{report}")?;
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

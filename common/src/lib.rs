@@ -14,6 +14,7 @@
 //! | [`listen`] | listening sockets, for IPv6 and IPv4 |
 //! | [`net`] | TCP and TLS sockets for the NATS and AMQP protocols |
 //! | [`admin`], [`readiness`] | `/metrics` and `/health/*` |
+//! | [`report`] | what a command has found |
 //! | [`telemetry`] | logs and the metrics registry |
 //! | [`version`] | which release and commit this is |
 //! | [`backoff`] | delays between retries |
@@ -34,6 +35,7 @@ pub mod net;
 pub mod owner;
 mod process_metrics;
 pub mod readiness;
+pub mod report;
 pub mod shutdown;
 pub mod subject;
 pub mod telemetry;

@@ -149,6 +149,11 @@ impl Socket {
         Ok(())
     }
 
+    /// The connection, without what was read into the buffer.
+    pub fn into_duplex(self) -> Pin<Box<dyn Duplex>> {
+        self.duplex
+    }
+
     /// Reads more into the read buffer. Cancel safe.
     ///
     /// # Errors

@@ -80,6 +80,9 @@ pub struct EdgeHeartbeat {
     /// The edge is stopping; do not wait for its replies.
     #[serde(default)]
     pub leaving: bool,
+    /// How many sessions it has. Releases up to 0.1.0 do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
 }
 
 /// Starts or stops a binding family on all running edges.

@@ -15,6 +15,7 @@ mod containers;
 mod couchdb;
 mod crossbar;
 mod dev_up;
+mod doctor;
 mod documents;
 mod drain;
 mod edge_tls;

@@ -16,6 +16,8 @@ use blackhole_tests::{
 };
 use serde_json::json;
 
+use crate::doctor::doctor;
+
 /// The users and permissions, with this password for all.
 fn deployed() -> String {
     let file = workspace::root().unwrap().join("deploy/nats/permissions.conf");
@@ -48,6 +50,7 @@ struct Protected {
     edge: Edge,
     _nats: Nats,
     services: [Service; 2],
+    ingest_env: Vec<(&'static str, String)>,
 }
 
 impl Protected {
@@ -80,7 +83,7 @@ impl Protected {
         );
         let edge = Edge { service: edge.unwrap(), port };
         let services = [ingest.unwrap(), auth_svc.unwrap()];
-        Protected { rabbitmq, dir, edge, _nats: nats, services }
+        Protected { rabbitmq, dir, edge, _nats: nats, services, ingest_env }
     }
 
     /// Does what every deployment does.
@@ -108,6 +111,21 @@ impl Protected {
         .await;
         let relay = json!({ "Server-ID": "apps-1", "params": { "Text": "hi" } });
         client.request(json!({ "action": "relay.publish", "data": relay })).await;
+        self.examine(&account);
+    }
+
+    /// The doctor finds nothing wrong, and needs no permission that the ingest does not have.
+    fn examine(&self, account: &Account) {
+        let (edge, token) = (format!("ws://127.0.0.1:{}", self.edge.port), self.dir.path().join("token"));
+        std::fs::write(&token, account.token()).unwrap();
+        let arguments =
+            ["--edge", &edge, "--token-file", &token.display().to_string(), "--account", &account.id];
+        let (is_right, text) = doctor(&self.ingest_env, &arguments);
+        assert!(is_right, "{text}");
+        for expected in ["blackhole-edge: 1 of ", ": 1 session\n", &format!("to {edge}: an event came after")]
+        {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
     }
 
     fn assert_nothing_was_refused(&self) {

@@ -133,13 +133,16 @@ async fn an_edge_announces_that_it_runs_and_that_it_leaves() {
             return beat;
         }
     };
+    let mut client = Client::connect(&edge.url("view=args")).await;
+    client.request(json!({ "action": "ping", "auth_token": Account::fresh().token() })).await;
+    beat(&|beat| beat.edge.starts_with("beating.host-") && beat.sessions == Some(1)).await;
     let first = beat(&|beat| beat.edge.starts_with("beating.host-")).await;
     assert!(!first.leaving);
     let second = beat(&|beat| beat.edge == first.edge).await;
     assert!(!second.leaving, "heartbeats continue");
     edge.service.server().stop().await.unwrap();
     let last = beat(&|beat| beat.edge == first.edge && beat.leaving).await;
-    assert_eq!(last, EdgeHeartbeat { edge: first.edge, leaving: true });
+    assert!(last.sessions.is_some());
 }
 
 #[tokio::test]

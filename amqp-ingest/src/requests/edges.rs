@@ -82,7 +82,7 @@ impl Edges {
     }
 
     fn record_beat(&self, payload: &[u8], now: Instant) {
-        let Ok(EdgeHeartbeat { edge, leaving }) = serde_json::from_slice(payload) else { return };
+        let Ok(EdgeHeartbeat { edge, leaving, .. }) = serde_json::from_slice(payload) else { return };
         let mut last_beats = self.last_beats.lock();
         if leaving {
             last_beats.remove(&edge);
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn beat(edge: &str, leaving: bool) -> Vec<u8> {
-        serde_json::to_vec(&EdgeHeartbeat { edge: edge.into(), leaving }).unwrap()
+        serde_json::to_vec(&EdgeHeartbeat { edge: edge.into(), leaving, sessions: None }).unwrap()
     }
 
     /// Known edges, and whether there may be others.

@@ -99,13 +99,17 @@ impl Edge {
 }
 
 async fn until_heard(beats: &mut Subscriber, name: &str, leaving: bool) {
-    let expected = serde_json::to_vec(&EdgeHeartbeat { edge: name.to_owned(), leaving }).unwrap();
+    let expected = serde_json::to_vec(&heartbeat(name, leaving)).unwrap();
     soon("the edge's own beat", async { while beats.next().await.unwrap().payload != expected {} }).await;
 }
 
 async fn beat(client: &Client, name: &str, leaving: bool) {
-    let beat = EdgeHeartbeat { edge: name.to_owned(), leaving };
-    client.publish(subjects().edges(), serde_json::to_vec(&beat).unwrap().into()).await.unwrap();
+    let beat = serde_json::to_vec(&heartbeat(name, leaving)).unwrap();
+    client.publish(subjects().edges(), beat.into()).await.unwrap();
+}
+
+fn heartbeat(name: &str, leaving: bool) -> EdgeHeartbeat {
+    EdgeHeartbeat { edge: name.to_owned(), leaving, sessions: None }
 }
 
 async fn answer(client: &Client, request: &Message, answer: &impl Serialize) {

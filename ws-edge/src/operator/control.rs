@@ -127,7 +127,8 @@ impl Control {
     async fn send_heartbeat(&self, leaving: bool) {
         // A heartbeat that waited for the connection would be out of date.
         if self.client.connection_state() == State::Connected {
-            let heartbeat = EdgeHeartbeat { edge: self.edge.clone(), leaving };
+            let sessions = Some(self.registry.count() as u64);
+            let heartbeat = EdgeHeartbeat { edge: self.edge.clone(), leaving, sessions };
             self.send(self.subjects.edges(), &heartbeat).await;
         }
     }

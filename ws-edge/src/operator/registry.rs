@@ -147,6 +147,11 @@ impl Registry {
         RegistryEntry { registry: Arc::clone(self), entry }
     }
 
+    /// How many sessions there are.
+    pub(crate) fn count(&self) -> usize {
+        self.sessions.lock().len()
+    }
+
     /// The sessions that match `filter`, oldest first.
     pub(crate) async fn list(&self, filter: &SessionsRequest) -> Vec<SessionInfo> {
         let mut entries: Vec<Arc<Entry>> = match &filter.session_id {
