@@ -52,10 +52,10 @@ async fn subscribed(edge: &str, token_file: &Path, account: &str, id: &str) -> R
     let request = json!({ "action": "subscribe", "auth_token": token.trim(), "data": data });
     socket.send(Message::text(request.to_string())).await.map_err(|error| error.to_string())?;
     let reply = next(&mut socket).await?;
-    match reply["status"].as_str() {
-        Some("success") => Ok(socket),
-        _ => Err(format!("the subscription is refused: {}", reply["data"]["errors"])),
+    if reply.pointer("/status").is_some_and(|status| status == "success") {
+        return Ok(socket);
     }
+    Err(format!("the subscription is refused: {}", reply.pointer("/data/errors").unwrap_or(&reply)))
 }
 
 async fn open(edge: &str) -> io::Result<WebSocket> {
@@ -118,7 +118,7 @@ async fn send(url: &ServerUrl, account: &str, id: &str, socket: &mut WebSocket) 
         .map_err(failed)?;
     loop {
         let event = next(socket).await.map_err(|reason| format!("the event did not come: {reason}"))?;
-        if event["data"]["msg_id"] == mark.as_str() {
+        if event.pointer("/data/msg_id").is_some_and(|id| id == mark.as_str()) {
             let took = began.elapsed();
             let _ = timeout(TIMEOUT, connection.close(0, "".into())).await;
             return Ok(format!("an event came after {took:.1?}"));

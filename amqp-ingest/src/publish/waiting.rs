@@ -257,11 +257,13 @@ impl Publisher {
     /// The connection is lost: nothing waits any more, and all is looked up again on the next one.
     pub(super) fn stop_waiting(&mut self) {
         let calls = std::mem::take(&mut self.waiting.calls);
-        let mut events: Vec<_> = calls.into_values().flatten().map(|event| event.pending).collect();
-        events.sort_by_key(|pending| (pending.event.source, pending.id.map(|id| id.number)));
         self.waiting = Waiting::new(self.waiting.limits);
-        // What has an id was published before, or was to be.
-        self.publish_next(events, |pending| pending.id.is_some());
+        let waiting = calls.into_values().flatten().map(|event| event.pending);
+        // What has an id was published before, or was to be: in the order of the queue again, which is that of each call.
+        let (mut next, rest): (Vec<_>, Vec<_>) =
+            waiting.chain(std::mem::take(&mut self.pending)).partition(|pending| pending.id.is_some());
+        next.sort_by_key(|pending| (pending.event.source, pending.id.map(|id| id.number)));
+        self.pending = next.into_iter().chain(rest).collect();
         self.pending.iter_mut().for_each(|pending| pending.has_waited = false);
     }
 

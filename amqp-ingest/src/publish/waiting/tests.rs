@@ -270,6 +270,22 @@ async fn on_another_connection_what_has_waited_waits_again_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn on_another_connection_an_event_that_was_about_to_wait_does_not_pass_its_call() {
+    let mut world = World::new();
+    world.arrives(0, "a", Some("slow"));
+    world.arrives(0, "b", Some("slow"));
+    (0..18).for_each(|_| world.arrives(0, "c", None));
+    assert_eq!(world.tags(), (3..=20).collect::<Vec<_>>());
+    // It has its id, but the first one comes before it, and the connection is lost before it can wait.
+    world.arrives(0, "b", None);
+    let index = world.publisher.published;
+    assert!(world.publisher.identify(index) && world.publisher.must_wait(index));
+    world.publisher.reset_connection_state();
+    let order = world.publisher.pending.iter().map(|pending| pending.event.settle_handle.tag);
+    assert_eq!(order.collect::<Vec<_>>(), (1..=21).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_broker_delivers_again_does_not_wait_twice() {
     let mut world = World::new();
     world.arrives(0, "a", Some("known"));
