@@ -25,6 +25,7 @@ mod facts;
 mod families;
 mod hostile;
 mod http;
+mod kazoo_clients;
 mod metrics;
 mod migrating;
 mod nats_login;

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{accounts::Account, soon};
+use crate::{accounts::Account, messages, soon};
 
 /// An event stream.
 pub struct EventStream {
@@ -145,7 +145,12 @@ impl EventStream {
     /// Everything that the server still sends, as it is sent.
     pub async fn rest(&mut self) -> String {
         while self.receive().await {}
-        String::from_utf8(self.received.split().to_vec()).unwrap()
+        let rest = String::from_utf8(self.received.split().to_vec()).unwrap();
+        let status = self.response.status();
+        if status.is_client_error() || status.is_server_error() {
+            messages::check_stream_refusal(status.as_u16(), &serde_json::from_str(&rest).unwrap());
+        }
+        rest
     }
 
     /// Waits until the server has told an id that is not this one, in an event or without one.
@@ -196,6 +201,7 @@ impl EventStream {
         }
         self.last_id = id.clone().unwrap_or_else(|| self.last_id.clone());
         let data = serde_json::from_str(data?).unwrap_or_else(|error| panic!("{error}: {block}"));
+        messages::check_stream_event(name, &data);
         Some(Event { name: name.to_owned(), data, id })
     }
 

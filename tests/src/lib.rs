@@ -6,7 +6,7 @@
 //! | [`stack`] | the brokers and services |
 //! | [`accounts`] | accounts and tokens |
 //! | [`client`] | the WebSocket client of the functional tests |
-//! | [`messages`] | checks every frame of that client against `docs/asyncapi.yaml` |
+//! | [`messages`] | checks every frame of that client, and every event of an event stream, against `docs/asyncapi.yaml` |
 //! | [`raw`] | a client that is only a TCP stream, for hostile frames |
 //! | [`couchdb_stack`] | services with the stand-in for KAZOO's CouchDB |
 //! | [`crossbar`] | an HTTP server that stands in for Crossbar |

@@ -1,4 +1,5 @@
-//! Every frame that [`Client`](crate::client::Client) receives is what `docs/asyncapi.yaml` says.
+//! Every frame that [`Client`](crate::client::Client) receives, and every event of an
+//! [`EventStream`](crate::event_stream::EventStream), is what `docs/asyncapi.yaml` says.
 
 use std::sync::LazyLock;
 
@@ -60,6 +61,28 @@ pub fn check_frame(frame: &Value) {
         Some("reply") => {}
         other => panic!("docs/asyncapi.yaml knows no {other:?}"),
     }
+}
+
+/// Checks an event of an event stream, which has this name.
+pub fn check_stream_event(name: &str, data: &Value) {
+    let messages = DOCUMENT.get("#/channels/events/x-event-names").and_then(|names| names[name].as_array());
+    let messages = messages.unwrap_or_else(|| panic!("docs/asyncapi.yaml knows no event {name}: {data}"));
+    match &messages[..] {
+        [message] => check_sent(message.as_str().unwrap(), data),
+        // The families.
+        _ => {
+            check_sent("event", data);
+            assert_eq!(data.get("request_id"), None, "{data}");
+            check_body(data);
+        }
+    }
+}
+
+/// Checks the answer to a request for an event stream that does not begin.
+pub fn check_stream_refusal(status: u16, body: &Value) {
+    let statuses = DOCUMENT.get("#/channels/events/x-refusals").and_then(Value::as_array).unwrap();
+    assert!(statuses.contains(&status.into()), "docs/asyncapi.yaml knows no {status}");
+    check_sent("eventsRefused", body);
 }
 
 /// Checks the body of an event of a family that the document knows. Tests that publish other bodies on purpose give them

@@ -6,6 +6,7 @@
 mod bindings;
 mod bodies;
 mod document;
+mod event_streams;
 mod frames;
 mod languages;
 mod requests;

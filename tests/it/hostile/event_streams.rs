@@ -5,7 +5,7 @@ use blackhole_tests::{
     accounts::{self, Account, DISABLED},
     client::Client,
     event_stream::{EventStream, members, query},
-    events, eventually,
+    events, eventually, messages,
     raw::{RawClient, Response},
     stack::Stack,
 };
@@ -28,6 +28,7 @@ fn error(response: &Response) -> String {
     assert_eq!(response.header("content-type"), Some("application/json"), "{response:?}");
     assert_eq!(response.header("access-control-allow-origin"), Some("*"), "{response:?}");
     let body: Value = serde_json::from_str(&response.body).unwrap();
+    messages::check_stream_refusal(response.status, &body);
     assert_eq!((&body["action"], &body["status"]), (&json!("reply"), &json!("error")), "{body}");
     body["data"]["errors"][0].as_str().unwrap().to_owned()
 }

@@ -33,7 +33,11 @@ pub(crate) enum Name {
 }
 
 impl Name {
-    fn text(self) -> &'static str {
+    /// All names.
+    pub(crate) const ALL: [Name; 5] = [Name::Reply, Name::Gap, Name::State, Name::Revoked, Name::Close];
+
+    /// The text of the name.
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Name::Reply => "reply",
             Name::Gap => "gap",
@@ -144,6 +148,9 @@ pub(crate) fn refusal(status: StatusCode, error: &str) -> Bytes {
 pub(crate) fn error_json(error: &str) -> String {
     json!({ "action": "reply", "status": "error", "data": { "errors": [error] } }).to_string()
 }
+
+/// The statuses of all refusals that have a body of [`error_json`].
+pub(crate) const REFUSALS: [u16; 6] = [400, 401, 403, 405, 429, 503];
 
 /// The status for an error of a subscription. Errors are texts that do not change.
 pub(crate) fn status_of(error: &str) -> StatusCode {

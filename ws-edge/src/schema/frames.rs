@@ -1,9 +1,12 @@
 //! What the edge sends: replies, events, and the messages that answer no request.
 
+use std::collections::BTreeSet;
+
 use blackhole_common::catalogue::{Catalogue, Family};
 use serde_json::{Value, json};
 
 use super::{bindings, bodies::Body, with};
+use crate::protocol::close::Close;
 
 /// The `request_id` of a frame.
 fn request_id() -> Value {
@@ -23,9 +26,45 @@ pub(super) fn reply(data: &Value) -> Value {
 
 /// A reply to a request that failed.
 pub(super) fn error() -> Value {
+    with(reply(&errors()), json!({ "properties": { "status": { "const": "error" } } }))
+}
+
+/// The data of an error.
+fn errors() -> Value {
     let errors = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 1 });
-    let data = json!({ "type": "object", "required": ["errors"], "properties": { "errors": errors } });
-    with(reply(&data), json!({ "properties": { "status": { "const": "error" } } }))
+    json!({ "type": "object", "required": ["errors"], "properties": { "errors": errors } })
+}
+
+/// The body of a refused request for an event stream: an error without an id.
+pub(super) fn refused() -> Value {
+    json!({
+        "type": "object",
+        "required": ["action", "status", "data"],
+        "properties": { "action": { "const": "reply" }, "status": { "const": "error" }, "data": errors() },
+    })
+}
+
+/// That events may be missing from an event stream.
+pub(super) fn gap() -> Value {
+    json!({
+        "type": "object",
+        "required": ["action", "reason"],
+        "properties": { "action": { "const": "gap" }, "reason": { "type": "string" } },
+    })
+}
+
+/// Why an event stream ends.
+pub(super) fn close() -> Value {
+    let codes: BTreeSet<u16> = Close::ALL.into_iter().map(Close::code).collect();
+    json!({
+        "type": "object",
+        "required": ["action", "code", "reason"],
+        "properties": {
+            "action": { "const": "close" },
+            "code": { "enum": codes, "description": "As the close codes of a WebSocket" },
+            "reason": { "type": "string" },
+        },
+    })
 }
 
 /// The end of the state that a subscription began with.

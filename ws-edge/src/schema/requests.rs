@@ -129,6 +129,14 @@ fn envelope(action: &str) -> Map<String, Value> {
 }
 
 fn subscribe_data() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "properties": subscribe_members(),
+        "anyOf": [{ "type": "null" }, { "required": ["binding"] }, { "required": ["bindings"] }],
+    })
+}
+
+fn subscribe_members() -> Map<String, Value> {
     let mut members = bound();
     members.insert(
         "since".into(),
@@ -140,10 +148,22 @@ fn subscribe_data() -> Value {
     );
     members.insert("name".into(), name());
     members.insert("metadata".into(), metadata());
+    members
+}
+
+/// The parameters of `subscribe` that are texts, but for the bindings.
+pub(super) fn texts_of_subscribe() -> Map<String, Value> {
+    let texts = subscribe_members()
+        .into_iter()
+        .filter(|(name, _)| ["account_id", "since", "name"].contains(&&**name));
+    texts.map(|(name, schema)| (name, with(schema, json!({ "type": "string" })))).collect()
+}
+
+/// The view that a client asks for.
+pub(super) fn view() -> Value {
     json!({
-        "type": ["object", "null"],
-        "properties": members,
-        "anyOf": [{ "type": "null" }, { "required": ["binding"] }, { "required": ["bindings"] }],
+        "enum": ["args", "data", "both"],
+        "description": "Where an event's body is: in `args` as KAZOO published it, in `data` normalized, or in both",
     })
 }
 

@@ -92,6 +92,57 @@ fn requests_that_are_refused_are_not_valid() {
     }
 }
 
+/// Whoever reads the query knows the parameters of the document: only `binding` may be there twice. Others are ignored.
+#[test]
+fn the_query_of_event_streams_has_the_parameters_that_are_read() {
+    let document = asyncapi(&catalogue());
+    let query = &document["operations"]["openEvents"]["bindings"]["http"]["query"];
+    let parameters = query["properties"].as_object().unwrap();
+    let names: Vec<&str> = parameters.keys().map(String::as_str).collect();
+    assert_eq!(names, ["account_id", "auth_token", "binding", "name", "since", "state", "view"]);
+    let is_read = |query: &str| {
+        let request = hyper::Request::get(format!("/events?binding=call.*.*&{query}")).body(()).unwrap();
+        crate::http::events::check(&request).is_ok()
+    };
+    for (name, schema) in parameters {
+        let value = schema["enum"][0].as_str().unwrap_or("x");
+        assert!(is_read(&format!("{name}={value}")), "{name}");
+        let twice = is_read(&format!("{name}={value}&{name}={value}"));
+        assert_eq!(twice, name == "binding", "{name}");
+        let is_valid = schema["enum"].is_null() || !is_read(&format!("{name}=none-of-them"));
+        assert!(is_valid, "{name}");
+    }
+    assert!(is_read("another=1&another=2"));
+}
+
+/// Every name that an event can have is told, and the message that it brings.
+#[test]
+fn the_names_of_an_event_stream_are_those_that_are_sent() {
+    use crate::protocol::{close::Close, event_stream};
+    let document = document();
+    let message = |text: &str| {
+        let name = text.strip_prefix("event: ").unwrap().split_once('\n').unwrap().0.to_owned();
+        let data: Value = serde_json::from_str(text.split_once("\ndata: ").unwrap().1.trim_end()).unwrap();
+        let place = format!("#/channels/events/x-event-names/{name}/0");
+        let schema = document.get(&place).unwrap_or_else(|| panic!("no {name}")).as_str().unwrap();
+        assert_eq!(document.check(&at(schema), &data), Ok(()), "{text}");
+    };
+    for close in Close::ALL {
+        let sent = event_stream::close(close);
+        std::str::from_utf8(&sent).unwrap().split_terminator("\n\n").for_each(message);
+    }
+    let body: Value = serde_json::from_str(&event_stream::error_json("some error")).unwrap();
+    assert_eq!(document.check(&at("eventsRefused"), &body), Ok(()));
+    let statuses = [
+        event_stream::status_of("anything else"),
+        event_stream::status_of("failed to authenticate token : bad signature"),
+        event_stream::status_of("unauthorized account id"),
+        event_stream::status_of("too many subjects : at most 5 per account"),
+        event_stream::status_of_close(Close::Restart),
+    ];
+    assert!(statuses.iter().all(|status| event_stream::REFUSALS.contains(&status.as_u16())));
+}
+
 #[test]
 fn bindings_have_the_forms_of_the_catalogue() {
     let document = document();

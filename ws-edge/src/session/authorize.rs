@@ -16,7 +16,8 @@ use crate::{
     session::state::{Identity, State},
 };
 
-/// A session of which this many tokens were refused is closed.
+/// A session of which this many tokens were refused is closed. The same one again is no guess: Monster UI sends a token that
+/// has expired once for each of its bindings, and logs in again when that is refused.
 const MAX_REFUSED_TOKENS: u32 = 5;
 
 /// Authenticates with the request's token; without one the session must be authenticated already.
@@ -33,7 +34,9 @@ pub(super) async fn authenticate(edge: &Edge, state: &mut State, request: &Reque
     match check_new(edge, state.address, token, request.account_id()).await {
         Ok(reply) => match &*reply {
             AuthReply::Refused { reason } => {
-                state.refused_tokens += 1;
+                if state.last_refused.replace(token.clone()).as_ref() != Some(token) {
+                    state.refused_tokens += 1;
+                }
                 if state.refused_tokens >= MAX_REFUSED_TOKENS {
                     state.outbox.close(Close::TokensRefused);
                 }

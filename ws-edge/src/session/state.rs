@@ -81,8 +81,10 @@ pub(super) struct State {
     pub(super) outbox: Arc<Outbox>,
     pub(super) rate: RateLimiter,
     pub(super) identity: Option<Identity>,
-    /// Tokens of the session that were refused.
+    /// Tokens of the session that were refused, without repetitions.
     pub(super) refused_tokens: u32,
+    /// The last one of them.
+    pub(super) last_refused: Option<Token>,
     pub(super) entry: RegistryEntry,
     pub(super) bindings: Vec<Binding>,
     /// The session resumes: past events follow the reply.
@@ -115,6 +117,7 @@ impl State {
             rate: RateLimiter::new(edge.config.rate, clock::now()),
             identity,
             refused_tokens: 0,
+            last_refused: None,
             entry: edge.registry.enter(address),
             bindings: Vec::new(),
             resumes: false,
