@@ -196,21 +196,6 @@ async fn monster_ui_logs_in_again_when_its_token_is_refused_and_loses_no_listene
 }
 
 #[tokio::test]
-async fn monster_ui_is_connected_from_its_login_until_an_app_subscribes() {
-    let settings = [("WS__AUTH_TIMEOUT", "100ms"), ("WS__PING_INTERVAL", "1s")];
-    let edge = Stack::shared().another_edge("edge-monster", &settings).await;
-    let mut idle = RawClient::session(edge.port, "").await;
-    let account = Account::fresh();
-    // The first ping comes after half an interval.
-    assert!(matches!(idle.frame().await, Some((blackhole_dev::websocket::PING, _))));
-    let request =
-        json!({ "action": "subscribe", "auth_token": account.token(), "data": { "binding": "call.*.*" } });
-    idle.send_frame(blackhole_dev::websocket::TEXT, request.to_string()).await;
-    let reply: Value = serde_json::from_str(&idle.text().await).unwrap();
-    assert_eq!(reply["status"], "success", "{reply}");
-}
-
-#[tokio::test]
 async fn the_switchboard_shows_calls_by_device_and_disconnects_what_it_never_had() {
     let account = Account::fresh();
     let mut ui = MonsterUi::log_in(&Stack::shared().edge, account.clone()).await;

@@ -81,7 +81,7 @@ pub struct WsConfig {
     /// Time from connecting to the end of the upgrade request.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
-    /// Time from the upgrade until a token must have been accepted, once half of `max_connections` are taken.
+    /// Time from the upgrade until a token must have been accepted.
     #[serde(with = "humantime_serde")]
     pub auth_timeout: Duration,
     /// Time for a request before it is answered with an error.

@@ -47,9 +47,7 @@ async fn floods_are_closed_while_others_get_their_events() {
 #[tokio::test]
 async fn pings_do_not_replace_a_token() {
     let stack = Stack::shared();
-    // Two sessions are more than half.
-    let settings = [("WS__AUTH_TIMEOUT", "1s"), ("WS__MAX_CONNECTIONS", "2")];
-    let edge = stack.another_edge("edge-no-token", &settings).await;
+    let edge = stack.another_edge("edge-no-token", &[("WS__AUTH_TIMEOUT", "1s")]).await;
     let mut stranger = RawClient::session(edge.port, "").await;
     let mut known = Client::connect(&edge.url("")).await;
     let token = Account::fresh().token();

@@ -90,11 +90,6 @@ impl ConnectionLimit {
         taken.sessions += 1;
         Ok(SessionPermit { taken: Arc::clone(&self.taken) })
     }
-
-    /// Whether there are fewer than half as many sessions as there may be, so that those without a token may stay.
-    pub(crate) fn is_half_empty(&self) -> bool {
-        self.taken.lock().sessions < self.max_sessions.div_ceil(2)
-    }
 }
 
 impl ConnectionPermit {
@@ -168,17 +163,5 @@ mod tests {
         assert_eq!(limit.session().unwrap_err(), LimitReached::Edge);
         drop(session);
         assert!(limit.session().is_ok());
-    }
-
-    #[test]
-    fn half_of_the_places_is_for_anybody() {
-        let limit = ConnectionLimit::new(4, 9, 9);
-        let first = limit.session().unwrap();
-        assert!(limit.is_half_empty());
-        let second = limit.session().unwrap();
-        assert!(!limit.is_half_empty());
-        drop(first);
-        assert!(limit.is_half_empty());
-        drop(second);
     }
 }

@@ -21,7 +21,7 @@ pub(crate) enum Close {
     Behind,
     /// More control frames or fragments than any client needs.
     Flood,
-    /// No token was accepted within `ws.auth_timeout`, and the edge is half full.
+    /// No token was accepted within `ws.auth_timeout`.
     Unauthenticated,
     /// Too many tokens were refused.
     TokensRefused,

@@ -78,11 +78,6 @@ impl Keepalive {
         self.is_authenticated = true;
     }
 
-    /// Gives a session without a token the same time again.
-    pub(super) fn wait_for_token(&mut self, now: Instant, config: &WsConfig) {
-        self.expires = now.checked_add(config.auth_timeout);
-    }
-
     /// Whether a timer set for this time is early enough. Only a new expiry can be earlier.
     pub(super) fn is_in_time(&self, timer: Instant) -> bool {
         self.expires.is_none_or(|expires| timer <= expires)
@@ -165,22 +160,8 @@ mod tests {
         let deadline = now + config.auth_timeout;
         keepalive.heard();
         assert_eq!(keepalive.due(deadline, &config, &outbox, true), Due::Close(Close::Unauthenticated));
-        keepalive.wait_for_token(deadline, &config);
-        assert_eq!(keepalive.due(deadline, &config, &outbox, true), Due::Ping);
-        let deadline = deadline + config.auth_timeout;
-        assert_eq!(keepalive.due(deadline, &config, &outbox, true), Due::Close(Close::Unauthenticated));
         keepalive.authenticated(None);
         assert_eq!(keepalive.due(deadline, &config, &outbox, true), Due::Ping);
-    }
-
-    #[test]
-    fn a_session_that_never_gets_a_token_is_idle_after_all() {
-        let (config, now) = (WsConfig::default(), Instant::now());
-        let (outbox, _) = outbox(1, 100);
-        let mut keepalive = Keepalive::new(&config, Framing::WebSocket, now);
-        let end = outbox.last_event().max(now) + config.idle_timeout;
-        keepalive.wait_for_token(end, &config);
-        assert_eq!(keepalive.due(end, &config, &outbox, true), Due::Close(Close::Idle));
     }
 
     #[test]

@@ -363,11 +363,6 @@ impl Session {
         let is_reading = !self.is_busy() && !self.transport.is_event_stream();
         let due = self.keepalive.due(clock::now(), &self.edge.config, &self.outbox, is_reading);
         match due {
-            // Monster UI connects at login, and subscribes when an app needs it.
-            Due::Close(Close::Unauthenticated) if self.edge.limits.connections.is_half_empty() => {
-                self.keepalive.wait_for_token(clock::now(), &self.edge.config);
-                Poll::Ready(Ok(()))
-            }
             Due::Close(close) => Poll::Ready(Err(End::Close(close))),
             Due::Dead => Poll::Ready(Err(End::Gone("dead"))),
             Due::Ping => {
