@@ -9,6 +9,7 @@ mod chaos;
 mod client;
 mod cluster;
 mod compat;
+mod compression;
 mod configuration;
 mod console;
 mod containers;

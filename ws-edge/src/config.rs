@@ -64,6 +64,8 @@ pub struct WsConfig {
     pub max_bindings: usize,
     /// Memory that a session's bindings may take.
     pub max_binding_bytes: ByteSize,
+    /// Whether events are compressed for clients that offer it.
+    pub compression: bool,
     /// The largest frame from a client.
     pub max_frame: ByteSize,
     /// Queue of a slow consumer. When it is full, the session catches up from the stream later.
@@ -179,6 +181,8 @@ impl Default for WsConfig {
             refused_tokens: RateConfig { burst: 1000, per_second: 20 },
             max_bindings: 1000,
             max_binding_bytes: ByteSize::mib(2),
+            // It costs more of the processor than all else that is done for an event.
+            compression: false,
             max_frame: ByteSize::kib(64),
             queue_bytes: ByteSize::mib(1),
             replay_bytes_per_second: ByteSize::mib(16),

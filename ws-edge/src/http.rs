@@ -4,6 +4,7 @@ mod admission;
 mod bindings;
 pub(crate) mod certificate;
 pub mod client_address;
+pub mod compression;
 pub mod events;
 pub(crate) mod listen;
 mod pages;

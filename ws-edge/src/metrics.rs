@@ -41,6 +41,8 @@ pub struct Metrics {
     pub(crate) sessions: Gauge,
     /// Those of them that are event streams.
     pub(crate) event_streams: Gauge,
+    /// Those of them whose events are compressed.
+    pub(crate) compressed_sessions: Gauge,
     /// `ws.max_connections`.
     pub(crate) sessions_limit: Gauge,
     /// Whether the edge is stopping.
@@ -87,6 +89,10 @@ pub struct Metrics {
     pub(crate) frames: Counter,
     /// Bytes of these frames.
     pub(crate) frame_bytes: Counter,
+    /// Bytes of frames before they were compressed.
+    pub(crate) uncompressed_bytes: Counter,
+    /// Bytes of these frames afterwards.
+    pub(crate) compressed_bytes: Counter,
     /// Requests to auth-svc, by outcome.
     pub(crate) auth_calls: Family<Outcome, Counter>,
     /// Response time of auth-svc.
@@ -107,6 +113,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             sessions: Gauge::default(),
             event_streams: Gauge::default(),
+            compressed_sessions: Gauge::default(),
             sessions_limit: Gauge::default(),
             draining: Gauge::default(),
             sessions_closed: Family::default(),
@@ -134,6 +141,8 @@ impl Default for Metrics {
             events_unreadable: Counter::default(),
             frames: Counter::default(),
             frame_bytes: Counter::default(),
+            uncompressed_bytes: Counter::default(),
+            compressed_bytes: Counter::default(),
             auth_calls: Family::default(),
             auth_seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             bindings_revoked: Counter::default(),
@@ -152,19 +161,31 @@ impl Metrics {
     }
 
     /// Counts a session that begins.
-    pub(crate) fn session_begins(&self, is_event_stream: bool) {
+    pub(crate) fn session_begins(&self, is_event_stream: bool, is_compressed: bool) {
         self.sessions.inc();
         if is_event_stream {
             self.event_streams.inc();
         }
+        if is_compressed {
+            self.compressed_sessions.inc();
+        }
     }
 
     /// Counts a session that ends.
-    pub(crate) fn session_ends(&self, is_event_stream: bool) {
+    pub(crate) fn session_ends(&self, is_event_stream: bool, is_compressed: bool) {
         self.sessions.dec();
         if is_event_stream {
             self.event_streams.dec();
         }
+        if is_compressed {
+            self.compressed_sessions.dec();
+        }
+    }
+
+    /// Counts a frame that was compressed, for however many sessions.
+    pub(crate) fn compressed(&self, before: usize, after: usize) {
+        self.uncompressed_bytes.inc_by(before as u64);
+        self.compressed_bytes.inc_by(after as u64);
     }
 
     /// Registers the metrics; the registry shares their values.
@@ -176,6 +197,11 @@ impl Metrics {
             "event_streams",
             "Open sessions that are event streams, not WebSockets",
             self.event_streams.clone(),
+        );
+        edge.register(
+            "compressed_sessions",
+            "Open sessions whose events are compressed",
+            self.compressed_sessions.clone(),
         );
         edge.register(
             "sessions_limit",
@@ -266,6 +292,18 @@ impl Metrics {
             "Size of the frames sent to clients",
             Unit::Bytes,
             self.frame_bytes.clone(),
+        );
+        edge.register_with_unit(
+            "compression_input",
+            "Size of the frames that were compressed, before, counted once for all their sessions",
+            Unit::Bytes,
+            self.uncompressed_bytes.clone(),
+        );
+        edge.register_with_unit(
+            "compression_output",
+            "Size of the frames that were compressed, afterwards, counted once for all their sessions",
+            Unit::Bytes,
+            self.compressed_bytes.clone(),
         );
         edge.register("auth_calls", "Requests to auth-svc, by outcome", self.auth_calls.clone());
         edge.register_with_unit(

@@ -9,7 +9,9 @@
 //! live events; a replay of the catch-up makes it live again.
 
 mod delivery_state;
+mod flush;
 pub mod flusher;
+pub mod frame;
 pub mod lagging_sessions;
 pub mod queue;
 mod replay;
@@ -18,7 +20,6 @@ mod slow_consumer;
 use std::{
     collections::HashSet,
     fmt,
-    io::ErrorKind,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -30,11 +31,12 @@ use std::{
 use blackhole_common::clock;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 pub use self::delivery_state::{Lag, Stage};
 use self::{
     delivery_state::DeliveryState,
+    frame::Frame,
     queue::{OutboundSocket, Queue},
 };
 use crate::{
@@ -55,6 +57,8 @@ pub struct Outbox {
     /// The session is to ask auth-svc again.
     is_recheck_due: AtomicBool,
     max_bytes: usize,
+    /// Events go out compressed.
+    is_compressed: bool,
     socket: Arc<dyn OutboundSocket>,
     state: Mutex<State>,
     /// Wakes the session's task.
@@ -136,6 +140,7 @@ impl Outbox {
             account: OnceLock::new(),
             is_recheck_due: AtomicBool::new(false),
             max_bytes,
+            is_compressed: false,
             socket,
             state: Mutex::new(state),
             session: AtomicWaker::new(),
@@ -143,6 +148,18 @@ impl Outbox {
             created: clock::now(),
             metrics,
         }
+    }
+
+    /// The same for a client that takes compressed frames, and may send some, if it does.
+    #[must_use]
+    pub fn compressed(mut self, is_compressed: bool) -> Outbox {
+        self.is_compressed = is_compressed;
+        self
+    }
+
+    /// Whether the client takes compressed frames, and may send some.
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.is_compressed
     }
 
     /// Notes the account of the session's token. A session belongs to the account of its first token.
@@ -179,8 +196,8 @@ impl Outbox {
 
     /// Queues a frame of the session itself: a reply or a control frame. It always fits; a session that
     /// [`Outbox::is_stuffed`] reads no further requests. The caller flushes.
-    pub(crate) fn push_own(&self, frame: Bytes) {
-        self.state.lock().push_own(frame);
+    pub(crate) fn push_own(&self, frame: impl Into<Frame>) {
+        self.state.lock().push_own(frame.into());
     }
 
     /// Has nothing flushed by others before [`Outbox::open`].
@@ -193,7 +210,7 @@ impl Outbox {
     pub(crate) fn open(&self, frame: impl FnOnce(bool) -> Bytes) {
         let mut state = self.state.lock();
         let frame = frame(state.queue.is_empty());
-        state.queue.push_first(frame);
+        state.queue.push_first(frame.into());
     }
 
     /// Queues one of two frames of the session itself: `frame(true)` if no event after position `position` was queued. The
@@ -201,7 +218,7 @@ impl Outbox {
     pub(crate) fn push_own_at(&self, position: u64, frame: impl FnOnce(bool) -> Bytes) {
         let mut state = self.state.lock();
         let is_at = state.newest <= position;
-        state.push_own(frame(is_at));
+        state.push_own(frame(is_at).into());
     }
 
     /// Whether so much waits that no reply may be added.
@@ -211,64 +228,8 @@ impl Outbox {
 
     /// Whether there is room for more of what a session gets without being live.
     pub(crate) fn has_room(&self) -> bool {
-        let state = self.state.lock();
-        !state.blocked && state.queue.has_room(MAX_REPLY_BYTES, self.max_bytes)
-    }
-
-    /// Writes what waits, as far as the socket takes it.
-    pub fn flush(&self) -> Flushed {
         let mut state = self.state.lock();
-        state.scheduled = false;
-        if state.failed {
-            return Flushed::Failed;
-        }
-        while !state.queue.is_empty() {
-            match state.queue.write_to(&*self.socket) {
-                Ok(0) => return self.fail(state),
-                Ok(written) => {
-                    let frames = state.queue.sent(written);
-                    self.metrics.frames.inc_by(frames);
-                    self.metrics.frame_bytes.inc_by(written as u64);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    state.blocked = true;
-                    self.note_sent(&mut state);
-                    drop(state);
-                    self.session.wake();
-                    return Flushed::Blocked;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return self.fail(state),
-            }
-        }
-        state.blocked = false;
-        state.queue.shrink();
-        let is_waiting = state.delivery.lag().is_some_and(|lag| lag.stage == Stage::Waiting);
-        self.note_sent(&mut state);
-        drop(state);
-        if is_waiting { Flushed::Lagging } else { Flushed::Empty }
-    }
-
-    /// Frees the memory of an empty queue: a session without events sends so rarely that it would show in what an idle
-    /// session costs.
-    pub(crate) fn shrink(&self) {
-        self.state.lock().queue.shrink_wholly();
-    }
-
-    fn fail(&self, mut state: MutexGuard<'_, State>) -> Flushed {
-        state.failed = true;
-        state.queue = Queue::default();
-        drop(state);
-        self.session.wake();
-        Flushed::Failed
-    }
-
-    fn note_sent(&self, state: &mut State) {
-        if !std::mem::take(&mut state.has_events) {
-            return;
-        }
-        let elapsed = u64::try_from((clock::now() - self.created).as_millis()).unwrap_or(u64::MAX);
-        self.last_event.store(elapsed, Ordering::Relaxed);
+        !state.blocked && state.queue.has_room(MAX_REPLY_BYTES, self.max_bytes)
     }
 
     /// When an event was last sent.
@@ -365,12 +326,12 @@ impl fmt::Debug for Outbox {
 
 impl State {
     /// Queues the frame of an event.
-    fn push(&mut self, frame: Bytes) -> Pushed {
+    fn push(&mut self, frame: Frame) -> Pushed {
         self.has_events = true;
         self.push_own(frame)
     }
 
-    fn push_own(&mut self, frame: Bytes) -> Pushed {
+    fn push_own(&mut self, frame: Frame) -> Pushed {
         self.queue.push(frame);
         if self.scheduled || self.blocked {
             return Pushed::Queued;

@@ -2,7 +2,9 @@
 
 pub(crate) mod close;
 pub mod cursor;
+pub mod deflate;
 pub mod event_stream;
+pub(crate) mod frame;
 mod json;
 pub(crate) mod reply;
 pub mod request;

@@ -60,7 +60,7 @@ impl SimulatedEdge {
             number,
             address,
             view: self.edge.config.view,
-            carrier: Carrier::WebSocket { early: Bytes::new() },
+            carrier: Carrier::WebSocket { early: Bytes::new(), is_compressed: false },
             identity: None,
             permit: connections.connection(ClientNetwork::of(address)).ok()?,
             session_permit: connections.session().ok()?,

@@ -1,6 +1,6 @@
 //! `cargo dev autobahn`: the Autobahn test suite against the edge's WebSocket code.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -21,18 +21,21 @@ pub struct Options {
     /// Python 2.7 with pip: the suite has not been ported to Python 3. `pyenv install 2.7.18` builds one
     #[arg(long, value_name = "PROGRAM", default_value = "python2.7")]
     pub python: PathBuf,
+    /// Only these cases, such as `12.1.*,13.*`
+    #[arg(long, default_value = "*")]
+    pub cases: String,
 }
 
 /// Installs the suite below cargo's target directory, and runs it. The exit code is that of the test.
 pub async fn run(options: Options) -> Result<ExitCode> {
     let mut endings = Endings::listen()?;
     tokio::select! {
-        code = suite(&options.python) => code,
+        code = suite(&options) => code,
         ending = endings.next() => Ok(ending.exit_code()),
     }
 }
 
-async fn suite(python: &Path) -> Result<ExitCode> {
+async fn suite(Options { python, cases }: &Options) -> Result<ExitCode> {
     let dir = workspace::target_dir()?.join("autobahn");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let (packages, log) = (dir.join("packages"), dir.join("pip.log"));
@@ -55,6 +58,7 @@ async fn suite(python: &Path) -> Result<ExitCode> {
     let spec = Spec::new(workspace::cargo())
         .args(["test", "--package", "ws-edge", "--lib", "--", "--ignored", "--exact", TEST, "--nocapture"])
         .env("AUTOBAHN_PYTHON", python)
+        .env("AUTOBAHN_CASES", cases)
         .env("AUTOBAHN_DIRECTORY", &dir)
         .dir(workspace::root()?);
     let status = Process::start(&spec)?.exited().await?;

@@ -35,9 +35,9 @@ pub(crate) fn run(input: &[u8]) -> bool {
             assert!(!is_published && view != View::Args);
             continue;
         };
-        let json = payload(frame);
+        let json = payload(frame.ready().unwrap().clone());
         let streamed = frames.frame(&template.framed(Framing::EventStream), false).unwrap();
-        let in_stream = data(&streamed, event.position.is_some());
+        let in_stream = data(streamed.ready().unwrap(), event.position.is_some());
         if !is_published {
             continue;
         }

@@ -61,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     target("binding", "bindings, from clients", binding::run),
     target("body", "bodies of events, from KAZOO", body::run),
     target("catalogue", "the catalogue file, from the operator", catalogue::run),
+    target("compressed", "compressed WebSocket frames, from clients", websocket::run_compressed),
     target("couchdb", "documents and changes, from CouchDB", couchdb::run),
     target("cursor", "cursors and ages, from clients", cursor::run),
     target("delivery", "exchange, routing key and body of an event, from KAZOO", delivery::run),

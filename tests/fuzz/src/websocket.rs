@@ -30,9 +30,24 @@ pub(crate) fn run(input: &[u8]) -> bool {
     let [seed, early, input @ ..] = input else { return false };
     let expected = alone(input);
     let (early, late) = input.split_at(usize::from(*early).min(input.len()));
-    let got = RUNTIME.with(|runtime| runtime.block_on(in_pieces(*seed, early, late)));
+    let got = RUNTIME.with(|runtime| runtime.block_on(in_pieces(*seed, early, late, false)));
     assert_eq!(got, expected);
     expected.iter().any(|message| message.is_text() || message.is_binary())
+}
+
+/// The same for a client that may compress: the socket reads the same however the bytes come, what tungstenite alone reads
+/// until there is a compressed message, and never more than the limit.
+pub(crate) fn run_compressed(input: &[u8]) -> bool {
+    let [seed, early, input @ ..] = input else { return false };
+    let (early, late) = input.split_at(usize::from(*early).min(input.len()));
+    let [got, at_once] = [(*seed, early, late), (0, input, &[])].map(|(seed, early, late)| {
+        RUNTIME.with(|runtime| runtime.block_on(in_pieces(seed, early, late, true)))
+    });
+    assert_eq!(got, at_once);
+    assert!(got.iter().all(|message| message.len() <= MAX_MESSAGE_BYTES));
+    let plain = alone(input);
+    assert!(got.starts_with(&plain));
+    got.len() > plain.len()
 }
 
 /// The messages up to the end, or to the first mistake.
@@ -45,11 +60,11 @@ fn alone(input: &[u8]) -> Vec<Message> {
 }
 
 /// A Unix socket pair stands for the connection: that many TCP connections would use up the ports.
-async fn in_pieces(seed: u8, early: &[u8], late: &[u8]) -> Vec<Message> {
+async fn in_pieces(seed: u8, early: &[u8], late: &[u8], is_compressed: bool) -> Vec<Message> {
     let (edge, mut client) = UnixStream::pair().unwrap();
     edge.set_nonblocking(true).unwrap();
     let tcp = Arc::new(TcpStream::from_std(OwnedFd::from(edge).into()).unwrap());
-    let outbox = Outbox::new(1, 1 << 20, Arc::clone(&tcp) as _, Default::default());
+    let outbox = Outbox::new(1, 1 << 20, Arc::clone(&tcp) as _, Default::default()).compressed(is_compressed);
     let early = Bytes::copy_from_slice(early);
     let mut socket = Socket::new(tcp, Arc::new(outbox), early, MAX_MESSAGE_BYTES);
     let mut late = pieces(seed, late);

@@ -22,6 +22,7 @@ use ws_edge::{
     outbox::{Outbox, flusher::Flusher, queue::OutboundSocket},
     protocol::{
         cursor::{EventPosition, StreamId},
+        event_stream::Framing,
         view::View,
     },
 };
@@ -37,8 +38,10 @@ pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
     ("frame, view args", |times| frames(times, View::Args)),
     ("frame, view data", |times| frames(times, View::Data)),
     ("normalized body", normalized),
-    ("delivery to 1 of 1000 subjects", |times| deliver(times, 1000, 1)),
-    ("delivery to 100 sessions", |times| deliver(times, 1, 100)),
+    ("delivery to 1 of 1000 subjects", |times| deliver(times, 1000, 1, Framing::WebSocket)),
+    ("delivery to 100 sessions", |times| deliver(times, 1, 100, Framing::WebSocket)),
+    ("compressed delivery to 1 session", |times| deliver(times, 1, 1, Framing::CompressedWebSocket)),
+    ("compressed delivery to 100 sessions", |times| deliver(times, 1, 100, Framing::CompressedWebSocket)),
     ("state of one call of 1000", state),
 ];
 
@@ -136,7 +139,7 @@ impl OutboundSocket for Nowhere {
 }
 
 /// Delivers events to the sessions of one of `accounts` accounts, and writes their frames.
-fn deliver(times: u64, accounts: u64, sessions: u64) {
+fn deliver(times: u64, accounts: u64, sessions: u64, framing: Framing) {
     let flusher = Arc::new(Flusher::new(Arc::default()));
     let dispatcher = Arc::new(Dispatcher::new(ROOT, Duration::from_secs(5), flusher, Arc::default()));
     let account = |number: u64| format!("{number:032x}");
@@ -145,9 +148,10 @@ fn deliver(times: u64, accounts: u64, sessions: u64) {
         (0..accounts).flat_map(|account| (0..sessions).map(move |session| (account, session))).enumerate()
     {
         let of = account(number.0);
-        let outbox = Arc::new(Outbox::new(index as u64, 1 << 20, Arc::new(Nowhere), Arc::default()));
+        let outbox = Outbox::new(index as u64, 1 << 20, Arc::new(Nowhere), Arc::default());
+        let outbox = Arc::new(outbox.compressed(framing == Framing::CompressedWebSocket));
         let request = SubscribeRequest {
-            template: Arc::new(template(View::Args, &of)),
+            template: Arc::new(template(View::Args, &of).framed(framing)),
             subjects: vec![format!("{ROOT}.{of}.call.*.*")],
             since: None,
             realms_after: 0,

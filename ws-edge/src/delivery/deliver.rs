@@ -2,8 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
-
 use super::{
     frame::{builder::EventFrames, event::Event, template::FrameTemplate},
     index::{Group, Index, Member},
@@ -11,7 +9,7 @@ use super::{
 use crate::{
     ids::{ReplayId, SessionNumber, SubjectNumber},
     metrics::Metrics,
-    outbox::{Outbox, Pushed},
+    outbox::{Outbox, Pushed, frame::Frame},
 };
 
 /// How an event comes.
@@ -117,19 +115,19 @@ impl RemainingFrames {
 /// The frames of one template: each is built once.
 #[derive(Debug, Default)]
 struct FrameCache {
-    last: Option<Option<Bytes>>,
-    not_last: Option<Option<Bytes>>,
+    last: Option<Option<Frame>>,
+    not_last: Option<Option<Frame>>,
 }
 
 impl FrameCache {
     /// The frame; `None` if none can be made of the event.
-    fn frame(&mut self, frames: &EventFrames<'_>, template: &FrameTemplate, is_last: bool) -> Option<Bytes> {
+    fn frame(&mut self, frames: &EventFrames<'_>, template: &FrameTemplate, is_last: bool) -> Option<Frame> {
         let frame = if is_last { &mut self.last } else { &mut self.not_last };
         frame.get_or_insert_with(|| frames.frame(template, is_last)).clone()
     }
 
     /// Whether a frame was needed and could not be made.
     fn has_failed(&self) -> bool {
-        self.last == Some(None) || self.not_last == Some(None)
+        [&self.last, &self.not_last].iter().any(|frame| matches!(frame, Some(None)))
     }
 }

@@ -293,9 +293,9 @@ async fn handshake<S: Stream>(
         }
     }
     let upgrade = upgraded.lock().take();
-    if let Some(Upgrade { connection, admitted, view }) = upgrade {
+    if let Some(Upgrade { connection, admitted, view, is_compressed }) = upgrade {
         let parts = connection.await.ok()?.downcast::<TokioIo<S>>().ok()?;
-        let carrier = Carrier::WebSocket { early: parts.read_buf };
+        let carrier = Carrier::WebSocket { early: parts.read_buf, is_compressed };
         return Some((parts.io.into_inner().into_socket().ok()?, admitted.start(view, carrier)));
     }
     let start = streams.lock().take()?;

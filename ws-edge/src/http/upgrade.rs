@@ -13,6 +13,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::{
     admission::{Admitted, Peer, admit, authorization},
+    compression,
     refusal::Refusal,
 };
 use crate::{edge::Edge, protocol::view::View};
@@ -25,6 +26,7 @@ pub(super) struct Upgrade {
     pub(super) connection: OnUpgrade,
     pub(super) admitted: Admitted,
     pub(super) view: View,
+    pub(super) is_compressed: bool,
 }
 
 /// Whether the request asks for a WebSocket.
@@ -42,6 +44,7 @@ pub(super) async fn upgrade(
     let headers = request.headers();
     let shown = authorization(headers);
     let admitted = admit(edge, peer, headers, shown, StatusCode::FORBIDDEN).await?;
+    let compression = edge.config.compression.then(|| compression::answer(headers)).flatten();
     let connection = hyper::upgrade::on(&mut request);
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -51,7 +54,10 @@ pub(super) async fn upgrade(
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    Ok((response, Upgrade { connection, admitted, view }))
+    if let Some(compression) = compression {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(compression));
+    }
+    Ok((response, Upgrade { connection, admitted, view, is_compressed: compression.is_some() }))
 }
 
 /// What a valid upgrade request asks for.

@@ -3,10 +3,13 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
+    sync::Arc,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use tokio::net::TcpStream;
+
+use super::frame::{Compressible, Frame};
 
 /// The socket that frames are written to.
 pub trait OutboundSocket: Send + Sync {
@@ -35,7 +38,7 @@ const KEPT_CAPACITY: usize = 4;
 /// The frames, and how many bytes they have.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Frame>,
     bytes: usize,
 }
 
@@ -49,27 +52,62 @@ impl Queue {
     }
 
     /// Whether `bytes` more fit into `max_bytes`. One frame always fits.
-    pub(super) fn has_room(&self, bytes: usize, max_bytes: usize) -> bool {
+    #[inline]
+    pub(super) fn has_room(&mut self, bytes: usize, max_bytes: usize) -> bool {
+        // Frames may have become shorter since: other sessions have them, too.
+        self.fits(bytes, max_bytes) || self.settle() && self.fits(bytes, max_bytes)
+    }
+
+    fn fits(&self, bytes: usize, max_bytes: usize) -> bool {
         self.is_empty() || self.bytes + bytes <= max_bytes
     }
 
-    pub(super) fn push(&mut self, frame: Bytes) {
+    pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.frames.push_back(frame);
     }
 
     /// Puts a frame before all others, of which nothing may have been written.
-    pub(super) fn push_first(&mut self, frame: Bytes) {
+    pub(super) fn push_first(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.frames.push_front(frame);
     }
 
-    /// Writes what the socket takes at the moment. Returns the number of bytes.
-    pub(super) fn write_to(&self, socket: &dyn OutboundSocket) -> io::Result<usize> {
-        let mut frames = self.frames.iter().map(|frame| IoSlice::new(frame));
-        if self.frames.len() == 1 {
-            return socket.try_write(frames.next().as_slice());
+    /// Those of the next frames to be written that are to be compressed first.
+    pub(super) fn compressible(&self) -> Vec<Arc<Compressible>> {
+        let next = self.frames.iter().take(WRITE_BATCH);
+        next.filter_map(|frame| match frame {
+            Frame::Ready(_) => None,
+            Frame::Compressible(frame) => Some(Arc::clone(frame)),
+        })
+        .collect()
+    }
+
+    /// Takes frames as they go out that have been compressed meanwhile. Returns whether there were any.
+    // Kept out of the way of sessions without compression.
+    #[cold]
+    pub(super) fn settle(&mut self) -> bool {
+        let mut is_settled = false;
+        for frame in &mut self.frames {
+            if let Frame::Compressible(compressible) = frame
+                && let Some(done) = compressible.done()
+            {
+                self.bytes = self.bytes.saturating_sub(frame.len()) + done.len();
+                *frame = Frame::Ready(done);
+                is_settled = true;
+            }
         }
+        is_settled
+    }
+
+    /// Writes what the socket takes at the moment of the frames before the first that is to be compressed. Returns the
+    /// number of bytes.
+    pub(super) fn write_to(&self, socket: &dyn OutboundSocket) -> io::Result<usize> {
+        if self.frames.len() == 1 {
+            let frame = self.frames.front().and_then(Frame::ready).map(|frame| IoSlice::new(frame));
+            return socket.try_write(frame.as_slice());
+        }
+        let frames = self.frames.iter().map_while(Frame::ready).map(|frame| IoSlice::new(frame));
         let mut slices = [IoSlice::new(&[]); WRITE_BATCH];
         let count = slices.iter_mut().zip(frames).map(|(slice, frame)| *slice = frame).count();
         socket.try_write(slices.get(..count).unwrap_or(&slices))
@@ -79,7 +117,7 @@ impl Queue {
     pub(super) fn sent(&mut self, mut bytes: usize) -> u64 {
         self.bytes = self.bytes.saturating_sub(bytes);
         let mut ended = 0;
-        while let Some(front) = self.frames.front_mut() {
+        while let Some(Frame::Ready(front)) = self.frames.front_mut() {
             if front.len() > bytes {
                 front.advance(bytes);
                 break;
@@ -95,7 +133,7 @@ impl Queue {
     pub(super) fn drop_unsent(&mut self) {
         // The first frame may be partly sent, which is not known here. Sending it whole does no harm.
         self.frames.truncate(1);
-        self.bytes = self.frames.front().map_or(0, Bytes::len);
+        self.bytes = self.frames.front().map_or(0, Frame::len);
     }
 
     /// Frees a large capacity if the queue is empty.

@@ -1,11 +1,10 @@
 //! Queueing events, and what happens if the client reads too slowly and the queue is full: the session lags, or is closed.
 //! A session that is about to be closed gets none: the client must not go on after a gap before it hears of it.
 
-use bytes::Bytes;
-
 use super::{
     Outbox, Pushed,
     delivery_state::{DeliveryState, Lag, Stage},
+    frame::Frame,
 };
 use crate::{ids::ReplayId, protocol::close::Close};
 
@@ -15,7 +14,7 @@ impl Outbox {
     ///
     /// If the queue is full, the session lags from here on; without a position there is no history to catch up from, and
     /// it is closed.
-    pub(crate) fn push_live(&self, sequence: Option<u64>, frame: impl FnOnce() -> Option<Bytes>) -> Pushed {
+    pub(crate) fn push_live(&self, sequence: Option<u64>, frame: impl FnOnce() -> Option<Frame>) -> Pushed {
         let mut state = self.state.lock();
         if state.closing.is_some() {
             return Pushed::Ended;
@@ -53,7 +52,7 @@ impl Outbox {
         &self,
         sequence: u64,
         served: u64,
-        frame: impl FnOnce() -> Option<Bytes>,
+        frame: impl FnOnce() -> Option<Frame>,
     ) -> Pushed {
         let mut state = self.state.lock();
         if state.closing.is_some() {
@@ -82,7 +81,7 @@ impl Outbox {
         &self,
         replay: ReplayId,
         sequence: u64,
-        frame: impl FnOnce() -> Option<Bytes>,
+        frame: impl FnOnce() -> Option<Frame>,
     ) -> Pushed {
         let mut state = self.state.lock();
         if state.closing.is_some() {

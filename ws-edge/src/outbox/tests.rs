@@ -1,4 +1,4 @@
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 
 use super::*;
 
@@ -45,11 +45,11 @@ pub(crate) fn outbox(number: SessionNumber, max_bytes: usize) -> (Arc<Outbox>, A
 }
 
 fn push(outbox: &Outbox, sequence: u64, frame: &'static str) -> Pushed {
-    outbox.push_live(Some(sequence), || Some(Bytes::from_static(frame.as_bytes())))
+    outbox.push_live(Some(sequence), || Some(Bytes::from_static(frame.as_bytes()).into()))
 }
 
 fn replayed(outbox: &Outbox, replay: crate::ids::ReplayId, sequence: u64, frame: &'static str) -> Pushed {
-    outbox.push_replayed(replay, sequence, || Some(Bytes::from_static(frame.as_bytes())))
+    outbox.push_replayed(replay, sequence, || Some(Bytes::from_static(frame.as_bytes()).into()))
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn a_single_large_frame_fits_and_the_next_makes_the_session_lag() {
 fn without_a_history_a_session_that_is_too_slow_is_closed() {
     let (outbox, kept) = outbox(1, 5);
     kept.allow(0);
-    outbox.push_live(None, || Some(Bytes::from_static(b"12345")));
-    assert_eq!(outbox.push_live(None, || Some(Bytes::from_static(b"6"))), Pushed::Ended);
+    outbox.push_live(None, || Some(Bytes::from_static(b"12345").into()));
+    assert_eq!(outbox.push_live(None, || Some(Bytes::from_static(b"6").into())), Pushed::Ended);
     assert_eq!(outbox.closing(), Some(Close::TooSlow));
 }
 
@@ -201,4 +201,128 @@ fn a_session_that_is_about_to_be_closed_gets_nothing_after_its_gap() {
     assert_eq!(push(&outbox, 3, "g"), Pushed::Ended);
     outbox.flush();
     assert_eq!(kept.take(), b"abc");
+}
+
+/// A text frame of 1004 bytes that compresses to less than 100, and its text.
+fn compressible() -> (Frame, String) {
+    let text = "compress ".repeat(111) + "!";
+    let mut frame = vec![0x81, 126, 3, 232];
+    frame.extend_from_slice(text.as_bytes());
+    (Frame::compressible(frame.into(), text.len()), text)
+}
+
+/// The outbox of a session whose events are compressed, and what went through it.
+fn compressing(number: SessionNumber, max_bytes: usize) -> (Outbox, Arc<Kept>) {
+    let kept = Arc::new(Kept::default());
+    let outbox = Outbox::new(number, max_bytes, Arc::clone(&kept) as _, Arc::default());
+    (outbox.compressed(true), kept)
+}
+
+/// The text of a compressed frame.
+fn decompressed(frame: &[u8]) -> Vec<u8> {
+    assert_eq!((frame[0], usize::from(frame[1])), (0xc1, frame.len() - 2));
+    crate::protocol::deflate::decompress(&frame[2..], 2000).unwrap()
+}
+
+#[test]
+fn a_frame_is_compressed_once_for_all_and_when_it_is_flushed() {
+    let (frame, text) = compressible();
+    let metrics = Arc::new(Metrics::default());
+    let sessions: Vec<(Outbox, Arc<Kept>)> = (0..3)
+        .map(|number| {
+            let kept = Arc::new(Kept::default());
+            let outbox = Outbox::new(number, 10_000, Arc::clone(&kept) as _, Arc::clone(&metrics));
+            (outbox.compressed(true), kept)
+        })
+        .collect();
+    for (outbox, _) in &sessions {
+        assert_eq!(outbox.push_live(Some(1), || Some(frame.clone())), Pushed::First);
+        outbox.push_own(Bytes::from_static(b"-"));
+    }
+    assert_eq!(metrics.uncompressed_bytes.get(), 0, "not where it was queued");
+    for (outbox, kept) in &sessions {
+        assert_eq!(outbox.flush(), Flushed::Empty);
+        let sent = kept.take();
+        let (last, sent) = sent.split_last().unwrap();
+        assert_eq!((*last, decompressed(sent)), (b'-', text.clone().into_bytes()));
+        let counted = (metrics.uncompressed_bytes.get(), metrics.compressed_bytes.get());
+        assert_eq!(counted, (1004, sent.len() as u64));
+    }
+}
+
+#[test]
+fn short_frames_and_those_that_would_not_be_shorter_go_out_as_they_are() {
+    let (outbox, kept) = compressing(1, 10_000);
+    let mut noise = vec![0x81, 126, 4, 0];
+    let mut state = 1_u32;
+    noise.extend((0..1024).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    }));
+    for frame in [[&[0x81, 126, 1, 0xff][..], &[b'x'; 511]].concat(), noise] {
+        let payload = frame.len() - 4;
+        outbox.push_own(Frame::compressible(frame.clone().into(), payload));
+        assert_eq!(outbox.flush(), Flushed::Empty);
+        assert!(kept.take() == frame);
+    }
+}
+
+#[test]
+fn the_bound_counts_frames_as_they_are_at_the_time() {
+    let (frame, _) = compressible();
+    let [(slow, kept), (fast, _)] = [compressing(1, 2500), compressing(2, 2500)];
+    kept.allow(0);
+    let push =
+        |outbox: &Outbox, sequence, frame: &Frame| outbox.push_live(Some(sequence), || Some(frame.clone()));
+    push(&slow, 1, &frame);
+    assert_eq!(slow.flush(), Flushed::Blocked);
+    // The first is compressed; others wait as they were built.
+    let others: Vec<Frame> = (0..3).map(|_| compressible().0).collect();
+    assert_eq!(
+        [2, 3].map(|sequence| push(&slow, sequence, &others[sequence as usize - 2])),
+        [Pushed::Queued; 2]
+    );
+    // Another session has one of them compressed: there is room again.
+    push(&fast, 2, &others[0]);
+    fast.flush();
+    assert_eq!(push(&slow, 4, &others[2]), Pushed::Queued);
+    assert_eq!(push(&slow, 5, &compressible().0), Pushed::Lagging);
+    kept.allow(10_000);
+    assert_eq!(slow.flush(), Flushed::Lagging);
+    let sent = kept.take();
+    let mut rest = sent.as_slice();
+    while let [0xc1, length, ..] = rest {
+        let (frame, others) = rest.split_at(2 + usize::from(*length));
+        assert_eq!(decompressed(frame).len(), 1000);
+        rest = others;
+    }
+    assert!(rest.is_empty() && sent.len() < 400, "{rest:?}");
+}
+
+#[test]
+fn threads_that_flush_together_keep_the_order() {
+    let (outbox, kept) = compressing(1, 1 << 20);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    outbox.flush();
+                }
+            });
+        }
+        for sequence in 0..200_u64 {
+            let text = format!("{sequence:04}") + &"x".repeat(596);
+            let frame = [&[0x81, 126, 2, 88], text.as_bytes()].concat();
+            outbox.push_live(Some(sequence), || Some(Frame::compressible(frame.into(), 600)));
+        }
+    });
+    outbox.flush();
+    let sent = kept.take();
+    let mut rest = sent.as_slice();
+    for sequence in 0..200 {
+        let (frame, others) = rest.split_at(2 + usize::from(rest[1]));
+        assert!(decompressed(frame).starts_with(format!("{sequence:04}x").as_bytes()));
+        rest = others;
+    }
+    assert!(rest.is_empty());
 }

@@ -13,6 +13,8 @@ pub enum Framing {
     /// As text frames of a WebSocket.
     #[default]
     WebSocket,
+    /// The same, where long ones may be compressed (RFC 7692).
+    CompressedWebSocket,
     /// As events of an event stream.
     EventStream,
 }

@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn push(outbox: &Outbox, sequence: u64) {
-        outbox.push_live(Some(sequence), || Some(Bytes::from_static(b"data: an event\n\n")));
+        outbox.push_live(Some(sequence), || Some(Bytes::from_static(b"data: an event\n\n").into()));
     }
 
     fn sent(outbox: &Outbox, kept: &Kept) -> String {

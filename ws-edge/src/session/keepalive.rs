@@ -45,7 +45,7 @@ impl Keepalive {
     /// The keepalive of a session that starts now without a token.
     pub(super) fn new(config: &WsConfig, framing: Framing, now: Instant) -> Keepalive {
         let interval = match framing {
-            Framing::WebSocket => config.ping_interval,
+            Framing::WebSocket | Framing::CompressedWebSocket => config.ping_interval,
             // Proxies end a response that is silent for as long as half a minute.
             Framing::EventStream => config.ping_interval / 2,
         };
@@ -178,7 +178,7 @@ mod tests {
         outbox.flush();
         assert!(idle(&mut keepalive), "the edge's own pings do not count");
         std::thread::sleep(Duration::from_millis(5));
-        outbox.push_live(None, || Some(Bytes::from_static(b"event")));
+        outbox.push_live(None, || Some(Bytes::from_static(b"event").into()));
         outbox.flush();
         assert_eq!(
             keepalive.due(begun + config.idle_timeout, &config, &outbox, true),

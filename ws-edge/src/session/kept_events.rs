@@ -18,7 +18,7 @@ use crate::{
             template::FrameTemplate,
         },
     },
-    outbox::Outbox,
+    outbox::{Outbox, frame::Frame},
     protocol::{
         cursor::{Cursor, EventPosition, Rank, TEXT_BYTES},
         event_stream::{self, Framing, Name},
@@ -117,7 +117,7 @@ impl Present {
         }
         let message = Value::Object(message).to_string();
         match self.framing {
-            Framing::WebSocket => text_frame(&[message.as_bytes()]),
+            Framing::WebSocket | Framing::CompressedWebSocket => text_frame(&[message.as_bytes()]),
             Framing::EventStream => {
                 let id = cursor.as_ref().map(|text| &text[..]);
                 event_stream::event(Some(Name::State), id, &[message.as_bytes()])
@@ -136,7 +136,7 @@ impl Present {
 /// An event's frames, in the order of the ranks of `bindings`, for those that it matches.
 ///
 /// As in `delivery::deliver`, users are kept apart from each other.
-fn frames_of(bindings: &[Part], frames: &EventFrames<'_>, event: &Event) -> Vec<Bytes> {
+fn frames_of(bindings: &[Part], frames: &EventFrames<'_>, event: &Event) -> Vec<Frame> {
     let Ok(subject) = std::str::from_utf8(&event.subject) else { return Vec::new() };
     let position = event.sequence().unwrap_or_default();
     let is_of_realm = frames.tenant().starts_with('@');

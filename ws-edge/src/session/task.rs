@@ -25,6 +25,7 @@ use crate::{
     outbox::{Flushed, Outbox, queue::OutboundSocket},
     protocol::{
         close::Close,
+        event_stream::Framing,
         reply::{Reply, generated_id},
         revoked,
     },
@@ -88,14 +89,15 @@ impl Session {
     /// A session on a connection whose request was read.
     pub(crate) fn new(edge: Arc<Edge>, tcp: Arc<dyn ClientSocket>, start: SessionStart) -> Box<Session> {
         let bytes = |limit: bytesize::ByteSize| usize::try_from(limit.as_u64()).unwrap_or(usize::MAX);
-        let outbox = Arc::new(Outbox::new(
+        let framing = start.carrier.framing();
+        let outbox = Outbox::new(
             start.number,
             bytes(edge.config.queue_bytes),
             Arc::clone(&tcp) as Arc<dyn OutboundSocket>,
             Arc::clone(&edge.metrics),
-        ));
+        );
+        let outbox = Arc::new(outbox.compressed(framing == Framing::CompressedWebSocket));
         let now = clock::now();
-        let framing = start.carrier.framing();
         let state =
             State::new(&edge, start.address, (start.view, framing), start.identity, Arc::clone(&outbox));
         let mut keepalive = Keepalive::new(&edge.config, framing, now);
@@ -122,9 +124,10 @@ impl Session {
     /// Runs the session until it ends.
     pub(crate) async fn run(mut self: Box<Session>) {
         let open = self.edge.sessions.open(&self.outbox);
-        self.edge.metrics.session_begins(self.transport.is_event_stream());
+        let kind = (self.transport.is_event_stream(), self.outbox.is_compressed());
+        self.edge.metrics.session_begins(kind.0, kind.1);
         let end = poll_fn(|context| self.poll(context)).await;
-        self.edge.metrics.session_ends(self.transport.is_event_stream());
+        self.edge.metrics.session_ends(kind.0, kind.1);
         let reason = match &end {
             End::Close(close) => close.label(),
             End::Gone(reason) => reason,

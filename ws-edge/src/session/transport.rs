@@ -25,6 +25,8 @@ pub(crate) enum Carrier {
     WebSocket {
         /// Perhaps the first frames.
         early: Bytes,
+        /// Its messages may be compressed.
+        is_compressed: bool,
     },
     /// An event stream.
     EventStream(StreamRequest),
@@ -34,7 +36,8 @@ impl Carrier {
     /// How messages go over it.
     pub(super) fn framing(&self) -> Framing {
         match self {
-            Carrier::WebSocket { .. } => Framing::WebSocket,
+            Carrier::WebSocket { is_compressed: false, .. } => Framing::WebSocket,
+            Carrier::WebSocket { is_compressed: true, .. } => Framing::CompressedWebSocket,
             Carrier::EventStream(_) => Framing::EventStream,
         }
     }
@@ -56,7 +59,7 @@ impl Transport {
         max_message_bytes: usize,
     ) -> Transport {
         match carrier {
-            Carrier::WebSocket { early } => {
+            Carrier::WebSocket { early, .. } => {
                 Transport::WebSocket(Socket::new(tcp, outbox, early, max_message_bytes))
             }
             Carrier::EventStream(request) => {

@@ -3,6 +3,8 @@
 //! Most sessions are idle most of the time, and tungstenite with its buffers is the larger part of a session. So it is
 //! created when the first byte of a frame arrives, and dropped when it holds no unread bytes.
 
+mod marks;
+
 use std::{
     future::poll_fn,
     io::{self, Read, Write},
@@ -14,10 +16,15 @@ use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
 use tungstenite::{
     Error, Message, WebSocket,
+    error::{CapacityError, ProtocolError},
     protocol::{CloseFrame, Role, WebSocketConfig},
 };
 
-use crate::outbox::{Outbox, queue::OutboundSocket};
+use self::marks::{Marks, Sent};
+use crate::{
+    outbox::{Outbox, queue::OutboundSocket},
+    protocol::deflate::{Unreadable, decompress},
+};
 
 /// Initial size of the read buffer: most requests are small.
 const READ_BUFFER_BYTES: usize = 512;
@@ -111,7 +118,8 @@ impl Socket {
         tungstenite.get_or_insert_with(|| {
             let bytes_read = early.len() as u64;
             let (tcp, outbox) = (Arc::clone(tcp), Arc::clone(outbox));
-            let transport = Transport { tcp, outbox, early, bytes_read, allowance: MAX_POLL_BYTES };
+            let marks = outbox.is_compressed().then(Marks::default);
+            let transport = Transport { tcp, outbox, early, bytes_read, allowance: MAX_POLL_BYTES, marks };
             let config = WebSocketConfig::default()
                 .read_buffer_size(READ_BUFFER_BYTES)
                 .write_buffer_size(0)
@@ -151,6 +159,7 @@ impl Socket {
     /// # Errors
     /// Those of tungstenite, and [`Error::AttackAttempt`] for a message in too many fragments; the session is over then.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
+        let max = self.max_message_bytes;
         loop {
             self.release_if_drained();
             let socket = match &mut self.tungstenite {
@@ -162,9 +171,12 @@ impl Socket {
             };
             match socket.read() {
                 Ok(message) => {
-                    self.read_at_message = socket.get_ref().bytes_read;
-                    self.min_consumed = self.min_consumed.saturating_add(min_wire_bytes(&message));
-                    return Poll::Ready(Ok(message));
+                    let bytes = min_wire_bytes(&message);
+                    let transport = socket.get_mut();
+                    let (message, read) = (transport.decompress(message, max), transport.bytes_read);
+                    self.read_at_message = read;
+                    self.min_consumed = self.min_consumed.saturating_add(bytes);
+                    return Poll::Ready(message);
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.is_overfragmented() {
@@ -260,10 +272,41 @@ struct Transport {
     bytes_read: u64,
     /// Bytes that may still be read in this poll of the session.
     allowance: usize,
+    /// `None` if the client may not compress.
+    marks: Option<Marks>,
 }
 
-impl Read for Transport {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl Transport {
+    /// The message as the client meant it.
+    fn decompress(&mut self, message: Message, max: usize) -> Result<Message, Error> {
+        let Some(marks) = &mut self.marks else { return Ok(message) };
+        if !matches!(message, Message::Text(_) | Message::Binary(_)) {
+            return Ok(message);
+        }
+        let sent = marks.next_message();
+        if sent == Sent::Plain {
+            return Ok(message);
+        }
+        let content: Bytes = decompress(&message.into_data(), max)
+            .map_err(|error| match error {
+                Unreadable::TooLong => Error::Capacity(CapacityError::MessageTooLong {
+                    size: max.saturating_add(1),
+                    max_size: max,
+                }),
+                // There is no error for it; the client is told the same for each of these.
+                Unreadable::Malformed => Error::Protocol(ProtocolError::NonZeroReservedBits),
+            })?
+            .into();
+        // It took as long as if the content had been read.
+        self.allowance = self.allowance.saturating_sub(content.len());
+        Ok(match sent {
+            Sent::CompressedText => Message::Text(content.try_into()?),
+            _ => Message::Binary(content),
+        })
+    }
+
+    /// Reads what has come, as the client sent it.
+    fn read_raw(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.early.is_empty() {
             let bytes = self.early.len().min(buffer.len());
             self.early.copy_to_slice(buffer.get_mut(..bytes).unwrap_or_default());
@@ -276,6 +319,16 @@ impl Read for Transport {
         let bytes = self.tcp.try_read(buffer.get_mut(..most).unwrap_or_default())?;
         self.allowance -= bytes;
         self.bytes_read += bytes as u64;
+        Ok(bytes)
+    }
+}
+
+impl Read for Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.read_raw(buffer)?;
+        if let Some(marks) = &mut self.marks {
+            marks.take(buffer.get_mut(..bytes).unwrap_or_default());
+        }
         Ok(bytes)
     }
 }

@@ -44,6 +44,7 @@ fn events_are_read_as_in_the_contract() {
         };
         assert_eq!(frames.tenant(), tenant);
         let frame = frames.frame(&testing::template("call.*.*"), true).unwrap();
+        let frame = frame.ready().unwrap();
         let json = frame.iter().position(|byte| *byte == b'{').unwrap();
         let frame: Value = serde_json::from_slice(&frame[json..]).unwrap();
         assert_eq!((&frame["name"], &frame["routing_key"]), (&line["event_name"], &line["routing_key"]));

@@ -6,10 +6,14 @@ use blackhole_common::{subject::decode_key, wire};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{event::Event, normalize::normalize, template::FrameTemplate};
-use crate::protocol::{
-    cursor::{Cursor, EventPosition, Rank},
-    event_stream::{self, Framing},
-    view::View,
+use crate::{
+    outbox::frame::Frame,
+    protocol::{
+        cursor::{Cursor, EventPosition, Rank},
+        event_stream::{self, Framing},
+        frame::{MAX_HEADER_BYTES, TEXT, put_header},
+        view::View,
+    },
 };
 
 /// An event, checked and ready to become frames.
@@ -55,9 +59,9 @@ impl<'e> EventFrames<'e> {
         self.tenant
     }
 
-    /// The frame as it goes over the wire; `None` if the body cannot be shown in the view. `is_last`: the session gets no
-    /// further frame of this event.
-    pub fn frame(&self, template: &FrameTemplate, is_last: bool) -> Option<Bytes> {
+    /// The frame as it goes over the wire, but for its compression; `None` if the body cannot be shown in the view.
+    /// `is_last`: the session gets no further frame of this event.
+    pub fn frame(&self, template: &FrameTemplate, is_last: bool) -> Option<Frame> {
         let args = if template.view() == View::Data { "" } else { self.body };
         let data = if template.view() == View::Args { "" } else { self.data()? };
         let cursor = self.position.map(|position| {
@@ -82,8 +86,13 @@ impl<'e> EventFrames<'e> {
             b"}",
         ];
         Some(match template.framing() {
-            Framing::WebSocket => text_frame(&parts),
-            Framing::EventStream => event_stream::event(None, cursor.as_ref().map(|text| &text[..]), &parts),
+            Framing::WebSocket => text_frame(&parts).into(),
+            Framing::CompressedWebSocket => {
+                Frame::compressible(text_frame(&parts), parts.iter().map(|part| part.len()).sum())
+            }
+            Framing::EventStream => {
+                event_stream::event(None, cursor.as_ref().map(|text| &text[..]), &parts).into()
+            }
         })
     }
 
@@ -92,23 +101,11 @@ impl<'e> EventFrames<'e> {
     }
 }
 
-/// A WebSocket text frame of these parts (RFC 6455, 5.2): final, not masked, since it comes from the server.
+/// A WebSocket text frame of these parts (RFC 6455, 5.2).
 pub(crate) fn text_frame(parts: &[&[u8]]) -> Bytes {
-    const FINAL_TEXT: u8 = 0x81;
-    let bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let mut frame = BytesMut::with_capacity(bytes + 10);
-    frame.put_u8(FINAL_TEXT);
-    match (u8::try_from(bytes), u16::try_from(bytes)) {
-        (Ok(length @ ..126), _) => frame.put_u8(length),
-        (_, Ok(length)) => {
-            frame.put_u8(126);
-            frame.put_u16(length);
-        }
-        _ => {
-            frame.put_u8(127);
-            frame.put_u64(bytes as u64);
-        }
-    }
+    let bytes = parts.iter().map(|part| part.len()).sum();
+    let mut frame = BytesMut::with_capacity(bytes + MAX_HEADER_BYTES);
+    put_header(&mut frame, TEXT, bytes);
     for part in parts {
         frame.put_slice(part);
     }

@@ -2,6 +2,8 @@ mod autobahn;
 
 use std::future::poll_fn;
 
+use flate2::{Compress, Compression, FlushCompress};
+
 use proptest::prelude::*;
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
@@ -17,6 +19,10 @@ enum Sent {
     Ping(Vec<u8>),
     /// A text with an overlong length field.
     Overlong(String),
+    /// A compressed text.
+    Compressed(String),
+    /// A compressed text in two frames, with a ping between them.
+    CompressedFragments(String),
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
@@ -26,7 +32,18 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => text().prop_map(Sent::Fragmented),
         1 => proptest::collection::vec(any::<u8>(), 0..=125).prop_map(Sent::Ping),
         1 => text().prop_map(Sent::Overlong),
+        2 => text().prop_map(Sent::Compressed),
+        1 => text().prop_map(Sent::CompressedFragments),
     ]
+}
+
+/// A message's payload as RFC 7692 says.
+fn compressed(content: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(content.len() + 100);
+    Compress::new(Compression::best(), false)
+        .compress_vec(content, &mut payload, FlushCompress::Sync)
+        .unwrap();
+    payload.strip_suffix(&[0, 0, 0xff, 0xff]).unwrap().to_vec()
 }
 
 /// A client's frame, masked.
@@ -59,14 +76,24 @@ impl Sent {
                 let (one, other) = text.as_bytes().split_at(text.len() / 2);
                 [frame(0x01, one, false), frame(0x89, b"", false), frame(0x80, other, false)].concat()
             }
+            Sent::Compressed(text) => frame(0xc1, &compressed(text.as_bytes()), false),
+            Sent::CompressedFragments(text) => {
+                let payload = compressed(text.as_bytes());
+                let (one, other) = payload.split_at(payload.len() / 2);
+                [frame(0x41, one, false), frame(0x89, b"", false), frame(0x80, other, false)].concat()
+            }
         }
     }
 
     fn messages(&self) -> Vec<Message> {
         match self {
-            Sent::Text(text) | Sent::Overlong(text) => vec![Message::text(text.clone())],
+            Sent::Text(text) | Sent::Overlong(text) | Sent::Compressed(text) => {
+                vec![Message::text(text.clone())]
+            }
             Sent::Ping(payload) => vec![Message::Ping(payload.clone().into())],
-            Sent::Fragmented(text) => vec![Message::Ping(Bytes::new()), Message::text(text.clone())],
+            Sent::Fragmented(text) | Sent::CompressedFragments(text) => {
+                vec![Message::Ping(Bytes::new()), Message::text(text.clone())]
+            }
         }
     }
 }
@@ -77,8 +104,80 @@ async fn pair(early: &[u8]) -> (Socket, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.set_nodelay(true).unwrap();
     let (tcp, _) = listener.accept().await.unwrap();
-    let (outbox, _) = outbox::tests::outbox(1, 1 << 20);
-    (Socket::new(Arc::new(tcp), outbox, Bytes::copy_from_slice(early), 1 << 20), client)
+    let kept: Arc<outbox::tests::Kept> = Arc::default();
+    let outbox = Outbox::new(1, 1 << 20, kept, Arc::default()).compressed(true);
+    (Socket::new(Arc::new(tcp), Arc::new(outbox), Bytes::copy_from_slice(early), 1 << 20), client)
+}
+
+/// What the session gets of these bytes.
+fn result_of(bytes: &[u8], is_compressed: bool, max: usize) -> Result<Message, Error> {
+    runtime().block_on(async {
+        let (mut socket, mut client) = pair(b"").await;
+        if !is_compressed {
+            let kept: Arc<outbox::tests::Kept> = Arc::default();
+            socket.outbox = Arc::new(Outbox::new(1, 1 << 20, kept, Arc::default()));
+        }
+        socket.max_message_bytes = max;
+        client.write_all(bytes).await.unwrap();
+        poll(&mut socket).await
+    })
+}
+
+#[test]
+fn a_compressed_message_is_limited_by_what_it_becomes() {
+    let bomb = frame(0xc1, &compressed(&vec![b'x'; 4 << 20]), false);
+    assert!(bomb.len() < 8192);
+    assert!(matches!(result_of(&bomb, true, 64 << 10), Err(Error::Capacity(_))));
+    let text = "x".repeat(64 << 10);
+    let message = frame(0xc1, &compressed(text.as_bytes()), false);
+    assert_eq!(result_of(&message, true, 64 << 10).unwrap(), Message::text(text));
+    assert!(matches!(result_of(&message, true, (64 << 10) - 1), Err(Error::Capacity(_))));
+}
+
+#[test]
+fn a_binary_message_stays_one() {
+    let message = frame(0xc2, &compressed(b"\xff\xfe"), false);
+    assert_eq!(result_of(&message, true, 4096).unwrap(), Message::binary(&b"\xff\xfe"[..]));
+}
+
+#[test]
+fn a_compressed_text_has_to_be_utf_8() {
+    let message = frame(0xc1, &compressed(b"\xff\xfe"), false);
+    assert!(matches!(result_of(&message, true, 4096), Err(Error::Utf8(_))));
+}
+
+#[test]
+fn what_may_not_be_compressed_violates_the_protocol() {
+    let message = frame(0xc1, &compressed(b"text"), false);
+    let fragment = [frame(0x41, &compressed(b"text"), false), frame(0xc0, b"", false)].concat();
+    let ping = frame(0xc9, b"", false);
+    let other_bit = frame(0xe1, &compressed(b"text"), false);
+    let malformed = frame(0xc1, b"\xff\xff\xff", false);
+    let cases = [(&message, false), (&fragment, true), (&ping, true), (&other_bit, true), (&malformed, true)];
+    for (bytes, is_compressed) in cases {
+        let result = result_of(bytes, is_compressed, 4096);
+        assert!(matches!(result, Err(Error::Protocol(_))), "{bytes:x?}: {result:?}");
+    }
+}
+
+#[test]
+fn what_a_message_becomes_counts_for_one_poll() {
+    runtime().block_on(async {
+        let (mut socket, mut client) = pair(b"").await;
+        let message = frame(0xc1, &compressed(&[b'x'; MAX_POLL_BYTES]), false);
+        client.write_all(&message.repeat(60)).await.unwrap();
+        poll_fn(|context| socket.tcp.poll_read_ready(context)).await.unwrap();
+        socket.begin_poll();
+        let mut messages = 0;
+        while poll_fn(|context| Poll::Ready(socket.poll_next(context).is_ready())).await {
+            messages += 1;
+        }
+        // Those that one read brought.
+        assert!((1..20).contains(&messages), "{messages}");
+        for _ in messages..60 {
+            assert!(next(&mut socket).await.is_text());
+        }
+    });
 }
 
 async fn next(socket: &mut Socket) -> Message {
