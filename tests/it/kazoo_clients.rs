@@ -7,7 +7,6 @@ use blackhole_tests::{
     accounts::{self, Account},
     client::{Client, Incoming},
     events::{self, Event},
-    raw::RawClient,
     stack::{Edge, Stack},
 };
 use serde_json::{Value, json};
