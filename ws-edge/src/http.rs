@@ -10,4 +10,5 @@ pub(crate) mod listen;
 mod pages;
 pub mod refusal;
 mod tls_socket;
+mod turns;
 pub mod upgrade;

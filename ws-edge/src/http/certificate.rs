@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
+use super::turns::Turns;
 use crate::{
     config::TlsConfig,
     metrics::{Metrics, Outcome},
@@ -21,17 +22,19 @@ pub(crate) struct Certificate {
     files: TlsConfig,
     changes: Mutex<FileChanges>,
     current: Mutex<Arc<ServerConfig>>,
+    turns: Turns,
     metrics: Arc<Metrics>,
 }
 
 impl Certificate {
-    /// Reads the files.
+    /// Reads the files. Must be called in a runtime.
     ///
     /// # Errors
     /// With the file, and what it has to be.
     pub(crate) fn open(files: TlsConfig, metrics: Arc<Metrics>) -> Result<Certificate, InvalidValue> {
         let changes = Mutex::new(FileChanges::since(version(&files)));
-        Ok(Certificate { current: Mutex::new(Arc::new(files.read()?)), changes, files, metrics })
+        let current = Mutex::new(Arc::new(files.read()?));
+        Ok(Certificate { current, turns: Turns::on_half_of_the_threads(), changes, files, metrics })
     }
 
     /// Does the handshake of a new connection.
@@ -40,7 +43,7 @@ impl Certificate {
     /// If the client does not speak TLS, or none that is spoken here.
     pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let config = Arc::clone(&self.current.lock());
-        TlsAcceptor::from(config).accept(tcp).await
+        self.turns.run(TlsAcceptor::from(config).accept(tcp)).await
     }
 
     /// Reads the files again whenever they change, until `shutdown`. If they cannot be used, the certificate stays.

@@ -366,10 +366,13 @@ impl Shaped<'_> {
     async fn edges(&self, contender: &mut Contender, report: &mut Report, edges: usize) -> Result<()> {
         for _ in 0..self.plan.repeat {
             contender.renew(self.load, edges, &[]).await?;
+            let before = resident(contender)?.0;
             let mut active = self.start(contender, GENTLE_WINDOW).await?;
             let mut measured = Measured::default();
             measured.add("seconds", active.connected.seconds);
             tokio::time::sleep(Duration::from_secs(2)).await;
+            let more = resident(active.contender)?.0 - before;
+            measured.add("KiB/session", more / f64::from(self.load.sessions));
             let rest = active.idle(self.plan.seconds).await?;
             measured.add("idle CPU %, each edge", rest["edge"] * 100.0 / self.plan.seconds / edges as f64);
             let sample = self.one_each(&mut active).await?;
