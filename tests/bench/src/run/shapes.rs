@@ -28,7 +28,9 @@ const GROWTH_SUBJECT_SESSIONS: u32 = 100;
 const PER_EDGE: u32 = 15_000;
 /// `ws.accept_per_second` while sessions reconnect: all are accepted within the five seconds for which they may wait.
 const PACE: &str = "5000";
-const TLS_PACE: &str = "3000";
+/// The default: as many as one address may bring are accepted.
+const TLS_PACE: &str = "1000";
+const TLS_SESSIONS: u32 = 3_400;
 const SEVERAL_EDGES: usize = 3;
 /// Moderate, and beyond what one process of the Node bridge handles with three of them on two processors.
 const SHARDED_RATES: [f64; 2] = [5_000.0, 20_000.0];
@@ -52,7 +54,8 @@ fn loads(plan: &Plan, shape: Shape) -> Vec<Load> {
         }
         Shape::Idle | Shape::Storm => vec![load(Pattern::Single, plan.sessions(10_000, 2_000, 100))],
         Shape::Reconnect => {
-            vec![load(Pattern::Single, others(plan) + plan.sessions(PER_EDGE, 2_000, 100))]
+            let all = if plan.options.tls { TLS_SESSIONS } else { PER_EDGE };
+            vec![load(Pattern::Single, others(plan) + plan.sessions(all, 2_000, 100))]
         }
         Shape::Mixed => vec![load(Pattern::Mixed, plan.sessions(10_000, 2_000, 100))],
         Shape::Subscribe => vec![load(Pattern::Single, plan.sessions(200, 200, 20))],
