@@ -86,8 +86,7 @@ impl Publisher {
             let stored = if pending.event.redelivered {
                 source.recognise(digest)
             } else {
-                source.redeliveries_have_ended();
-                None
+                source.recognise_new(digest)
             };
             if let Some(stored) = stored {
                 pending.settle_as_stored(stored, self.stream, true, &self.metrics);

@@ -226,10 +226,20 @@ impl Source {
         Some(None)
     }
 
-    /// An event was delivered for the first time: everything redelivered was before it.
-    pub(super) fn redeliveries_have_ended(&mut self) {
-        self.stored.clear();
+    /// The same for an event that was delivered for the first time: everything redelivered was before it.
+    ///
+    /// The stream can only have it if another ingest has published it, because the broker has given up this session, which does
+    /// not know that yet. Then it has the number that it would get here.
+    pub(super) fn recognise_new(&mut self, digest: Digest) -> Option<Option<(EventId, u64)>> {
         self.unnumbered.clear();
+        let number = self.last_number + 1;
+        let mut copies = self.stored.range((number, 0)..=(number, u64::MAX));
+        let Some((_, stored)) = copies.find(|(_, stored)| stored.digest == digest) else {
+            self.stored.clear();
+            return None;
+        };
+        self.last_number = number;
+        Some(Some((EventId { epoch: self.epoch, number, digest }, stored.lowest)))
     }
 
     /// An event is stored, and so are all before it, except those that were overtaken.

@@ -66,8 +66,25 @@ fn nothing_is_recognised_after_the_first_new_event() {
     let acknowledged = world.store(1);
     world.store(2);
     world.take_over(Some(acknowledged));
-    world.source.redeliveries_have_ended();
+    assert_eq!(world.source.recognise_new(3), None);
     assert!(!world.recognises(2));
+}
+
+#[test]
+fn a_session_that_the_broker_has_given_up_recognises_what_another_ingest_has_published_since() {
+    let mut world = World::new();
+    let acknowledged = world.store(1);
+    for digest in [2, 2, 3] {
+        world.store(digest);
+    }
+    // It was delivered these too, before the broker gave it up.
+    world.take_over(Some(acknowledged));
+    for position in 2..=4 {
+        let stored = world.stream[position - 1];
+        assert_eq!(world.source.recognise_new(stored.digest), Some(Some((stored, position as u64))));
+    }
+    assert_eq!(world.source.recognise_new(3), None, "an equal event");
+    assert_eq!(world.source.next_id(3).number, 5, "as the other one numbers it");
 }
 
 #[test]
@@ -342,12 +359,7 @@ impl Queue {
         self.delivered = self.delivered.max(self.next);
         let source = &mut self.world.source;
         let mut event = Delivered::default();
-        let stored = if is_redelivered {
-            source.recognise(kind)
-        } else {
-            source.redeliveries_have_ended();
-            None
-        };
+        let stored = if is_redelivered { source.recognise(kind) } else { source.recognise_new(kind) };
         if let Some(stored) = stored {
             let (id, sequence) = stored.unwrap();
             let checkpoint = Checkpoint { epoch: id.epoch, number: id.number, sequence, stream: STREAM };
