@@ -116,7 +116,7 @@ impl Model {
         let account = words.next().and_then(|word| usize::from_str_radix(word, 16).ok()).unwrap_or(NOBODY);
         let key = words.next().unwrap_or_default().to_owned();
         let number = self.count() + 1;
-        self.say(|| format!("event {number} is stored: account {account}, {key}"));
+        self.say(|| format!("event {number} is stored: account {account}, {key}{}", named(&message.headers)));
         let former = self.numbers.insert(id, number);
         if self.has_ingest {
             if let Some(text) = self.queue.stored(id, self.may_reorder, || is_there(id)) {
@@ -224,4 +224,11 @@ impl std::fmt::Display for Counts {
              {errors} errors, {behind} closed with 4008"
         )
     }
+}
+
+/// The id in the headers, as it is told; nothing if there is none.
+fn named(headers: &[u8]) -> String {
+    let headers = String::from_utf8_lossy(headers);
+    let id = headers.lines().find_map(|line| line.strip_prefix("Nats-Msg-Id: "));
+    id.map(|id| format!(", id {id}")).unwrap_or_default()
 }
