@@ -6,9 +6,10 @@ use blackhole_dev::{ports, services::Service, workspace::RunDir};
 use blackhole_tests::{
     accounts::{self, Account, AccountPair},
     client::Client,
-    eventually, stack,
+    eventually, soon, stack,
     stack::Stack,
 };
+use futures_util::StreamExt;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use serde_json::json;
@@ -177,12 +178,19 @@ async fn each_issuer_has_its_own_keys_and_accounts() {
 #[tokio::test]
 async fn auth_svc_is_a_nats_micro_service() {
     let client = async_nats::connect(Stack::shared().nats.url()).await.unwrap();
-    // Deployments of other tests answer too, and only the first answer is returned.
-    eventually("the answer of the shared deployment", || async {
-        let answer = client.request("$SRV.INFO.blackhole-auth", "".into()).await.unwrap();
-        let info: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
-        assert_eq!(info["name"], "blackhole-auth");
-        info["endpoints"][0]["subject"] == "blackhole.v1.auth.check"
+    // Deployments of other tests answer too, often first.
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish_with_reply("$SRV.INFO.blackhole-auth", inbox, "".into()).await.unwrap();
+    soon("the answer of the shared deployment", async {
+        loop {
+            let answer = answers.next().await.unwrap();
+            let info: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+            assert_eq!(info["name"], "blackhole-auth");
+            if info["endpoints"][0]["subject"] == "blackhole.v1.auth.check" {
+                return;
+            }
+        }
     })
     .await;
 }

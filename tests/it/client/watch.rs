@@ -6,6 +6,7 @@ in_each_language!(
     a_loop_gets_events_and_notices_in_order_and_unsubscribes_at_its_end,
     a_loop_ends_with_the_reason,
     a_token_from_a_function_is_renewed_before_it_ends,
+    unsubscribing_the_tokens_own_account_leaves_the_others,
 );
 
 const LOOP_JS: &str = "
@@ -133,4 +134,38 @@ async fn a_token_from_a_function_is_renewed_before_it_ends(language: Language) {
     assert_eq!(seen.iter().filter(|one| one["token"] == "asked for").count(), 2, "{seen:?}");
     assert!(seen.iter().all(|one| one["state"] != "waiting" && one["error"].is_null()), "{seen:?}");
     renewing.close().await;
+}
+
+const OWN_JS: &str = "
+const client = new BlackholeClient(config.url, { token: config.token });
+await client.subscribe(null, ['call.*.*', 'fax.status.*']);
+await client.subscribe(config.child, 'call.*.*');
+report({ left: (await client.unsubscribe(null)).subscriptions, known: client.subscriptions.length });
+report({ again: await client.unsubscribe(null) });
+";
+
+const OWN_PY: &str = "
+import asyncio
+from blackhole_events import BlackholeClient
+async def main():
+    async with BlackholeClient(config['url'], token=config['token']) as client:
+        await client.subscribe(None, ['call.*.*', 'fax.status.*'])
+        await client.subscribe(config['child'], 'call.*.*')
+        left = (await client.unsubscribe(None))['subscriptions']
+        report({'left': left, 'known': len(client.subscriptions)})
+        report({'again': await client.unsubscribe(None)})
+        await client.wait_ended()
+asyncio.run(main())
+";
+
+async fn unsubscribing_the_tokens_own_account_leaves_the_others(language: Language) {
+    let pair = AccountPair::fresh();
+    let url = Stack::shared().edge.url("view=args");
+    let config = json!({ "url": url, "token": pair.parent.token(), "child": pair.child.id });
+    let watcher = match language {
+        Language::JavaScript => Watcher::script_in_node(&config, OWN_JS, &[]),
+        Language::Python => Watcher::script_in_python(&config, OWN_PY),
+    };
+    watcher.until("the second answer", 1, |one| !one["again"].is_null()).await;
+    assert_eq!(watcher.seen().await, [json!({ "left": ["call.*.*"], "known": 1 }), json!({ "again": {} })]);
 }

@@ -115,14 +115,17 @@ export class BlackholeClient {
   unsubscribe(account, bindings) {
     const listed = bindings === undefined ? undefined : [bindings].flat();
     const is = (one) => account === undefined || (one.account === (account || null) && (listed?.includes(one.binding) ?? true));
-    for (const [key, one] of this.#subscriptions) {
-      if (!is(one)) continue;
+    const ended = [...this.#subscriptions].filter(([, one]) => is(one));
+    for (const [key, one] of ended) {
       this.#forget(key);
       one.call?.reject(new Error('unsubscribed'));
     }
     if (this.#state !== 'open') return Promise.resolve({});
     if (account === undefined) return this.request('unsubscribe');
-    return this.request('unsubscribe', { ...(account && { account_id: account }), ...(listed && { bindings: listed }) });
+    // Named one by one: without bindings and an account, the edge ends all there are.
+    const named = listed ?? ended.map(([, one]) => one.binding);
+    if (named.length === 0) return Promise.resolve({});
+    return this.request('unsubscribe', { ...(account && { account_id: account }), bindings: named });
   }
 
   /**

@@ -207,20 +207,25 @@ class BlackholeClient:
         The result is the reply's `data`; empty if not connected.
         """
         listed = None if bindings is None else _listed(bindings)
+        ended = []
         for key, one in list(self._subscriptions.items()):
             if account != "" and (one.account != account or (listed is not None and one.binding not in listed)):
                 continue
+            ended.append(one.binding)
             self._forget(key)
             if one.call is not None:
                 _fail(one.call.answer, BlackholeError("unsubscribed"))
         if self._state != "open":
             return _resolved({})
-        data: Message = {}
-        if account:
+        if account == "":
+            return self.request("unsubscribe")
+        # Named one by one: without bindings and an account, the edge ends all there are.
+        data: Message = {"bindings": ended if listed is None else listed}
+        if not data["bindings"]:
+            return _resolved({})
+        if account is not None:
             data["account_id"] = account
-        if listed is not None:
-            data["bindings"] = listed
-        return self.request("unsubscribe", data or None)
+        return self.request("unsubscribe", data)
 
     def request(self, action: str, data: Message | None = None) -> asyncio.Future[Message]:
         """Sends any other request, such as `api`.
@@ -308,7 +313,8 @@ class BlackholeClient:
         except Exception as error:
             if generation != self._generation:
                 return
-            if isinstance(error, (InvalidURI, ValueError)):
+            # A certificate that cannot be verified is a `ValueError` too; it may be renewed.
+            if isinstance(error, (InvalidURI, ValueError)) and not isinstance(error, tls.SSLError):
                 self._end(None, str(error))
             elif isinstance(error, InvalidStatus):
                 self._closed(1006, f"HTTP {error.response.status_code}", _retry_after(error))
