@@ -132,7 +132,9 @@ async fn accept(edge: &Arc<Edge>, port: Port, sessions: &TaskTracker, shutdown: 
             }
         };
         let edge = Arc::clone(edge);
-        let peer = Peer { address: peer, permit: Mutex::new(permit), has_waited: certificate.is_some() };
+        // A proxy has yet to name the client, whose request then waits in the client's name.
+        let has_waited = certificate.is_some() && permit.is_some();
+        let peer = Peer { address: peer, permit: Mutex::new(permit), has_waited };
         // Boxed, so that a session's task does not reserve space for its handshake.
         let open = Box::pin(open_session(Arc::clone(&edge), stream, peer, certificate, shutdown.clone()));
         sessions.spawn(async move {
@@ -178,14 +180,18 @@ async fn open_session(
     Some(Session::new(edge, socket, start))
 }
 
-/// Does the TLS handshake, which costs more than all else that a new session does: so it waits for its turn before.
+/// Does the TLS handshake, which costs more than all else that a new session does: so it waits for its turn before, except
+/// that of a trusted proxy.
 async fn encrypt(
     edge: &Edge,
     stream: TcpStream,
     peer: &Peer,
     certificate: &Certificate,
 ) -> Option<TlsStream<TcpStream>> {
-    if let Err(busy) = edge.limits.accepts.wait(ClientNetwork::of(peer.address.ip())).await {
+    let client = ClientNetwork::of(peer.address.ip());
+    if peer.has_waited
+        && let Err(busy) = edge.limits.accepts.wait(client).await
+    {
         count(edge, &busy.into());
         return None;
     }

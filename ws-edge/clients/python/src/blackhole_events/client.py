@@ -812,9 +812,11 @@ def _is_token_error(error: BlackholeError) -> bool:
 
 def _retry_after(error: InvalidStatus) -> float:
     try:
-        return min(float(error.response.headers.get("Retry-After", "0")), _MAX_WAIT)
+        seconds = float(error.response.headers.get("Retry-After", "0"))
     except ValueError:
         return 0.0
+    # A proxy may say anything, also `nan`, which is neither.
+    return min(seconds, _MAX_WAIT) if seconds > 0 else 0.0
 
 
 def _expiry_of(token: str) -> float:
