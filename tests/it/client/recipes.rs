@@ -129,8 +129,11 @@ async fn wallboard() {
     publish(&[event("CHANNEL_ANSWER", "a"), event("CHANNEL_HOLD", "b")]).await;
     publish(&[event("CHANNEL_DESTROY", "a"), event("CHANNEL_DESTROY", "b")]).await;
     recipe.until("ringing 0, talking 0, held 0").await;
+    let shown = recipe.stop().await;
+    // Events of the last moment may follow the present, each with a line of its own.
+    let both = shown.iter().position(|line| line == "ringing 1, talking 1, held 0").unwrap();
     assert_eq!(
-        recipe.stop().await,
+        shown[both..],
         [
             "ringing 1, talking 1, held 0",
             "ringing 0, talking 2, held 0",
