@@ -122,7 +122,8 @@ export class BlackholeClient {
     }
     if (this.#state !== 'open') return Promise.resolve({});
     if (account === undefined) return this.request('unsubscribe');
-    // Named one by one: without bindings and an account, the edge ends all there are.
+    if (account && !listed) return this.request('unsubscribe', { account_id: account });
+    // Without an account and bindings, the edge ends all there are: so those of the own account are named.
     const named = listed ?? ended.map(([, one]) => one.binding);
     if (named.length === 0) return Promise.resolve({});
     return this.request('unsubscribe', { ...(account && { account_id: account }), bindings: named });

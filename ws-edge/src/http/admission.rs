@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use blackhole_common::wire::AuthReply;
@@ -49,8 +49,8 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// Its permit, if it has one already: that of a proxy gets one at the address that the proxy names.
     pub(super) permit: Mutex<Option<ConnectionPermit>>,
-    /// It has waited for its turn among new sessions: those with TLS do so before their handshake.
-    pub(super) has_waited: bool,
+    /// Its next request has waited for its turn among new sessions: those with TLS do so before their handshake.
+    pub(super) has_waited: AtomicBool,
 }
 
 /// What a request shows: its token, if it has one, or why that cannot be one.
@@ -82,7 +82,7 @@ pub(super) async fn admit(
     let named =
         if peer.permit.lock().is_none() { Some(edge.limits.connections.connection(client)?) } else { None };
     let session_permit = edge.limits.connections.session()?;
-    if !peer.has_waited {
+    if !peer.has_waited.swap(false, Ordering::Relaxed) {
         edge.limits.accepts.wait(client).await?;
     }
     let not_accepted = |reason: &str| {

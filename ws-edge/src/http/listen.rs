@@ -6,7 +6,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -132,9 +135,7 @@ async fn accept(edge: &Arc<Edge>, port: Port, sessions: &TaskTracker, shutdown: 
             }
         };
         let edge = Arc::clone(edge);
-        // A proxy has yet to name the client, whose request then waits in the client's name.
-        let has_waited = certificate.is_some() && permit.is_some();
-        let peer = Peer { address: peer, permit: Mutex::new(permit), has_waited };
+        let peer = Peer { address: peer, permit: Mutex::new(permit), has_waited: AtomicBool::new(false) };
         // Boxed, so that a session's task does not reserve space for its handshake.
         let open = Box::pin(open_session(Arc::clone(&edge), stream, peer, certificate, shutdown.clone()));
         sessions.spawn(async move {
@@ -180,20 +181,21 @@ async fn open_session(
     Some(Session::new(edge, socket, start))
 }
 
-/// Does the TLS handshake, which costs more than all else that a new session does: so it waits for its turn before, except
-/// that of a trusted proxy.
+/// Does the TLS handshake, which costs more than all else that a new session does: so it waits for its turn before. That of
+/// a trusted proxy does not: its requests wait, as those of the clients that they name.
 async fn encrypt(
     edge: &Edge,
     stream: TcpStream,
     peer: &Peer,
     certificate: &Certificate,
 ) -> Option<TlsStream<TcpStream>> {
-    let client = ClientNetwork::of(peer.address.ip());
-    if peer.has_waited
-        && let Err(busy) = edge.limits.accepts.wait(client).await
-    {
-        count(edge, &busy.into());
-        return None;
+    let is_client = peer.permit.lock().is_some();
+    if is_client {
+        if let Err(busy) = edge.limits.accepts.wait(ClientNetwork::of(peer.address.ip())).await {
+            count(edge, &busy.into());
+            return None;
+        }
+        peer.has_waited.store(true, Ordering::Relaxed);
     }
     let reason = match timeout(edge.config.handshake_timeout, certificate.accept(stream)).await {
         Ok(Ok(stream)) => return Some(stream),

@@ -14,7 +14,7 @@ use crate::{outbox::queue::OutboundSocket, session::websocket::ClientSocket};
 /// What one record of TLS carries.
 const MAX_RECORD_BYTES: usize = 16 << 10;
 /// So much is read from TCP before others have their turn. Records without content, such as key updates, cost time too.
-const MAX_POLL_BYTES: usize = 8 << 10;
+const MAX_TURN_BYTES: usize = 8 << 10;
 /// So much may come without content. A record that is not complete yet has at most a quarter of this.
 const MAX_EMPTY_BYTES: usize = 64 << 10;
 /// What a byte of content may take on the wire: more than a record for each.
@@ -101,7 +101,7 @@ impl ClientSocket for TlsSocket {
         if tls.unread > 0 {
             return Poll::Ready(Ok(()));
         }
-        if tls.polled >= MAX_POLL_BYTES {
+        if tls.polled >= MAX_TURN_BYTES {
             tls.polled = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -130,7 +130,7 @@ impl ClientSocket for TlsSocket {
             if tls.empty > MAX_EMPTY_BYTES {
                 return Err(ErrorKind::InvalidData.into());
             }
-            if tls.polled >= MAX_POLL_BYTES {
+            if tls.polled >= MAX_TURN_BYTES {
                 return Err(ErrorKind::WouldBlock.into());
             }
             let received = tls.connection.read_tls(&mut Direct(&self.tcp))?;
@@ -254,7 +254,7 @@ mod tests {
         });
         assert_eq!(end, ErrorKind::InvalidData);
         assert!(content < MAX_EMPTY_BYTES / 500, "{content} bytes of content");
-        assert!(turns >= MAX_EMPTY_BYTES / MAX_POLL_BYTES / 2, "others had {turns} turns");
+        assert!(turns >= MAX_EMPTY_BYTES / MAX_TURN_BYTES / 2, "others had {turns} turns");
     }
 
     #[tokio::test]
@@ -265,6 +265,6 @@ mod tests {
         });
         let (_, (content, turns, end)) = tokio::join!(one_by_one, read_all(&socket));
         assert_eq!((content, end), (10_000, ErrorKind::UnexpectedEof));
-        assert!(turns > 10_000 * 20 / MAX_POLL_BYTES, "others had {turns} turns");
+        assert!(turns > 10_000 * 20 / MAX_TURN_BYTES, "others had {turns} turns");
     }
 }

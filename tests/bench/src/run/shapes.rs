@@ -28,8 +28,9 @@ const GROWTH_SUBJECT_SESSIONS: u32 = 100;
 const PER_EDGE: u32 = 15_000;
 /// `ws.accept_per_second` while sessions reconnect: all are accepted within the five seconds for which they may wait.
 const PACE: &str = "5000";
-/// The default: as many as one address may bring are accepted.
+/// With TLS it is the default: a handshake costs the clients more than the edge, and they are on the same machine.
 const TLS_PACE: &str = "1000";
+/// Nearly as many as one address may bring at that pace: the burst of a second, and half of five seconds' queue.
 const TLS_SESSIONS: u32 = 3_400;
 const SEVERAL_EDGES: usize = 3;
 /// Moderate, and beyond what one process of the Node bridge handles with three of them on two processors.

@@ -219,7 +219,9 @@ class BlackholeClient:
             return _resolved({})
         if account == "":
             return self.request("unsubscribe")
-        # Named one by one: without bindings and an account, the edge ends all there are.
+        if account is not None and listed is None:
+            return self.request("unsubscribe", {"account_id": account})
+        # Without an account and bindings, the edge ends all there are: so those of the own account are named.
         data: Message = {"bindings": ended if listed is None else listed}
         if not data["bindings"]:
             return _resolved({})
