@@ -37,6 +37,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::state::until_kept;
 use watcher::{Language, OWN_WEBSOCKET, RunsIn, WATCH, Watcher, config, given, node, package};
 
 /// Makes each of these scenarios a test of each language.

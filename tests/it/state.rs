@@ -41,7 +41,7 @@ async fn kept(client: &mut Client) -> (Vec<Value>, Value) {
 }
 
 /// Subscribes anew until so many events are kept: the ingest keeps them a moment after they came.
-async fn until_kept(
+pub(crate) async fn until_kept(
     stack: &Stack,
     account: &Account,
     bindings: &[&str],

@@ -71,6 +71,7 @@ fn of(account: &Account, watches: Value) -> Value {
 async fn a_loop_gets_events_and_notices_in_order_and_unsubscribes_at_its_end(language: Language) {
     let (account, publisher) = (Account::fresh(), Stack::shared().publisher().await);
     event(&account, 2).publish(&publisher).await;
+    until_kept(Stack::shared(), &account, &["call.*.*"], 1).await;
     let mut config = of(&account, json!([["call.*.*", { "state": true }]]));
     config["last"] = json!(3);
     let watcher = looping(language, &config);
