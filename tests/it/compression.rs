@@ -15,7 +15,6 @@ use blackhole_tests::{
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::{Value, json};
 
-const ON: &[(&str, &str)] = &[("WS__COMPRESSION", "true")];
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
 const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 /// The first byte of a compressed text frame.
@@ -73,7 +72,7 @@ async fn metric(edge: &Edge, name: &str) -> f64 {
 #[tokio::test]
 async fn who_offers_compression_gets_each_event_compressed_once_for_all() {
     let (stack, account) = (Stack::shared(), Account::fresh());
-    let edge = stack.another_edge("edge-compression", ON).await;
+    let edge = stack.another_edge("edge-compression", &[]).await;
     let mut sessions = Vec::new();
     for offer in [Some(OFFER), Some(OFFER), None, Some("permessage-deflate; server_max_window_bits=9")] {
         let (mut client, answer) = session(&edge, offer).await;
@@ -120,7 +119,8 @@ async fn who_offers_compression_gets_each_event_compressed_once_for_all() {
 
 #[tokio::test]
 async fn an_edge_without_compression_declines_it() {
-    let (mut client, answer) = session(&Stack::shared().edge, Some(OFFER)).await;
+    let edge = Stack::shared().another_edge("edge-plain", &[("WS__COMPRESSION", "false")]).await;
+    let (mut client, answer) = session(&edge, Some(OFFER)).await;
     assert_eq!(answer, None);
     client.send_frame(COMPRESSED, compress(b"{\"action\":\"ping\"}")).await;
     assert_eq!(client.closed().await, Some(1002));
@@ -128,7 +128,7 @@ async fn an_edge_without_compression_declines_it() {
 
 #[tokio::test]
 async fn a_compressed_message_that_becomes_too_large_ends_the_session() {
-    let edge = Stack::shared().another_edge("edge-bomb", ON).await;
+    let edge = Stack::shared().another_edge("edge-bomb", &[]).await;
     let bomb = compress(&vec![b' '; 16 << 20]);
     assert!(bomb.len() < 32 << 10, "{}", bomb.len());
     let (half, rest) = bomb.split_at(bomb.len() / 2);
@@ -154,7 +154,7 @@ async fn a_compressed_message_that_becomes_too_large_ends_the_session() {
 #[tokio::test]
 async fn a_python_client_reads_compressed_events_and_resumes() {
     let (stack, account) = (Stack::shared(), Account::fresh());
-    let edge = stack.another_edge("edge-python", ON).await;
+    let edge = stack.another_edge("edge-python", &[]).await;
     let mut python = tools::python()
         .args(["-c", CLIENT, &edge.url("view=args"), &account.token(), &account.id])
         .stdin(Stdio::piped())
@@ -196,7 +196,7 @@ async fn a_python_client_reads_compressed_events_and_resumes() {
 #[tokio::test]
 async fn a_browser_reads_compressed_events() {
     let (stack, account) = (Stack::shared(), Account::fresh());
-    let edge = stack.another_edge("edge-browser", ON).await;
+    let edge = stack.another_edge("edge-browser", &[]).await;
     let browser = Browser::open().await;
     let page = format!("http://127.0.0.1:{}/#token={}&binding=call.*.*", edge.port, account.token());
     browser.page.goto(&page).await.unwrap();

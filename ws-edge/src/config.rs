@@ -182,7 +182,7 @@ impl Default for WsConfig {
             max_bindings: 1000,
             max_binding_bytes: ByteSize::mib(2),
             // It costs more of the processor than all else that is done for an event.
-            compression: false,
+            compression: true,
             max_frame: ByteSize::kib(64),
             queue_bytes: ByteSize::mib(1),
             replay_bytes_per_second: ByteSize::mib(16),

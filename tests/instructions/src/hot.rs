@@ -9,6 +9,7 @@ use blackhole_common::{
     wire::{Access, Bearer},
 };
 use bytes::Bytes;
+use serde_json::Value;
 use ws_edge::{
     access::{binding, families::Families},
     delivery::{
@@ -38,10 +39,15 @@ pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
     ("frame, view args", |times| frames(times, View::Args)),
     ("frame, view data", |times| frames(times, View::Data)),
     ("normalized body", normalized),
-    ("delivery to 1 of 1000 subjects", |times| deliver(times, 1000, 1, Framing::WebSocket)),
-    ("delivery to 100 sessions", |times| deliver(times, 1, 100, Framing::WebSocket)),
-    ("compressed delivery to 1 session", |times| deliver(times, 1, 1, Framing::CompressedWebSocket)),
-    ("compressed delivery to 100 sessions", |times| deliver(times, 1, 100, Framing::CompressedWebSocket)),
+    ("delivery to 1 of 1000 subjects", |times| deliver(times, 1000, 1, Framing::WebSocket, None)),
+    ("delivery to 100 sessions", |times| deliver(times, 1, 100, Framing::WebSocket, None)),
+    ("compressed delivery to 1 session", |times| deliver(times, 1, 1, Framing::CompressedWebSocket, None)),
+    ("compressed delivery to 100 sessions", |times| {
+        deliver(times, 1, 100, Framing::CompressedWebSocket, None);
+    }),
+    ("compressed delivery to 100 request_ids", |times| {
+        deliver(times, 1, 100, Framing::CompressedWebSocket, Some(|session| session.into()));
+    }),
     ("state of one call of 1000", state),
 ];
 
@@ -117,12 +123,12 @@ fn event(account: &str, sequence: u64) -> Event {
     }
 }
 
-fn template(view: View, account: &str) -> FrameTemplate {
-    FrameTemplate::new(view, None, account, "call.*.*", "call.*.*", ShownKey::AsPublished)
+fn template(view: View, account: &str, request_id: Option<&Value>) -> FrameTemplate {
+    FrameTemplate::new(view, request_id, account, "call.*.*", "call.*.*", ShownKey::AsPublished)
 }
 
 fn frames(times: u64, view: View) {
-    let (event, template) = (event(ACCOUNT, 1), template(view, ACCOUNT));
+    let (event, template) = (event(ACCOUNT, 1), template(view, ACCOUNT, None));
     for _ in 0..times {
         let frames = EventFrames::read(ROOT, black_box(&event));
         black_box(frames.and_then(|frames| frames.frame(&template, false)));
@@ -138,8 +144,11 @@ impl OutboundSocket for Nowhere {
     }
 }
 
+/// The `request_id` of a session with this number.
+type RequestId = fn(u64) -> Value;
+
 /// Delivers events to the sessions of one of `accounts` accounts, and writes their frames.
-fn deliver(times: u64, accounts: u64, sessions: u64, framing: Framing) {
+fn deliver(times: u64, accounts: u64, sessions: u64, framing: Framing, request_id: Option<RequestId>) {
     let flusher = Arc::new(Flusher::new(Arc::default()));
     let dispatcher = Arc::new(Dispatcher::new(ROOT, Duration::from_secs(5), flusher, Arc::default()));
     let account = |number: u64| format!("{number:032x}");
@@ -148,10 +157,11 @@ fn deliver(times: u64, accounts: u64, sessions: u64, framing: Framing) {
         (0..accounts).flat_map(|account| (0..sessions).map(move |session| (account, session))).enumerate()
     {
         let of = account(number.0);
+        let request_id = request_id.map(|of| of(number.1));
         let outbox = Outbox::new(index as u64, 1 << 20, Arc::new(Nowhere), Arc::default());
         let outbox = Arc::new(outbox.compressed(framing == Framing::CompressedWebSocket));
         let request = SubscribeRequest {
-            template: Arc::new(template(View::Args, &of).framed(framing)),
+            template: Arc::new(template(View::Args, &of, request_id.as_ref()).framed(framing)),
             subjects: vec![format!("{ROOT}.{of}.call.*.*")],
             since: None,
             realms_after: 0,

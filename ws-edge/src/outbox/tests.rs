@@ -1,6 +1,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 
-use super::*;
+use super::{frame::SharedText, *};
+use crate::protocol::frame::text_frame;
 
 /// A socket that keeps what it is given, as much as it may.
 #[derive(Debug, Default)]
@@ -206,9 +207,12 @@ fn a_session_that_is_about_to_be_closed_gets_nothing_after_its_gap() {
 /// A text frame of 1004 bytes that compresses to less than 100, and its text.
 fn compressible() -> (Frame, String) {
     let text = "compress ".repeat(111) + "!";
-    let mut frame = vec![0x81, 126, 3, 232];
-    frame.extend_from_slice(text.as_bytes());
-    (Frame::compressible(frame.into(), text.len()), text)
+    (frame(text.clone()), text)
+}
+
+/// A frame that is to be compressed.
+fn frame(text: impl Into<Bytes>) -> Frame {
+    Frame::compressible(Vec::new(), &Arc::new(SharedText::new(text.into())))
 }
 
 /// The outbox of a session whose events are compressed, and what went through it.
@@ -253,17 +257,15 @@ fn a_frame_is_compressed_once_for_all_and_when_it_is_flushed() {
 #[test]
 fn short_frames_and_those_that_would_not_be_shorter_go_out_as_they_are() {
     let (outbox, kept) = compressing(1, 10_000);
-    let mut noise = vec![0x81, 126, 4, 0];
     let mut state = 1_u32;
-    noise.extend((0..1024).map(|_| {
+    let noise = (0..1024).map(|_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
-    }));
-    for frame in [[&[0x81, 126, 1, 0xff][..], &[b'x'; 511]].concat(), noise] {
-        let payload = frame.len() - 4;
-        outbox.push_own(Frame::compressible(frame.clone().into(), payload));
+    });
+    for text in [vec![b'x'; 511], noise.collect()] {
+        outbox.push_own(frame(text.clone()));
         assert_eq!(outbox.flush(), Flushed::Empty);
-        assert!(kept.take() == frame);
+        assert!(kept.take() == text_frame(&[&text]));
     }
 }
 
@@ -312,8 +314,7 @@ fn threads_that_flush_together_keep_the_order() {
         }
         for sequence in 0..200_u64 {
             let text = format!("{sequence:04}") + &"x".repeat(596);
-            let frame = [&[0x81, 126, 2, 88], text.as_bytes()].concat();
-            outbox.push_live(Some(sequence), || Some(Frame::compressible(frame.into(), 600)));
+            outbox.push_live(Some(sequence), || Some(frame(text)));
         }
     });
     outbox.flush();

@@ -2,16 +2,20 @@
 
 use std::cell::RefCell;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::frame::{COMPRESSED_TEXT, MAX_HEADER_BYTES, put_header};
+use super::frame::compressed_text_frame;
 
 /// The shortest text that is compressed. A shorter one costs about as much time as one of this length, and saves less than
 /// 200 bytes in a packet that is sent anyway.
 pub(crate) const MIN_BYTES: usize = 512;
 /// What every compressed message would end with; it is left out.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+/// The first byte of a stored block that is not the last.
+const STORED: u8 = 0;
+/// The longest stored block.
+const MAX_STORED_BYTES: usize = 0xffff;
 /// Output that a compressor keeps room for.
 const KEPT_CAPACITY: usize = 64 << 10;
 
@@ -29,8 +33,8 @@ thread_local! {
     });
 }
 
-/// A text frame of a server with this text compressed; `None` if that is not shorter.
-pub(crate) fn compressed_frame(text: &[u8]) -> Option<Bytes> {
+/// This text compressed, to follow other blocks of a message or to be the whole; `None` if that is not shorter.
+pub(crate) fn compressed(text: &[u8]) -> Option<Bytes> {
     COMPRESSOR.with_borrow_mut(|Compressor { state, output }| {
         state.reset();
         output.clear();
@@ -39,17 +43,30 @@ pub(crate) fn compressed_frame(text: &[u8]) -> Option<Bytes> {
         let outcome = state.compress_vec(text, output, FlushCompress::Sync);
         let is_all =
             outcome.is_ok() && state.total_in() == text.len() as u64 && output.len() < output.capacity();
-        let payload = output.strip_suffix(&TAIL).filter(|payload| is_all && payload.len() < text.len());
-        let frame = payload.map(|payload| {
-            let mut frame = BytesMut::with_capacity(payload.len() + MAX_HEADER_BYTES);
-            put_header(&mut frame, COMPRESSED_TEXT, payload.len());
-            frame.extend_from_slice(payload);
-            frame.freeze()
-        });
+        let blocks = output.strip_suffix(&TAIL).filter(|blocks| is_all && blocks.len() < text.len());
+        let blocks = blocks.map(Bytes::copy_from_slice);
         output.clear();
         output.shrink_to(KEPT_CAPACITY);
-        frame
+        blocks
     })
+}
+
+/// A text frame with a text that begins with `head` and goes on with what [`compressed`] returned.
+///
+/// The head is not compressed: it goes into stored blocks (RFC 1951, 3.2.4), after which the others may stand as they are.
+/// So a text that ends like others is compressed at the cost of a copy.
+pub(crate) fn compressed_frame(head: &[u8], rest: &[u8]) -> Bytes {
+    let headers: Vec<[u8; 5]> = head
+        .chunks(MAX_STORED_BYTES)
+        .map(|chunk| {
+            let [low, high] = u16::try_from(chunk.len()).unwrap_or(u16::MAX).to_le_bytes();
+            [STORED, low, high, !low, !high]
+        })
+        .collect();
+    let blocks = headers.iter().zip(head.chunks(MAX_STORED_BYTES));
+    let parts: Vec<&[u8]> =
+        blocks.flat_map(|(header, chunk)| [header.as_slice(), chunk]).chain([rest]).collect();
+    compressed_text_frame(&parts)
 }
 
 /// Why a compressed message cannot be read.
@@ -123,7 +140,7 @@ mod tests {
         (decompress(payload, 1 << 24).unwrap(), payload.len())
     }
 
-    fn compressed(content: &[u8], flush: FlushCompress) -> Vec<u8> {
+    fn compressed_by_a_client(content: &[u8], flush: FlushCompress) -> Vec<u8> {
         let mut output = Vec::with_capacity(content.len() + 100);
         Compress::new(Compression::best(), false).compress_vec(content, &mut output, flush).unwrap();
         output.strip_suffix(&TAIL).map(<[u8]>::to_vec).unwrap_or(output)
@@ -148,8 +165,8 @@ mod tests {
 
     #[test]
     fn what_is_not_compressed_is_malformed() {
-        let mut after_the_end = compressed(b"an end", FlushCompress::Finish);
-        after_the_end.extend(compressed(b"and more", FlushCompress::Finish));
+        let mut after_the_end = compressed_by_a_client(b"an end", FlushCompress::Finish);
+        after_the_end.extend(compressed_by_a_client(b"and more", FlushCompress::Finish));
         for payload in [&b"\xff\xff"[..], b"Hello", b"{\"action\":\"ping\"}", &after_the_end] {
             assert_eq!(decompress(payload, 1000), Err(Unreadable::Malformed), "{payload:x?}");
         }
@@ -157,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_bomb_is_stopped_at_the_limit() {
-        let bomb = compressed(&vec![0; 10 << 20], FlushCompress::Sync);
+        let bomb = compressed_by_a_client(&vec![0; 10 << 20], FlushCompress::Sync);
         assert!(bomb.len() < 16 << 10);
         for max in [0, 1, 511, 512, 513, 64 << 10, (10 << 20) - 1] {
             assert_eq!(decompress(&bomb, max), Err(Unreadable::TooLong), "{max}");
@@ -166,17 +183,17 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_would_not_be_shorter_is_not_made() {
-        assert_eq!(compressed_frame(b"x"), None);
+    fn what_would_not_be_shorter_is_not_compressed() {
+        assert_eq!(compressed(b"x"), None);
         let mut state = 1_u32;
         let mut noise = |_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         };
-        assert_eq!(compressed_frame(&(0..5000).map(&mut noise).collect::<Vec<u8>>()), None);
+        assert_eq!(compressed(&(0..5000).map(&mut noise).collect::<Vec<u8>>()), None);
         // The same compressor goes on with others.
         let text = "one and the same ".repeat(100);
-        let (read, bytes) = text_of(&compressed_frame(text.as_bytes()).unwrap());
+        let (read, bytes) = text_of(&compressed_frame(b"", &compressed(text.as_bytes()).unwrap()));
         assert!(read == text.as_bytes() && bytes < 60, "{bytes}");
     }
 
@@ -185,11 +202,26 @@ mod tests {
         #[test]
         fn frames_are_read_alone(texts in prop::collection::vec("([a-d\"{é]{1,9} ?){0,300}", 1..4)) {
             for text in texts {
-                if let Some(frame) = compressed_frame(text.as_bytes()) {
-                    let (read, bytes) = text_of(&frame);
+                if let Some(blocks) = compressed(text.as_bytes()) {
+                    let (read, bytes) = text_of(&compressed_frame(b"", &blocks));
                     prop_assert_eq!(read, text.as_bytes());
                     prop_assert!(bytes < text.len());
                 }
+            }
+        }
+
+        /// One text ends many.
+        #[test]
+        fn heads_stand_before_what_was_compressed(
+            heads in prop::collection::vec("([a-d\"{é]{1,9} ?){0,30}", 1..4),
+            times in prop::sample::select(vec![1_usize, 500, 5000]),
+        ) {
+            let text = "an end of many ".repeat(50);
+            let blocks = compressed(text.as_bytes()).unwrap();
+            for head in heads {
+                let head = head.repeat(times);
+                let (read, _) = text_of(&compressed_frame(head.as_bytes(), &blocks));
+                prop_assert_eq!(String::from_utf8(read), Ok(head + &text));
             }
         }
 
@@ -197,7 +229,7 @@ mod tests {
         #[test]
         fn what_a_client_compressed_is_read(content in prop::collection::vec(0..4_u8, 0..3000), ends in any::<bool>()) {
             let flush = if ends { FlushCompress::Finish } else { FlushCompress::Sync };
-            let payload = compressed(&content, flush);
+            let payload = compressed_by_a_client(&content, flush);
             prop_assert_eq!(decompress(&payload, content.len()), Ok(content.clone()));
             if let Some(less) = content.len().checked_sub(1) {
                 prop_assert_eq!(decompress(&payload, less), Err(Unreadable::TooLong));

@@ -12,16 +12,13 @@ use serde_json::{Map, Value, json};
 use crate::{
     delivery::{
         dispatcher::SubscribeRequest,
-        frame::{
-            builder::{EventFrames, text_frame},
-            event::Event,
-            template::FrameTemplate,
-        },
+        frame::{builder::EventFrames, event::Event, template::FrameTemplate},
     },
     outbox::{Outbox, frame::Frame},
     protocol::{
         cursor::{Cursor, EventPosition, Rank, TEXT_BYTES},
         event_stream::{self, Framing, Name},
+        frame::text_frame,
     },
     upstream::kept::Snapshot,
 };

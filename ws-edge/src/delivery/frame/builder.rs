@@ -1,20 +1,18 @@
 //! Building event frames: an event's body between texts that are known beforehand, never parsed and printed again.
 
-use std::{borrow::Cow, cell::OnceCell};
-
-use blackhole_common::{subject::decode_key, wire};
-use bytes::{BufMut, Bytes, BytesMut};
+use std::{borrow::Cow, cell::OnceCell, sync::Arc};
 
 use super::{event::Event, normalize::normalize, template::FrameTemplate};
 use crate::{
-    outbox::frame::Frame,
+    outbox::frame::{Frame, SharedText},
     protocol::{
         cursor::{Cursor, EventPosition, Rank},
         event_stream::{self, Framing},
-        frame::{MAX_HEADER_BYTES, TEXT, put_header},
+        frame::text_frame,
         view::View,
     },
 };
+use blackhole_common::{subject::decode_key, wire};
 
 /// An event, checked and ready to become frames.
 pub struct EventFrames<'e> {
@@ -27,7 +25,12 @@ pub struct EventFrames<'e> {
     /// It is the last event of a thing that lives.
     is_kept: bool,
     data: OnceCell<Option<String>>,
+    /// What compressed frames of a view end with: `args`, `data`, both.
+    shared: [OnceCell<Arc<SharedText>>; 3],
 }
+
+/// Of a frame's parts, those that depend on its template. The others depend on its view at most.
+const TEMPLATE_PARTS: usize = 9;
 
 impl<'e> EventFrames<'e> {
     /// Reads what the frames need; `None` if the event is none that amqp-ingest published.
@@ -45,7 +48,16 @@ impl<'e> EventFrames<'e> {
         let name = std::str::from_utf8(&event.name).ok().filter(|name| wire::is_header_text(name))?;
         let body = std::str::from_utf8(&event.body).ok()?;
         let position = event.position;
-        Some(EventFrames { tenant, key, name, body, position, is_kept: false, data: OnceCell::new() })
+        Some(EventFrames {
+            tenant,
+            key,
+            name,
+            body,
+            position,
+            is_kept: false,
+            data: OnceCell::new(),
+            shared: <_>::default(),
+        })
     }
 
     /// The same, marked as the last event of a thing that lives.
@@ -88,7 +100,10 @@ impl<'e> EventFrames<'e> {
         Some(match template.framing() {
             Framing::WebSocket => text_frame(&parts).into(),
             Framing::CompressedWebSocket => {
-                Frame::compressible(text_frame(&parts), parts.iter().map(|part| part.len()).sum())
+                let (head, rest) = parts.split_at(TEMPLATE_PARTS);
+                let shared = self.shared(template.view());
+                let rest = shared.get_or_init(|| Arc::new(SharedText::new(rest.concat().into())));
+                Frame::compressible(head.concat(), rest)
             }
             Framing::EventStream => {
                 event_stream::event(None, cursor.as_ref().map(|text| &text[..]), &parts).into()
@@ -96,20 +111,18 @@ impl<'e> EventFrames<'e> {
         })
     }
 
+    fn shared(&self, view: View) -> &OnceCell<Arc<SharedText>> {
+        let [args, data, both] = &self.shared;
+        match view {
+            View::Args => args,
+            View::Data => data,
+            View::Both => both,
+        }
+    }
+
     fn data(&self) -> Option<&str> {
         self.data.get_or_init(|| normalize(self.body.as_bytes()).ok()).as_deref()
     }
-}
-
-/// A WebSocket text frame of these parts (RFC 6455, 5.2).
-pub(crate) fn text_frame(parts: &[&[u8]]) -> Bytes {
-    let bytes = parts.iter().map(|part| part.len()).sum();
-    let mut frame = BytesMut::with_capacity(bytes + MAX_HEADER_BYTES);
-    put_header(&mut frame, TEXT, bytes);
-    for part in parts {
-        frame.put_slice(part);
-    }
-    frame.freeze()
 }
 
 #[cfg(test)]

@@ -1,8 +1,13 @@
 use blackhole_common::catalogue::Catalogue;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::delivery::frame::shown_key::ShownKey;
+use crate::{
+    delivery::frame::shown_key::ShownKey,
+    outbox::{Outbox, tests::Kept},
+    protocol::{cursor::StreamId, deflate},
+};
 
 const BODY: &str = r#"{"Event-Name":"CHANNEL_CREATE","Call-ID":"a.b","Server-ID":"s"}"#;
 
@@ -122,7 +127,7 @@ fn odd_keys_come_back_as_they_were() {
 
 #[test]
 fn a_cursor_comes_first_where_there_is_a_history() {
-    let position = EventPosition { stream: crate::protocol::cursor::StreamId::new("t"), sequence: 7 };
+    let position = EventPosition { stream: StreamId::new("t"), sequence: 7 };
     let event = Event { position: Some(position), ..event("bh.event.acc.call.CHANNEL_CREATE.a%2Eb") };
     let text = frame(&event, &template(View::Args, None, Some("acc")));
     assert!(text.starts_with(r#"{"action":"event","cursor":""#), "{text}");
@@ -138,9 +143,35 @@ fn frames_of_every_size_say_how_long_they_are() {
         let text = frame(&named("bh.event.acc.call.X.1", "X", body.as_bytes()), &template);
         assert!(text.ends_with(&format!("{body}}}")));
     }
-    assert_eq!(payload(&text_frame(&[b"{", b"}"])), "{}");
-    assert_eq!(payload(&text_frame(&["x".repeat(125).as_bytes()])).len(), 125);
-    assert_eq!(payload(&text_frame(&["x".repeat(126).as_bytes()])).len(), 126);
+}
+
+#[test]
+fn compressed_frames_are_those_that_are_not() {
+    let body: &'static str = format!(r#"{{"Call-ID":"a","Note":"{}"}}"#, "again ".repeat(200)).leak();
+    let event = named("bh.event.acc.call.CHANNEL_CREATE.a", "CHANNEL_CREATE", body.as_bytes());
+    let event = Event { position: Some(EventPosition { stream: StreamId::new("t"), sequence: 5 }), ..event };
+    let outbox_gets = |frame: Frame| {
+        let kept = Arc::new(Kept::default());
+        let outbox = Outbox::new(1, 1 << 20, Arc::clone(&kept) as _, Arc::default()).compressed(true);
+        outbox.push_own(frame);
+        outbox.flush();
+        kept.take()
+    };
+    // One event's frames share what they end with.
+    let frames = EventFrames::read("bh.event", &event).unwrap();
+    for view in [View::Args, View::Data, View::Both] {
+        for (request_id, account) in [(None, None), (Some(json!("one")), None), (Some(json!(2)), Some("acc"))]
+        {
+            let template = || template(view, request_id.as_ref(), account);
+            let plain = payload(&outbox_gets(frames.frame(&template(), true).unwrap()));
+            let template = template().framed(Framing::CompressedWebSocket);
+            let compressed = outbox_gets(frames.frame(&template, true).unwrap());
+            assert_eq!(compressed[..2], [0xc1, 126], "{} bytes", compressed.len());
+            let text = deflate::decompress(&compressed[4..], 10_000).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap(), plain);
+            assert!(compressed.len() < 500, "{} bytes", compressed.len());
+        }
+    }
 }
 
 #[test]

@@ -11,9 +11,11 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::*;
 use crate::{
-    delivery::frame::builder::text_frame,
     http::compression,
-    outbox::{Flushed, frame::Frame},
+    outbox::{
+        Flushed,
+        frame::{Frame, SharedText},
+    },
     session::end::{End, end_of},
 };
 
@@ -100,7 +102,8 @@ async fn serve(mut tcp: TcpStream) {
         let sent = match read(&mut socket, &outbox).await {
             Ok(Message::Text(text)) if is_compressed => {
                 // As events are sent.
-                outbox.push_own(Frame::compressible(text_frame(&[text.as_bytes()]), text.len()));
+                let text = SharedText::new(Bytes::copy_from_slice(text.as_bytes()));
+                outbox.push_own(Frame::compressible(Vec::new(), &Arc::new(text)));
                 socket.send(None)
             }
             Ok(message @ (Message::Text(_) | Message::Binary(_))) => socket.send(Some(message)),
