@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::turns::Turns;
 use crate::{
     config::TlsConfig,
+    limits::client_network::ClientNetwork,
     metrics::{Metrics, Outcome},
 };
 
@@ -37,13 +38,17 @@ impl Certificate {
         Ok(Certificate { current, turns: Turns::on_half_of_the_threads(), changes, files, metrics })
     }
 
-    /// Does the handshake of a new connection.
+    /// Does the handshake of a new connection. Those of one client take turns with those of others.
     ///
     /// # Errors
     /// If the client does not speak TLS, or none that is spoken here.
-    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn accept(
+        &self,
+        client: ClientNetwork,
+        tcp: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let config = Arc::clone(&self.current.lock());
-        self.turns.run(TlsAcceptor::from(config).accept(tcp)).await
+        self.turns.run(client, TlsAcceptor::from(config).accept(tcp)).await
     }
 
     /// Reads the files again whenever they change, until `shutdown`. If they cannot be used, the certificate stays.

@@ -190,14 +190,15 @@ async fn encrypt(
     certificate: &Certificate,
 ) -> Option<TlsStream<TcpStream>> {
     let is_client = peer.permit.lock().is_some();
+    let client = ClientNetwork::of(peer.address.ip());
     if is_client {
-        if let Err(busy) = edge.limits.accepts.wait(ClientNetwork::of(peer.address.ip())).await {
+        if let Err(busy) = edge.limits.accepts.wait(client).await {
             count(edge, &busy.into());
             return None;
         }
         peer.has_waited.store(true, Ordering::Relaxed);
     }
-    let reason = match timeout(edge.config.handshake_timeout, certificate.accept(stream)).await {
+    let reason = match timeout(edge.config.handshake_timeout, certificate.accept(client, stream)).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(_)) => "tls",
         Err(_) => "timeout",
