@@ -132,10 +132,16 @@ impl Server {
                 bail!("{} ended before it was ready ({}); {}", self.name, status?, process.log_tail(LOG_LINES))
             }
             () = tokio::time::sleep(self.ready_timeout) => {
-                let last = self.ready.check().await.err().map_or_else(String::new, |error| format!(" ({error:#})"));
-                bail!("{} is not ready after {:?}{last}; {}", self.name, self.ready_timeout, process.log_tail(LOG_LINES))
+                bail!("{} is not ready after {:?}{}", self.name, self.ready_timeout, self.state().await)
             }
         }
+    }
+
+    /// Why it is not ready, in brackets, and the end of its log.
+    pub async fn state(&self) -> String {
+        let reason = self.ready.check().await.err().map_or_else(String::new, |error| format!(" ({error:#})"));
+        let log = self.process().map(|process| process.log_tail(LOG_LINES)).unwrap_or_default();
+        format!("{reason}; {log}")
     }
 
     /// Whether it is ready now.

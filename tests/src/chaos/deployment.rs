@@ -267,12 +267,10 @@ impl Deployment {
                 }
             };
             let waited = tokio::time::timeout(RECOVERY_TIMEOUT, ready).await;
-            assert!(
-                waited.is_ok(),
-                "{} is not ready again; see {}",
-                service.server().name(),
-                self.dir.path().display()
-            );
+            if waited.is_err() {
+                let (name, state) = (service.server().name(), service.server().state().await);
+                panic!("{name} is not ready again after {RECOVERY_TIMEOUT:?}{state}");
+            }
         }
     }
 }
