@@ -1,9 +1,13 @@
 //! Three NATS servers: an edge reads events at the one that leads the stream, and follows it.
 
 use async_nats::jetstream;
-use blackhole_dev::simulator::Publisher;
+use blackhole_dev::{brokers::Nats, ports, services::Service, simulator::Publisher, workspace::RunDir};
 use blackhole_tests::{
-    accounts::Account, chaos::deployment::Deployment, client::Client, events, eventually, stack::Stack,
+    accounts::Account,
+    chaos::deployment::Deployment,
+    client::Client,
+    events, eventually,
+    stack::{self, Stack},
 };
 
 /// The server that leads the stream.
@@ -59,4 +63,25 @@ async fn edges_read_at_the_server_that_leads_the_stream_and_follow_it() {
             assert_eq!(client.event().await["args"]["Call-ID"], round);
         }
     }
+}
+
+#[tokio::test]
+async fn an_edge_leaves_a_server_that_is_cut_off_from_its_cluster() {
+    let dir = RunDir::create("cut-off").unwrap();
+    let (listen, nobody) = (ports::free().unwrap(), ports::free().unwrap());
+    let alone = format!(
+        "server_name: alone\n\
+         cluster {{ name: c, listen: \"127.0.0.1:{listen}\", routes: [\"nats://127.0.0.1:{nobody}\"] }}"
+    );
+    let alone = Nats::with_config(&dir.subdir("alone").unwrap(), &alone).await.unwrap();
+    let whole = Nats::start(&dir.subdir("whole").unwrap()).await.unwrap();
+    let env = [
+        // The first is tried first.
+        ("NATS__URL", format!("{},{}", alone.url(), whole.url())),
+        ("WS__LISTEN", format!("127.0.0.1:{}", ports::free().unwrap())),
+    ];
+    let edge = Service::start_unready("ws-edge", &stack::binaries().ws_edge, dir.path(), &env).await.unwrap();
+    Stack::until_ready(&edge, true).await;
+    let log = std::fs::read_to_string(dir.path().join("ws-edge.log")).unwrap();
+    assert!(log.contains("error=the server's JetStream does not answer"), "{log}");
 }

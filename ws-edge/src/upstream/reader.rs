@@ -220,10 +220,20 @@ impl EventReader {
             if let Some(repaired) = repaired {
                 self.repaired(repaired);
             }
-            if self.questions.are_unanswered(clock::now()) && self.ready.set(false) {
-                tracing::warn!(
-                    "JetStream does not answer about the stream: new subscriptions are not confirmed, and gaps are not noticed"
-                );
+            if self.questions.are_unanswered(clock::now()) {
+                if self.ready.set(false) {
+                    tracing::warn!(
+                        "JetStream does not answer about the stream: new subscriptions are not confirmed, and gaps are not noticed"
+                    );
+                }
+                if link.is_clustered() {
+                    // The server may have lost its routes to the others, and events with them, for as long as it runs.
+                    self.leader = None;
+                    return End::Lost(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the server's JetStream does not answer",
+                    ));
+                }
             }
             if clock::now() - heard >= SILENCE_TIMEOUT {
                 return End::Lost(io::Error::new(io::ErrorKind::TimedOut, "the server is silent"));
