@@ -101,15 +101,15 @@ impl Servers {
         result
     }
 
-    /// As [`Servers::connect`], but to the server called `preferred`, if that is reached within a second.
+    /// As [`Servers::connect`], but to the server called `preferred`, if there is one and it is reached within a second.
     ///
     /// # Errors
     /// The error of the last server.
-    pub async fn connect_to(&mut self, preferred: &str, name: &str) -> io::Result<Link> {
+    pub async fn connect_to(&mut self, preferred: Option<&str>, name: &str) -> io::Result<Link> {
         let link = self.connect(name).await?;
-        if link.server_name == preferred {
+        let Some(preferred) = preferred.filter(|preferred| *preferred != link.server_name) else {
             return Ok(link);
-        }
+        };
         let look = async {
             for server in self.in_order() {
                 match Link::open(&*self.dialer, &self.config, &server, name).await {

@@ -11,7 +11,7 @@
 //! [`StreamSync`] decides from the answers whether live events are complete.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     pin::Pin,
     sync::Arc,
     thread::JoinHandle,
@@ -140,7 +140,7 @@ impl EventReader {
             let connected = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                connected = connect(&mut self.servers, self.leader.as_deref()) => connected,
+                connected = self.servers.connect_to(self.leader.as_deref(), CLIENT_NAME) => connected,
             };
             let began = clock::now();
             let error = match connected {
@@ -230,13 +230,13 @@ impl EventReader {
                     // The server may have lost its routes to the others, and events with them, for as long as it runs.
                     self.leader = None;
                     return End::Lost(io::Error::new(
-                        io::ErrorKind::TimedOut,
+                        ErrorKind::TimedOut,
                         "the server's JetStream does not answer",
                     ));
                 }
             }
             if clock::now() - heard >= SILENCE_TIMEOUT {
-                return End::Lost(io::Error::new(io::ErrorKind::TimedOut, "the server is silent"));
+                return End::Lost(io::Error::new(ErrorKind::TimedOut, "the server is silent"));
             }
         }
     }
@@ -264,16 +264,13 @@ impl EventReader {
                 Op::Message(message) if message.subscription == ELECTIONS => self.sync.elected(clock::now()),
                 Op::Message(message) => self.received(message),
                 Op::Info(info) if Link::is_lame_duck(&info) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::ConnectionAborted,
-                        "the server is shutting down",
-                    ));
+                    return Err(io::Error::new(ErrorKind::ConnectionAborted, "the server is shutting down"));
                 }
                 Op::Error(error) => {
                     tracing::warn!(error, "nats refuses something");
                     if self.questions.is_refused_itself(&error) {
                         // Another connection tries it again.
-                        return Err(io::Error::new(io::ErrorKind::PermissionDenied, error));
+                        return Err(io::Error::new(ErrorKind::PermissionDenied, error));
                     }
                     self.questions.refused(&error);
                 }
@@ -398,13 +395,5 @@ impl EventReader {
         if !self.held.push(message) {
             self.sync.dropped();
         }
-    }
-}
-
-/// Connects, to the stream's leader if that is known and can be reached.
-async fn connect(servers: &mut Servers, leader: Option<&str>) -> io::Result<Link> {
-    match leader {
-        Some(leader) => servers.connect_to(leader, CLIENT_NAME).await,
-        None => servers.connect(CLIENT_NAME).await,
     }
 }
