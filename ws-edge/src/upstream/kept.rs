@@ -29,7 +29,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::stream_info::{self, StreamError};
+use super::stream_info::{self, StreamError, StreamInfo};
 use crate::{
     delivery::frame::event::Event,
     protocol::cursor::{EventPosition, StreamId},
@@ -200,11 +200,13 @@ impl Kept {
     }
 
     async fn read_part(&self, filter: &Filter, subject: &str) -> Result<Part, NoState> {
-        let leader = self.leader().await?;
         let progress = self.progress().await?.ok_or(NoState::NotKept)?;
         let family = progress.families.get(&filter.family).ok_or(NoState::NotKept)?;
         let stream = StreamId::new(&progress.stream);
-        let consumer = self.consumer(subject, leader).await?;
+        // What is stored after this message is newer than the progress. While things change, the reading ends at it: a
+        // server may count messages as pending that were deleted meanwhile.
+        let stored = self.info().await?;
+        let consumer = self.consumer(subject, stored.leader).await?;
         let mut share = Share { room: Arc::clone(&self.room), tenant: filter.tenant.clone(), bytes: 0 };
         let mut events = Vec::new();
         // What was stored before the consumer was created is pending from the beginning.
@@ -217,7 +219,7 @@ impl Kept {
                 let message = message.map_err(StreamError::new)?;
                 let info = message.info().map_err(StreamError::new)?;
                 let (sequence, pending) = (info.stream_sequence, info.pending);
-                (is_empty, is_exhausted) = (false, pending == 0);
+                (is_empty, is_exhausted) = (false, pending == 0 || sequence >= stored.last);
                 let event = self.event(stream, &message.message);
                 let counts = |event: &Event| {
                     sequence > family.begins && event.sequence().is_some_and(|own| own <= progress.position)
@@ -267,11 +269,11 @@ impl Kept {
         }
     }
 
-    /// The server that leads the stream, if there are several.
-    async fn leader(&self) -> Result<Option<String>, NoState> {
+    /// The state of the stream of kept events, as its leader tells it.
+    async fn info(&self) -> Result<StreamInfo, NoState> {
         let subject = format!("$JS.API.STREAM.INFO.{}", self.subjects.state_stream());
         let answer = timeout(ANSWER_TIMEOUT, self.client.request(subject, Bytes::new())).await??;
-        Ok(stream_info::read(&answer.payload)?.ok_or(NoState::NotKept)?.leader)
+        stream_info::read(&answer.payload)?.ok_or(NoState::NotKept)
     }
 
     /// A consumer at the stream's leader, which alone is known to have everything.
