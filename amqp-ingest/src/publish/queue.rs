@@ -18,6 +18,11 @@ impl Publisher {
         match received {
             FromConsumer::Began { source, checkpoint } => {
                 // The broker delivers again what the previous session has left here.
+                if let Some(known) = self.sources.get_mut(source) {
+                    let left = self.pending.iter().filter(|pending| pending.event.source == source);
+                    let unsettled = left.filter(|pending| !pending.is_settled);
+                    unsettled.filter_map(|pending| pending.id).for_each(|id| known.remember(id));
+                }
                 let published = self.pending.drain(..self.published).collect::<VecDeque<_>>();
                 self.pending.retain(|pending| pending.event.source != source);
                 let unpublished = std::mem::replace(&mut self.pending, published);

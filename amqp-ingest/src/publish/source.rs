@@ -25,6 +25,9 @@ const LAST_EVENTS: u64 = 20_000;
 /// The maximum of `amqp.prefetch`: the broker cannot deliver more events again.
 const MAX_UNACKNOWLEDGED: usize = u16::MAX as usize;
 
+/// Numbers are below this.
+const NUMBERS: u64 = u64::MAX / 2;
+
 /// The events of one queue.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -37,6 +40,11 @@ pub(super) struct Source {
     is_new: bool,
     /// The session began without a checkpoint.
     is_unnumbered: bool,
+    /// Without a checkpoint, while the stream is read for the first time: the epoch of the last event of this zone, and the
+    /// highest number in it.
+    former: Option<(u64, u64)>,
+    /// Numbers up to this one were given before the session began.
+    base: u64,
     /// Where the stream ended when it was last read.
     read_up_to: u64,
     /// The events of this session up to here are counted in `unnumbered`.
@@ -47,6 +55,8 @@ pub(super) struct Source {
     latest: Option<Checkpoint>,
     /// The numbers of events that later ones overtake, until they are settled.
     overtaken: BTreeSet<u64>,
+    /// Epoch, digest and number of events of earlier sessions that were to be published here, and may be under way.
+    given: BTreeSet<(u64, Digest, u64)>,
     /// Stored events after `settled`, by number and position.
     stored: BTreeMap<(u64, u64), Stored>,
     /// How many stored events with this digest have no number that means something here: those of an earlier release,
@@ -72,13 +82,24 @@ impl Source {
             settled: None,
             is_new: false,
             is_unnumbered: false,
+            former: None,
+            base: 0,
             read_up_to: 0,
             counted_up_to: 0,
             last_number: 0,
             latest: None,
             overtaken: BTreeSet::new(),
+            given: BTreeSet::new(),
             stored: BTreeMap::new(),
             unnumbered: HashMap::new(),
+        }
+    }
+
+    /// The session of this event has ended. Its next delivery gets the same id again, also if events before it are not
+    /// delivered again.
+    pub(super) fn remember(&mut self, id: EventId) {
+        if self.given.len() < MAX_UNACKNOWLEDGED {
+            self.given.insert((id.epoch, id.digest, id.number));
         }
     }
 
@@ -86,10 +107,12 @@ impl Source {
     /// last acknowledgement, unless it was restarted or is new.
     ///
     /// Numbers go on after the last event that is acknowledged or stored, whoever has published it. So an event that was
-    /// sent to the stream, and is delivered again before it is stored there, has the same id again.
+    /// sent to the stream, and is delivered again before it is stored there, has the same id again. A broker that was
+    /// restarted has forgotten the epoch, too; then the stream tells it.
     pub(super) fn begin(&mut self, checkpoint: Option<Checkpoint>) {
         let Checkpoint { epoch, number, .. } = checkpoint.unwrap_or_else(Checkpoint::first);
         (self.epoch, self.next_number, self.last_number) = (epoch, number.saturating_add(1), number);
+        self.base = number;
         self.settled = checkpoint.filter(|checkpoint| !checkpoint.is_first());
         self.latest = self.settled;
         self.overtaken.clear();
@@ -117,6 +140,7 @@ impl Source {
             self.unnumbered.clear();
             self.counted_up_to = 0;
         }
+        self.former = None;
         self.read_up_to = last;
         self.stored.clear();
     }
@@ -124,7 +148,9 @@ impl Source {
     /// The stream has this event of `zone`.
     pub(super) fn observe(&mut self, sequence: u64, id: Result<EventId, Digest>, zone: &str) {
         match id {
-            Ok(id) if id.epoch == self.epoch => {
+            // Somebody else has written it: no queue has had that many events.
+            Ok(EventId { number: NUMBERS.., .. }) => {}
+            Ok(id) if id.epoch == self.epoch && id.number > self.base => {
                 if self.settled.is_none_or(|settled| id.number > settled.number) {
                     let stored = Stored { digest: id.digest, lowest: sequence };
                     self.stored.insert((id.number, sequence), stored);
@@ -139,6 +165,11 @@ impl Source {
                 let is_recent = sequence + LAST_EVENTS >= self.read_up_to;
                 if zone == self.zone && is_recent && sequence > self.counted_up_to {
                     *self.unnumbered.entry(digest).or_default() += 1;
+                    if let Ok(EventId { epoch, number, .. }) = id {
+                        let highest =
+                            self.former.filter(|former| former.0 == epoch).map_or(0, |former| former.1);
+                        self.former = Some((epoch, highest.max(number)));
+                    }
                 }
             }
         }
@@ -146,6 +177,13 @@ impl Source {
 
     /// The end of the stream was read.
     pub(super) fn finish_reading(&mut self) {
+        if let Some((epoch, number)) = self.former.filter(|_| self.is_new && self.stored.is_empty()) {
+            (self.epoch, self.next_number) = (epoch, number.saturating_add(1));
+            (self.base, self.last_number) = (number, number);
+        }
+        if self.is_new {
+            self.given.retain(|(epoch, _, number)| *epoch == self.epoch && *number > self.base);
+        }
         let last = self.stored.last_key_value().map_or(0, |((number, _), _)| *number);
         self.next_number = self.next_number.max(last + 1);
         let mut lowest = u64::MAX;
@@ -169,10 +207,20 @@ impl Source {
 
     /// The id of the next event, which the stream does not have.
     pub(super) fn next_id(&mut self, digest: Digest) -> EventId {
-        let number = self.free_number().unwrap_or(self.next_number);
+        let number = match self.given_number(digest) {
+            Some(given) => given,
+            None => self.free_number().unwrap_or(self.next_number),
+        };
+        self.given.remove(&(self.epoch, digest, number));
         self.next_number = self.next_number.max(number + 1);
         self.last_number = number;
         EventId { epoch: self.epoch, number, digest }
+    }
+
+    /// The first number after the last event's that was given to such an event before.
+    fn given_number(&self, digest: Digest) -> Option<u64> {
+        let of_digest = (self.epoch, digest, self.last_number + 1)..=(self.epoch, digest, u64::MAX);
+        self.given.range(of_digest).next().map(|(_, _, number)| *number)
     }
 
     /// The first free number before that of a later event that is stored.
@@ -216,8 +264,14 @@ impl Source {
     /// Stored events before it do not count any more: they were not delivered again because the queue was full, and has
     /// dropped them.
     pub(super) fn recognise(&mut self, digest: Digest) -> Option<Option<(EventId, u64)>> {
+        let given = self.given_number(digest);
         let found = self.later().find(|(_, stored)| stored.digest == digest);
-        if let Some((number, lowest)) = found.map(|(number, stored)| (number, stored.lowest)) {
+        let found = found.map(|(number, stored)| (number, stored.lowest));
+        // It is the event that was given this number, and those that are stored are equal ones after it.
+        if given.is_some_and(|given| found.is_none_or(|(number, _)| given < number)) {
+            return None;
+        }
+        if let Some((number, lowest)) = found {
             self.last_number = number;
             return Some(Some((EventId { epoch: self.epoch, number, digest }, lowest)));
         }
@@ -232,6 +286,7 @@ impl Source {
     /// not know that yet. Then it has the number that it would get here.
     pub(super) fn recognise_new(&mut self, digest: Digest) -> Option<Option<(EventId, u64)>> {
         self.unnumbered.clear();
+        self.given.clear();
         let number = self.last_number + 1;
         let mut copies = self.stored.range((number, 0)..=(number, u64::MAX));
         let Some((_, stored)) = copies.find(|(_, stored)| stored.digest == digest) else {

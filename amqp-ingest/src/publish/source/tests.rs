@@ -115,7 +115,7 @@ fn an_event_that_is_delivered_again_while_its_former_copy_is_under_way_has_the_s
 }
 
 #[test]
-fn without_a_checkpoint_a_copy_that_arrives_late_is_found_by_its_digest() {
+fn without_a_checkpoint_a_copy_that_arrives_late_is_found_by_its_id() {
     let mut world = World::new();
     world.store(1);
     let under_way = world.source.next_id(2);
@@ -123,12 +123,79 @@ fn without_a_checkpoint_a_copy_that_arrives_late_is_found_by_its_digest() {
     world.read(STREAM);
     assert!(world.recognises(1));
     assert!(!world.recognises(2));
-    world.source.next_id(2);
+    let id = world.source.next_id(2);
     world.stream.push(under_way);
     world.read(STREAM);
     assert!(!world.recognises(1), "it was recognised before");
-    assert!(world.recognises(2));
+    assert_eq!(world.source.take(id), Some(2));
     assert!(!world.recognises(2));
+}
+
+#[test]
+fn an_event_that_may_be_under_way_keeps_its_id_if_those_before_it_are_gone() {
+    let mut world = World::new();
+    let acknowledged = world.store(1);
+    let under_way = [2, 3].map(|digest| world.source.next_id(digest));
+    under_way.into_iter().for_each(|id| world.source.remember(id));
+    world.source.begin(Some(acknowledged));
+    world.read(STREAM);
+    // The queue had no room for 2.
+    assert!(!world.recognises(3));
+    assert_eq!(world.source.next_id(3), under_way[1]);
+    assert_eq!(world.source.next_id(4).number, 4);
+}
+
+#[test]
+fn an_event_that_the_stream_has_lost_is_not_taken_for_an_equal_one_after_it() {
+    let mut world = World::new();
+    let acknowledged = world.store(1);
+    let lost = world.source.next_id(2);
+    let later = [3, 2].map(|digest| world.store(digest));
+    for id in [lost, world.stream[1], world.stream[2]] {
+        world.source.remember(id);
+    }
+    world.source.begin(Some(acknowledged));
+    world.read(STREAM);
+    assert!(!world.recognises(2));
+    assert_eq!(world.source.next_id(2), lost);
+    for (digest, checkpoint) in [3, 2].into_iter().zip(later) {
+        let (id, _) = world.source.recognise(digest).unwrap().unwrap();
+        assert_eq!(id.number, checkpoint.number);
+    }
+}
+
+#[test]
+fn a_restarted_broker_changes_no_id() {
+    let mut world = World::new();
+    let acknowledged = world.store(1);
+    world.source.settle(acknowledged);
+    world.store(2);
+    let under_way = world.source.next_id(3);
+    for another in [false, true] {
+        if another {
+            world.source = Source::new("");
+        }
+        world.source.begin(Some(Checkpoint::first()));
+        world.read(STREAM);
+        assert!(world.recognises(2), "it was not acknowledged");
+        assert!(!world.recognises(3));
+        assert_eq!(world.source.next_id(3), under_way);
+    }
+}
+
+#[test]
+fn the_first_checkpoint_tells_the_epoch_once_the_stream_has_an_event_of_it() {
+    let mut world = World::new();
+    let first = Checkpoint::first();
+    world.store(1);
+    for (number, digest) in [(1, 2), (2, 3)] {
+        world.stream.push(EventId { epoch: first.epoch, number, digest });
+    }
+    world.take_over(Some(first));
+    assert!(matches!(world.source.recognise(2), Some(Some((EventId { number: 1, .. }, _)))));
+    assert!(matches!(world.source.recognise(3), Some(Some((EventId { number: 2, .. }, _)))));
+    let id = world.source.next_id(4);
+    assert_eq!((id.epoch, id.number), (first.epoch, 3));
 }
 
 #[test]
