@@ -11,7 +11,7 @@ use crate::{
     config::{AuthSvcConfig, Users},
     couchdb::{
         CouchDb,
-        client::{CouchError, account_database, encoded},
+        client::{CouchError, account_database},
         config::CouchDbConfig,
         feed, owned,
     },
@@ -100,9 +100,8 @@ impl Sources {
         for database in ["accounts", "system_auth", "system_config"] {
             let changes = async {
                 let info = feed::database(client, database).await?;
-                let since = encoded(&info.update_seq.text());
-                let path = format!("/{database}/_changes?feed=continuous&heartbeat=4000&since={since}");
-                client.stream(&path).await.map(|_| "changes come".to_owned())
+                let feed = feed::changes(client, database, &info.update_seq.text()).await;
+                feed.map(|_| "changes come".to_owned())
             };
             add(database, changes.await.map_err(|error| error.to_string()));
         }

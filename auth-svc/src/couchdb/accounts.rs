@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use super::{
     client::{Client, CouchError, encoded},
-    documents::{self, AccountRow, Change},
+    documents::{self, AccountRow, Change, Revision},
     feed::{Follower, missing},
     table::Table,
 };
@@ -158,15 +158,14 @@ impl LiveAccounts {
     }
 
     /// Reads these accounts until they are as new as announced.
-    async fn announced(&self, wanted: &HashMap<String, u64>) -> Result<Vec<AccountRow>, CouchError> {
+    async fn announced(&self, wanted: &HashMap<String, Revision>) -> Result<Vec<AccountRow>, CouchError> {
         let mut missing: Vec<String> = wanted.keys().cloned().collect();
         let mut rows = Vec::with_capacity(missing.len());
         for attempt in 1.. {
             let parts: Vec<Vec<String>> = missing.chunks(MAX_IDS).map(<[String]>::to_vec).collect();
             let parts = stream::iter(parts).map(|ids| async move { self.some(&ids).await });
             let read: Vec<Vec<AccountRow>> = parts.buffer_unordered(CONCURRENT).try_collect().await?;
-            let is_new =
-                |row: &AccountRow| wanted.get(&row.id).is_none_or(|wanted| row.generation >= *wanted);
+            let is_new = |row: &AccountRow| wanted.get(&row.id).is_none_or(|wanted| row.revision >= *wanted);
             let (new, old): (Vec<_>, Vec<_>) = read.into_iter().flatten().partition(is_new);
             rows.extend(new);
             missing = old.into_iter().map(|row| row.id).collect();
@@ -204,7 +203,7 @@ impl Follower for LiveAccounts {
     async fn load(&self, other: bool) -> Result<(), CouchError> {
         let is_known = match &mut *self.table.write() {
             Some(table) if other => {
-                table.forget_generations();
+                table.forget_revisions();
                 true
             }
             table => table.is_some(),
@@ -219,14 +218,14 @@ impl Follower for LiveAccounts {
             let table = self.table.read();
             for change in changes {
                 // At a reconnect much comes again.
-                if table.as_ref().is_some_and(|table| table.generation(&change.id) >= change.generation) {
+                if table.as_ref().is_some_and(|table| table.revision(&change.id) >= change.revision) {
                     continue;
                 }
                 if change.is_deleted {
                     wanted.remove(&change.id);
-                    rows.push(AccountRow { id: change.id, generation: change.generation, account: None });
+                    rows.push(AccountRow { id: change.id, revision: change.revision, account: None });
                 } else {
-                    wanted.insert(change.id, change.generation);
+                    wanted.insert(change.id, change.revision);
                 }
             }
         }

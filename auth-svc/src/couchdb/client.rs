@@ -140,11 +140,12 @@ impl Client {
     /// The body of the answer to `GET path`, which may never end.
     ///
     /// # Errors
-    /// If it does not begin.
-    pub async fn stream(&self, path: &str) -> Result<Incoming, CouchError> {
+    /// If it does not begin `within` this time, or that of other questions if that is longer.
+    pub async fn stream(&self, path: &str, within: Duration) -> Result<Incoming, CouchError> {
+        let within = within.max(self.timeout);
         let mut failure = None;
         for (index, server) in self.in_turn() {
-            let began = timeout_at(Instant::now() + self.timeout, self.send(server, path)).await;
+            let began = timeout_at(Instant::now() + within, self.send(server, path)).await;
             let began = began.unwrap_or_else(|_| Err(server.timeout()));
             match began.and_then(|response| server.succeeded(response, path)) {
                 Err(error) if error.is_of_server() => failure = failure.or(Some(error)),

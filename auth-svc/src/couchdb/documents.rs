@@ -4,6 +4,7 @@
 //! what is not needed is skipped without recursion, however deep it is.
 
 mod loose;
+mod revision;
 
 use std::collections::BTreeMap;
 
@@ -12,20 +13,16 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub(in crate::couchdb) use self::loose::Loose;
+pub use self::revision::Revision;
 use crate::directory::Account;
-
-/// The generation of a revision: the number before its hyphen.
-pub fn generation(revision: &str) -> u64 {
-    revision.split_once('-').and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
-}
 
 /// What `accounts` has under an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountRow {
     /// The document's id.
     pub id: String,
-    /// The generation of its revision.
-    pub generation: u64,
+    /// Its revision.
+    pub revision: Revision,
     /// The account; `None` if it is deleted, or no account, or not readable.
     pub account: Option<Account>,
 }
@@ -44,7 +41,7 @@ struct Row {
 
 #[derive(Deserialize)]
 struct RowValue {
-    rev: String,
+    rev: Revision,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +72,7 @@ pub fn account_rows(json: &[u8]) -> Result<Vec<AccountRow>, serde_json::Error> {
         let Row { id, key, value } = serde_json::from_str(row.get())?;
         // A document that never existed has only a key.
         let Some(id) = id.or(key) else { continue };
-        let generation = value.map_or(0, |value| generation(&value.rev));
+        let revision = value.map(|value| value.rev).unwrap_or_default();
         let account = match serde_json::from_str(row.get()) {
             Ok(RowDocument { doc: Some(document) }) => account(&id, document),
             Ok(RowDocument { doc: None }) => None,
@@ -84,7 +81,7 @@ pub fn account_rows(json: &[u8]) -> Result<Vec<AccountRow>, serde_json::Error> {
                 None
             }
         };
-        rows.push(AccountRow { id, generation, account });
+        rows.push(AccountRow { id, revision, account });
     }
     Ok(rows)
 }
@@ -150,8 +147,8 @@ pub struct Change {
     pub sequence: Sequence,
     /// The document's id.
     pub id: String,
-    /// The generation of its new revision.
-    pub generation: u64,
+    /// Its new revision.
+    pub revision: Revision,
     /// Whether it was deleted.
     pub is_deleted: bool,
 }
@@ -186,8 +183,8 @@ pub fn line(json: &[u8]) -> Result<Line, String> {
     let raw: Raw = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     match (raw.seq, raw.id) {
         (Some(sequence), Some(id)) => {
-            let generation = raw.changes.iter().map(|change| generation(&change.rev)).max().unwrap_or(0);
-            Ok(Line::Change(Change { sequence, id, generation, is_deleted: raw.deleted }))
+            let revision = raw.changes.iter().map(|change| change.rev).max().unwrap_or_default();
+            Ok(Line::Change(Change { sequence, id, revision, is_deleted: raw.deleted }))
         }
         _ if raw.last_seq.is_some() => Ok(Line::End),
         _ => Err("neither a change nor the end of the feed".into()),
@@ -207,8 +204,8 @@ pub struct DatabaseInfo {
 /// The document of a user, device or account in the account's own database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityDocument {
-    /// The generation of its revision.
-    pub generation: u64,
+    /// Its revision.
+    pub revision: Revision,
     /// The secret; `None` if it has none.
     pub secret: Option<Secret>,
     /// Whether it is softly deleted.
@@ -284,7 +281,7 @@ pub fn owned(json: &[u8], owner: &str) -> Result<Vec<Vec<Owner>>, serde_json::Er
 pub fn identity(json: &[u8]) -> Result<IdentityDocument, serde_json::Error> {
     #[derive(Deserialize)]
     struct Raw {
-        _rev: String,
+        _rev: Revision,
         pvt_signature_secret: Option<Loose>,
         pvt_deleted: Option<Loose>,
         pvt_type: Option<Loose>,
@@ -297,7 +294,7 @@ pub fn identity(json: &[u8]) -> Result<IdentityDocument, serde_json::Error> {
         value.and_then(Loose::text).is_some_and(|text| text == expected)
     };
     Ok(IdentityDocument {
-        generation: generation(&raw._rev),
+        revision: raw._rev,
         secret: secret(raw.pvt_signature_secret),
         is_deleted: raw.pvt_deleted.is_some_and(|deleted| !deleted.is_false()),
         is_admin: has(raw.pvt_type, "user") && has(raw.priv_level, "admin"),
@@ -324,8 +321,8 @@ pub fn key_revision(json: &[u8]) -> Result<Option<String>, serde_json::Error> {
 /// What counts of `system_config/auth`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthSettings {
-    /// The generation of its revision.
-    pub generation: u64,
+    /// Its revision.
+    pub revision: Revision,
     /// `secret_for_user_signature`.
     pub server_secret: Option<Secret>,
     /// `system_key`: the id of the key that signs.
@@ -343,11 +340,8 @@ pub fn auth_settings(json: &[u8], sections: &[String]) -> Result<AuthSettings, s
         system_key: Option<Loose>,
     }
     let members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json)?;
-    let revision = members.get("_rev").and_then(|json| serde_json::from_str::<String>(json.get()).ok());
-    let mut settings = AuthSettings {
-        generation: revision.map_or(0, |revision| generation(&revision)),
-        ..Default::default()
-    };
+    let revision = members.get("_rev").and_then(|json| serde_json::from_str(json.get()).ok());
+    let mut settings = AuthSettings { revision: revision.unwrap_or_default(), ..Default::default() };
     if members.get("pvt_deleted").is_some_and(|deleted| !matches!(deleted.get(), "false" | "null")) {
         return Ok(settings);
     }

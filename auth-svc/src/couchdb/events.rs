@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 use super::{
-    documents,
+    documents::Revision,
     identities::{Identities, Identity},
     owned::Owned,
 };
@@ -58,30 +58,29 @@ pub async fn follow(
                 message.subject.split('.').rev().nth(1).is_some_and(|kind| OWNED_TYPES.contains(&kind));
             let owned = owned.clone().filter(|_| is_owned);
             async move {
-                if let Some((identity, generation)) = changed {
+                if let Some((identity, revision)) = changed {
                     if let Some(owned) = owned {
                         owned.changed(&identity.account_id);
                     }
-                    identities.changed(&identity, generation).await;
+                    identities.changed(&identity, revision).await;
                 }
             }
         })
         .await;
 }
 
-/// The document that an event tells of, and the generation that it has now; 0 if the event does not say.
-pub fn read(prefix: &str, subject: &str, body: &[u8]) -> Option<(Identity, u64)> {
+/// The document that an event tells of, and the revision that it has now, if the event says so.
+pub fn read(prefix: &str, subject: &str, body: &[u8]) -> Option<(Identity, Revision)> {
     #[derive(Deserialize)]
     struct Body {
         #[serde(rename = "Rev")]
-        revision: Option<String>,
+        revision: Option<Revision>,
     }
     let words: Vec<&str> = subject.strip_prefix(prefix)?.strip_prefix('.')?.split('.').collect();
     let [_, _, database, _, id] = words.as_slice() else { return None };
     let Tenant::Account(account_id) = Tenant::of_database(database) else { return None };
     let revision = serde_json::from_slice::<Body>(body).ok().and_then(|body| body.revision);
-    let generation = revision.map_or(0, |revision| documents::generation(&revision));
-    Some((Identity { account_id, id: (*id).to_owned() }, generation))
+    Some((Identity { account_id, id: (*id).to_owned() }, revision.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -94,10 +93,15 @@ mod tests {
         let subject = |database: &str| format!("bh.event.{account}.doc_edited.{database}.user.u1");
         let own = subject("account%2F4b%2F31%2Fdd1d32ce6d249897c06332375d65");
         let identity = Identity { account_id: account.into(), id: "u1".into() };
-        for (body, generation) in
-            [("{\"Rev\":\"7-a\"}", 7), ("{}", 0), ("{\"Rev\":7}", 0), ("x", 0), ("{\"Rev\":\"a\"}", 0)]
-        {
-            assert_eq!(read("bh.event", &own, body.as_bytes()), Some((identity.clone(), generation)));
+        for (body, revision) in [
+            ("{\"Rev\":\"7-a\"}", "7-a"),
+            ("{}", ""),
+            ("{\"Rev\":7}", ""),
+            ("x", ""),
+            ("{\"Rev\":\"a\"}", ""),
+        ] {
+            let revision = Revision::of(revision);
+            assert_eq!(read("bh.event", &own, body.as_bytes()), Some((identity.clone(), revision)));
         }
         for other in [subject("accounts"), "bh.event.a.b".into(), own.replace("bh.", "other.")] {
             assert_eq!(read("bh.event", &other, b"{}"), None, "{other}");

@@ -12,6 +12,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use blackhole_common::{backoff::Backoff, readiness::Latch};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     sync::watch,
@@ -183,20 +184,17 @@ async fn run<F: Follower>(
             since
         }
     };
-    let path = format!(
-        "/{}/_changes?feed=continuous&heartbeat={HEARTBEAT_MS}&since={}",
-        F::DATABASE,
-        encoded(&since)
-    );
-    let mut body = match client.stream(&path).await {
+    let mut body = match changes(client, F::DATABASE, &since).await {
         Ok(body) => body,
         Err(error) => return Ended::Refused(error),
     };
     if followed.current.set(true) {
         tracing::info!(database = F::DATABASE, "following couchdb's changes");
     }
-    let cut =
-        |reason: &str| Ended::Lost(CouchError::Malformed { path: path.clone(), reason: reason.to_owned() });
+    let cut = |reason: &str| {
+        let path = format!("/{}/_changes", F::DATABASE);
+        Ended::Lost(CouchError::Malformed { path, reason: reason.to_owned() })
+    };
     let mut buffer = BytesMut::new();
     loop {
         followed.heard_at.set(i64::try_from(unix_now()).unwrap_or(i64::MAX));
@@ -252,6 +250,17 @@ fn take_lines(buffer: &mut BytesMut) -> Result<(Vec<Change>, bool), String> {
     Ok((changes, false))
 }
 
+/// The feed of the changes of a database after a position. CouchDB 2 and BigCouch begin their answer with its first line, which
+/// is a heartbeat if nothing changes.
+///
+/// # Errors
+/// If it does not begin.
+pub async fn changes(client: &Client, database: &str, since: &str) -> Result<Incoming, CouchError> {
+    let since = encoded(since);
+    let path = format!("/{database}/_changes?feed=continuous&heartbeat={HEARTBEAT_MS}&since={since}");
+    client.stream(&path, SILENCE).await
+}
+
 /// What a database says about itself.
 ///
 /// # Errors
@@ -270,7 +279,7 @@ pub(super) fn missing(client: &Client, path: &str) -> CouchError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::documents::Revision, *};
 
     #[test]
     fn lines_are_taken_once_they_are_complete() {
@@ -280,9 +289,13 @@ mod tests {
         let (changes, ended) = take_lines(&mut buffer).unwrap();
         let read: Vec<_> = changes
             .iter()
-            .map(|change| (change.sequence.text(), change.id.as_str(), change.generation, change.is_deleted))
+            .map(|change| (change.sequence.text(), change.id.as_str(), change.revision, change.is_deleted))
             .collect();
-        assert_eq!(read, [("[5,\"g1\"]".to_owned(), "a", 3, false), ("9-g".to_owned(), "b", 4, true)]);
+        let [third, fourth] = ["3-x", "4-x"].map(Revision::of);
+        assert_eq!(
+            read,
+            [("[5,\"g1\"]".to_owned(), "a", third, false), ("9-g".to_owned(), "b", fourth, true)]
+        );
         assert!(!ended);
         assert_eq!(&buffer[..], b"{\"last");
         buffer.extend_from_slice(b"_seq\":7,\"pending\":0}\n");

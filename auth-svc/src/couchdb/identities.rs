@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::{
     client::{Client, CouchError, account_database, encoded},
-    documents::{self, IdentityDocument},
+    documents::{self, IdentityDocument, Revision},
 };
 use crate::{announce::Announcer, error::Error, metrics::Metrics};
 
@@ -52,8 +52,8 @@ pub struct Identity {
 struct Known {
     /// `None` if the document does not exist or is deleted.
     document: Option<IdentityDocument>,
-    /// The lowest generation that is not older than what is known.
-    generation: u64,
+    /// The oldest revision that is not older than what is known.
+    revision: Revision,
     read_at: Instant,
     /// When it was asked for last, by whoever has this.
     asked_at: Arc<Mutex<Instant>>,
@@ -63,7 +63,10 @@ impl Known {
     /// Whether nothing has changed that counts.
     fn is_same(&self, other: &Known) -> bool {
         let content = |known: &Known| {
-            known.document.clone().map(|document| IdentityDocument { generation: 0, ..document })
+            known
+                .document
+                .clone()
+                .map(|document| IdentityDocument { revision: Revision::default(), ..document })
         };
         content(self) == content(other)
     }
@@ -72,8 +75,8 @@ impl Known {
 /// What was told of a document.
 #[derive(Clone, Copy, Debug)]
 struct Told {
-    /// The generation that it has; 0 if that was not told.
-    generation: u64,
+    /// The revision that it has, if that was told.
+    revision: Revision,
     at: Instant,
 }
 
@@ -167,10 +170,10 @@ impl Identities {
         });
     }
 
-    /// Its document has changed, and has at least this generation now. Reads it if it is known. Then the edges are told.
-    pub async fn changed(&self, identity: &Identity, generation: u64) {
+    /// Its document has changed, and has at least this revision now. Reads it if it is known. Then the edges are told.
+    pub async fn changed(&self, identity: &Identity, revision: Revision) {
         let inner = &self.inner;
-        inner.told.insert(identity.clone(), Told { generation, at: Instant::now() });
+        inner.told.insert(identity.clone(), Told { revision, at: Instant::now() });
         let Some(known) = inner.known.get(identity) else {
             // Nobody has asked for it here, unless it was forgotten for lack of space.
             inner.known.run_pending_tasks();
@@ -179,7 +182,7 @@ impl Identities {
             }
             return;
         };
-        if generation > 0 && known.generation >= generation {
+        if revision.is_known() && known.revision >= revision {
             return;
         }
         if inner.again(identity).await.is_ok() {
@@ -224,10 +227,11 @@ impl Inner {
             self.metrics.asked_couchdb("identity", label);
             let document = answer?;
             let told = self.told.get(identity);
-            let least = self.known.get(identity).map_or(0, |known| known.generation);
-            let least = least.max(told.map_or(0, |told| told.generation));
-            let found = document.as_ref().map(|document| document.generation);
-            let was_told_meanwhile = told.is_some_and(|told| told.generation == 0 && told.at >= asked_at);
+            let least = self.known.get(identity).map(|known| known.revision).unwrap_or_default();
+            let least = least.max(told.map(|told| told.revision).unwrap_or_default());
+            let found = document.as_ref().map(|document| document.revision);
+            let was_told_meanwhile =
+                told.is_some_and(|told| !told.revision.is_known() && told.at >= asked_at);
             if was_told_meanwhile {
                 continue;
             }
@@ -238,11 +242,11 @@ impl Inner {
             }
             let read_at = Instant::now();
             let document = document.filter(|document| !document.is_deleted);
-            let generation = found.unwrap_or(0).max(least);
-            let known = Known { document, generation, read_at, asked_at: Arc::new(Mutex::new(read_at)) };
+            let revision = found.unwrap_or_default().max(least);
+            let known = Known { document, revision, read_at, asked_at: Arc::new(Mutex::new(read_at)) };
             // Another answer may have come meanwhile.
             let kept = self.known.entry_by_ref(identity).and_compute_with(|entry| match entry {
-                Some(entry) if entry.value().generation > generation => Op::Nop,
+                Some(entry) if entry.value().revision > revision => Op::Nop,
                 _ => Op::Put(known.clone()),
             });
             let newer = match kept {

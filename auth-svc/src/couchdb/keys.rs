@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 
 use super::{
     client::{Client, CouchError, encoded},
-    documents::{self, Change},
+    documents::{self, Change, Revision},
     feed::{Follower, missing},
 };
 use crate::{announce::Announcer, error::Error, keys::VerifyingKey, metrics::Metrics};
@@ -58,8 +58,8 @@ struct Known {
     key: Option<VerifyingKey>,
     /// Whether that can change only if the document changes.
     is_final: bool,
-    /// A node that answers an older revision does not know of a change yet.
-    generation: u64,
+    /// A node that answers an older one does not know of a change yet.
+    revision: Revision,
     read_at: Instant,
 }
 
@@ -102,7 +102,7 @@ impl LiveKeys {
         }
         let _one_at_a_time = self.asking.lock().await;
         if !self.is_settled(id)? {
-            self.read(id, 0).await.map_err(|error| unavailable(error.to_string()))?;
+            self.read(id, Revision::default()).await.map_err(|error| unavailable(error.to_string()))?;
         }
         Ok(())
     }
@@ -117,12 +117,12 @@ impl LiveKeys {
         Ok(!ids.contains(&self.hasher.hash_one(id)))
     }
 
-    /// Reads a document, at least of this generation, and keeps its key. Returns whether that has changed.
-    async fn read(&self, id: &str, generation: u64) -> Result<bool, CouchError> {
+    /// Reads a document, at least of this revision, and keeps its key. Returns whether that has changed.
+    async fn read(&self, id: &str, least: Revision) -> Result<bool, CouchError> {
         let wanted = {
             let mut state = self.state.write();
             state.reading = Some((id.to_owned(), false));
-            generation.max(state.known.get(id).map_or(0, |known| known.generation))
+            least.max(state.known.get(id).map(|known| known.revision).unwrap_or_default())
         };
         let answer = self.ask(id, wanted).await;
         self.metrics
@@ -147,26 +147,28 @@ impl LiveKeys {
         Ok(has_changed)
     }
 
-    async fn ask(&self, id: &str, wanted: u64) -> Result<Known, CouchError> {
-        let known = |key, is_final, generation| Known { key, is_final, generation, read_at: Instant::now() };
+    async fn ask(&self, id: &str, wanted: Revision) -> Result<Known, CouchError> {
+        let known = |key, is_final, revision| Known { key, is_final, revision, read_at: Instant::now() };
         let path = format!("/{}/{}", Self::DATABASE, encoded(id));
-        let Some(json) = self.client.get(&path).await? else { return Ok(known(None, wanted == 0, wanted)) };
+        let Some(json) = self.client.get(&path).await? else {
+            return Ok(known(None, !wanted.is_known(), wanted));
+        };
         let revision = documents::key_revision(&json)
             .map_err(|error| CouchError::Malformed { path: path.clone(), reason: error.to_string() })?;
-        let Some(revision) = revision else { return Ok(known(None, true, wanted)) };
-        let generation = documents::generation(&revision);
-        if generation < wanted {
+        let Some(text) = revision else { return Ok(known(None, true, wanted)) };
+        let revision = Revision::of(&text);
+        if revision < wanted {
             return Ok(known(None, false, wanted));
         }
-        let path = format!("{path}/{ATTACHMENT}?rev={}", encoded(&revision));
+        let path = format!("{path}/{ATTACHMENT}?rev={}", encoded(&text));
         let Some(pem) = self.client.get(&path).await? else {
-            return Ok(known(None, false, generation));
+            return Ok(known(None, false, revision));
         };
         match VerifyingKey::from_pem(&pem) {
-            Ok(key) => Ok(known(Some(key), true, generation)),
+            Ok(key) => Ok(known(Some(key), true, revision)),
             Err(reason) => {
                 tracing::warn!(kid = %id.escape_debug(), reason, "a key in couchdb is not usable");
-                Ok(known(None, true, generation))
+                Ok(known(None, true, revision))
             }
         }
     }
@@ -196,11 +198,11 @@ impl LiveKeys {
     }
 
     /// Reads these documents again, and tells the edges if something `has_changed`.
-    async fn again(&self, ids: Vec<(String, u64)>, mut has_changed: bool) -> Result<(), CouchError> {
+    async fn again(&self, ids: Vec<(String, Revision)>, mut has_changed: bool) -> Result<(), CouchError> {
         let mut result = Ok(());
-        for (id, generation) in ids {
+        for (id, revision) in ids {
             let _one_at_a_time = self.asking.lock().await;
-            match self.read(&id, generation).await {
+            match self.read(&id, revision).await {
                 Ok(changed) => has_changed |= changed,
                 Err(error) => (has_changed, result) = (true, Err(error)),
             }
@@ -222,9 +224,9 @@ impl Follower for LiveKeys {
             let mut state = self.state.write();
             state.ids = Some(ids);
             if other {
-                state.known.values_mut().for_each(|known| known.generation = 0);
+                state.known.values_mut().for_each(|known| known.revision = Revision::default());
             }
-            state.known.keys().cloned().map(|id| (id, 0)).collect()
+            state.known.keys().cloned().map(|id| (id, Revision::default())).collect()
         };
         self.again(known, false).await
     }
@@ -234,7 +236,7 @@ impl Follower for LiveKeys {
         {
             let mut state = self.state.write();
             let State { ids: Some(ids), known: keys, reading } = &mut *state else { return Ok(()) };
-            for Change { id, generation, is_deleted, .. } in changes {
+            for Change { id, revision, is_deleted, .. } in changes {
                 if let Some((_, has_changed)) = reading.as_mut().filter(|(reading, _)| *reading == id) {
                     *has_changed = true;
                 }
@@ -244,16 +246,16 @@ impl Follower for LiveKeys {
                 } else {
                     ids.insert(hash)
                 };
-                let Some(key) = keys.get_mut(&id).filter(|known| known.generation <= generation) else {
+                let Some(key) = keys.get_mut(&id).filter(|known| known.revision <= revision) else {
                     continue;
                 };
                 if is_deleted {
                     has_changed |= key.key.take().is_some();
                     key.is_final = false;
-                    key.generation = generation;
+                    key.revision = revision;
                     known.remove(&id);
                 } else {
-                    known.insert(id, generation);
+                    known.insert(id, revision);
                 }
             }
             self.count(&state);

@@ -102,8 +102,8 @@ impl Follower for LiveSettings {
     async fn load(&self, other: bool) -> Result<(), CouchError> {
         self.numbers.load_settings().await?;
         let settings = self.read().await?;
-        let known = self.current.read().as_ref().map_or(0, |known| known.generation);
-        if other || settings.generation >= known {
+        let known = self.current.read().as_ref().map(|known| known.revision).unwrap_or_default();
+        if other || settings.revision >= known {
             self.replace(settings).await;
         }
         Ok(())
@@ -112,18 +112,18 @@ impl Follower for LiveSettings {
     async fn apply(&self, changes: Vec<Change>) -> Result<(), CouchError> {
         self.numbers.settings_changed(&changes).await?;
         let Some(change) = changes.into_iter().rfind(|change| change.id == DOCUMENT) else { return Ok(()) };
-        let known = self.current.read().as_ref().map_or(0, |known| known.generation);
-        if change.generation < known {
+        let known = self.current.read().as_ref().map(|known| known.revision).unwrap_or_default();
+        if change.revision < known {
             return Ok(());
         }
         if change.is_deleted {
-            let settings = AuthSettings { generation: change.generation, ..Default::default() };
+            let settings = AuthSettings { revision: change.revision, ..Default::default() };
             self.replace(settings).await;
             return Ok(());
         }
         for _ in 0..ATTEMPTS {
             let settings = self.read().await?;
-            if settings.generation >= change.generation {
+            if settings.revision >= change.revision {
                 self.replace(settings).await;
                 return Ok(());
             }

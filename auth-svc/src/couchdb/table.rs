@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::documents::AccountRow;
+use super::documents::{AccountRow, Revision};
 use crate::directory::Account;
 
 /// The accounts of the database `accounts`.
@@ -19,7 +19,7 @@ pub struct Table {
 
 #[derive(Debug)]
 struct Entry {
-    generation: u64,
+    revision: Revision,
     /// `None` if it was deleted, or is no account: so that an older answer does not bring it back.
     account: Option<Arc<Account>>,
 }
@@ -46,9 +46,9 @@ impl Table {
         self.count
     }
 
-    /// The generation that is known of a document.
-    pub fn generation(&self, id: &str) -> u64 {
-        self.by_id.get(id).map_or(0, |entry| entry.generation)
+    /// The revision that is known of a document.
+    pub fn revision(&self, id: &str) -> Revision {
+        self.by_id.get(id).map(|entry| entry.revision).unwrap_or_default()
     }
 
     /// The realm that an account claims, and whether it has it alone.
@@ -64,9 +64,9 @@ impl Table {
     /// Takes over a row, unless a newer one is known. Adds to `changed` the ids of the accounts that this changes something
     /// for.
     pub fn apply(&mut self, row: AccountRow, changed: &mut BTreeSet<String>) {
-        let AccountRow { id, generation, account } = row;
+        let AccountRow { id, revision, account } = row;
         let before = match self.by_id.get(&id) {
-            Some(entry) if entry.generation > generation => return,
+            Some(entry) if entry.revision > revision => return,
             entry => entry.and_then(|entry| entry.account.clone()),
         };
         let has_same_realm = match (&before, &account) {
@@ -84,7 +84,7 @@ impl Table {
             changed.insert(id.clone());
         }
         self.count = self.count + usize::from(account.is_some()) - usize::from(before.is_some());
-        self.by_id.insert(id, Entry { generation, account: account.map(Arc::new) });
+        self.by_id.insert(id, Entry { revision, account: account.map(Arc::new) });
     }
 
     /// Ends a claim.
@@ -117,20 +117,20 @@ impl Table {
     }
 
     /// Forgets how new the documents are: they are another database's.
-    pub fn forget_generations(&mut self) {
-        self.by_id.values_mut().for_each(|entry| entry.generation = 0);
+    pub fn forget_revisions(&mut self) {
+        self.by_id.values_mut().for_each(|entry| entry.revision = Revision::default());
     }
 
     /// Removes the accounts that are not `there` any more. Adds their ids to `changed`.
     pub fn keep(&mut self, there: impl Fn(&str) -> bool, changed: &mut BTreeSet<String>) {
-        let gone: Vec<(String, u64)> = self
+        let gone: Vec<(String, Revision)> = self
             .by_id
             .iter()
             .filter(|(id, entry)| entry.account.is_some() && !there(id))
-            .map(|(id, entry)| (id.clone(), entry.generation))
+            .map(|(id, entry)| (id.clone(), entry.revision))
             .collect();
-        for (id, generation) in gone {
-            self.apply(AccountRow { id, generation, account: None }, changed);
+        for (id, revision) in gone {
+            self.apply(AccountRow { id, revision, account: None }, changed);
         }
     }
 }
@@ -149,7 +149,7 @@ fn is_alike(one: Option<&Account>, other: Option<&Account>) -> bool {
 mod tests {
     use super::*;
 
-    fn row(id: &str, generation: u64, realm: Option<&str>) -> AccountRow {
+    fn row(id: &str, number: u32, realm: Option<&str>) -> AccountRow {
         let account = realm.map(|realm| Account {
             id: id.into(),
             name: String::new(),
@@ -158,7 +158,7 @@ mod tests {
             superduper_admin: false,
             enabled: true,
         });
-        AccountRow { id: id.into(), generation, account }
+        AccountRow { id: id.into(), revision: Revision::of(&format!("{number}-a")), account }
     }
 
     fn apply(table: &mut Table, row: AccountRow) -> String {
@@ -183,7 +183,7 @@ mod tests {
         assert!(table.get("a").is_none());
         assert_eq!(table.count(), 0);
         assert_eq!(apply(&mut table, row("a", 5, Some("one"))), "a");
-        assert_eq!((table.count(), table.generation("a")), (1, 5));
+        assert_eq!((table.count(), table.revision("a")), (1, Revision::of("5-a")));
     }
 
     #[test]
@@ -203,8 +203,8 @@ mod tests {
     #[test]
     fn a_later_reading_finds_what_is_gone_and_keeps_what_is_newer() {
         let mut table = Table::default();
-        for (id, generation) in [("a", 1), ("b", 5), ("c", 1)] {
-            apply(&mut table, row(id, generation, Some(id)));
+        for (id, number) in [("a", 1), ("b", 5), ("c", 1)] {
+            apply(&mut table, row(id, number, Some(id)));
         }
         let read = |table: &mut Table| {
             let mut changed = BTreeSet::new();
@@ -218,8 +218,8 @@ mod tests {
         assert_eq!(realm(&table, "a"), Some("c".into()));
         assert_eq!(realm(&table, "b"), Some("b".into()));
         assert!(table.get("c").is_none());
-        // Another database under the same name begins with first generations.
-        table.forget_generations();
+        // Another database under the same name begins with first revisions.
+        table.forget_revisions();
         assert_eq!(read(&mut table), "b");
         assert_eq!(realm(&table, "b"), Some("old".into()));
         assert_eq!(table.iter().count(), table.count());

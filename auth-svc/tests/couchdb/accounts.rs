@@ -32,8 +32,7 @@ async fn accounts_are_read_and_followed() {
 
     let edit = |members: Value| server.edit("accounts", ACME, &members);
     edit(json!({ "pvt_enabled": false }));
-    let within = eventually("disabling", async || !sources.account(ACME).await.unwrap().enabled).await;
-    assert!(within < Duration::from_secs(1), "{within:?}");
+    eventually("disabling", async || !sources.account(ACME).await.unwrap().enabled).await;
     edit(json!({ "pvt_enabled": true, "pvt_tree": ["other"] }));
     eventually("moving", async || sources.account(ACME).await.unwrap().ancestors == ["other"]).await;
     assert_eq!(sources.realms.since_ms("acme.sip.example.com", ACME), None);
@@ -113,6 +112,43 @@ async fn a_feed_that_ends_is_cut_or_refused_is_begun_again() {
     .await;
     server.refuse_sequences(false);
     sources.until_followed().await;
+}
+
+/// CouchDB 2 and BigCouch begin their answer with the first heartbeat, which comes later than other answers may take.
+#[tokio::test]
+async fn a_feed_may_begin_with_its_first_line() {
+    let server = kazoo::start().await;
+    server.feeds_begin_late();
+    let mut config = config(&server.url());
+    config.timeout = Duration::from_millis(500);
+    let sources = Sources::with(&config).await;
+    eventually("three heartbeats", async || server.feeds_begun() == 3).await;
+    let feeds = server.take_requests().into_iter().filter(|path| path.contains("/_changes")).count();
+    assert_eq!(feeds, 3, "none was given up");
+    server.edit("accounts", ACME, &json!({ "pvt_tree": ["new"] }));
+    eventually("the change", async || sources.account(ACME).await.unwrap().ancestors == ["new"]).await;
+}
+
+#[tokio::test]
+async fn of_two_revisions_with_one_number_the_one_that_wins_in_couchdb_counts() {
+    let server = kazoo::start().await;
+    server.put("accounts", &account("split", &["here"]));
+    let sources = Sources::of(&server).await;
+    let old = server.snapshot();
+    let mut other = account("split", &["there"]);
+    other["_rev"] = format!("1-{}", "f".repeat(32)).into();
+    server.replicate("accounts", &other);
+    eventually("the other one", async || sources.account("split").await.unwrap().ancestors == ["there"])
+        .await;
+    // Reading everything again from a node that has only the loser takes nothing back.
+    server.answer_from(Some(old));
+    server.take_requests();
+    server.end_feeds();
+    eventually("reading again and following", async || {
+        server.take_requests().iter().any(|path| path.starts_with("/accounts/_changes"))
+    })
+    .await;
+    assert_eq!(sources.account("split").await.unwrap().ancestors, ["there"]);
 }
 
 #[tokio::test]

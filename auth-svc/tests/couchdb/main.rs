@@ -19,7 +19,10 @@ use std::{
 
 use auth_svc::{
     announce::Announcer,
-    couchdb::{CouchDb, Databases, config::CouchDbConfig, identities::Identity, verifier::LiveVerifier},
+    couchdb::{
+        CouchDb, Databases, config::CouchDbConfig, documents::Revision, identities::Identity,
+        verifier::LiveVerifier,
+    },
     directory::{Account, AccountDirectory},
     issuers::{Issuer, Live},
     jwt_verifier::JwtVerifier,
@@ -90,7 +93,8 @@ impl Sources {
 
     /// What an event of KAZOO about a document does.
     async fn told(&self, id: &str) {
-        self.couchdb.identities.changed(&Identity { account_id: kazoo::ACME.into(), id: id.into() }, 0).await;
+        let identity = Identity { account_id: kazoo::ACME.into(), id: id.into() };
+        self.couchdb.identities.changed(&identity, Revision::default()).await;
     }
 }
 

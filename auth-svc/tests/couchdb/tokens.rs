@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use auth_svc::couchdb::identities::Identity;
+use auth_svc::couchdb::{documents::Revision, identities::Identity};
 use blackhole_couchdb::kazoo::{
     self, ACME, ACME_DATABASE, DEVICE, SERVER_SECRET, USER, USER_SECRET, identity_sig,
 };
@@ -135,9 +135,7 @@ async fn the_servers_secret_changes_for_all() {
     let sources = Sources::of(&server).await;
     assert_eq!(sources.refusal(kazoo::token("user")).await, None);
     server.edit("system_config", "auth", &json!({ "default": { "secret_for_user_signature": "new" } }));
-    let within =
-        eventually("the change", async || sources.refusal(kazoo::token("user")).await.as_deref() == BAD);
-    assert!(within.await < Duration::from_secs(1));
+    eventually("the change", async || sources.refusal(kazoo::token("user")).await.as_deref() == BAD).await;
     let mut claims = kazoo::user_claims(USER_SECRET);
     claims["identity_sig"] = identity_sig(USER, USER_SECRET, "new").into();
     assert_eq!(sources.refusal(&kazoo::signed(&claims)).await, None);
@@ -208,7 +206,7 @@ async fn a_node_that_does_not_know_of_a_changed_secret_does_not_bring_the_old_on
     server.freeze_documents(true);
     server.edit(ACME_DATABASE, USER, &json!({ "pvt_signature_secret": "new" }));
     let identity = Identity { account_id: ACME.into(), id: USER.into() };
-    sources.couchdb.identities.changed(&identity, 2).await;
+    sources.couchdb.identities.changed(&identity, Revision::of("2-")).await;
     let error = sources.refusal(kazoo::token("user")).await.unwrap();
     assert!(error.contains("older documents than were announced"), "{error}");
     server.freeze_documents(false);

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, Response, body::Incoming, header};
@@ -16,27 +15,28 @@ use crate::{
     Shared,
     feed::{self, infallible},
     store::{Database, Store},
+    users, views,
 };
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-type Query = HashMap<String, String>;
+pub(crate) type Query = HashMap<String, String>;
 
 /// An answer without a feed.
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     kind: &'static str,
     body: Vec<u8>,
 }
 
-fn json_answer(status: u16, value: &Value) -> Answer {
+pub(crate) fn json_answer(status: u16, value: &Value) -> Answer {
     Answer { status, kind: "application/json", body: format!("{value}\n").into_bytes() }
 }
 
-fn error(status: u16, error: &str, reason: &str) -> Answer {
+pub(crate) fn error(status: u16, error: &str, reason: &str) -> Answer {
     json_answer(status, &json!({ "error": error, "reason": reason }))
 }
 
-fn missing() -> Answer {
+pub(crate) fn missing() -> Answer {
     error(404, "not_found", "missing")
 }
 
@@ -58,13 +58,17 @@ pub(crate) async fn answer(
     let query: Query =
         url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(refusal) = refusal(&shared, authorization, segments.first()) {
-        return Ok(response(refusal));
-    }
     let segments = with_design_documents(segments);
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let refusal = {
+        let (store, faults) = (shared.store.lock(), shared.faults.lock());
+        users::refusal(&store, &faults, authorization, &parts.method, &segments)
+    };
+    if let Some(refusal) = refusal {
+        return Ok(response(refusal));
+    }
     if let [database, "_changes"] = segments.as_slice() {
-        return Ok(changes(&shared, database, &query));
+        return Ok(changes(&shared, database, &query).await);
     }
     let is_read = matches!(parts.method, Method::GET | Method::HEAD);
     let answer = {
@@ -104,22 +108,6 @@ fn response(answer: Answer) -> Response<Body> {
     builder.body(body).unwrap()
 }
 
-fn refusal(shared: &Shared, authorization: Option<&str>, database: Option<&String>) -> Option<Answer> {
-    let faults = shared.faults.lock();
-    if let Some((user, password)) = &faults.user {
-        let expected = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
-        match authorization {
-            None => return Some(error(401, "unauthorized", "You are not authorized to access this db.")),
-            Some(other) if other != expected => {
-                return Some(error(401, "unauthorized", "Name or password is incorrect."));
-            }
-            Some(_) => {}
-        }
-    }
-    let is_forbidden = database.is_some_and(|database| faults.forbidden.contains(database));
-    is_forbidden.then(|| error(403, "forbidden", "You are not allowed to access this db."))
-}
-
 fn read(store: &Store, as_array: bool, segments: &[&str], query: &Query) -> Answer {
     let [name, rest @ ..] = segments else {
         return json_answer(200, &json!({ "couchdb": "Welcome", "version": "3.4.0" }));
@@ -139,7 +127,8 @@ fn read(store: &Store, as_array: bool, segments: &[&str], query: &Query) -> Answ
             json_answer(200, &info)
         }
         ["_all_docs"] => all_docs(database, query),
-        ["_design/attributes", "_view", "owned"] => owned(database, query),
+        ["_security"] => json_answer(200, &database.security),
+        [design, "_view", view] => views::answer(database, design, view, query),
         [id] => document(database, id),
         [id, attachment] => {
             let document = database.documents.get(*id).filter(|document| !document.is_deleted);
@@ -209,33 +198,7 @@ fn all_docs(database: &Database, query: &Query) -> Answer {
     Answer { status: 200, kind: "application/json", body: body.into_bytes() }
 }
 
-/// KAZOO's view `attributes/owned`. Its function is known here: a document that is not softly deleted has a row with its owner
-/// and its type. Only questions for one owner are answered.
-fn owned(database: &Database, query: &Query) -> Answer {
-    let is_there = |id: &str| database.documents.get(id).is_some_and(|document| !document.is_deleted);
-    if !is_there("_design/attributes") {
-        return missing();
-    }
-    let json = |name: &str| query.get(name).and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let (start, end) = (json("startkey").unwrap_or_default(), json("endkey").unwrap_or_default());
-    let owner = start[0].clone();
-    if start != json!([owner]) || end != json!([owner, {}]) || query.get("include_docs").is_none() {
-        return error(400, "query_parse_error", "the stand-in knows no such range");
-    }
-    let mut rows = Vec::new();
-    for (id, document) in database.documents.iter().filter(|(_, document)| !document.is_deleted) {
-        let doc: Value = serde_json::from_str(&document.json(id)).unwrap();
-        if doc["owner_id"] == owner && doc["pvt_deleted"].as_bool() != Some(true) {
-            rows.push(json!({ "id": id, "key": [owner, doc["pvt_type"]], "value": id, "doc": doc }));
-        }
-    }
-    rows.sort_by_key(|row| (row["key"][1].as_str().map(str::to_owned), row["id"].to_string()));
-    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
-    rows.truncate(limit);
-    json_answer(200, &json!({ "total_rows": rows.len(), "offset": 0, "rows": rows }))
-}
-
-fn changes(shared: &Arc<Shared>, name: &str, query: &Query) -> Response<Body> {
+async fn changes(shared: &Arc<Shared>, name: &str, query: &Query) -> Response<Body> {
     let (refuses, as_array) = {
         let faults = shared.faults.lock();
         (faults.refuses_sequences, faults.sequences_are_arrays)
@@ -260,7 +223,7 @@ fn changes(shared: &Arc<Shared>, name: &str, query: &Query) -> Response<Body> {
         since
     };
     let heartbeat = query.get("heartbeat").and_then(|time| time.parse().ok());
-    let body = feed::continuous(shared, name, since, heartbeat, include_docs);
+    let body = feed::continuous(shared, name, since, heartbeat, include_docs).await;
     Response::builder().header(header::CONTENT_TYPE, "application/json").body(body).unwrap()
 }
 
@@ -281,6 +244,22 @@ fn write(store: &mut Store, method: &Method, segments: &[&str], query: &Query, b
         (_, [name, ..]) if !store.databases.contains_key(*name) => {
             error(404, "not_found", "Database does not exist.")
         }
+        (&Method::PUT, [name, "_security"]) => match serde_json::from_slice::<Value>(body) {
+            Ok(value) => {
+                store.secure(name, value);
+                json_answer(200, &json!({ "ok": true }))
+            }
+            Err(_) => error(400, "bad_request", "invalid UTF-8 JSON"),
+        },
+        // Only what replication does.
+        (&Method::POST, [name, "_bulk_docs"]) => match serde_json::from_slice::<Value>(body) {
+            Ok(value) if value["new_edits"] == false => {
+                let documents = value["docs"].as_array().cloned().unwrap_or_default();
+                documents.iter().for_each(|document| store.replicate(name, document));
+                json_answer(201, &json!([]))
+            }
+            _ => error(400, "bad_request", "the stand-in knows new_edits = false only"),
+        },
         (&Method::PUT, [name, id]) => {
             let Ok(value) = serde_json::from_slice::<Value>(body) else {
                 return error(400, "bad_request", "invalid UTF-8 JSON");

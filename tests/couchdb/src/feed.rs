@@ -1,9 +1,13 @@
 //! Changes feeds.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::json;
@@ -44,6 +48,7 @@ struct Feed {
     changed: watch::Receiver<u64>,
     regularly: CancellationToken,
     cut: CancellationToken,
+    has_begun: bool,
     has_ended: bool,
 }
 
@@ -80,7 +85,7 @@ pub(crate) fn lines(
 }
 
 /// The body of a continuous feed.
-pub(crate) fn continuous(
+pub(crate) async fn continuous(
     shared: &Arc<Shared>,
     database: &str,
     since: u64,
@@ -88,8 +93,11 @@ pub(crate) fn continuous(
     include_docs: bool,
 ) -> Body {
     let instance = shared.store.lock().databases[database].instance;
-    let faults = shared.faults.lock();
-    let feed = Feed {
+    let (begins_late, regularly, cut) = {
+        let faults = shared.faults.lock();
+        (faults.feeds_begin_late, faults.feeds.regularly.clone(), faults.feeds.cut.clone())
+    };
+    let mut feed = Feed {
         shared: Arc::clone(shared),
         database: database.to_owned(),
         instance,
@@ -97,15 +105,20 @@ pub(crate) fn continuous(
         heartbeat: heartbeat.map_or(DEFAULT_HEARTBEAT, Duration::from_millis),
         include_docs,
         changed: shared.changed.subscribe(),
-        regularly: faults.feeds.regularly.clone(),
-        cut: faults.feeds.cut.clone(),
+        regularly,
+        cut,
+        // CouchDB 3 sends a line break if it has nothing to send at first.
+        has_begun: begins_late,
         has_ended: false,
     };
-    drop(faults);
-    let frames = stream::unfold(feed, async |mut feed| {
+    let first = if begins_late { feed.next().await } else { None };
+    shared.begun.fetch_add(1, Ordering::SeqCst);
+    let rest = stream::unfold(feed, async |mut feed| {
         let text = feed.next().await?;
-        let frame = text.map(|text| Frame::data(Bytes::from(text)));
-        Some((frame.ok_or_else(|| std::io::Error::other("cut")), feed))
+        Some((text, feed))
+    });
+    let frames = stream::iter(first).chain(rest).map(|text| {
+        text.map(|text| Frame::data(Bytes::from(text))).ok_or_else(|| std::io::Error::other("cut"))
     });
     BodyExt::boxed_unsync(StreamBody::new(frames))
 }
@@ -137,8 +150,11 @@ impl Feed {
                     .map(|database| lines(database, self.since, BATCH, self.include_docs, as_array))
                     .unwrap_or_default();
                 if !lines.is_empty() {
-                    self.since = last;
+                    (self.since, self.has_begun) = (last, true);
                     return Some(Some(lines.join("\n") + "\n"));
+                }
+                if !std::mem::replace(&mut self.has_begun, true) {
+                    return Some(Some("\n".into()));
                 }
             }
             let (regularly, cut) = (self.regularly.clone(), self.cut.clone());

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | this one | the server, and its faults |
 //! | [`store`] | databases, documents, revisions, sequences |
-//! | [`answers`] | requests and their answers |
+//! | [`answers`], [`views`] | requests and their answers |
+//! | [`users`] | who may do what |
 //! | [`feed`] | changes feeds |
 //! | [`kazoo`] | the documents of a KAZOO cluster, and tokens that go with them |
 //! | [`web`] | an HTTP server whose answers a test decides |
@@ -21,6 +22,8 @@ pub mod feed;
 pub mod issuer;
 pub mod kazoo;
 pub mod store;
+pub mod users;
+pub mod views;
 pub mod web;
 
 use std::{
@@ -58,6 +61,7 @@ pub struct Shared {
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) waiting: AtomicUsize,
+    pub(crate) begun: AtomicUsize,
 }
 
 /// What is wrong with the server at the moment.
@@ -74,6 +78,8 @@ pub(crate) struct Faults {
     pub(crate) connections: CancellationToken,
     /// How feeds end.
     pub(crate) feeds: feed::Ends,
+    /// The answer to who asks for a feed begins with its first line.
+    pub(crate) feeds_begin_late: bool,
 }
 
 impl CouchDb {
@@ -94,6 +100,7 @@ impl CouchDb {
             changed: watch::Sender::new(0),
             asked: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
         });
         let couchdb = CouchDb { address: listener.local_addr()?, shared: Arc::clone(&shared) };
         tokio::spawn(async move {
@@ -168,7 +175,7 @@ impl CouchDb {
         self.shared.store.lock().document(database, id).unwrap()["_rev"].as_str().unwrap().to_owned()
     }
 
-    /// Requires this user and password.
+    /// Requires this user and password, or those of a user in the database `_users`.
     pub fn require_user(&self, user: &str, password: &str) {
         self.shared.faults.lock().user = Some((user.to_owned(), password.to_owned()));
     }
@@ -186,6 +193,17 @@ impl CouchDb {
     /// Sequences are JSON arrays, as in BigCouch.
     pub fn sequences_are_arrays(&self) {
         self.shared.faults.lock().sequences_are_arrays = true;
+    }
+
+    /// The answer to who asks for a feed begins with its first line, as in CouchDB 2 and BigCouch: with a change or a heartbeat.
+    pub fn feeds_begin_late(&self) {
+        self.shared.faults.lock().feeds_begin_late = true;
+    }
+
+    /// Another node has written a document at the same time, with this revision. The greater one of both wins.
+    pub fn replicate(&self, database: &str, document: &Value) {
+        self.shared.store.lock().replicate(database, document);
+        self.tell();
     }
 
     /// Refuses every sequence with 400.
@@ -234,6 +252,11 @@ impl CouchDb {
     /// The number of answers that are on their way because of [`CouchDb::delay`].
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::SeqCst)
+    }
+
+    /// The number of feeds whose answers have begun.
+    pub fn feeds_begun(&self) -> usize {
+        self.shared.begun.load(Ordering::SeqCst)
     }
 
     /// The paths and queries of the requests since the last call.

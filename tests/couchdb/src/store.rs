@@ -26,6 +26,8 @@ pub struct Database {
     pub sequence: u64,
     /// Differs between databases of the same name.
     pub instance: u64,
+    /// Who may read it.
+    pub security: Value,
 }
 
 /// A document.
@@ -59,6 +61,7 @@ impl Store {
             changes: BTreeMap::new(),
             sequence: 0,
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
+            security: json!({ "admins": { "roles": ["_admin"] }, "members": { "roles": ["_admin"] } }),
         };
         self.databases.insert(name.to_owned(), database);
         true
@@ -107,6 +110,38 @@ impl Store {
                 document.attachments.clear();
             }
         })
+    }
+
+    /// Says who may read a database.
+    pub fn secure(&mut self, database: &str, security: Value) {
+        self.databases.get_mut(database).unwrap().security = security;
+    }
+
+    /// Writes a document as replication does: with the revision that it has at another node, which wins if it has a greater
+    /// number or, with the same number, a greater hash. The loser is not kept.
+    pub fn replicate(&mut self, database: &str, value: &Value) {
+        let mut value = value.clone();
+        let members = value.as_object_mut().unwrap();
+        let id = members.remove("_id").unwrap().as_str().unwrap().to_owned();
+        let revision = members.remove("_rev").unwrap().as_str().unwrap().to_owned();
+        let database = self.databases.get_mut(database).unwrap();
+        let order = |revision: &str| {
+            let (number, hash) = revision.split_once('-').unwrap();
+            (number.parse::<u64>().unwrap(), hash.to_owned())
+        };
+        let before = database.documents.get(&id).filter(|document| !document.is_deleted);
+        if before.is_some_and(|before| order(&before.revision) >= order(&revision)) {
+            return;
+        }
+        let latest = before.map(|document| document.revision.clone());
+        let body = value.to_string();
+        database
+            .write(&id, latest.as_deref(), |document| {
+                document.body = body;
+                document.is_deleted = false;
+            })
+            .unwrap();
+        database.documents.get_mut(&id).unwrap().revision = revision;
     }
 
     /// Deletes a document; its latest revision if `revision` is absent.
@@ -171,7 +206,7 @@ impl Database {
         let generation: u64 = document.revision.split_once('-').unwrap().0.parse().unwrap();
         let mut hasher = DefaultHasher::new();
         (&document.body, &document.revision, &document.attachments, document.is_deleted).hash(&mut hasher);
-        document.revision = format!("{}-{:032x}", generation + 1, hasher.finish());
+        document.revision = format!("{}-{1:016x}{1:016x}", generation + 1, hasher.finish());
         self.sequence += 1;
         self.changes.remove(&document.sequence);
         self.changes.insert(self.sequence, id.to_owned());

@@ -54,7 +54,9 @@ pub enum CouchError {
 fn advice(status: u16) -> &'static str {
     match status {
         401 => ": check auth.couchdb.user and auth.couchdb.password",
-        403 => ": the user must be a member of this database, see docs/couchdb.md",
+        403 => {
+            ": the user must be a member of this database, see docs/couchdb.md (or is locked for 5 minutes, as CouchDB 3.4 does after wrong passwords)"
+        }
         404 => ": this is not KAZOO's CouchDB, or the database is missing",
         _ => "",
     }

@@ -97,8 +97,12 @@ fn an_odd_document_affects_no_other() {
 fn rows_of_missing_and_deleted_documents_have_no_account() {
     let json = br#"{"rows":[{"key":"a","error":"not_found"},
         {"id":"b","key":"b","value":{"rev":"7-x","deleted":true},"doc":null}]}"#;
-    let row = |id: &str, generation| AccountRow { id: id.into(), generation, account: None };
-    assert_eq!(account_rows(json).unwrap(), [row("a", 0), row("b", 7)]);
+    let row = |id: &str, revision: &str| AccountRow {
+        id: id.into(),
+        revision: Revision::of(revision),
+        account: None,
+    };
+    assert_eq!(account_rows(json).unwrap(), [row("a", ""), row("b", "7-x")]);
 }
 
 #[test]
@@ -110,7 +114,7 @@ fn the_first_section_that_has_a_setting_counts() {
         "kazoo_apps@a":{"secret_for_user_signature":""}}"#;
     let settings = read(json);
     assert_eq!(settings.server_secret, Some(Secret::new("z")));
-    assert_eq!((settings.system_key.as_deref(), settings.generation), (Some("k"), 4));
+    assert_eq!((settings.system_key.as_deref(), settings.revision), (Some("k"), Revision::of("4-x")));
     assert_eq!(read(r#"{"default":5}"#), AuthSettings::default());
     let deleted = json.replace("{\"_id", "{\"pvt_deleted\":true,\"_id");
     assert_eq!(read(&deleted).server_secret, None);
